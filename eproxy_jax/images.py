@@ -1,0 +1,274 @@
+"""The one batch of images that candidates are trained on.
+
+The default is made by code: images with natural statistics, so that nothing needs downloading. Files can be given
+instead: ``.npy``, ``.npz``, or the CIFAR-10 folder in its binary or its Python (pickle) form, which is read without
+running anything the pickle asks for.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from eproxy_jax.errors import did_you_mean
+
+Array = jax.Array
+
+BATCH_SIZE = 16
+IMAGE_SIZE = 32
+DEFAULT_KIND = "dead_leaves"
+_DEFAULT_SEED = 0  # of the embedded batch: fixed, so that a run's key changes weights and targets but not the images
+_CIFAR_IMAGE_BYTES = 3 * 32 * 32
+
+
+# --- images made by code -------------------------------------------------------------------------------------
+
+
+def dead_leaves(key: Array, num: int = BATCH_SIZE, size: int = IMAGE_SIZE, num_leaves: int = 120) -> Array:
+    """Dead-leaves images: opaque discs of one colour each, radii by a power law, falling on one another.
+
+    Occlusion and scale invariance give them the edges and the spectrum of natural images.
+
+    Source: Lee, Mumford, Huang, "Occlusion models for natural images", IJCV 2001.
+
+    Args:
+      key: typed key; consumed.
+      num: B.
+      size: height and width, pixels.
+      num_leaves: discs per image.
+
+    Returns:
+      [B, size, size, 3] in [0, 1].
+
+    Example:
+      >>> dead_leaves(jax.random.key(0), num=2, size=16).shape
+      (2, 16, 16, 3)
+    """
+    k_centre, k_radius, k_colour, k_tint, k_shade = jax.random.split(key, 5)
+    centres = jax.random.uniform(k_centre, (num_leaves, num, 2), minval=-0.1, maxval=1.1)
+    # Inverse CDF of p(r) ~ r^-3 on [r_min, r_max].
+    r_min, r_max = 0.05, 0.6
+    u = jax.random.uniform(k_radius, (num_leaves, num))
+    radii = (u * (r_max**-2 - r_min**-2) + r_min**-2) ** -0.5
+    luminance = jax.random.uniform(k_colour, (num_leaves, num, 1))
+    tint = 0.25 * jax.random.normal(k_tint, (num_leaves, num, 3))  # colours vary less than brightness
+    colours = jnp.clip(luminance + tint, 0, 1)
+    slopes = 0.4 * jax.random.normal(k_shade, (num_leaves, num, 2))  # shading across a leaf
+    grid = (jnp.arange(size) + 0.5) / size
+
+    def fall(canvas: Array, leaf: tuple[Array, ...]) -> tuple[Array, None]:
+        centre, radius, colour, slope = leaf
+        dy = grid[None, :, None] - centre[:, 0, None, None]
+        dx = grid[None, None, :] - centre[:, 1, None, None]
+        # One pixel of soft edge instead of jagged discs.
+        cover = jnp.clip((radius[:, None, None] - jnp.hypot(dy, dx)) * size + 0.5, 0, 1)[..., None]
+        shade = (slope[:, 0, None, None] * dy + slope[:, 1, None, None] * dx)[..., None]
+        return canvas * (1 - cover) + cover * (colour[:, None, None] + shade), None
+
+    canvas, _ = lax.scan(fall, jnp.full((num, size, size, 3), 0.5), (centres, radii, colours, slopes))
+    return jnp.clip(canvas, 0, 1)
+
+
+def one_over_f(key: Array, num: int = BATCH_SIZE, size: int = IMAGE_SIZE) -> Array:
+    """Gaussian textures with amplitude 1 / f and correlated colours.
+
+    Source: Field, "Relations between the statistics of natural images and the response properties of cortical cells",
+    JOSA A 1987.
+
+    Args:
+      key: typed key; consumed.
+      num: B.
+      size: height and width, pixels.
+
+    Returns:
+      [B, size, size, 3]; mean 0.
+    """
+    k_grey, k_colour = jax.random.split(key)
+    frequency = jnp.hypot(jnp.fft.fftfreq(size)[:, None], jnp.fft.rfftfreq(size)[None, :])
+    amplitude = jnp.where(frequency > 0, 1 / jnp.maximum(frequency, 1 / size), 0)[None, :, :, None]
+
+    def texture(key: Array, channels: int) -> Array:
+        noise = jax.random.normal(key, (num, size, size, channels))
+        return jnp.fft.irfft2(jnp.fft.rfft2(noise, axes=(1, 2)) * amplitude, s=(size, size), axes=(1, 2))
+
+    return texture(k_grey, 1) + 0.35 * texture(k_colour, 3)
+
+
+def white_noise(key: Array, num: int = BATCH_SIZE, size: int = IMAGE_SIZE) -> Array:
+    """Independent Gaussian pixels, [B, size, size, 3]: the control without natural statistics. The key is consumed."""
+    return jax.random.normal(key, (num, size, size, 3))
+
+
+GENERATORS: dict[str, Callable[..., Array]] = {
+    "dead_leaves": dead_leaves,
+    "one_over_f": one_over_f,
+    "white_noise": white_noise,
+}
+
+
+def default_images(kind: str = DEFAULT_KIND, num: int = BATCH_SIZE, size: int = IMAGE_SIZE) -> Array:
+    """The embedded batch, standardised: the same images in every run.
+
+    Args:
+      kind: a name in ``GENERATORS``.
+      num: B.
+      size: height and width, pixels.
+
+    Returns:
+      [B, size, size, 3] float32.
+
+    Raises:
+      ValueError: unknown kind.
+    """
+    if kind not in GENERATORS:
+        raise ValueError(f"unknown images {kind!r}{did_you_mean(kind, GENERATORS)}; known: {', '.join(GENERATORS)}")
+    return standardize(jax.jit(GENERATORS[kind], static_argnums=(1, 2))(jax.random.key(_DEFAULT_SEED), num, size))
+
+
+def standardize(images: Any, where: str = "images") -> Array:
+    """Check a batch and standardise each channel over it to mean 0 and variance 1.
+
+    Args:
+      images: [B, H, W, 3], H = W divisible by 4.
+      where: what to call the batch in an error.
+
+    Returns:
+      [B, H, W, 3], float32 (float64 stays float64 where 64-bit types are enabled).
+
+    Raises:
+      ValueError: wrong shape, values that are not finite, or a channel without variation.
+    """
+    array = np.asarray(images)
+    if array.ndim != 4 or array.shape[-1] != 3 or array.shape[1] != array.shape[2] or array.shape[1] % 4:
+        hint = "; it looks like NCHW: transpose it with x.transpose(0, 2, 3, 1)" if array.shape[1:2] == (3,) else ""
+        raise ValueError(
+            f"{where}: expected shape [B, H, W, 3] with H = W divisible by 4, got {list(array.shape)}{hint}"
+        )
+    if array.shape[0] < 2:
+        raise ValueError(f"{where}: batch statistics need at least 2 images, got {array.shape[0]}")
+    if not np.issubdtype(array.dtype, np.number):
+        raise ValueError(f"{where}: expected numbers, got dtype {array.dtype}")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        bad = sorted({int(i) for i in np.argwhere(~np.isfinite(array))[:, 0]})
+        raise ValueError(f"{where}: values that are not finite in image(s) {bad[:5]}: remove or repair them")
+    deviation = array.std((0, 1, 2))
+    if not (deviation > 0).all():
+        raise ValueError(f"{where}: a colour channel does not vary over the batch (deviations {deviation.tolist()})")
+    dtype = jnp.float64 if jax.config.jax_enable_x64 and np.asarray(images).dtype == np.float64 else jnp.float32  # pyright: ignore[reportAttributeAccessIssue]
+    return jnp.asarray((array - array.mean((0, 1, 2))) / deviation, dtype)
+
+
+# --- images from files ---------------------------------------------------------------------------------------
+
+
+def load_images(path: str | Path, num: int = BATCH_SIZE, seed: int = 0) -> Array:
+    """A standardised batch of ``num`` images drawn at random from a file or folder.
+
+    Args:
+      path: ``.npy`` [N, H, W, 3]; ``.npz`` with such an array (named ``x`` or ``images``, or the only 4-dimensional
+        one); or a CIFAR-10 folder (``data_batch_*.bin`` or ``data_batch_*``).
+      num: B.
+      seed: of the draw.
+
+    Returns:
+      [B, H, W, 3] float32.
+
+    Raises:
+      FileNotFoundError: no such path.
+      ValueError: unreadable, too few images, wrong shape, values that are not finite.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no images at {str(path)!r}")
+    if path.is_dir():
+        images = _read_cifar_folder(path)
+    elif path.suffix == ".npz":
+        images = _read_npz(path)
+    elif path.suffix == ".npy":
+        images = _read_numpy(path)
+    else:
+        raise ValueError(f"{path}: images come as .npy, .npz or a CIFAR-10 folder, not {path.suffix!r}")
+    if images.ndim != 4:
+        raise ValueError(f"{path}: expected shape [N, H, W, 3], got {list(images.shape)}")
+    if len(images) < num:
+        raise ValueError(f"{path}: a batch needs {num} images, the file has {len(images)}")
+    rows = np.sort(np.random.default_rng(seed).choice(len(images), num, replace=False))
+    return standardize(images[rows], str(path))
+
+
+def _read_numpy(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path}: not a readable NumPy file ({error})") from error
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    # A damaged member shows only when it is read, as one of several errors of the zip layer.
+    import zipfile
+    import zlib
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            by_name = {name: archive[name] for name in archive.files if archive[name].dtype != object}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not a readable .npz file ({error})") from error
+    candidates = [n for n in ("x", "images") if n in by_name] or [n for n, a in by_name.items() if a.ndim == 4]
+    if len(candidates) != 1 and "x" not in candidates:
+        raise ValueError(f"{path}: expected one array named 'x' or 'images', or one of 4 dimensions, got {list(by_name)}")
+    return by_name[candidates[0]]
+
+
+def _read_cifar_folder(folder: Path) -> np.ndarray:
+    binary = sorted(folder.glob("data_batch_*.bin"))
+    pickled = sorted(p for p in folder.glob("data_batch_*") if p.suffix == "")
+    if binary:
+        rows = [_read_cifar_binary(path) for path in binary]
+    elif pickled:
+        rows = [_read_cifar_pickle(path) for path in pickled]
+    else:
+        raise ValueError(f"{folder}: not a CIFAR-10 folder: no data_batch_* file in it")
+    return np.concatenate(rows).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+def _read_cifar_binary(path: Path) -> np.ndarray:
+    data = np.fromfile(path, np.uint8)
+    if data.size == 0 or data.size % (1 + _CIFAR_IMAGE_BYTES):
+        raise ValueError(f"{path}: {data.size} bytes are not whole CIFAR-10 records of {1 + _CIFAR_IMAGE_BYTES}")
+    return data.reshape(-1, 1 + _CIFAR_IMAGE_BYTES)[:, 1:]
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles plain containers and NumPy arrays; anything else a pickle could ask to be called is refused."""
+
+    _ALLOWED = frozenset(
+        [(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")]
+        + [("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")]
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not array data")
+        if (module, name) == ("numpy.core.multiarray", "_reconstruct"):
+            module = "numpy._core.multiarray"  # its home since NumPy 2
+        return super().find_class(module, name)
+
+
+def _read_cifar_pickle(path: Path) -> np.ndarray:
+    try:
+        batch = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, ImportError) as error:
+        raise ValueError(f"{path}: not a CIFAR-10 batch ({error})") from error
+    data = batch.get(b"data") if isinstance(batch, dict) else None
+    if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != _CIFAR_IMAGE_BYTES:
+        raise ValueError(f"{path}: not a CIFAR-10 batch: no 'data' array of {_CIFAR_IMAGE_BYTES} columns")
+    return data

@@ -1,0 +1,83 @@
+"""Weight initialisers whose kind is data, so that one compiled program serves every initialisation gene.
+
+A kind is an index into ``INITS``. Each is one unit distribution (uniform on [-1, 1) or standard normal) times a scale
+that depends on the fans; fans count the kernel's area, as PyTorch's do.
+
+Source: PROTOCOL (PyTorch's default initialisers unless the settings say xavier/kaiming uniform/normal; kaiming with
+fan_out and the ReLU gain; biases 0.01 for xavier, 0 for kaiming).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+
+INITS = ("default", "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal")
+
+
+def init_index(name: str) -> int:
+    """The position of an initialiser's name in ``INITS``."""
+    return INITS.index(name)
+
+
+def _scales(fan_in: Array, fan_out: Array) -> Array:
+    """Scale of each kind's unit distribution, [len(INITS), ...]."""
+    return jnp.stack(
+        [
+            1 / jnp.sqrt(fan_in),  # kaiming_uniform(a=sqrt(5)): bound sqrt(6 / (1 + 5) / fan_in)
+            jnp.sqrt(6 / (fan_in + fan_out)),
+            jnp.sqrt(2 / (fan_in + fan_out)),
+            jnp.sqrt(6 / fan_out),
+            jnp.sqrt(2 / fan_out),
+        ]
+    )
+
+
+def conv_kernel(key: Array, shape: tuple[int, ...], dtype, init: Array | int = 0, area: Array | None = None) -> Array:
+    """Convolution kernels.
+
+    Args:
+      key: typed key; consumed.
+      shape: [..., k, k, C_in, C_out]; leading axes stack independent kernels.
+      dtype: floating dtype of the result.
+      init: index into ``INITS``; may be traced.
+      area: kernel positions that the fans count, broadcastable to ``shape``; ``k * k`` when absent. A 1x1 convolution
+        that lives in the centre of a 3x3 slot says 1.
+
+    Returns:
+      Array of ``shape``.
+    """
+    positions = jnp.asarray(shape[-4] * shape[-3] if area is None else area, dtype)
+    scale = _scales(positions * shape[-2], positions * shape[-1])[init]
+    is_normal = (jnp.asarray(init) == INITS.index("xavier_normal")) | (
+        jnp.asarray(init) == INITS.index("kaiming_normal")
+    )
+    unit = lax.cond(
+        is_normal,
+        lambda k: jax.random.normal(k, shape, dtype),
+        lambda k: jax.random.uniform(k, shape, dtype, -1, 1),
+        key,
+    )
+    return unit * scale
+
+
+def conv_bias(key: Array, shape: tuple[int, ...], dtype, fan_in: int, init: Array | int = 0) -> Array:
+    """Convolution biases: uniform +-1/sqrt(fan_in) by default, 0.01 for xavier, 0 for kaiming.
+
+    Args:
+      key: typed key; consumed.
+      shape: [C_out].
+      dtype: floating dtype of the result.
+      fan_in: k * k * C_in of the kernel beside it.
+      init: index into ``INITS``; may be traced.
+
+    Returns:
+      Array of ``shape``.
+    """
+    default = jax.random.uniform(key, shape, dtype, -1, 1) / jnp.sqrt(jnp.asarray(fan_in, dtype))
+    init = jnp.asarray(init)
+    constant = jnp.where(init < INITS.index("kaiming_uniform"), jnp.asarray(0.01, dtype), jnp.asarray(0, dtype))
+    return jnp.where(init == 0, default, constant)

@@ -1,0 +1,174 @@
+"""The protocol of a search space, and the registry.
+
+A space turns strings into architectures, architectures into small integer arrays, and both into Flax modules. It is a
+frozen dataclass, hence hashable: equal spaces share compiled programs. CONTRIBUTING.md shows how to add one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import flax.linen as nn
+import numpy as np
+
+from eproxy_jax.errors import did_you_mean
+
+Arch = Hashable
+
+
+@runtime_checkable
+class SearchSpace(Protocol):
+    """What the proxy, the runner and the command line need to know of a search space.
+
+    Implementations are frozen dataclasses whose fields are the skeleton's sizes (widths, depths).
+
+    Attributes:
+      name: the registry name.
+      num_archs: number of architecture strings, or None when too many to enumerate.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def num_archs(self) -> int | None: ...
+
+    def parse(self, source: Any) -> Any:
+        """Read an architecture from the field's own notation.
+
+        Raises:
+          ValueError: ``source`` is not an architecture of this space; says what and how to fix it.
+        """
+        ...
+
+    def format(self, arch: Any) -> str:
+        """The field's own string; ``parse(format(arch)) == arch``."""
+        ...
+
+    def enumerate(self) -> Iterator[Any]:
+        """Every architecture, in a fixed order."""
+        ...
+
+    def sample(self, num: int, seed: int) -> list[Any]:
+        """Distinct architectures drawn uniformly."""
+        ...
+
+    def neighbours(self, arch: Any) -> list[Any]:
+        """The architectures one mutation away."""
+        ...
+
+    def canonical(self, arch: Any) -> Any:
+        """The representative of all architectures that compute the same function, without dead work."""
+        ...
+
+    def encode(self, archs: Sequence[Any]) -> np.ndarray:
+        """Small integers, [A, ...]: what the universal module takes."""
+        ...
+
+    def macs(self, arch: Any) -> int:
+        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image, classifier excluded."""
+        ...
+
+    def max_macs(self) -> int:
+        """The largest ``macs`` in the space."""
+        ...
+
+    def params(self, arch: Any) -> int:
+        """Trainable parameters of the backbone, classifier excluded."""
+        ...
+
+    def to_flax(self, arch: Any, num_classes: int | None = None) -> nn.Module:
+        """A stand-alone module of exactly this network; see :class:`Backbone` for its methods."""
+        ...
+
+    def universal(self, dtype: Any = ...) -> nn.Module:
+        """One module for all architectures: ``module(images, encoded, init) -> feature taps``, last stage first."""
+        ...
+
+    def extract(self, arch: Any, universal_params: Any) -> dict[str, Any]:
+        """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
+        ...
+
+
+_Space = TypeVar("_Space", bound=Callable[..., SearchSpace])
+_REGISTRY: dict[str, Callable[..., SearchSpace]] = {}
+
+
+def register(name: str) -> Callable[[_Space], _Space]:
+    """Class decorator that adds a space to the registry.
+
+    Raises:
+      ValueError: the name is taken.
+    """
+
+    def add(space: _Space) -> _Space:
+        if name in _REGISTRY:
+            raise ValueError(f"search space {name!r} is registered twice: {_REGISTRY[name]!r} and {space!r}")
+        _REGISTRY[name] = space
+        return space
+
+    return add
+
+
+def names() -> tuple[str, ...]:
+    """Registered space names, sorted."""
+    return tuple(sorted(_REGISTRY))
+
+
+def get(name: str, **sizes: Any) -> SearchSpace:
+    """The search space of that name.
+
+    Args:
+      name: a registry name, see :func:`names`.
+      **sizes: fields of the space, such as ``stem_channels``.
+
+    Raises:
+      ValueError: unknown name or field.
+
+    Example:
+      >>> get("nasbench201").num_archs
+      15625
+    """
+    if name not in _REGISTRY:
+        raise ValueError(f"unknown search space {name!r}{did_you_mean(name, _REGISTRY)}; known: {', '.join(names())}")
+    known = {field for field in getattr(_REGISTRY[name], "__dataclass_fields__", {})}
+    for size in sizes:
+        if size not in known:
+            raise ValueError(
+                f"search space {name!r} has no size {size!r}{did_you_mean(size, known)}; "
+                f"its sizes: {', '.join(sorted(known))}"
+            )
+    return _REGISTRY[name](**sizes)
+
+
+def arch_identity(space: SearchSpace, arch: Any) -> np.ndarray:
+    """Hash of the canonical form, uint32 [2]: folded into the key, it gives equal functions equal randomness."""
+    text = space.format(space.canonical(arch))
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return np.frombuffer(digest, "<u4").astype(np.uint32)
+
+
+def check_positive(space: Any) -> None:
+    """Check that all sizes of a space are positive integers.
+
+    Raises:
+      ValueError: names the size and its value.
+    """
+    for field in dataclasses.fields(space):
+        value = getattr(space, field.name)
+        if field.type in ("int", int) and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{type(space).__name__}.{field.name}: expected a positive integer, got {value!r}")
+
+
+def draw_distinct(total: int, num: int, seed: int, what: str) -> list[int]:
+    """``num`` distinct integers below ``total``, uniformly, in the order drawn.
+
+    Raises:
+      ValueError: ``num`` is not in 1..total.
+    """
+    if not 1 <= num <= total:
+        raise ValueError(f"cannot draw {num} distinct architectures from {what}: choose a number from 1 to {total}")
+    return [int(i) for i in np.random.default_rng(seed).choice(total, size=num, replace=False)]

@@ -1,0 +1,195 @@
+"""The network side of four-node cells: Flax modules shared by NAS-Bench-201 and TransNAS-Bench-101-micro."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from eproxy_jax import initializers, layers, ops
+from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
+
+Array = jax.Array
+
+# Edges that read the cell's input take its stride and channel change; the others do not.
+INPUT_EDGES = tuple(e for e, (source, _) in enumerate(EDGES) if source == 0)
+INNER_EDGES = tuple(e for e, (source, _) in enumerate(EDGES) if source != 0)
+
+
+class ReluConvBn(nn.Module):
+    """ReLU, convolution without bias, batch norm."""
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    affine: bool = False
+    track: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = True) -> Array:
+        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
+        x = layers.Conv(self.features, self.kernel_size, self.stride, dtype=self.dtype, name="conv")(nn.relu(x))
+        return layers.BatchNorm(self.affine, self.track, self.dtype, name="norm")(x, train)
+
+
+class FactorizedReduce(nn.Module):
+    """The ``skip`` that changes stride or channels."""
+
+    features: int
+    stride: int
+    affine: bool = True
+    track: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = True) -> Array:
+        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
+        kernel = self.param(
+            "kernel", initializers.conv_kernel, (1, 1, x.shape[-1], self.features), self.dtype
+        )
+        x = layers.factorized_reduce(x, kernel, self.stride)
+        return layers.BatchNorm(self.affine, self.track, self.dtype, name="norm")(x, train)
+
+
+class CellNet(nn.Module):
+    """One cell with its operations fixed: part of stand-alone networks. Dead edges are kept as written."""
+
+    cell: Cell
+    features: int
+    stride: int = 1
+    affine: bool = False
+    track: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = True) -> Array:
+        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
+        reshapes = self.stride > 1 or x.shape[-1] != self.features
+        height, width = (-(-n // self.stride) for n in x.shape[1:3])
+        zeros = jnp.zeros((x.shape[0], height, width, self.features), x.dtype)
+        nodes = [x]
+        for target in (1, 2, 3):
+            total = zeros
+            for edge, (source, edge_target) in enumerate(EDGES):
+                op, name = self.cell[edge], f"edge{edge}"
+                if edge_target != target or op == NONE:
+                    continue
+                stride = self.stride if source == 0 else 1
+                value = nodes[source]
+                if op == SKIP:
+                    if source == 0 and reshapes:
+                        value = FactorizedReduce(
+                            self.features, stride, self.affine, self.track, self.dtype, name=name
+                        )(value, train)
+                elif op == POOL:
+                    value = ops.avg_pool_3x3(value)
+                else:
+                    size = 3 if op == CONV3X3 else 1
+                    value = ReluConvBn(
+                        self.features, size, stride, self.affine, self.track, self.dtype, name=name
+                    )(value, train)
+                total = total + value
+            nodes.append(total)
+        return nodes[3]
+
+
+# --- the universal cell --------------------------------------------------------------------------------------
+
+
+def edge_ops(num_ops: int, *, affine: bool, stride: int, reshapes: bool) -> tuple[ops.Op, ...]:
+    """The operations of one edge of a universal cell, indexed by operation code.
+
+    Args:
+      num_ops: how many of the codes the space uses (4 or 5).
+      affine: batch norms scale and shift.
+      stride: of this edge.
+      reshapes: the edge changes stride or channels, so ``skip`` is a factorised reduction and ``none`` a smaller zero.
+
+    Returns:
+      One ``Op`` per code, in order.
+    """
+    if reshapes:
+        none = _reshaping_zero(stride, affine)
+        skip = layers.conv_bn_op(
+            lambda x, kernel: layers.factorized_reduce(x, kernel[1:2, 1:2], stride), affine
+        )
+    else:
+        none = layers.linear_op(jnp.zeros_like, lambda x, grad: jnp.zeros_like(x), affine)
+        skip = layers.linear_op(lambda x: x, lambda x, grad: grad, affine)
+    table = {
+        NONE: none,
+        SKIP: skip,
+        CONV1X1: layers.conv_bn_op(layers.relu_conv1x1(stride), affine),
+        CONV3X3: layers.conv_bn_op(layers.relu_conv3x3(stride), affine),
+        POOL: layers.linear_op(ops.avg_pool_3x3, lambda x, grad: ops.avg_pool_gradient(grad), affine),
+    }
+    return tuple(table[code] for code in range(num_ops))
+
+
+def _reshaping_zero(stride: int, affine: bool) -> ops.Op:
+    def forward(x: Array, weights: Any):
+        channels = weights["kernel"].shape[-1]
+        zeros = jnp.zeros((x.shape[0], *(-(-n // stride) for n in x.shape[1:3]), channels), x.dtype)
+        return zeros, (jnp.zeros((channels,), x.dtype), zeros if affine else None)
+
+    def backward(x: Array, weights: Any, y: Array, residual: Any, grad: Array):
+        del y, residual, grad
+        return jnp.zeros_like(x), jax.tree.map(jnp.zeros_like, weights)
+
+    return ops.Op(forward, backward)
+
+
+def unstack(x: Array) -> list[Array]:
+    """Split the leading axis. Unlike indexing, its gradient is one concatenation instead of a sum of padded arrays."""
+    return [part[0] for part in lax.split(x, (1,) * x.shape[0])]
+
+
+def edge_area(cell: Array, edges: tuple[int, ...], dtype: Any) -> Array:
+    """Kernel positions that each edge's operation uses (9 or 1), [len(edges), 1, 1, 1, 1]: what its fans count."""
+    codes = jnp.stack([cell[e] for e in edges])
+    return jnp.where(codes == CONV3X3, 9, 1).astype(dtype)[:, None, None, None, None]
+
+
+def apply_cell(
+    x: Array, cell: Array, weights: list[Any], input_ops: tuple[ops.Op, ...], inner_ops: tuple[ops.Op, ...]
+) -> Array:
+    """One universal cell.
+
+    Args:
+      x: [B, H, W, C_in].
+      cell: operation codes, integer [6].
+      weights: per edge, what its ``Op`` reads.
+      input_ops: operations of edges that read the input.
+      inner_ops: operations of the other edges.
+
+    Returns:
+      [B, H', W', C_out].
+    """
+    nodes: list[Array] = [x]
+    for target in (1, 2, 3):
+        terms = [
+            ops.switch_op(input_ops if source == 0 else inner_ops, cell[edge], nodes[source], weights[edge])
+            for edge, (source, edge_target) in enumerate(EDGES)
+            if edge_target == target
+        ]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        nodes.append(total)
+    return nodes[3]
+
+
+def check_cell(cell: Any, num_ops: int, what: str) -> Cell:
+    """Six operation codes as a tuple of ints.
+
+    Raises:
+      ValueError: not six codes, or a code out of range.
+    """
+    codes = tuple(int(c) for c in cell)
+    if len(codes) != NUM_EDGES or any(not 0 <= c < num_ops for c in codes):
+        raise ValueError(f"{what}: expected {NUM_EDGES} operation codes from 0 to {num_ops - 1}, got {list(cell)}")
+    return codes

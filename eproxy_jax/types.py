@@ -1,0 +1,238 @@
+"""Public types: proxy settings, proxy tasks, results.
+
+Dimension letters, used in every docstring of the package:
+
+====== ==========================================
+``A``  architectures (candidates)
+``P``  proxy settings
+``S``  training steps
+``B``  images
+``L``  branches of the proxy head
+``H W C``  height, width, channels (arrays are NHWC)
+====== ==========================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+
+from eproxy_jax import initializers
+from eproxy_jax.errors import did_you_mean
+
+Array = jax.Array
+
+FEATURES = ("net", "wave_l", "wave_m", "wave_h", "dot")
+TARGET_SIZE = 8  # height and width of feature maps and targets (PROTOCOL, step 2)
+MAX_BRANCHES = 3
+
+STATUS_OK = "ok"
+STATUS_DIVERGED = "diverged"
+
+
+@dataclasses.dataclass(frozen=True)
+class BranchSettings:
+    """One branch of the proxy: how its head and its target are built.
+
+    Source: PROTOCOL, steps 3 to 5, and its gene table.
+
+    Attributes:
+      features: what the target sums, a subset of ``FEATURES`` in that order, not empty.
+      level: factor on the target.
+      transform_kernel: k_h, size of the trained transform convolution; odd.
+      transform_channels: its output channels.
+      barrier_kernel: k_b, size of the frozen barrier convolution; odd.
+      target_channels: channels of the barrier's output and of the target.
+    """
+
+    features: tuple[str, ...] = ("net",)
+    level: float = 1.0
+    transform_kernel: int = 1
+    transform_channels: int = 512
+    barrier_kernel: int = 3
+    target_channels: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class ProxySettings:
+    """Eproxy's training settings. The defaults are plain Eproxy.
+
+    Source: PROTOCOL, steps 6 to 8, and its gene table.
+
+    Attributes:
+      branches: one to three branches; branch 0 reads the last stage.
+      lr: learning rate of SGD.
+      momentum: of SGD, PyTorch form.
+      weight_decay: on tensors with more than one dimension.
+      num_steps: training steps; the score is the loss at the last one's forward pass.
+      alpha: how strongly MACs blend into the score.
+      network_init: initialiser of backbone and transforms, a name in ``initializers.INITS``.
+      barrier_init: initialiser of the barrier layers.
+
+    Raises:
+      ValueError: a value outside what is allowed; says the field, the value and the range.
+
+    Example:
+      >>> ProxySettings(alpha=0.3).branches[0].target_channels
+      64
+    """
+
+    branches: tuple[BranchSettings, ...] = (BranchSettings(),)
+    lr: float = 1.2
+    momentum: float = 0.9
+    weight_decay: float = 4e-5
+    num_steps: int = 10
+    alpha: float = 0.0
+    network_init: str = "default"
+    barrier_init: str = "default"
+
+    def __post_init__(self):
+        _check(self, "lr", _is_number(self.lr) and self.lr > 0, "a positive number")
+        _check(self, "momentum", _is_number(self.momentum) and 0 <= self.momentum < 1, "a number in [0, 1)")
+        _check(self, "weight_decay", _is_number(self.weight_decay) and self.weight_decay >= 0, "a number >= 0")
+        _check(self, "num_steps", _is_int(self.num_steps) and self.num_steps >= 1, "an integer >= 1")
+        _check(self, "alpha", _is_number(self.alpha) and -1 <= self.alpha < 1, "a number in [-1, 1)")
+        for field in ("network_init", "barrier_init"):
+            value = getattr(self, field)
+            if value not in initializers.INITS:
+                raise ValueError(
+                    f"settings.{field}: unknown initialiser {value!r}"
+                    f"{did_you_mean(str(value), initializers.INITS)}; known: {', '.join(initializers.INITS)}"
+                )
+        ok = isinstance(self.branches, tuple) and 1 <= len(self.branches) <= MAX_BRANCHES
+        _check(self, "branches", ok, f"a tuple of 1 to {MAX_BRANCHES} BranchSettings")
+        for number, branch in enumerate(self.branches):
+            _check_branch(branch, number)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers, for JSON."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ProxySettings:
+        """The inverse of ``to_dict``; fields left out keep their defaults.
+
+        Raises:
+          ValueError: an unknown field (with the nearest known one) or a bad value.
+
+        Example:
+          >>> ProxySettings.from_dict({"lr": 1.0, "branches": [{"features": ["net", "dot"]}]}).branches[0].features
+          ('net', 'dot')
+        """
+        values = dict(values)
+        _check_fields(values, cls, "settings")
+        if "branches" in values:
+            branches = values["branches"]
+            if not isinstance(branches, (list, tuple)):
+                raise ValueError(f"settings.branches: expected a list of 1 to {MAX_BRANCHES} dicts, got {branches!r}")
+            values["branches"] = tuple(_branch_from_dict(branch, number) for number, branch in enumerate(branches))
+        return cls(**values)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return (_is_int(value) or isinstance(value, float)) and math.isfinite(value)
+
+
+def _check(owner: Any, field: str, ok: bool, allowed: str, prefix: str = "settings") -> None:
+    if not ok:
+        raise ValueError(f"{prefix}.{field}: expected {allowed}, got {getattr(owner, field)!r}")
+
+
+def _check_fields(values: dict[str, Any], cls: type, where: str) -> None:
+    known = [field.name for field in dataclasses.fields(cls)]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{where}: unknown field {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}")
+
+
+def _branch_from_dict(values: Any, number: int) -> BranchSettings:
+    if isinstance(values, BranchSettings):
+        return values
+    where = f"settings.branches[{number}]"
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected a dict, got {values!r}")
+    values = dict(values)
+    _check_fields(values, BranchSettings, where)
+    if isinstance(values.get("features"), list):
+        values["features"] = tuple(values["features"])
+    return BranchSettings(**values)
+
+
+def _check_branch(branch: BranchSettings, number: int) -> None:
+    where = f"settings.branches[{number}]"
+    if not isinstance(branch, BranchSettings):
+        raise ValueError(f"{where}: expected BranchSettings, got {branch!r}")
+    features = branch.features
+    if not isinstance(features, tuple) or not features:
+        raise ValueError(f"{where}.features: expected a non-empty tuple out of {', '.join(FEATURES)}, got {features!r}")
+    for feature in features:
+        if feature not in FEATURES:
+            raise ValueError(
+                f"{where}.features: unknown feature {feature!r}{did_you_mean(str(feature), FEATURES)}; "
+                f"known: {', '.join(FEATURES)}"
+            )
+    _check(branch, "features", len(set(features)) == len(features), "each feature once", where)
+    _check(branch, "level", _is_number(branch.level) and branch.level > 0, "a positive number", where)
+    for field in ("transform_kernel", "barrier_kernel"):
+        value = getattr(branch, field)
+        _check(branch, field, _is_int(value) and value >= 1 and value % 2 == 1, "an odd integer >= 1", where)
+    for field in ("transform_channels", "target_channels"):
+        value = getattr(branch, field)
+        _check(branch, field, _is_int(value) and value >= 1, "an integer >= 1", where)
+
+
+@flax.struct.dataclass
+class ProxyTask:
+    """What all candidates regress, and through which frozen layers: arrays that depend on (key, settings, images) only.
+
+    Attributes:
+      images: [B, H, W, 3], standardised.
+      targets: per branch [B, 8, 8, target_channels].
+      barriers: per branch {"kernel": [k_b, k_b, transform_channels, target_channels], "bias": [target_channels]}.
+    """
+
+    images: Array
+    targets: tuple[Array, ...]
+    barriers: tuple[dict[str, Array], ...]
+
+
+@flax.struct.dataclass
+class ScoreResult:
+    """Scores of a list of architectures, in the order given.
+
+    Attributes:
+      archs: the architectures' strings, length A.
+      score: [A] float64, higher is better; ``-inf`` where the training diverged, so that it ranks last.
+      loss: [A] float64, final loss; NaN where the training diverged.
+      losses: [A, S] float64, loss at each step's forward pass.
+      macs: [A] int64, multiply-accumulates of the backbone as written, dead edges included, for one 3x32x32 image.
+      params: [A] int64, trainable parameters of the backbone as written.
+      effective_macs: [A] int64, MACs of the canonical form: what ``alpha`` blends in, so that equal functions get
+        equal scores.
+      status: ``"ok"`` or ``"diverged"``, length A.
+      seconds: {"compile": ..., "run": ...} wall time, s.
+    """
+
+    archs: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    score: np.ndarray
+    loss: np.ndarray
+    losses: np.ndarray
+    macs: np.ndarray
+    params: np.ndarray
+    effective_macs: np.ndarray
+    status: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    seconds: dict[str, float] = flax.struct.field(pytree_node=False)
+
+    def ranking(self) -> np.ndarray:
+        """Indices from best to worst, [A]; ties and diverged ones in the order given."""
+        return np.argsort(-self.score, kind="stable")
