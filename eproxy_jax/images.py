@@ -115,7 +115,7 @@ GENERATORS: dict[str, Callable[..., Array]] = {
 
 
 def default_images(kind: str = DEFAULT_KIND, num: int = BATCH_SIZE, size: int = IMAGE_SIZE) -> Array:
-    """The embedded batch, standardised: the same images in every run.
+    """The embedded batch: the same images in every run.
 
     Args:
       kind: a name in ``GENERATORS``.
@@ -123,25 +123,42 @@ def default_images(kind: str = DEFAULT_KIND, num: int = BATCH_SIZE, size: int = 
       size: height and width, pixels.
 
     Returns:
-      [B, size, size, 3] float32.
+      [B, size, size, 3] float32, not yet standardised.
 
     Raises:
       ValueError: unknown kind.
     """
     if kind not in GENERATORS:
         raise ValueError(f"unknown images {kind!r}{did_you_mean(kind, GENERATORS)}; known: {', '.join(GENERATORS)}")
-    return standardize(jax.jit(GENERATORS[kind], static_argnums=(1, 2))(jax.random.key(_DEFAULT_SEED), num, size))
+    return jax.jit(GENERATORS[kind], static_argnums=(1, 2))(jax.random.key(_DEFAULT_SEED), num, size)
 
 
-def standardize(images: Any, where: str = "images") -> Array:
-    """Check a batch and standardise each channel over it to mean 0 and variance 1.
+def standardize(images: Any) -> Array:
+    """Check a batch and standardise each channel over it to mean 0 and variance 1 (PROTOCOL, step 6).
 
     Args:
-      images: [B, H, W, 3], H = W divisible by 4.
-      where: what to call the batch in an error.
+      images: [B, H, W, 3], H = W divisible by 4, any numeric dtype.
 
     Returns:
       [B, H, W, 3], float32 (float64 stays float64 where 64-bit types are enabled).
+
+    Raises:
+      ValueError: as :func:`check_images`.
+    """
+    array = check_images(images)
+    dtype = jax.dtypes.canonicalize_dtype(np.float64 if np.asarray(images).dtype == np.float64 else np.float32)
+    return jnp.asarray((array - array.mean((0, 1, 2))) / array.std((0, 1, 2)), dtype)
+
+
+def check_images(images: Any, where: str = "images") -> np.ndarray:
+    """Check a batch.
+
+    Args:
+      images: [B, H, W, 3], H = W divisible by 4, any numeric dtype.
+      where: what to call the batch in an error.
+
+    Returns:
+      The same values, float64.
 
     Raises:
       ValueError: wrong shape, values that are not finite, or a channel without variation.
@@ -160,18 +177,16 @@ def standardize(images: Any, where: str = "images") -> Array:
     if not np.isfinite(array).all():
         bad = sorted({int(i) for i in np.argwhere(~np.isfinite(array))[:, 0]})
         raise ValueError(f"{where}: values that are not finite in image(s) {bad[:5]}: remove or repair them")
-    deviation = array.std((0, 1, 2))
-    if not (deviation > 0).all():
-        raise ValueError(f"{where}: a colour channel does not vary over the batch (deviations {deviation.tolist()})")
-    dtype = jnp.float64 if jax.config.jax_enable_x64 and np.asarray(images).dtype == np.float64 else jnp.float32  # pyright: ignore[reportAttributeAccessIssue]
-    return jnp.asarray((array - array.mean((0, 1, 2))) / deviation, dtype)
+    if not (array.std((0, 1, 2)) > 0).all():
+        raise ValueError(f"{where}: a colour channel is constant over the batch: it cannot be standardised")
+    return array
 
 
 # --- images from files ---------------------------------------------------------------------------------------
 
 
-def load_images(path: str | Path, num: int = BATCH_SIZE, seed: int = 0) -> Array:
-    """A standardised batch of ``num`` images drawn at random from a file or folder.
+def load_images(path: str | Path, num: int = BATCH_SIZE, seed: int = 0) -> np.ndarray:
+    """A batch of ``num`` images drawn at random from a file or folder.
 
     Args:
       path: ``.npy`` [N, H, W, 3]; ``.npz`` with such an array (named ``x`` or ``images``, or the only 4-dimensional
@@ -180,7 +195,7 @@ def load_images(path: str | Path, num: int = BATCH_SIZE, seed: int = 0) -> Array
       seed: of the draw.
 
     Returns:
-      [B, H, W, 3] float32.
+      [B, H, W, 3] as stored, checked, not yet standardised.
 
     Raises:
       FileNotFoundError: no such path.
@@ -202,7 +217,9 @@ def load_images(path: str | Path, num: int = BATCH_SIZE, seed: int = 0) -> Array
     if len(images) < num:
         raise ValueError(f"{path}: a batch needs {num} images, the file has {len(images)}")
     rows = np.sort(np.random.default_rng(seed).choice(len(images), num, replace=False))
-    return standardize(images[rows], str(path))
+    batch = images[rows]
+    check_images(batch, str(path))
+    return batch
 
 
 def _read_numpy(path: Path) -> Any:

@@ -1,0 +1,10 @@
+"""Search spaces, one module each, behind one protocol (:class:`SearchSpace`) and one registry.
+
+Importing this package registers the built-in spaces; :func:`get` returns one by name.
+"""
+
+from eproxy_jax.spaces.base import SearchSpace, arch_identity, get, names, register
+from eproxy_jax.spaces.nasbench201 import NasBench201
+from eproxy_jax.spaces.transnas_micro import TransNasMicro
+
+__all__ = ["NasBench201", "SearchSpace", "TransNasMicro", "arch_identity", "get", "names", "register"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -193,3 +194,22 @@ def check_cell(cell: Any, num_ops: int, what: str) -> Cell:
     if len(codes) != NUM_EDGES or any(not 0 <= c < num_ops for c in codes):
         raise ValueError(f"{what}: expected {NUM_EDGES} operation codes from 0 to {num_ops - 1}, got {list(cell)}")
     return codes
+
+
+def parse_nested(source: Any, num_ops: int, what: str, example: str) -> Cell:
+    """A cell from nested operation codes, or from the flat tuple that is the architecture itself.
+
+    Raises:
+      ValueError: neither; says what and shows an example.
+    """
+    flat: list[Any] = []
+    if isinstance(source, Sequence) and len(source) == NUM_EDGES:
+        flat = list(source)
+    elif isinstance(source, Sequence) and [isinstance(s, Sequence) and len(s) for s in source] == [1, 2, 3]:
+        flat = [code for node in source for code in node]
+    if not flat or not all(isinstance(code, int) and not isinstance(code, bool) for code in flat):
+        raise ValueError(
+            f"not a {what} cell: {source!r}; expected a string like {example!r} or nested operation codes "
+            "like [[3], [2, 1], [0, 1, 3]]"
+        )
+    return check_cell(flat, num_ops, f"{what} cell {source!r}")

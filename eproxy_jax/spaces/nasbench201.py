@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -76,7 +75,7 @@ class NasBench201(CellSpace):
         if isinstance(source, str):
             text = source.strip()
             return _parse_tuple(text) if text.startswith("(") else _parse_string(text)
-        return _parse_nested(source)
+        return cell_net.parse_nested(source, len(OPS), "NAS-Bench-201", _EXAMPLE)
 
     def format(self, arch: Cell) -> str:
         """``|op~source|+|...|`` with the operations' names."""
@@ -175,21 +174,6 @@ def _parse_tuple(text: str) -> Cell:
         raise ValueError(f"NASLib operation code {max(codes)} in {text!r}: expected 0 to {len(_NASLIB_OPS) - 1}")
     by_edge = dict(zip(_NASLIB_EDGES, codes, strict=True))
     return tuple(_NASLIB_OPS[by_edge[edge]] for edge in cell_net.EDGES)
-
-
-def _parse_nested(source: Any) -> Cell:
-    """Nested lists of codes, or the flat tuple that is the architecture itself."""
-    flat: list[Any] = []
-    if isinstance(source, Sequence) and len(source) == NUM_EDGES:
-        flat = list(source)
-    elif isinstance(source, Sequence) and [isinstance(s, Sequence) and len(s) for s in source] == [1, 2, 3]:
-        flat = [code for node in source for code in node]
-    if not flat or not all(isinstance(code, int) and not isinstance(code, bool) for code in flat):
-        raise ValueError(
-            f"not a NAS-Bench-201 cell: {source!r}; expected a string like {_EXAMPLE!r} or nested operation codes "
-            "like [[3], [3, 4], [1, 3, 1]]"
-        )
-    return cell_net.check_cell(flat, len(OPS), f"NAS-Bench-201 cell {source!r}")
 
 
 # --- modules -------------------------------------------------------------------------------------------------

@@ -1,0 +1,182 @@
+"""Reading lists of architectures, with or without a measured value, as the field's benchmarks store them.
+
+  * ``.txt``: one architecture a line; blank lines and lines that start with ``#`` are skipped
+  * ``.json``: a list of architectures, or of ``[architecture, value]`` pairs
+  * ``.jsonl``: one object with ``"arch"`` a line, such as ``eproxy score`` writes; numbers beside it are values
+  * ``.csv``: a header and rows; the architecture's column is found by trying, numeric columns are values
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from eproxy_jax import spaces
+from eproxy_jax.errors import did_you_mean
+from eproxy_jax.spaces import SearchSpace
+
+_VALUE = "value"  # name of the value in files whose values have none
+
+
+@dataclasses.dataclass(frozen=True)
+class ArchRecord:
+    """One architecture of a file.
+
+    Attributes:
+      where: ``FILE:LINE`` or ``FILE: entry N``.
+      arch: as ``space.parse`` returns it.
+      values: numbers beside it, by column name.
+    """
+
+    where: str
+    arch: Any
+    values: dict[str, float]
+
+
+def read_archs(path: str | Path, space: SearchSpace) -> list[ArchRecord]:
+    """All architectures of a file, in order.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: unknown format, nothing in it, or an entry that is not an architecture of the space (with its line).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of architectures at {str(path)!r}")
+    readers = {".txt": _read_txt, ".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv}
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: architectures come as {', '.join(readers)}, not {path.suffix or 'without ending'!r}")
+    try:
+        entries = list(readers[path.suffix](path, space))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file ({error})") from error
+    if not entries:
+        raise ValueError(f"{path}: no architectures in it")
+    return [ArchRecord(where, _parse(source, space, where), values) for where, source, values in entries]
+
+
+def read_truth(path: str | Path, space: SearchSpace, column: str | None = None) -> dict[Any, float]:
+    """Measured values by architecture.
+
+    Args:
+      path: a file with values (``.json`` pairs, ``.csv``, ``.jsonl``).
+      space: the search space.
+      column: which value, where a file has several.
+
+    Returns:
+      Value of each architecture, higher is better.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: no values, a column to choose, a value that is not finite, or one architecture with two values.
+    """
+    records = read_archs(path, space)
+    columns = sorted({name for record in records for name in record.values})
+    if column is None:
+        if len(columns) != 1:
+            found = f"columns: {', '.join(columns)}; choose one with --truth-column" if columns else "found none"
+            raise ValueError(f"{path}: expected one value an architecture, {found}")
+        column = columns[0]
+    elif column not in columns:
+        raise ValueError(f"{path}: no value column {column!r}{did_you_mean(column, columns)}; it has {columns}")
+    truth: dict[Any, float] = {}
+    for record in records:
+        value = record.values.get(column, math.nan)
+        if not math.isfinite(value):
+            raise ValueError(f"{record.where}: {column!r} is not a finite number")
+        if truth.setdefault(record.arch, value) != value:
+            raise ValueError(f"{record.where}: the architecture stands twice, with {truth[record.arch]} and {value}")
+    return truth
+
+
+def _parse(source: Any, space: SearchSpace, where: str) -> Any:
+    try:
+        return space.parse(source)
+    except ValueError as error:
+        for other in spaces.names():
+            if other != space.name and _parses(source, spaces.get(other)):
+                raise ValueError(
+                    f"{where}: {source!r} belongs to space {other!r}, not {space.name!r}: "
+                    f"use --space {other}, or one file a space"
+                ) from error
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _parses(source: Any, space: SearchSpace) -> bool:
+    try:
+        space.parse(source)
+    except ValueError:
+        return False
+    return True
+
+
+_Entries = Iterator[tuple[str, Any, dict[str, float]]]
+
+
+def _read_txt(path: Path, space: SearchSpace) -> _Entries:
+    del space
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield f"{path}:{number}", line.strip(), {}
+
+
+def _read_json(path: Path, space: SearchSpace) -> _Entries:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}): repair or regenerate the file") from error
+    if not isinstance(content, list):
+        raise ValueError(f"{path}: expected a list of architectures or of [architecture, value] pairs")
+    for number, entry in enumerate(content, start=1):
+        where = f"{path}: entry {number}"
+        if isinstance(entry, list) and len(entry) == 2 and _is_number(entry[1]) and not _parses(entry, space):
+            yield where, entry[0], {_VALUE: float(entry[1])}
+        else:
+            yield where, entry, {}
+
+
+def _read_jsonl(path: Path, space: SearchSpace) -> _Entries:
+    del space
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        where = f"{path}:{number}"
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}: not JSON ({error.msg}): repair or remove the line") from error
+        if not isinstance(entry, dict) or "arch" not in entry:
+            raise ValueError(f"{where}: expected an object with 'arch'")
+        yield where, entry["arch"], {k: float(v) for k, v in entry.items() if k != "arch" and _is_number(v)}
+
+
+def _read_csv(path: Path, space: SearchSpace) -> _Entries:
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        rows = [(reader.line_num, row) for row in reader if row]
+    if not rows:
+        return
+    # By the first row: a file whose later rows do not parse should name those rows, not deny having architectures.
+    found = [i for i, cell in enumerate(rows[0][1]) if _parses(cell, space)]
+    if not found:
+        others = {o for o in spaces.names() if any(_parses(cell, spaces.get(o)) for cell in rows[0][1])}
+        hint = f"; its rows belong to space {', '.join(sorted(others))}" if others else ""
+        raise ValueError(f"{path}:{rows[0][0]}: no column holds architectures of space {space.name!r}{hint}")
+    for number, row in rows:
+        if len(row) != len(header):
+            raise ValueError(f"{path}:{number}: {len(row)} cells in a row, {len(header)} in the header")
+        values = {}
+        for name, cell in zip(header, row, strict=True):
+            try:
+                values[name] = float(cell)
+            except ValueError:
+                continue  # a text column
+        yield f"{path}:{number}", row[found[0]], values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,145 @@
+"""Configurations: what a run is made of, as data, and its translation into frozen specs.
+
+A configuration is an ``ml_collections.ConfigDict`` with the fields of :func:`default_config`. The files in ``configs/``
+return one; the command line reads it at the edge and hands on only what the functions here build from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from eproxy_jax import images, spaces
+from eproxy_jax.errors import did_you_mean
+from eproxy_jax.types import ProxySettings
+
+
+def default_config(space: str = "nasbench201") -> ml_collections.ConfigDict:
+    """Plain Eproxy at the paper's size.
+
+    Args:
+      space: registry name.
+
+    Returns:
+      A locked ``ConfigDict``: ``space``, ``sizes`` (fields of the space), ``settings`` (see ``ProxySettings``),
+      ``images`` (``source``: a generator's name or a path; ``num``; ``size`` in pixels, generators only; ``seed`` of the
+      draw, files only) and ``weight_seed`` (seed of weights, targets and barrier).
+
+    Raises:
+      ValueError: unknown space.
+    """
+    sizes = dataclasses.asdict(spaces.get(space))  # pyright: ignore[reportArgumentType]
+    settings = ProxySettings().to_dict()
+    for branch in settings["branches"]:
+        branch["features"] = tuple(branch["features"])  # tuples can be overridden on the command line, lists cannot
+    config = ml_collections.ConfigDict(
+        {
+            "space": space,
+            "sizes": sizes,
+            "settings": settings,
+            "images": {
+                "source": images.DEFAULT_KIND,
+                "num": images.BATCH_SIZE,
+                "size": images.IMAGE_SIZE,
+                "seed": 0,
+            },
+            "weight_seed": 0,
+        }
+    )
+    config.lock()
+    return config
+
+
+def load_config(source: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """Read a configuration file and apply overrides.
+
+    Args:
+      source: ``PATH`` or ``PATH:VARIANT``; the file defines ``get_config(variant)``.
+      overrides: ``--config.FIELD=VALUE`` texts.
+
+    Returns:
+      The locked configuration.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: the file fails, or an override names no field or has the wrong type.
+    """
+    path = source.rpartition(":")[0] if not Path(source).is_file() and ":" in source else source
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no configuration file at {path!r}")
+    values = flags.FlagValues()
+    arguments = ["eproxy", f"--config={source}", *overrides]
+    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=arguments)
+    try:
+        values(arguments)
+        return values.config
+    except (flags.Error, AttributeError, KeyError, TypeError, IndexError, ValueError, OSError, SyntaxError) as error:
+        # The library wraps what get_config raised into a traceback's text, whose last line is the message.
+        message = [line for line in str(error).replace("\\n", "\n").splitlines() if line.strip(" '\"")]
+        raise ValueError(f"configuration {source}: {' '.join(message[-2:] if len(message) < 4 else message[-1:])}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """What a configuration stands for.
+
+    Attributes:
+      space: the search space.
+      settings: the proxy's settings.
+      images: [B, H, W, 3], not yet standardised.
+      weight_seed: seed of the key.
+    """
+
+    space: spaces.SearchSpace
+    settings: ProxySettings
+    images: Any
+    weight_seed: int
+
+
+def build(config: ml_collections.ConfigDict) -> RunSpec:
+    """Turn a configuration into frozen specs and images.
+
+    Raises:
+      FileNotFoundError: the images are a path that does not exist.
+      ValueError: a missing, unknown or bad field.
+    """
+    values = config.to_dict()
+    expected = default_config().to_dict()
+    for name in values:
+        if name not in expected:
+            raise ValueError(f"config: unknown field {name!r}{did_you_mean(name, expected)}; known: {list(expected)}")
+    for name in expected:
+        if name not in values:
+            raise ValueError(f"config: field {name!r} is missing; see eproxy_jax.config.default_config")
+    space = spaces.get(values["space"], **values["sizes"])
+    settings = ProxySettings.from_dict(values["settings"])
+    seed = values["weight_seed"]
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"config.weight_seed: expected an integer >= 0, got {seed!r}")
+    return RunSpec(space, settings, _images(values["images"], expected["images"]), seed)
+
+
+def _images(values: dict[str, Any], expected: dict[str, Any]) -> Any:
+    for name in values:
+        if name not in expected:
+            raise ValueError(f"config.images: unknown field {name!r}{did_you_mean(name, expected)}")
+    values = {**expected, **values}
+    for name, least in (("num", 2), ("size", 4), ("seed", 0)):
+        if not isinstance(values[name], int) or values[name] < least:
+            raise ValueError(f"config.images.{name}: expected an integer >= {least}, got {values[name]!r}")
+    source = str(values["source"])
+    if source in images.GENERATORS:
+        return np.asarray(images.default_images(source, values["num"], values["size"]))
+    if not Path(source).exists():
+        raise FileNotFoundError(
+            f"images {source!r}: neither a path nor one of {', '.join(images.GENERATORS)}"
+            f"{did_you_mean(source, images.GENERATORS)}"
+        )
+    return images.load_images(source, values["num"], values["seed"])

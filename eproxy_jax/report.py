@@ -1,0 +1,96 @@
+"""What a person reads at the end of a run: the ranked table, the agreement with the truth, the figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from eproxy_jax.metrics import RankQuality, rank_quality
+from eproxy_jax.types import STATUS_DIVERGED, ScoreResult
+
+
+def ranked_table(result: ScoreResult, top: int = 10, truth: np.ndarray | None = None) -> str:
+    """The best architectures, one a line.
+
+    Args:
+      result: scores of A architectures.
+      top: how many lines.
+      truth: [A] measured values shown beside the scores, NaN where unknown.
+
+    Returns:
+      Text with a header line.
+    """
+    width = max([len(arch) for arch in result.archs] + [4])
+    header = f"{'rank':>4}  {'score':>9}  {'MACs/M':>8}  {'params/M':>8}  {'status':8}"
+    lines = [header + (f"  {'truth':>8}" if truth is not None else "") + "  arch"]
+    for rank, i in enumerate(result.ranking()[:top], start=1):
+        score = f"{result.score[i]:9.5f}" if math.isfinite(result.score[i]) else f"{'-':>9}"
+        line = f"{rank:>4}  {score}  {result.macs[i] / 1e6:>8.2f}  {result.params[i] / 1e6:>8.3f}  {result.status[i]:8}"
+        if truth is not None:
+            line += f"  {truth[i]:>8.3f}" if math.isfinite(truth[i]) else f"  {'-':>8}"
+        lines.append(f"{line}  {result.archs[i]:{width}}".rstrip())
+    diverged = result.status.count(STATUS_DIVERGED)
+    lines.append(f"{len(result.archs)} architectures, {diverged} diverged")
+    return "\n".join(lines)
+
+
+def quality_rows(result: ScoreResult, truth: np.ndarray) -> dict[str, RankQuality]:
+    """Agreement with the truth of the score and, beside it, of MACs alone and parameters alone.
+
+    Args:
+      result: scores of A architectures.
+      truth: [A] measured values, NaN where unknown: those are left out.
+
+    Returns:
+      Rank quality of ``eproxy``, ``macs`` and ``params``.
+
+    Raises:
+      ValueError: fewer than 3 architectures have a value.
+    """
+    known = np.isfinite(truth)
+    columns = {"eproxy": result.score, "macs": result.macs, "params": result.params}
+    return {name: rank_quality(column[known], truth[known]) for name, column in columns.items()}
+
+
+def quality_table(rows: dict[str, RankQuality]) -> str:
+    """Text of :func:`quality_rows`."""
+    lines = [f"{'':8}  {'Spearman':>8}  {'Kendall':>8}  {'top-10 %':>8}  {'regret':>8}  {'archs':>6}"]
+    for name, row in rows.items():
+        lines.append(
+            f"{name:8}  {row.spearman:>8.3f}  {row.kendall_tau:>8.3f}  {row.top_precision:>8.2f}  "
+            f"{row.regret:>8.3f}  {row.count:>6}"
+        )
+    return "\n".join(lines)
+
+
+def scatter_plot(path: Path, result: ScoreResult, truth: np.ndarray | None, title: str) -> None:
+    """Score against the truth (or, without one, against MACs) as a PNG.
+
+    Raises:
+      ModuleNotFoundError: matplotlib is not installed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = np.isfinite(result.score)
+    if truth is not None:
+        shown &= np.isfinite(truth)
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    colour = result.macs[shown] / 1e6 if truth is not None else result.params[shown] / 1e6
+    horizontal = truth[shown] if truth is not None else result.macs[shown] / 1e6
+    points = axes.scatter(horizontal, result.score[shown], c=colour, s=14, cmap="viridis")
+    figure.colorbar(points, label="MACs (M)" if truth is not None else "parameters (M)")
+    axes.set_xlabel("measured value" if truth is not None else "MACs (M)")
+    axes.set_ylabel("Eproxy score (higher is better)")
+    axes.set_title(title, fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+def truth_of(archs: Sequence[object], truth: dict[object, float]) -> np.ndarray:
+    """Measured values in the order of ``archs``, NaN where unknown, [A]."""
+    return np.asarray([truth.get(arch, math.nan) for arch in archs], np.float64)

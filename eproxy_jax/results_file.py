@@ -1,0 +1,156 @@
+"""The result file: one JSON line an architecture, appended as chunks finish, resumable after a kill.
+
+Lines stand in the order of the architectures asked for, so that a file is at any time a prefix of its final form, and
+a run that was killed and started again ends with the same file. Each line carries the run's fingerprint; lines of
+another run are never continued.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eproxy_jax.types import ScoreResult
+
+
+def fingerprint(description: dict[str, Any]) -> str:
+    """Twelve hex digits of everything that a score depends on."""
+    text = json.dumps(description, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _number(value: float) -> float | None:
+    """A float32 as its shortest decimal; null for what is not finite, which JSON has no number for."""
+    return float(str(np.float32(value))) if math.isfinite(value) else None
+
+
+def lines_of(result: ScoreResult, run: str) -> list[str]:
+    """One JSON line an architecture: arch, score, loss, losses, macs, params, effective_macs, status, run.
+
+    ``score``, ``loss`` and entries of ``losses`` are null where the training diverged.
+    """
+    return [
+        json.dumps(
+            {
+                "arch": arch,
+                "score": float(result.score[i]) if math.isfinite(result.score[i]) else None,
+                "loss": _number(result.loss[i]),
+                "losses": [_number(value) for value in result.losses[i]],
+                "macs": int(result.macs[i]),
+                "params": int(result.params[i]),
+                "effective_macs": int(result.effective_macs[i]),
+                "status": result.status[i],
+                "run": run,
+            }
+        )
+        for i, arch in enumerate(result.archs)
+    ]
+
+
+def result_of(rows: Sequence[dict[str, Any]]) -> ScoreResult:
+    """The inverse of :func:`lines_of` on parsed lines."""
+
+    def column(name: str, missing: float) -> np.ndarray:
+        return np.asarray([missing if row[name] is None else row[name] for row in rows], np.float64)
+
+    losses = [[math.nan if value is None else value for value in row["losses"]] for row in rows]
+    return ScoreResult(
+        archs=tuple(row["arch"] for row in rows),
+        score=column("score", -math.inf),
+        loss=column("loss", math.nan),
+        losses=np.asarray(losses, np.float64),
+        macs=np.asarray([row["macs"] for row in rows], np.int64),
+        params=np.asarray([row["params"] for row in rows], np.int64),
+        effective_macs=np.asarray([row["effective_macs"] for row in rows], np.int64),
+        status=tuple(row["status"] for row in rows),
+        seconds={},
+    )
+
+
+_FIELDS = ("arch", "score", "loss", "losses", "macs", "params", "effective_macs", "status", "run")
+
+
+class ResultsFile:
+    """An append-only JSONL file of one run.
+
+    Args:
+      path: the file; its folder is made.
+      run: the run's fingerprint.
+      archs: strings of all architectures of the run, in order.
+
+    Attributes:
+      rows: lines already there, parsed.
+      torn: whether a half-written last line was dropped.
+
+    Raises:
+      ValueError: the file holds something that is not this run's prefix; says the line and what to do.
+      OSError: the file cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path, run: str, archs: Sequence[str]):
+        self.path, self._archs = path, archs
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        self.rows = _check_rows(path, whole, run, archs)
+        self.torn = len(whole) < len(content)
+        self._file = path.open("r+b" if path.exists() else "w+b")
+        _lock(self._file, path)
+        self._file.truncate(len(whole))
+        self._file.seek(len(whole))
+
+    def append(self, lines: Sequence[str]) -> None:
+        """Write lines and make sure they are on the disk."""
+        self._file.write("".join(line + "\n" for line in lines).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.rows.extend(json.loads(line) for line in lines)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _lock(file: Any, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows has no fcntl; two writers of one file are then the user's to avoid
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise ValueError(f"{path}: another process is writing it: wait for it, or choose another --out") from error
+
+
+def _check_rows(path: Path, content: bytes, run: str, archs: Sequence[str]) -> list[dict[str, Any]]:
+    rows = []
+    fix = "choose another --out, or move the file away"
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(
+                f"{path}:{number}: not JSON: remove this line and those after it to resume, or {fix}"
+            ) from error
+        if not isinstance(row, dict) or any(field not in row for field in _FIELDS):
+            raise ValueError(f"{path}:{number}: not a line of an eproxy score file: {fix}")
+        if row["run"] != run:
+            raise ValueError(
+                f"{path}:{number}: written by another run ({row['run']}; this one is {run}): its space, settings, "
+                f"images, seed or execution form differ: {fix}"
+            )
+        if number > len(archs) or row["arch"] != archs[number - 1]:
+            expected = archs[number - 1] if number <= len(archs) else "the end of the file"
+            raise ValueError(
+                f"{path}:{number}: holds {row['arch']!r} where this run's list has {expected!r}: "
+                f"the list of architectures differs: {fix}"
+            )
+        rows.append(row)
+    return rows

@@ -1,0 +1,381 @@
+"""From a list of architectures to a list of losses: plan, chunk, map over candidates and devices.
+
+Data flows one way: strings -> canonical architectures -> plan -> device program -> losses -> scores. One program is
+compiled per (space, static settings, shapes, execution form, devices) and kept for later calls.
+
+Execution forms:
+  * ``map``: candidates of a device one after the other (``lax.map``), each paying for its own operations only. For CPUs.
+  * ``vmap``: candidates of a device as one batch. For accelerators.
+
+In both forms a candidate's randomness comes from its own identity, and devices do not communicate, so that a score
+does not depend on order, chunking, padding or device count.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from eproxy_jax import images as images_lib
+from eproxy_jax import proxy, spaces
+from eproxy_jax.types import STATUS_DIVERGED, STATUS_OK, ProxySettings, ProxyTask, ScoreResult
+
+Array = jax.Array
+Form = Literal["map", "vmap"]
+
+_AXIS = "candidates"
+_CANDIDATES_PER_DEVICE = {"map": 4, "vmap": 32}
+# Chunks dispatched ahead: with two, a device that finishes its share early starts on the next chunk.
+_CHUNKS_IN_FLIGHT = 2
+
+
+# --- plan ----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which networks to train for a list of architectures.
+
+    Attributes:
+      archs: the architectures asked for, length A.
+      distinct: canonical forms, each once, in order of first appearance.
+      index: [A], position of each architecture's canonical form in ``distinct``.
+    """
+
+    archs: tuple[Any, ...]
+    distinct: tuple[Any, ...]
+    index: np.ndarray
+
+
+def make_plan(archs: Sequence[Any], space: spaces.SearchSpace) -> Plan:
+    """Canonicalise and merge duplicates.
+
+    Args:
+      archs: architectures of the space, as ``space.parse`` returns them.
+      space: the search space.
+
+    Raises:
+      ValueError: the list is empty.
+    """
+    if not archs:
+        raise ValueError("no architectures to score: the list is empty")
+    position: dict[Any, int] = {}
+    index = [position.setdefault(space.canonical(arch), len(position)) for arch in archs]
+    return Plan(tuple(archs), tuple(position), np.asarray(index, np.int64))
+
+
+# --- device program ------------------------------------------------------------------------------------------
+
+
+def default_form(devices: Sequence[jax.Device]) -> Form:
+    """``map`` on CPUs, ``vmap`` on accelerators."""
+    return "map" if all(device.platform == "cpu" for device in devices) else "vmap"
+
+
+def candidates_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """A 1-D mesh over the candidate axis."""
+    return Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def chunk_program(network: nn.Module, num_steps: int, form: Form, mesh: Mesh) -> Callable[..., Array]:
+    """The function that trains one chunk of candidates, sharded over the mesh.
+
+    Args:
+      network: a :class:`proxy.ProxyNetwork`.
+      num_steps: S.
+      form: execution form.
+      mesh: 1-D device mesh.
+
+    Returns:
+      (key, identity [N, 2], encoded [N, ...], valid [N], task, hyper) -> losses [N, S], NaN where not valid; N a
+      multiple of the mesh's size. To be jitted.
+    """
+
+    def on_device(
+        key: Array, identity: Array, encoded: Array, valid: Array, task: ProxyTask, hyper: proxy.ProxyHyper
+    ) -> Array:
+        def train(identity: Array, encoded: Array) -> Array:
+            return proxy.candidate_losses(network, num_steps, proxy.arch_key(key, identity), encoded, task, hyper)
+
+        def skip(identity: Array, encoded: Array) -> Array:
+            del identity, encoded
+            return jnp.full((num_steps,), jnp.nan, task.images.dtype)
+
+        if form == "vmap":  # a conditional would become a select over all candidates: padding costs its share
+            losses = jax.vmap(train)(identity, encoded)
+            return jnp.where(valid[:, None], losses, jnp.nan)
+        return lax.map(lambda x: lax.cond(x[2], train, skip, x[0], x[1]), (identity, encoded, valid))
+
+    split, whole = PartitionSpec(_AXIS), PartitionSpec()
+    return jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(whole, split, split, split, whole, whole),
+        out_specs=split,
+        check_vma=False,  # nothing is communicated, so there is nothing to check, and custom rules need no annotation
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledProgram:
+    """A compiled chunk program.
+
+    Attributes:
+      call: the executable, arguments as in :func:`chunk_program`.
+      mesh: its devices.
+      chunk_size: N.
+      compile_seconds: tracing and compilation, s.
+      temp_bytes: working memory per device, bytes.
+    """
+
+    call: Any
+    mesh: Mesh
+    chunk_size: int
+    compile_seconds: float
+    temp_bytes: int
+
+
+@functools.lru_cache(maxsize=64)
+def _compile(
+    network: nn.Module,
+    num_steps: int,
+    form: Form,
+    devices: tuple[jax.Device, ...],
+    chunk_size: int,
+    encoded_shape: tuple[int, ...],
+    shapes: Any,
+) -> CompiledProgram:
+    """Compile once per static description. ``shapes`` holds (treedef, leaves) of key, task and hyper."""
+    mesh = candidates_mesh(devices)
+    split, whole = NamedSharding(mesh, PartitionSpec(_AXIS)), NamedSharding(mesh, PartitionSpec())
+    key, task, hyper = jax.tree.unflatten(
+        shapes[0], [jax.ShapeDtypeStruct(shape, dtype, sharding=whole) for shape, dtype in shapes[1]]
+    )
+    identity = jax.ShapeDtypeStruct((chunk_size, 2), jnp.uint32, sharding=split)
+    encoded = jax.ShapeDtypeStruct((chunk_size, *encoded_shape), jnp.int32, sharding=split)
+    valid = jax.ShapeDtypeStruct((chunk_size,), jnp.bool_, sharding=split)
+    start = time.perf_counter()
+    program = jax.jit(chunk_program(network, num_steps, form, mesh))
+    call = program.lower(key, identity, encoded, valid, task, hyper).compile()
+    memory = call.memory_analysis()
+    return CompiledProgram(
+        call, mesh, chunk_size, time.perf_counter() - start, int(getattr(memory, "temp_size_in_bytes", 0))
+    )
+
+
+def num_compilations() -> int:
+    """Device programs compiled so far in this process."""
+    return _compile.cache_info().misses
+
+
+# --- running -------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Everything a run needs besides its architectures, on its devices.
+
+    Attributes:
+      space: the search space.
+      settings: the proxy's settings.
+      key: typed key.
+      task: images, targets, barriers.
+      hyper: the data part of the settings.
+      devices: devices to run on.
+      form: execution form.
+      chunk_size: candidates per dispatched chunk, a multiple of the number of devices.
+    """
+
+    space: spaces.SearchSpace
+    settings: ProxySettings
+    key: Array
+    task: ProxyTask
+    hyper: proxy.ProxyHyper
+    devices: tuple[jax.Device, ...]
+    form: Form
+    chunk_size: int
+
+    def program(self) -> CompiledProgram:
+        """The compiled program of this job; compiled on the first call of an equal job."""
+        spec = proxy.ProxySpec.of(self.settings)
+        dtype = self.task.images.dtype
+        network = proxy.ProxyNetwork(self.space.universal(dtype), spec.heads, dtype)
+        leaves, treedef = jax.tree.flatten((self.key, self.task, self.hyper))
+        shapes = (treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+        encoded_shape = self.space.encode([next(iter(self.space.enumerate()))]).shape[1:]
+        return _compile(network, spec.num_steps, self.form, self.devices, self.chunk_size, encoded_shape, shapes)
+
+
+def make_job(
+    space: spaces.SearchSpace | str,
+    settings: ProxySettings | None = None,
+    images: Any = None,
+    key: Array | int = 0,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    form: Form | None = None,
+    chunk_size: int | None = None,
+) -> Job:
+    """Check the arguments of :func:`score` and prepare what all candidates share.
+
+    Args:
+      space: a search space or its registry name.
+      settings: defaults to plain Eproxy.
+      images: [B, H, W, 3]; defaults to the embedded batch. Standardised here.
+      key: typed key, or an integer seed for one.
+      devices: defaults to all devices.
+      form: execution form; chosen by the devices' platform when absent.
+      chunk_size: candidates per chunk; rounded up to a multiple of the number of devices.
+
+    Raises:
+      ValueError: bad images, an unknown space or form, a chunk size below 1.
+    """
+    space = spaces.get(space) if isinstance(space, str) else space
+    settings = ProxySettings() if settings is None else settings
+    devices = tuple(jax.devices() if devices is None else devices)
+    form = default_form(devices) if form is None else form
+    if form not in _CANDIDATES_PER_DEVICE:
+        raise ValueError(f"unknown execution form {form!r}; known: {', '.join(_CANDIDATES_PER_DEVICE)}")
+    if chunk_size is None:
+        chunk_size = _CANDIDATES_PER_DEVICE[form] * len(devices)
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size: expected an integer >= 1, got {chunk_size}")
+    chunk_size = -(-chunk_size // len(devices)) * len(devices)
+    key = jax.random.key(key) if isinstance(key, int) else key
+    batch = images_lib.standardize(images_lib.default_images() if images is None else images)
+    task = jax.jit(proxy.make_task, static_argnums=1)(key, settings, batch)
+    hyper = proxy.ProxyHyper.of(settings, batch.dtype)
+    whole = NamedSharding(candidates_mesh(devices), PartitionSpec())
+    key, task, hyper = jax.device_put((key, task, hyper), whole)
+    return Job(space, settings, key, task, hyper, devices, form, chunk_size)
+
+
+def run(job: Job, archs: Sequence[Any]) -> Iterator[np.ndarray]:
+    """Losses of canonical, distinct architectures, chunk by chunk, in the order given.
+
+    Args:
+      job: what they share.
+      archs: canonical architectures.
+
+    Yields:
+      [n, S] losses of the next n architectures, n <= ``job.chunk_size``.
+    """
+    program = job.program()
+    split = NamedSharding(program.mesh, PartitionSpec(_AXIS))
+    pending: collections.deque[tuple[Array, int]] = collections.deque()
+    for start in range(0, len(archs), program.chunk_size):
+        chunk = list(archs[start : start + program.chunk_size])
+        count = len(chunk)
+        chunk += chunk[:1] * (program.chunk_size - count)
+        identity = np.stack([spaces.arch_identity(job.space, arch) for arch in chunk])
+        arrays = (identity, job.space.encode(chunk), np.arange(len(chunk)) < count)
+        losses = program.call(job.key, *jax.device_put(arrays, split), job.task, job.hyper)
+        pending.append((losses, count))
+        if len(pending) >= _CHUNKS_IN_FLIGHT:
+            yield _fetch(*pending.popleft())
+    while pending:
+        yield _fetch(*pending.popleft())
+
+
+def _fetch(losses: Array, count: int) -> np.ndarray:
+    return np.asarray(losses)[:count]
+
+
+def collect(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: dict[str, float]) -> ScoreResult:
+    """Scores out of losses.
+
+    Args:
+      job: what the candidates shared.
+      archs: architectures as written, length A.
+      losses: [A, S].
+      seconds: {"compile": ..., "run": ...}.
+    """
+    space = job.space
+    losses = np.asarray(losses, np.float64)
+    finite = np.isfinite(losses[:, -1])
+    loss = np.where(finite, losses[:, -1], np.nan)
+    effective_macs = np.asarray([space.macs(space.canonical(arch)) for arch in archs], np.int64)
+    return ScoreResult(
+        archs=tuple(space.format(arch) for arch in archs),
+        score=proxy.scores(loss, effective_macs, space.max_macs(), job.settings.alpha),
+        loss=loss,
+        losses=losses,
+        macs=np.asarray([space.macs(arch) for arch in archs], np.int64),
+        params=np.asarray([space.params(arch) for arch in archs], np.int64),
+        effective_macs=effective_macs,
+        status=tuple(STATUS_OK if ok else STATUS_DIVERGED for ok in finite),
+        seconds=seconds,
+    )
+
+
+def score(
+    archs: Sequence[Any],
+    space: spaces.SearchSpace | str = "nasbench201",
+    settings: ProxySettings | None = None,
+    images: Any = None,
+    key: Array | int = 0,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    form: Form | None = None,
+    chunk_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ScoreResult:
+    """Eproxy scores of a list of architectures.
+
+    A score depends on (architecture, settings, images, key) only: not on order, duplicates, chunking or device count.
+    Architectures that compute the same function are trained once and get equal scores.
+
+    Args:
+      archs: architectures in any notation that ``space.parse`` reads.
+      space: a search space or its registry name.
+      settings: defaults to plain Eproxy.
+      images: [B, H, W, 3], H = W divisible by 4; defaults to the embedded batch. Standardised here.
+      key: typed key, or an integer seed for one.
+      devices: defaults to all devices.
+      form: ``"map"`` or ``"vmap"``; chosen by the devices' platform when absent.
+      chunk_size: candidates per chunk.
+      progress: called with (networks done, networks in total) after each chunk.
+
+    Returns:
+      A ``ScoreResult`` in the order of ``archs``.
+
+    Raises:
+      ValueError: an unreadable architecture (with its position), an empty list, bad images or options.
+
+    Example:
+      >>> space = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
+      >>> settings = ProxySettings.from_dict({"num_steps": 2, "branches": [{"transform_channels": 4}]})
+      >>> result = score([[[3], [0, 3], [1, 0, 3]]], space, settings, images_lib.default_images(num=2, size=8))
+      >>> result.status
+      ('ok',)
+    """
+    job = make_job(space, settings, images, key, devices=devices, form=form, chunk_size=chunk_size)
+    parsed = []
+    for position, arch in enumerate(archs):
+        try:
+            parsed.append(job.space.parse(arch))
+        except ValueError as error:
+            raise ValueError(f"archs[{position}]: {error}") from error
+    plan = make_plan(parsed, job.space)
+    compilations = num_compilations()
+    program = job.program()
+    compile_seconds = program.compile_seconds if num_compilations() > compilations else 0.0
+    start, done, chunks = time.perf_counter(), 0, []
+    for losses in run(job, plan.distinct):
+        chunks.append(losses)
+        done += len(losses)
+        if progress is not None:
+            progress(done, len(plan.distinct))
+    seconds = {"compile": compile_seconds, "run": time.perf_counter() - start}
+    return collect(job, plan.archs, np.concatenate(chunks)[plan.index], seconds)

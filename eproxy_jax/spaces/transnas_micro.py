@@ -1,0 +1,326 @@
+"""TransNAS-Bench-101, micro (cell-level) space: one four-node cell with four operations in a fixed macro skeleton.
+
+Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as PROTOCOL gives it.
+
+Notations read by ``parse``:
+  * ``64-41414-3_21_013``: stem channels, macro code, then one digit per edge grouped by target node
+  * nested operation codes ``[[3], [2, 1], [0, 1, 3]]``, codes as in ``OPS``
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from eproxy_jax import initializers, layers
+from eproxy_jax.spaces import base, cell_net
+from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, SKIP, Cell
+from eproxy_jax.spaces.cell_space import CellSpace
+
+Array = jax.Array
+
+OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")
+CELLS_PER_MODULE = 2
+NUM_TAPS = 3
+_PREFIX = "64-41414-"  # the one macro skeleton of the micro space
+_EXAMPLE = "64-41414-3_21_013"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleShape:
+    """One module of the macro skeleton: channels of its output, stride of its first cell, sizes for 32-pixel input."""
+
+    channels_in: int
+    channels: int
+    stride: int
+    size: int
+
+    def cells(self) -> list[tuple[int, int]]:
+        """(input channels, stride) of each of the module's cells."""
+        return [(self.channels_in, self.stride)] + [(self.channels, 1)] * (CELLS_PER_MODULE - 1)
+
+
+def module_shapes(macro: str, stem_channels: int) -> list[ModuleShape]:
+    """The modules that a macro code stands for.
+
+    Digits: 1 keeps the shape, 2 doubles the channels, 3 halves the size, 4 does both. A last digit of 4 is read as 2, so
+    that 32-pixel images suffice.
+
+    Args:
+      macro: digits 1 to 4.
+      stem_channels: channels that enter the first module.
+
+    Returns:
+      One ``ModuleShape`` per digit.
+    """
+    if macro.endswith("4"):
+        macro = macro[:-1] + "2"
+    shapes, channels, size = [], stem_channels, 8  # two stride-2 stem convolutions
+    for digit in macro:
+        stride = 2 if digit in "34" else 1
+        channels_out = channels * 2 if digit in "24" else channels
+        size = -(-size // stride)
+        shapes.append(ModuleShape(channels, channels_out, stride, size))
+        channels = channels_out
+    return shapes
+
+
+@base.register("transnas_micro")
+@dataclasses.dataclass(frozen=True)
+class TransNasMicro(CellSpace):
+    """The TransNAS-Bench-101 micro space.
+
+    An architecture is a tuple of six operation codes (see :mod:`eproxy_jax.spaces.cell_graph`).
+
+    Attributes:
+      stem_channels: channels that enter the first module (64 in the benchmark); even.
+      macro: the macro code of the skeleton, digits 1 to 4.
+
+    Example:
+      >>> space = TransNasMicro()
+      >>> space.format(space.parse("64-41414-3_21_013"))
+      '64-41414-3_21_013'
+    """
+
+    stem_channels: int = 64
+    macro: str = "41414"
+
+    name: ClassVar[str] = "transnas_micro"
+    num_ops: ClassVar[int] = len(OPS)
+    affine: ClassVar[bool] = True
+    weighted_input_skip: ClassVar[bool] = True
+
+    def __post_init__(self):
+        base.check_positive(self)
+        if self.stem_channels % 2:
+            raise ValueError(f"TransNasMicro.stem_channels: expected an even integer, got {self.stem_channels}")
+        if not re.fullmatch("[1-4]{3,}", self.macro):
+            raise ValueError(f"TransNasMicro.macro: expected at least three digits 1 to 4, got {self.macro!r}")
+
+    def parse(self, source: Any) -> Cell:
+        """Read a cell from any of the notations above.
+
+        Raises:
+          ValueError: not a TransNAS-Bench-101-micro cell.
+        """
+        if not isinstance(source, str):
+            return cell_net.parse_nested(source, len(OPS), "TransNAS-Bench-101-micro", _EXAMPLE)
+        text = source.strip()
+        if not text.startswith(_PREFIX) or not re.fullmatch(r"\d_\d\d_\d\d\d", text[len(_PREFIX) :]):
+            raise ValueError(
+                f"not a TransNAS-Bench-101-micro string: {source!r}; expected {_PREFIX!r} and one digit per edge "
+                f"like {_EXAMPLE!r}"
+            )
+        codes = [int(digit) for digit in text[len(_PREFIX) :].replace("_", "")]
+        return cell_net.check_cell(codes, len(OPS), f"TransNAS-Bench-101-micro string {text!r}")
+
+    def format(self, arch: Cell) -> str:
+        """``64-41414-a_bc_def``."""
+        a, b, c, d, e, f = arch
+        return f"{_PREFIX}{a}_{b}{c}_{d}{e}{f}"
+
+    def _edge_weights(self, arch: Cell) -> list[tuple[int, int, int]]:
+        """(kernel weights, batch-norm parameters, output positions) of every weighted edge of every cell."""
+        found = []
+        for shape in module_shapes(self.macro, self.stem_channels):
+            for channels_in, stride in shape.cells():
+                reshapes = stride > 1 or channels_in != shape.channels
+                for edge, op in enumerate(arch):
+                    from_input = edge in cell_net.INPUT_EDGES
+                    fan = channels_in if from_input else shape.channels
+                    area = {CONV1X1: 1, CONV3X3: 9, SKIP: 1 if from_input and reshapes else 0}.get(op, 0)
+                    if area:
+                        found.append((area * fan * shape.channels, 2 * shape.channels, shape.size**2))
+        return found
+
+    def macs(self, arch: Cell) -> int:
+        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image, dead edges as written."""
+        half = self.stem_channels // 2
+        stem = 9 * 3 * half * 16 * 16 + 9 * half * self.stem_channels * 8 * 8
+        return stem + sum(kernel * positions for kernel, _, positions in self._edge_weights(arch))
+
+    def max_macs(self) -> int:
+        """MACs of the cell with six 3x3 convolutions."""
+        return self.macs((CONV3X3,) * NUM_EDGES)
+
+    def params(self, arch: Cell) -> int:
+        """Trainable parameters of the backbone, dead edges as written."""
+        half = self.stem_channels // 2
+        stem = 9 * 3 * half + 2 * half + 9 * half * self.stem_channels + 2 * self.stem_channels
+        return stem + sum(kernel + norm for kernel, norm, _ in self._edge_weights(arch))
+
+    def to_flax(self, arch: Cell, num_classes: int | None = None) -> TransNasMicroNet:
+        """The stand-alone network; with ``num_classes`` it ends in a classifier."""
+        cell = cell_net.check_cell(arch, self.num_ops, self.name)
+        return TransNasMicroNet(cell, self.stem_channels, self.macro, num_classes)
+
+    def universal(self, dtype: Any = jnp.float32) -> UniversalTransNasMicro:
+        """The module that takes the encoded cell as data."""
+        return UniversalTransNasMicro(self.stem_channels, self.macro, dtype)
+
+    def extract(self, arch: Cell, universal_params: Any) -> dict[str, Any]:
+        """The parameters of ``to_flax(arch)`` out of those of ``universal()``, shared leaves by reference."""
+        params: dict[str, Any] = {}
+        for name, value in universal_params.items():
+            if not name.startswith("module"):
+                params[name] = value
+                continue
+            shape = module_shapes(self.macro, self.stem_channels)[int(name.removeprefix("module").partition("_")[0])]
+            channels_in, stride = shape.cells()[int(name.rpartition("cell")[2])]
+            reshapes = stride > 1 or channels_in != shape.channels
+            edges = {}
+            for edge, op in enumerate(arch):
+                from_input = edge in cell_net.INPUT_EDGES
+                if op == NONE or (op == SKIP and not (from_input and reshapes)):
+                    continue
+                group = cell_net.INPUT_EDGES if from_input else cell_net.INNER_EDGES
+                kernel = value["input_kernels" if from_input else "inner_kernels"][group.index(edge)]
+                if op != CONV3X3:
+                    kernel = kernel[1:2, 1:2]
+                norm = {"scale": value[f"scale{edge}"], "bias": value[f"bias{edge}"]}
+                weights = {"kernel": kernel} if op == SKIP else {"conv": {"kernel": kernel}}
+                edges[f"edge{edge}"] = {**weights, "norm": norm}
+            if edges:
+                params[name] = edges
+        return params
+
+
+# --- modules -------------------------------------------------------------------------------------------------
+
+
+class Stem(nn.Module):
+    """Two stride-2 convolutions: conv3x3/2-BN-ReLU-conv3x3/2-BN."""
+
+    features: int
+    track: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = True, init: Array | int = 0) -> Array:
+        """[B, H, W, 3] -> [B, H / 4, W / 4, features]."""
+        x = layers.Conv(self.features // 2, 3, 2, dtype=self.dtype, name="conv_a")(images, init)
+        x = nn.relu(layers.BatchNorm(True, self.track, self.dtype, name="norm_a")(x, train))
+        x = layers.Conv(self.features, 3, 2, dtype=self.dtype, name="conv_b")(x, init)
+        return layers.BatchNorm(True, self.track, self.dtype, name="norm_b")(x, train)
+
+
+class TransNasMicroNet(nn.Module):
+    """A stand-alone TransNAS-Bench-101-micro network that a user can go on to train.
+
+    Attributes:
+      cell: six operation codes.
+      stem_channels: channels that enter the first module.
+      macro: the macro code.
+      num_classes: classifier outputs; None for a backbone only.
+      dtype: dtype of the parameters.
+    """
+
+    cell: Cell
+    stem_channels: int = 64
+    macro: str = "41414"
+    num_classes: int | None = None
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        track = self.num_classes is not None
+        self.stem = Stem(self.stem_channels, track, self.dtype)
+        for m, shape in enumerate(module_shapes(self.macro, self.stem_channels)):
+            for c, (_, stride) in enumerate(shape.cells()):
+                cell = cell_net.CellNet(self.cell, shape.channels, stride, True, track, self.dtype)
+                setattr(self, f"module{m}_cell{c}", cell)
+        if self.num_classes is not None:
+            self.classifier = nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.dtype)
+
+    def features(self, images: Array, train: bool = True) -> list[Array]:
+        """Feature taps after the last three modules, last first.
+
+        Args:
+          images: [B, H, W, 3].
+          train: normalise with batch statistics.
+
+        Returns:
+          Three arrays [B, H', W', C'].
+        """
+        x, taps = self.stem(images, train), []
+        for m, _ in enumerate(self.macro):
+            for c in range(CELLS_PER_MODULE):
+                x = getattr(self, f"module{m}_cell{c}")(x, train)
+            taps.append(x)
+        return taps[::-1][:NUM_TAPS]
+
+    def __call__(self, images: Array, train: bool = True) -> Array | list[Array]:
+        """Class logits [B, num_classes]; the feature taps for a backbone only."""
+        taps = self.features(images, train)
+        if self.num_classes is None:
+            return taps
+        return self.classifier(taps[0].mean((1, 2)))
+
+
+class UniversalCell(nn.Module):
+    """A cell whose operations are data; each edge owns a 3x3 kernel, of which 1x1 operations use the centre.
+
+    The two halves of a factorised reduction share one kernel, so that xavier and kaiming count its fan-out as a whole.
+    """
+
+    features: int
+    stride: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, cell: Array, init: Array | int = 0) -> Array:
+        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
+        reshapes = self.stride > 1 or x.shape[-1] != self.features
+        weights: list[Any] = [{} for _ in range(NUM_EDGES)]
+        for group, edges, fan in (
+            ("input_kernels", cell_net.INPUT_EDGES, x.shape[-1]),
+            ("inner_kernels", cell_net.INNER_EDGES, self.features),
+        ):
+            shape = (len(edges), 3, 3, fan, self.features)
+            area = cell_net.edge_area(cell, edges, self.dtype)
+            kernels = self.param(group, initializers.conv_kernel, shape, self.dtype, init, area)
+            for edge, kernel in zip(edges, cell_net.unstack(kernels), strict=True):
+                weights[edge]["kernel"] = kernel
+        for edge in range(NUM_EDGES):  # not stacked: weight decay tells vectors from matrices by their dimensions
+            for name, fill in (("scale", nn.initializers.ones), ("bias", nn.initializers.zeros)):
+                weights[edge][name] = self.param(f"{name}{edge}", fill, (self.features,), self.dtype)
+        input_ops = cell_net.edge_ops(len(OPS), affine=True, stride=self.stride, reshapes=reshapes)
+        inner_ops = cell_net.edge_ops(len(OPS), affine=True, stride=1, reshapes=False)
+        return cell_net.apply_cell(x, cell, weights, input_ops, inner_ops)
+
+
+class UniversalTransNasMicro(nn.Module):
+    """Every TransNAS-Bench-101-micro network in one module: the cell is data.
+
+    Attributes:
+      stem_channels: channels that enter the first module.
+      macro: the macro code.
+      dtype: dtype of the parameters.
+    """
+
+    stem_channels: int = 64
+    macro: str = "41414"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, cell: Array, init: Array | int = 0) -> list[Array]:
+        """Feature taps after the last three modules, last first.
+
+        Args:
+          images: [B, H, W, 3].
+          cell: operation codes, integer [6].
+          init: index into ``initializers.INITS``.
+
+        Returns:
+          Three arrays [B, H', W', C'].
+        """
+        x, taps = Stem(self.stem_channels, dtype=self.dtype, name="stem")(images, True, init), []
+        for m, shape in enumerate(module_shapes(self.macro, self.stem_channels)):
+            for c, (_, stride) in enumerate(shape.cells()):
+                x = UniversalCell(shape.channels, stride, self.dtype, name=f"module{m}_cell{c}")(x, cell, init)
+            taps.append(x)
+        return taps[::-1][:NUM_TAPS]
