@@ -306,32 +306,39 @@ def _run(job: Any, plan: Any, results: Any, run: str, progress_lib: Any) -> dict
         print(f"eproxy: {results.path}: dropped a half-written last line", file=sys.stderr)
     if written:
         print(f"eproxy: {results.path}: resuming after {written} of {len(plan.archs)} architectures", file=sys.stderr)
-    if written == len(plan.archs):
-        return {"compile": 0.0, "run": 0.0}
     # Networks are numbered by first appearance, so lines already written hold every network below this number.
     known = int(plan.index[:written].max()) + 1 if written else 0
     losses: list[Any] = [None] * len(plan.distinct)
     for row, network in zip(results.rows, plan.index[:written], strict=True):
         losses[network] = [np.nan if value is None else value for value in row["losses"]]
+    diverged = sum(row["status"] == "diverged" for row in results.rows)
 
+    def append_ready() -> None:
+        """Append the lines, next in order, whose network has been trained."""
+        nonlocal written, diverged
+        end = written
+        while end < len(plan.archs) and plan.index[end] < known:
+            end += 1
+        if end > written:
+            ready = np.asarray([losses[network] for network in plan.index[written:end]])
+            result = runner.collect(job, plan.archs[written:end], ready, {})
+            results.append(results_file.lines_of(result, run))
+            diverged += result.status.count("diverged")
+            written = end
+
+    append_ready()  # after a kill, the next lines may be of networks that earlier lines hold
+    if known == len(plan.distinct):
+        return {"compile": 0.0, "run": 0.0}
     print(f"eproxy: compiling for {len(job.devices)} {job.devices[0].platform} device(s)", file=sys.stderr)
     compile_seconds = job.program().compile_seconds
     print(f"eproxy: compiled in {compile_seconds:.1f} s", file=sys.stderr)
     start = time.perf_counter()
     meter = progress_lib.Progress(len(plan.archs), written)
-    diverged = sum(row["status"] == "diverged" for row in results.rows)
     for chunk in runner.run(job, plan.distinct[known:]):
         for row in chunk:
             losses[known] = row
             known += 1
-        end = written
-        while end < len(plan.archs) and plan.index[end] < known:
-            end += 1
-        ready = np.asarray([losses[network] for network in plan.index[written:end]])
-        result = runner.collect(job, plan.archs[written:end], ready, {})
-        results.append(results_file.lines_of(result, run))
-        diverged += result.status.count("diverged")
-        written = end
+        append_ready()
         meter.update(written, diverged)
     return {"compile": round(compile_seconds, 2), "run": round(time.perf_counter() - start, 2)}
 

@@ -47,7 +47,8 @@ class Conv(nn.Module):
         x = ops.conv2d(x, kernel, self.stride)
         if self.use_bias:
             fan_in = size * size * channels
-            x = x + self.param("bias", initializers.conv_bias, (self.features,), self.dtype, fan_in, init)
+            bias = self.param("bias", initializers.conv_bias, (self.features,), self.dtype, fan_in, init)
+            x = x + ops.per_channel(bias)
         return x
 
 
@@ -79,13 +80,14 @@ class BatchNorm(nn.Module):
         if train:
             x = ops.normalize(x)
         elif self.track:
-            x = (x - mean.value) * jax.lax.rsqrt(var.value + ops.BATCH_NORM_EPSILON)  # pyright: ignore[reportPossiblyUnboundVariable]
+            rstd = jax.lax.rsqrt(var.value + ops.BATCH_NORM_EPSILON)  # pyright: ignore[reportPossiblyUnboundVariable]
+            x = (x - ops.per_channel(mean.value)) * ops.per_channel(rstd)  # pyright: ignore[reportPossiblyUnboundVariable]
         else:
             raise ValueError("BatchNorm(track=False) has no running averages: call with train=True, or build with track=True")
         if self.affine:
             scale = self.param("scale", nn.initializers.ones, (channels,), self.dtype)
             bias = self.param("bias", nn.initializers.zeros, (channels,), self.dtype)
-            x = x * scale + bias
+            x = x * ops.per_channel(scale) + ops.per_channel(bias)
         return x
 
 
@@ -108,7 +110,8 @@ def conv_bn_op(convolve: Callable[[Array, Array], Array], affine: bool) -> ops.O
     def forward(x: Array, weights: Any):
         normalized, rstd = ops.standardize(convolve(x, weights["kernel"]))
         if affine:
-            return normalized * weights["scale"] + weights["bias"], (rstd, normalized)
+            y = normalized * ops.per_channel(weights["scale"]) + ops.per_channel(weights["bias"])
+            return y, (rstd, normalized)
         return normalized, (rstd, None)
 
     def backward(x: Array, weights: Any, y: Array, residual: Any, grad: Array):
@@ -116,7 +119,7 @@ def conv_bn_op(convolve: Callable[[Array, Array], Array], affine: bool) -> ops.O
         grads = {}
         if affine:
             grads = {"scale": jnp.sum(grad * normalized, (0, 1, 2)), "bias": jnp.sum(grad, (0, 1, 2))}
-            grad = grad * weights["scale"]
+            grad = grad * ops.per_channel(weights["scale"])
         else:
             normalized = y
         # The primal that vjp computes again is linear in what it needs, so XLA drops it.

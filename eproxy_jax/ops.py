@@ -218,17 +218,23 @@ frozen_conv2d.defvjp(
 # --- batch norm ----------------------------------------------------------------------------------------------
 
 
+def per_channel(vector: Array) -> Array:
+    """[C] -> [1, 1, 1, C], to meet an NHWC array without implicit rank promotion."""
+    return vector[None, None, None, :]
+
+
 def standardize(x: Array) -> tuple[Array, Array]:
     """Standardise each channel over the batch: (normalised [B, H, W, C], reciprocal deviation [C])."""
     centred = x - jnp.mean(x, (0, 1, 2), keepdims=True)
     rstd = lax.rsqrt(jnp.mean(centred * centred, (0, 1, 2)) + BATCH_NORM_EPSILON)
-    return centred * rstd, rstd
+    return centred * per_channel(rstd), rstd
 
 
 def normalize_gradient(grad: Array, normalized: Array, rstd: Array) -> Array:
-    mean_grad = jnp.mean(grad, (0, 1, 2))
-    mean_projection = jnp.mean(grad * normalized, (0, 1, 2))
-    return rstd * (grad - mean_grad - normalized * mean_projection)
+    """Gradient through :func:`standardize`: its output's gradient and its two outputs -> [B, H, W, C]."""
+    mean_grad = jnp.mean(grad, (0, 1, 2), keepdims=True)
+    mean_projection = jnp.mean(grad * normalized, (0, 1, 2), keepdims=True)
+    return per_channel(rstd) * (grad - mean_grad - normalized * mean_projection)
 
 
 @jax.custom_vjp
@@ -264,13 +270,13 @@ def _window_sum_3x3(x: Array) -> Array:
 
 
 def _inverse_window_counts(x: Array) -> Array:
-    """1 / number of real pixels in each 3x3 window, [H, W, 1]."""
+    """1 / number of real pixels in each 3x3 window, [1, H, W, 1]."""
 
     def counts(size: int) -> Array:
         position = jnp.arange(size)
         return 1 + (position > 0).astype(x.dtype) + (position < size - 1).astype(x.dtype)
 
-    return 1 / (counts(x.shape[1])[:, None, None] * counts(x.shape[2])[None, :, None])
+    return 1 / (counts(x.shape[1])[None, :, None, None] * counts(x.shape[2])[None, None, :, None])
 
 
 @jax.custom_vjp

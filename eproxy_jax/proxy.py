@@ -162,7 +162,7 @@ def arch_key(key: Array, identity: Array) -> Array:
 def branch_losses(hidden: tuple[Array, ...], task: ProxyTask) -> Array:
     """Mean squared error of each branch behind its frozen barrier layer, [L]."""
     errors = [
-        jnp.mean((ops.frozen_conv2d(h, barrier["kernel"]) + barrier["bias"] - target) ** 2)
+        jnp.mean((ops.frozen_conv2d(h, barrier["kernel"]) + ops.per_channel(barrier["bias"]) - target) ** 2)
         for h, barrier, target in zip(hidden, task.barriers, task.targets, strict=True)
     ]
     return jnp.stack(errors)

@@ -1,0 +1,262 @@
+"""Eproxy of one network at a time in plain PyTorch: the peer of the benchmarks and the oracle of the parity tests.
+
+Written from PROTOCOL for this purpose, the straightforward way: modules in NCHW, autograd, ``torch.optim.SGD``. Modules
+are named like the Flax ones, so that weights translate by path (:func:`load_params`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+NONE, SKIP, CONV1X1, CONV3X3, POOL = range(5)
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+
+
+def conv(channels_in: int, channels: int, size: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels, size, stride, size // 2, bias=bias)
+
+
+def norm(channels: int, affine: bool = True) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, affine=affine, track_running_stats=False)
+
+
+class ReluConvBn(nn.Module):
+    def __init__(self, channels_in: int, channels: int, size: int, stride: int, affine: bool):
+        super().__init__()
+        self.conv = conv(channels_in, channels, size, stride)
+        self.norm = norm(channels, affine)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(F.relu(x)))
+
+
+class FactorizedReduce(nn.Module):
+    def __init__(self, channels_in: int, channels: int, stride: int, affine: bool):
+        super().__init__()
+        self.stride = stride
+        if stride == 2:
+            self.conv_a = conv(channels_in, channels // 2, 1, 2)
+            self.conv_b = conv(channels_in, channels - channels // 2, 1, 2)
+        else:
+            self.conv_a = conv(channels_in, channels, 1)
+        self.norm = norm(channels, affine)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.stride == 1:
+            return self.norm(self.conv_a(x))
+        x = F.relu(x)
+        shifted = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
+        return self.norm(torch.cat([self.conv_a(x), self.conv_b(shifted)], dim=1))
+
+
+class CellNet(nn.Module):
+    def __init__(self, cell: Sequence[int], channels_in: int, channels: int, stride: int = 1, affine: bool = False):
+        super().__init__()
+        self.cell, self.stride, self.channels = tuple(cell), stride, channels
+        for edge, (source, _) in enumerate(EDGES):
+            op, reads_input = self.cell[edge], source == 0
+            width, step = (channels_in, stride) if reads_input else (channels, 1)
+            if op in (CONV1X1, CONV3X3):
+                self.add_module(f"edge{edge}", ReluConvBn(width, channels, 3 if op == CONV3X3 else 1, step, affine))
+            elif op == SKIP and (step != 1 or width != channels):
+                self.add_module(f"edge{edge}", FactorizedReduce(width, channels, step, affine))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size = [-(-n // self.stride) for n in x.shape[2:]]
+        nodes = [x]
+        for target in (1, 2, 3):
+            terms = []
+            for edge, (source, edge_target) in enumerate(EDGES):
+                op = self.cell[edge]
+                if edge_target != target or op == NONE:
+                    continue
+                if op == POOL:
+                    terms.append(F.avg_pool2d(nodes[source], 3, 1, 1, count_include_pad=False))
+                elif hasattr(self, f"edge{edge}"):
+                    terms.append(getattr(self, f"edge{edge}")(nodes[source]))
+                else:
+                    terms.append(nodes[source])
+            nodes.append(sum(terms) if terms else x.new_zeros(x.shape[0], self.channels, *size))
+        return nodes[3]
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels_in: int, channels: int):
+        super().__init__()
+        self.conv_a, self.norm_a = conv(channels_in, channels, 3, 2), norm(channels)
+        self.conv_b, self.norm_b = conv(channels, channels, 3), norm(channels)
+        self.shortcut = conv(channels_in, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm_a(self.conv_a(F.relu(x)))
+        y = self.norm_b(self.conv_b(F.relu(y)))
+        return y + self.shortcut(F.avg_pool2d(x, 2))
+
+
+class NasBench201(nn.Module):
+    def __init__(self, cell: Sequence[int], stem_channels: int = 16, cells_per_stage: int = 5):
+        super().__init__()
+        self.cells_per_stage = cells_per_stage
+        self.stem_conv, self.stem_norm = conv(3, stem_channels, 3), norm(stem_channels)
+        for stage in range(3):
+            channels = stem_channels * 2**stage
+            if stage:
+                self.add_module(f"reduce{stage}", ResidualBlock(channels // 2, channels))
+            for n in range(cells_per_stage):
+                self.add_module(f"stage{stage}_cell{n}", CellNet(cell, channels, channels))
+        self.tap_channels = [stem_channels * 2**stage for stage in (2, 1, 0)]
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x, taps = self.stem_norm(self.stem_conv(x)), []
+        for stage in range(3):
+            if stage:
+                x = getattr(self, f"reduce{stage}")(x)
+            for n in range(self.cells_per_stage):
+                x = getattr(self, f"stage{stage}_cell{n}")(x)
+            taps.append(x)
+        return taps[::-1]
+
+
+class Stem(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv_a, self.norm_a = conv(3, channels // 2, 3, 2), norm(channels // 2)
+        self.conv_b, self.norm_b = conv(channels // 2, channels, 3, 2), norm(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm_b(self.conv_b(F.relu(self.norm_a(self.conv_a(x)))))
+
+
+class TransNasMicro(nn.Module):
+    def __init__(self, cell: Sequence[int], stem_channels: int = 64, macro: str = "41414"):
+        super().__init__()
+        self.stem, channels, self.num_modules = Stem(stem_channels), stem_channels, len(macro)
+        widths = []
+        for m, digit in enumerate(macro):
+            if m == len(macro) - 1 and digit == "4":
+                digit = "2"
+            doubled = channels * 2 if digit in "24" else channels
+            self.add_module(f"module{m}_cell0", CellNet(cell, channels, doubled, 2 if digit in "34" else 1, True))
+            self.add_module(f"module{m}_cell1", CellNet(cell, doubled, doubled, 1, True))
+            channels = doubled
+            widths.append(channels)
+        self.tap_channels = widths[::-1][:3]
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x, taps = self.stem(x), []
+        for m in range(self.num_modules):
+            x = getattr(self, f"module{m}_cell1")(getattr(self, f"module{m}_cell0")(x))
+            taps.append(x)
+        return taps[::-1][:3]
+
+
+BACKBONES = {"nasbench201": NasBench201, "transnas_micro": TransNasMicro}
+
+
+class Transform(nn.Module):
+    def __init__(self, channels_in: int, size: int, channels: int):
+        super().__init__()
+        self.conv, self.norm = conv(channels_in, channels, size, bias=True), norm(channels)
+
+    def forward(self, tap: torch.Tensor) -> torch.Tensor:
+        return self.norm(F.relu(self.conv(F.interpolate(tap, size=(8, 8), mode="nearest"))))
+
+
+class ProxyNetwork(nn.Module):
+    """Backbone and transforms; ``heads`` is (kernel size, channels) of each branch."""
+
+    def __init__(self, backbone: nn.Module, heads: Sequence[tuple[int, int]]):
+        super().__init__()
+        self.backbone, self.num_branches = backbone, len(heads)
+        for branch, (size, channels) in enumerate(heads):
+            self.add_module(f"transform{branch}", Transform(backbone.tap_channels[branch], size, channels))  # pyright: ignore
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        taps = self.backbone(images)
+        return [getattr(self, f"transform{b}")(taps[b]) for b in range(self.num_branches)]
+
+
+def tensor(array: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """An NHWC or vector array as an NCHW or vector tensor."""
+    array = np.asarray(array)
+    result = torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2) if array.ndim == 4 else array))
+    return result if dtype is None else result.to(dtype)
+
+
+def kernel_tensor(kernel: Any) -> torch.Tensor:
+    """An HWIO kernel as an OIHW tensor."""
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(kernel).transpose(3, 2, 0, 1)))
+
+
+def load_params(module: nn.Module, params: dict[str, Any]) -> None:
+    """Copy Flax parameters of the stand-alone network into the module of the same structure; all must be used."""
+    state, used = module.state_dict(), set()
+
+    def put(name: str, value: torch.Tensor) -> None:
+        if state[name].shape != value.shape:
+            raise ValueError(f"{name}: {tuple(value.shape)} for {tuple(state[name].shape)}")
+        state[name] = value
+        used.add(name)
+
+    def walk(prefix: str, tree: dict[str, Any]) -> None:
+        if "kernel" in tree and f"{prefix}conv_b.weight" in state:  # both halves of a factorised reduction
+            kernel = kernel_tensor(tree["kernel"])
+            half = state[f"{prefix}conv_a.weight"].shape[0]
+            put(f"{prefix}conv_a.weight", kernel[:half])
+            put(f"{prefix}conv_b.weight", kernel[half:])
+        elif "kernel" in tree:
+            name = "weight" if f"{prefix}weight" in state else "conv_a.weight"
+            put(f"{prefix}{name}", kernel_tensor(tree["kernel"]))
+        if "scale" in tree:
+            put(f"{prefix}weight", tensor(tree["scale"]))
+        if "bias" in tree:
+            put(f"{prefix}bias", tensor(tree["bias"]))
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                walk(f"{prefix}{name}.", value)
+
+    walk("", params)
+    missing = set(state) - used
+    if missing:
+        raise ValueError(f"no value for {sorted(missing)}")
+    module.load_state_dict(state)
+
+
+def frozen_barrier(kernel: Any, bias: Any) -> nn.Conv2d:
+    """A barrier layer with given weights, never trained."""
+    weight = kernel_tensor(kernel)
+    layer = conv(weight.shape[1], weight.shape[0], weight.shape[2], bias=True).to(weight.dtype)
+    layer.load_state_dict({"weight": weight, "bias": tensor(bias)})
+    return layer.requires_grad_(False)
+
+
+def train_losses(
+    network: nn.Module,
+    images: torch.Tensor,
+    targets: Sequence[torch.Tensor],
+    barriers: Sequence[nn.Module],
+    lr: float = 1.2,
+    momentum: float = 0.9,
+    weight_decay: float = 4e-5,
+    num_steps: int = 10,
+) -> list[float]:
+    """Loss at each step's forward pass. Like ours, the last step ends after its forward pass."""
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD([g for g in groups if g["params"]], lr=lr, momentum=momentum)
+    losses = []
+    for step in range(num_steps):
+        errors = [F.mse_loss(barrier(h), t) for h, barrier, t in zip(network(images), barriers, targets, strict=True)]
+        losses.append(float(sum(error.detach() / 2**branch for branch, error in enumerate(errors))))
+        if step < num_steps - 1:
+            optimizer.zero_grad()
+            sum(errors).backward()  # pyright: ignore[reportAttributeAccessIssue]
+            optimizer.step()
+    return losses

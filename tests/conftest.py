@@ -1,0 +1,32 @@
+"""Two CPU devices, no implicit rank promotion, data and small fixtures shared by the tests."""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of benchmark data; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("EPROXY_DATA", ROOT / ".." / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no benchmark data at {folder}: set EPROXY_DATA")
+    return folder
+
+
+@pytest.fixture
+def x64():
+    """64-bit types for one test."""
+    with jax.enable_x64(True):
+        yield
+

@@ -1,0 +1,51 @@
+"""Tiny spaces, settings and deterministic weights for the tests."""
+
+import jax
+import numpy as np
+
+from eproxy_jax import spaces
+from eproxy_jax.types import ProxySettings
+
+SPACES = {
+    "nasbench201": spaces.get("nasbench201", stem_channels=4, cells_per_stage=2),
+    "transnas_micro": spaces.get("transnas_micro", stem_channels=4, macro="4141"),
+}
+# Cells that between them use every operation, dead edges, shared nodes and the zero network.
+CELLS = {
+    "nasbench201": [(3, 1, 2, 4, 3, 1), (2, 3, 4, 1, 0, 3), (0, 4, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
+    "transnas_micro": [(3, 1, 2, 1, 3, 1), (1, 2, 3, 0, 1, 3), (0, 0, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
+}
+TINY = ProxySettings.from_dict({"branches": [{"transform_channels": 8, "target_channels": 4}]})
+THREE_BRANCHES = ProxySettings.from_dict(
+    {
+        "lr": 0.9,
+        "branches": [
+            {"features": ["net", "wave_l"], "transform_channels": 8, "target_channels": 4},
+            {"features": ["wave_m", "dot"], "transform_kernel": 3, "barrier_kernel": 1, "transform_channels": 4,
+             "target_channels": 8, "level": 0.5},
+            {"features": ["wave_h"], "transform_kernel": 7, "barrier_kernel": 7, "transform_channels": 4,
+             "target_channels": 4, "level": 2.0},
+        ],
+    }
+)  # fmt: skip
+
+
+def pattern(shape, number: int, scale: float = 0.5) -> np.ndarray:
+    """Deterministic float64 numbers that need no random generator; ``number`` tells leaves apart."""
+    flat = np.sin(12.9898 * (np.arange(np.prod(shape, dtype=int)) + 1) + 78.233 * (number + 1))
+    return scale * flat.reshape(shape)
+
+
+def pattern_tree(tree):
+    """The tree's shapes filled with :func:`pattern`; scales near one so that batch norms stay alive."""
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    filled = []
+    for number, (path, leaf) in enumerate(leaves):
+        is_scale = "scale" in jax.tree_util.keystr(path)
+        filled.append(pattern(leaf.shape, number, 0.2) + (1.0 if is_scale else 0.0))
+    return jax.tree_util.tree_unflatten(treedef, filled)
+
+
+def pattern_images(num: int = 4, size: int = 8) -> np.ndarray:
+    """Deterministic float64 images."""
+    return pattern((num, size, size, 3), 1000, 1.5)

@@ -1,0 +1,155 @@
+"""Primitive operations against jax.lax and PyTorch, forward and gradients, alone and under vmap."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import pattern
+from jax import lax
+from jax.test_util import check_grads
+
+from eproxy_jax import layers, ops
+from eproxy_jax.spaces import cell_net
+
+
+def reference_conv(x, kernel, stride):
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((pad, pad), (pad, pad)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def close(a, b, tolerance=1e-12):
+    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=tolerance, atol=tolerance), a, b)
+
+
+SHAPES = [(k, s, size) for k in (1, 3, 5, 7) for s in (1, 2) for size in (8, 7)]
+
+
+@pytest.mark.parametrize(("kernel_size", "stride", "size"), SHAPES)
+def test_conv2d_equals_lax_with_gradients(x64, kernel_size, stride, size):
+    x = jnp.asarray(pattern((2, size, size, 3), 0))
+    kernel = jnp.asarray(pattern((kernel_size, kernel_size, 3, 5), 1))
+    ours, pull = jax.vjp(lambda x, k: ops.conv2d(x, k, stride), x, kernel)
+    theirs, reference_pull = jax.vjp(lambda x, k: reference_conv(x, k, stride), x, kernel)
+    close(ours, theirs)
+    grad = jnp.asarray(pattern(ours.shape, 2))
+    close(pull(grad), reference_pull(grad))
+
+
+@pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (3, 1), (3, 2), (7, 1)])
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
+def test_conv2d_under_vmap_equals_loop(x64, kernel_size, stride, axes):
+    x = jnp.asarray(pattern((3, 2, 8, 8, 3), 0))
+    kernel = jnp.asarray(pattern((3, kernel_size, kernel_size, 3, 5), 1))
+    x, kernel = (value if axis == 0 else value[0] for value, axis in zip((x, kernel), axes, strict=True))
+
+    def loss(x, kernel):
+        y = ops.conv2d(x, kernel, stride)
+        return jnp.sum(y * jnp.asarray(pattern(y.shape, 2)) + y**3)
+
+    function = jax.value_and_grad(loss, argnums=(0, 1))
+    batched = jax.vmap(function, axes)(x, kernel)
+    looped = [
+        function(*(value[i] if axis == 0 else value for value, axis in zip((x, kernel), axes, strict=True)))
+        for i in range(3)
+    ]
+    close(batched, jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped))
+
+
+def test_conv2d_under_vmap_has_no_grouped_convolution():
+    x, kernel = jnp.ones((3, 2, 8, 8, 4)), jnp.ones((3, 3, 3, 4, 4))
+
+    def loss(x, kernel):
+        return jnp.sum(ops.conv2d(x, kernel) ** 2)
+
+    jaxpr = str(jax.make_jaxpr(jax.vmap(jax.grad(loss, argnums=(0, 1))))(x, kernel))
+    assert "conv_general_dilated" not in jaxpr
+    assert "dot_general" in jaxpr
+
+
+def test_frozen_conv2d_has_the_input_gradient_and_no_other(x64):
+    x, kernel = jnp.asarray(pattern((2, 8, 8, 6), 0)), jnp.asarray(pattern((3, 3, 6, 5), 1))
+    grad = jnp.asarray(pattern((2, 8, 8, 5), 2))
+    y, pull = jax.vjp(ops.frozen_conv2d, x, kernel)
+    reference, reference_pull = jax.vjp(lambda x, k: reference_conv(x, k, 1), x, kernel)
+    close(y, reference)
+    close(pull(grad)[0], reference_pull(grad)[0])
+    assert not np.any(pull(grad)[1])
+    # Two convolutions, forward and input gradient, and no matrix product that could be a weight gradient.
+    jaxpr = str(jax.make_jaxpr(jax.grad(lambda x, k: jnp.sum(ops.frozen_conv2d(x, k) ** 2), argnums=(0, 1)))(x, kernel))
+    assert jaxpr.count("conv_general_dilated[") == 2
+    assert "dot_general" not in jaxpr
+
+
+def test_normalize(x64):
+    x = jnp.asarray(pattern((3, 4, 4, 5), 0)) + 2
+    y = ops.normalize(x)
+    np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-12)
+    np.testing.assert_allclose(y.var((0, 1, 2)), x.var((0, 1, 2)) / (x.var((0, 1, 2)) + 1e-5), rtol=1e-10)
+    check_grads(ops.normalize, (x,), order=1, modes=["rev"])
+
+
+def test_avg_pool_3x3_does_not_count_padding(x64):
+    x = jnp.asarray(pattern((2, 5, 4, 3), 0))
+    np.testing.assert_allclose(ops.avg_pool_3x3(jnp.ones_like(x)), 1, rtol=1e-12)
+    padded = np.pad(np.asarray(x), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    np.testing.assert_allclose(ops.avg_pool_3x3(x), np.nanmean(windows, axis=(-2, -1)), rtol=1e-10)
+    check_grads(ops.avg_pool_3x3, (x,), order=1, modes=["rev"])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 12, 16, 32])
+def test_resize_nearest_reads_floor(size):
+    x = jnp.arange(size * size, dtype=jnp.float32).reshape(1, size, size, 1)
+    rows = np.arange(8) * size // 8
+    np.testing.assert_array_equal(ops.resize_nearest(x, 8)[0, :, :, 0], np.asarray(x)[0, rows][:, rows, 0])
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("reshapes", [False, True])
+def test_switch_op_equals_each_operation_alone(x64, affine, reshapes):
+    """Value and gradients of the data-dependent choice, in a loop, under vmap, and by autodiff of the plain layers."""
+    stride, channels = (2, 6) if reshapes else (1, 4)
+    num_ops = 4 if reshapes else 5
+    table = cell_net.edge_ops(num_ops, affine=affine, stride=stride, reshapes=reshapes)
+    x = jnp.asarray(pattern((2, 8, 8, 4), 0))
+    weights = {"kernel": jnp.asarray(pattern((3, 3, 4, channels), 1))}
+    if affine:
+        weights |= {"scale": jnp.asarray(pattern((channels,), 2) + 1), "bias": jnp.asarray(pattern((channels,), 3))}
+
+    def norm(y):
+        y = ops.normalize(y)
+        return y * ops.per_channel(weights_["scale"]) + ops.per_channel(weights_["bias"]) if affine else y
+
+    def plain(op, x, w):
+        nonlocal weights_
+        weights_ = w
+        centre = w["kernel"][1:2, 1:2]
+        if op == 0:
+            return jnp.zeros((2, 8 // stride, 8 // stride, channels))
+        if op == 1:
+            return norm(layers.factorized_reduce(x, centre, stride)) if reshapes else x
+        if op == 4:
+            return ops.avg_pool_3x3(x)
+        kernel = centre if op == 2 else w["kernel"]
+        return norm(reference_conv(jax.nn.relu(x), kernel, stride))
+
+    weights_ = weights
+
+    def loss(function):
+        def of(x, w):
+            y = function(x, w)
+            return jnp.sum(y * jnp.asarray(pattern(y.shape, 4)) + y**3)
+
+        return jax.value_and_grad(of, argnums=(0, 1))
+
+    expected = [loss(lambda x, w, op=op: plain(op, x, w))(x, weights) for op in range(num_ops)]
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected)
+
+    def switched(op):
+        return loss(lambda x, w: ops.switch_op(table, op, x, w))(x, weights)
+
+    codes = jnp.arange(num_ops)
+    close(lax.map(switched, codes), expected, 1e-9)
+    close(jax.vmap(switched)(codes), expected, 1e-9)
