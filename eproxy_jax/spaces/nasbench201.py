@@ -298,7 +298,7 @@ class UniversalNasBench201(nn.Module):
             if stage:
                 x = ResidualBlock(channels, dtype=self.dtype, name=f"reduce{stage}")(x, True, init)
             shape = (self.cells_per_stage, NUM_EDGES, 3, 3, channels, channels)
-            kernels = self.param(f"stage{stage}", initializers.conv_kernel, shape, self.dtype, init, area)
+            kernels = self.param(f"stage{stage}", initializers.conv_kernel, shape, self.dtype, init, area[None])
 
             def step(x: Array, cell_kernels: Array):
                 weights = [{"kernel": kernel} for kernel in cell_net.unstack(cell_kernels)]

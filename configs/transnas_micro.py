@@ -1,0 +1,29 @@
+"""TransNAS-Bench-101-micro with plain Eproxy.
+
+  eproxy score --config configs/transnas_micro.py         --sample 300 --seed 0 --workdir runs/transnas
+  eproxy score --config configs/transnas_micro.py:small   --sample 300 --seed 0 --workdir runs/transnas-small
+  eproxy score --config configs/transnas_micro.py:smoke   --sample 10  --seed 0 --workdir runs/transnas-smoke
+
+EXPECTATIONS
+"""
+
+from eproxy_jax import config as eproxy_config
+
+VARIANTS = ("paper", "small", "smoke")
+
+
+def get_config(variant: str = "paper"):
+    """The configuration of one variant."""
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
+    config = eproxy_config.default_config("transnas_micro")
+    if variant == "small":
+        config.sizes.stem_channels = 16
+        config.settings.branches[0]["transform_channels"] = 256
+    if variant == "smoke":
+        config.sizes.stem_channels = 4
+        config.sizes.macro = "414"
+        config.images.size = 8
+        config.settings.branches[0]["transform_channels"] = 16
+        config.settings.branches[0]["target_channels"] = 16
+    return config
