@@ -7,7 +7,7 @@ from eproxy_jax import spaces
 from eproxy_jax.types import ProxySettings
 
 SPACES = {
-    "nasbench201": spaces.get("nasbench201", stem_channels=4, cells_per_stage=2),
+    "nasbench201": spaces.get("nasbench201", stem_channels=4, cells_per_stage=1),
     "transnas_micro": spaces.get("transnas_micro", stem_channels=4, macro="4141"),
 }
 # Cells that between them use every operation, dead edges, shared nodes and the zero network.

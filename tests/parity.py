@@ -1,0 +1,108 @@
+"""The cases of the PyTorch parity tests, ours and PyTorch's side of each, and the script that writes the golden file.
+
+Weights, images, targets and barriers are :func:`helpers.pattern`, a formula, so that a case is fully described by its
+names and sizes. ``python tests/parity.py`` computes every case with PyTorch and writes golden_parity.json.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from helpers import CELLS, SPACES, THREE_BRANCHES, TINY, pattern, pattern_images, pattern_tree
+
+from eproxy_jax import proxy
+from eproxy_jax.types import ProxyTask
+
+GOLDEN = Path(__file__).with_name("golden_parity.json")
+SETTINGS = {"one_branch": TINY, "three_branches": THREE_BRANCHES}
+CASES = [
+    (name, settings, number)
+    for name in SPACES
+    for settings in SETTINGS
+    for number in range(len(CELLS[name]))
+    if settings == "one_branch" or number == 0
+]
+
+
+def task_arrays(settings) -> ProxyTask:
+    """Float64 images, targets and barriers of a case."""
+    images = pattern_images(4, 16)
+    targets, barriers = [], []
+    for number, branch in enumerate(settings.branches):
+        size, channels = branch.barrier_kernel, branch.target_channels
+        targets.append(pattern((len(images), 8, 8, channels), 2000 + number, branch.level))
+        kernel = pattern((size, size, branch.transform_channels, channels), 3000 + number, 0.3)
+        barriers.append({"kernel": kernel, "bias": pattern((channels,), 4000 + number)})
+    return ProxyTask(images=images, targets=tuple(targets), barriers=tuple(barriers))
+
+
+def network_and_params(space, settings):
+    """The universal proxy network in float64 and pattern weights for it."""
+    network = proxy.ProxyNetwork(space.universal(jnp.float64), proxy.ProxySpec.of(settings).heads, jnp.float64)
+    images = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.float64)
+    encoded = jax.ShapeDtypeStruct(space.encode([CELLS[space.name][0]])[0].shape, jnp.int32)
+    shapes = jax.eval_shape(lambda x, e: network.init(jax.random.key(0), x, e), images, encoded)["params"]
+    return network, pattern_tree(shapes)
+
+
+def standalone_params(space, cell, params):
+    """The same weights for backbone ``to_flax(cell)`` and the transforms."""
+    return {**params, "backbone": space.extract(cell, params["backbone"])}
+
+
+def torch_losses(name: str, settings_name: str, number: int) -> list[float]:
+    """The case in plain PyTorch, float64: loss at each of the ten steps."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    import torch
+    import torch_reference as reference
+
+    space, settings, cell = SPACES[name], SETTINGS[settings_name], CELLS[name][number]
+    _, params = network_and_params(space, settings)
+    task = task_arrays(settings)
+    sizes = {"stem_channels": space.stem_channels}
+    sizes |= {"macro": space.macro} if name == "transnas_micro" else {"cells_per_stage": space.cells_per_stage}
+    backbone = reference.BACKBONES[name](cell, **sizes)
+    network = reference.ProxyNetwork(backbone, proxy.ProxySpec.of(settings).heads).to(torch.float64)
+    reference.load_params(network, standalone_params(space, cell, params))
+    barriers = [reference.frozen_barrier(b["kernel"], b["bias"]) for b in task.barriers]
+    targets = [reference.tensor(t) for t in task.targets]
+    images = reference.tensor(task.images)
+    return reference.train_losses(
+        network, images, targets, barriers, settings.lr, settings.momentum, settings.weight_decay, settings.num_steps
+    )
+
+
+def our_losses(name: str, settings_name: str, number: int) -> np.ndarray:
+    """The case in the universal form, float64: [S]."""
+    space, settings, cell = SPACES[name], SETTINGS[settings_name], CELLS[name][number]
+    network, params = network_and_params(space, settings)
+    encoded = jnp.asarray(space.encode([cell])[0])
+    hyper = proxy.ProxyHyper.of(settings, jnp.float64)
+    task = jax.tree.map(jnp.asarray, task_arrays(settings))
+    train = jax.jit(proxy.train_losses, static_argnums=(0, 1))
+    return np.asarray(train(network, settings.num_steps, jax.tree.map(jnp.asarray, params), encoded, task, hyper))
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
+    import torch
+
+    rows = [
+        {
+            "space": name,
+            "sizes": {k: getattr(SPACES[name], k) for k in SPACES[name].__dataclass_fields__},
+            "settings": SETTINGS[settings].to_dict(),
+            "case": [name, settings, number],
+            "cell": list(CELLS[name][number]),
+            "weights": "helpers.pattern_tree over the universal parameters; see parity.task_arrays for the rest",
+            "losses": torch_losses(name, settings, number),
+        }
+        for name, settings, number in CASES
+    ]
+    GOLDEN.write_text(json.dumps({"script": "tests/parity.py", "torch": torch.__version__, "cases": rows}, indent=1) + "\n")
+    for row in rows:
+        print(row["case"], row["losses"][0], row["losses"][-1])

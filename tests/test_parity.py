@@ -1,0 +1,139 @@
+"""Parity with PyTorch from the same weights, in float64: live where torch is installed, golden numbers everywhere."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import parity
+import pytest
+from helpers import CELLS, SPACES, pattern, pattern_images, pattern_tree
+
+from eproxy_jax import layers, ops, proxy
+
+
+
+def golden():
+    return {tuple(row["case"]): row for row in json.loads(parity.GOLDEN.read_text())["cases"]}
+
+
+def test_golden_file_has_every_case_as_it_is_now():
+    rows = golden()
+    assert set(rows) == set(parity.CASES)
+    for (name, settings, number), row in rows.items():
+        assert tuple(row["cell"]) == CELLS[name][number]
+        assert row["settings"] == parity.SETTINGS[settings].to_dict()
+        assert row["sizes"] == {k: getattr(SPACES[name], k) for k in row["sizes"]}
+
+
+@pytest.mark.parametrize("case", parity.CASES, ids=str)
+def test_ten_steps_equal_golden_pytorch(x64, case):
+    losses = parity.our_losses(*case)
+    expected = golden()[case]["losses"]
+    assert len(expected) == 10
+    assert all(map(math.isfinite, expected))
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    # The score is a function of the last loss: plain, and with MACs blended in.
+    space = SPACES[case[0]]
+    macs = space.macs(CELLS[case[0]][case[2]])
+    for alpha in (0.0, 0.3, -0.5):
+        score = proxy.scores(losses[-1:], np.array([macs]), space.max_macs(), alpha)
+        assert score[0] == pytest.approx(-(expected[-1] * (1 - alpha * macs / space.max_macs())), rel=1e-6)
+
+
+@pytest.mark.parametrize("case", parity.CASES, ids=str)
+def test_ten_steps_equal_live_pytorch(x64, case):
+    pytest.importorskip("torch", reason="torch is not installed: the golden numbers are tested instead")
+    np.testing.assert_allclose(parity.our_losses(*case), parity.torch_losses(*case), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_features_equal_live_pytorch(x64, name):
+    pytest.importorskip("torch", reason="torch is not installed")
+    import torch_reference as reference
+
+    space = SPACES[name]
+    images = pattern_images(4, 16)
+    for cell in CELLS[name]:
+        encoded = jnp.asarray(space.encode([cell])[0])
+        universal = space.universal(jnp.float64)
+        shapes = jax.eval_shape(lambda e, u=universal: u.init(jax.random.key(0), images, e), encoded)
+        params = pattern_tree(shapes["params"])
+        ours = jax.jit(universal.apply)({"params": params}, images, encoded)
+        sizes = {"stem_channels": space.stem_channels}
+        sizes |= {"macro": space.macro} if name == "transnas_micro" else {"cells_per_stage": space.cells_per_stage}
+        module = reference.BACKBONES[name](cell, **sizes).double()
+        reference.load_params(module, space.extract(cell, params))
+        for a, b in zip(ours, module(reference.tensor(images)), strict=True):
+            np.testing.assert_allclose(a, b.detach().numpy().transpose(0, 2, 3, 1), rtol=1e-8, atol=1e-9)
+
+
+def test_ops_equal_live_pytorch(x64):
+    """Convolutions, pools, batch norm, resize and factorised reduction, values and input gradients."""
+    pytest.importorskip("torch", reason="torch is not installed")
+    import torch.nn.functional as F  # noqa: N812
+    import torch_reference as reference
+
+    def check(ours, theirs, shape):
+        x = pattern(shape, 0)
+        t = reference.tensor(x).requires_grad_(True)
+        expected = theirs(t)
+        y, pull = jax.vjp(ours, jnp.asarray(x))
+        np.testing.assert_allclose(y, expected.detach().numpy().transpose(0, 2, 3, 1), rtol=1e-8, atol=1e-9)
+        grad = pattern(y.shape, 5)
+        expected.backward(reference.tensor(grad))
+        np.testing.assert_allclose(pull(jnp.asarray(grad))[0], t.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-7, atol=1e-8)
+
+    for size in (8, 7):
+        for kernel_size, stride in ((1, 1), (1, 2), (3, 1), (3, 2), (7, 1)):
+            k = pattern((kernel_size, kernel_size, 4, 6), 1)
+            check(
+                lambda x, k=k, s=stride: ops.conv2d(x, jnp.asarray(k), s),
+                lambda t, k=k, s=stride: F.conv2d(t, reference.kernel_tensor(k), stride=s, padding=k.shape[0] // 2),
+                (2, size, size, 4),
+            )
+        shape = (2, size, size, 4)
+        check(ops.avg_pool_3x3, lambda t: F.avg_pool2d(t, 3, 1, 1, count_include_pad=False), shape)
+        check(ops.avg_pool_2x2, lambda t: F.avg_pool2d(t, 2), shape)
+        check(ops.max_pool_2x2, lambda t: F.max_pool2d(t, 2), shape)
+        check(ops.normalize, lambda t: F.batch_norm(t, None, None, training=True), shape)
+        check(lambda x: ops.resize_nearest(x, 8), lambda t: F.interpolate(t, size=(8, 8), mode="nearest"), shape)
+        for stride in (1, 2):
+            kernel = pattern((1, 1, 4, 6), 3)
+            module = reference.FactorizedReduce(4, 6, stride, True).double()
+            reference.load_params(module, {"kernel": kernel, "norm": {"scale": np.ones(6), "bias": np.zeros(6)}})
+            check(
+                lambda x, k=kernel, s=stride: ops.normalize(layers.factorized_reduce(x, jnp.asarray(k), s)),
+                module,
+                shape,
+            )
+
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_standalone_training_equals_universal_training(x64, name):
+    """Ten steps of ``to_flax(arch)`` with the transforms follow the universal form to 1e-6."""
+    space, settings, cell = SPACES[name], parity.SETTINGS["one_branch"], CELLS[name][0]
+
+    class Alone(proxy.nn.Module):
+        backbone: proxy.nn.Module
+
+        @proxy.nn.compact
+        def __call__(self, images, encoded, init=0):
+            del encoded
+            tap = self.backbone(images)[0]
+            return (proxy.Transform(1, 8, jnp.float64, name="transform0")(tap, init),)
+
+    _, params = parity.network_and_params(space, settings)
+    network = Alone(space.to_flax(cell).clone(dtype=jnp.float64))
+    losses = jax.jit(proxy.train_losses, static_argnums=(0, 1))(
+        network,
+        10,
+        jax.tree.map(jnp.asarray, parity.standalone_params(space, cell, params)),
+        jnp.zeros(6, jnp.int32),
+        jax.tree.map(jnp.asarray, parity.task_arrays(settings)),
+        proxy.ProxyHyper.of(settings, jnp.float64),
+    )
+    np.testing.assert_allclose(losses, parity.our_losses(name, "one_branch", 0), rtol=1e-6)
+
