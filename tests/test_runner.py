@@ -1,0 +1,182 @@
+"""Scores do not depend on order, chunks, padding, devices or company; nothing is compiled twice."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import SPACES, THREE_BRANCHES, TINY, pattern_images
+
+from eproxy_jax import proxy, runner, score, spaces
+
+SPACE = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
+IMAGES = pattern_images(4, 8).astype(np.float32)
+ARCHS = SPACE.sample(10, 3)
+
+
+def scored(archs=ARCHS, **options):
+    options = {"space": SPACE, "settings": TINY, "images": IMAGES, "key": 5, **options}
+    return score(archs, **options)
+
+
+@pytest.fixture(scope="module")
+def baseline():
+    return scored()
+
+
+@pytest.mark.parametrize("form", ["map", "vmap"])
+def test_bit_equal_within_a_form(form):
+    """Whatever the order, chunk size, padding, devices and other architectures, the bits are the same."""
+    whole = scored(form=form, chunk_size=4)
+    variants = {
+        "reversed": scored(ARCHS[::-1], form=form, chunk_size=4).losses[::-1],
+        "padded": scored(form=form, chunk_size=6).losses,
+        "one device": scored(form=form, chunk_size=4, devices=jax.devices()[:1]).losses,
+        "alone": np.concatenate([scored([arch], form=form, chunk_size=4).losses for arch in ARCHS[:3]]),
+        "repeated": scored([*ARCHS, *ARCHS], form=form, chunk_size=4).losses[len(ARCHS) :],
+        "strings": scored([SPACE.format(arch) for arch in ARCHS], form=form, chunk_size=4).losses,
+    }
+    for name, losses in variants.items():
+        np.testing.assert_array_equal(losses, whole.losses[: len(losses)], err_msg=name)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_map_vmap_and_loop_agree_in_float64(x64, name):
+    """All ten steps within 1e-6, step 1 far closer; the loop is each candidate's own jitted program."""
+    space = spaces.get(name, stem_channels=2, **({"macro": "414"} if name == "transnas_micro" else {"cells_per_stage": 1}))
+    archs = space.sample(4, 1)
+    images = pattern_images(4, 8)
+    results = {
+        form: score(archs, space, TINY, images, 5, form=form, devices=jax.devices()[:1], chunk_size=4)
+        for form in ("map", "vmap")
+    }
+    job = runner.make_job(space, TINY, images, 5, devices=jax.devices()[:1])
+    network = proxy.ProxyNetwork(space.universal(jnp.float64), proxy.ProxySpec.of(TINY).heads, jnp.float64)
+    one = jax.jit(proxy.candidate_losses, static_argnums=(0, 1))
+    loop = []
+    for arch in map(space.canonical, archs):
+        key = proxy.arch_key(job.key, jnp.asarray(spaces.arch_identity(space, arch)))
+        loop.append(one(network, 10, key, jnp.asarray(space.encode([arch])[0]), job.task, job.hyper))
+    assert results["map"].losses.dtype == np.float64
+    for losses in (results["vmap"].losses, np.stack(loop)):
+        np.testing.assert_allclose(losses, results["map"].losses, rtol=1e-6)
+        np.testing.assert_allclose(losses[:, 0], results["map"].losses[:, 0], rtol=1e-10)
+
+
+def test_map_and_vmap_agree_at_step_one_in_float32(baseline):
+    np.testing.assert_allclose(scored(form="vmap").losses[:, 0], baseline.losses[:, 0], rtol=1e-5)
+
+
+def test_no_compilation_on_the_second_call(baseline):
+    before = runner.num_compilations()
+    again = scored(ARCHS[2:5])
+    assert runner.num_compilations() == before
+    assert again.seconds["compile"] == 0
+    # Data genes compile nothing either: learning rate, weight seed, initialisers, features.
+    values = {**TINY.to_dict(), "lr": 0.7, "network_init": "kaiming_normal", "barrier_init": "xavier_uniform"}
+    values["branches"][0]["features"] = ["dot", "wave_l"]
+    other = scored(ARCHS[2:5], settings=type(TINY).from_dict(values), key=6)
+    assert runner.num_compilations() == before
+    assert not np.array_equal(other.loss, again.loss)
+
+
+def test_duplicates_are_trained_once_and_scored_alike():
+    shared = [(3, 0, 0, 0, 1, 0), (0, 1, 3, 3, 0, 0), (0, 0, 0, 3, 4, 4)]  # one 3x3 convolution, written three ways
+    calls = []
+    result = scored(shared, settings=type(TINY).from_dict({**TINY.to_dict(), "alpha": 0.3}),
+                    progress=lambda done, total: calls.append((done, total)))  # fmt: skip
+    assert calls == [(1, 1)]
+    assert len(set(result.score.tolist())) == 1
+    assert len(set(result.effective_macs.tolist())) == 1
+    assert result.macs[1] > result.macs[0]
+
+
+def test_different_keys_and_archs_get_different_weights(baseline):
+    assert not np.array_equal(scored(key=6).losses, baseline.losses)
+    assert len(np.unique(baseline.losses[:, 0])) == len({SPACE.canonical(a) for a in ARCHS})
+    np.testing.assert_array_equal(scored(key=jax.random.key(5)).losses, baseline.losses)
+
+
+def test_result_fields(baseline):
+    assert baseline.losses.shape == (10, 10)
+    np.testing.assert_array_equal(baseline.loss, baseline.losses[:, -1])
+    np.testing.assert_allclose(baseline.score, -baseline.loss)
+    assert baseline.archs == tuple(SPACE.format(arch) for arch in ARCHS)
+    np.testing.assert_array_equal(baseline.macs, [SPACE.macs(arch) for arch in ARCHS])
+    assert (np.diff(baseline.score[baseline.ranking()]) <= 0).all()
+    assert baseline.losses[:, -1].mean() < baseline.losses[:, 0].mean()
+
+
+def test_divergence_is_a_status_and_the_worst_rank():
+    values = {**TINY.to_dict(), "lr": 1e30}
+    result = scored(ARCHS[:4], settings=type(TINY).from_dict(values))
+    assert set(result.status) == {"diverged"}
+    assert np.isnan(result.loss).all()
+    assert (result.score == -np.inf).all()
+
+
+def test_all_genes_are_accepted():
+    result = scored(ARCHS[:2], settings=THREE_BRANCHES)
+    assert result.losses.shape == (2, 10)
+    assert len(THREE_BRANCHES.branches) == 3
+    # The final loss halves each further branch's weight.
+    np.testing.assert_allclose(proxy.final_loss(jnp.asarray([4.0, 2.0, 8.0])), 4 + 1 + 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"archs": []}, "the list is empty"),
+        ({"archs": ["|none~0|"]}, r"archs\[0\]: not a NAS-Bench-201 string"),
+        ({"archs": [ARCHS[0], "64-41414-3_21_013"]}, r"archs\[1\]"),
+        ({"space": "nasbench202"}, "did you mean 'nasbench201'"),
+        ({"form": "pmap"}, "unknown execution form 'pmap'; known: map, vmap"),
+        ({"chunk_size": 0}, "chunk_size"),
+        ({"images": np.ones((4, 8, 8))}, r"expected shape \[B, H, W, 3\]"),
+        ({"images": np.ones((4, 3, 8, 8))}, "looks like NCHW"),
+        ({"images": np.full((4, 8, 8, 3), np.nan)}, "not finite in image"),
+        ({"images": np.ones((4, 8, 8, 3))}, "constant over the batch"),
+        ({"images": IMAGES[:1]}, "at least 2 images"),
+    ],
+)
+def test_bad_arguments(change, message):
+    with pytest.raises(ValueError, match=message):
+        scored(**change)
+
+
+def test_no_gradient_for_the_barrier():
+    """The program's gradient has no product shaped like a barrier's weight gradient."""
+    network = proxy.ProxyNetwork(SPACE.universal(), ((1, 8),))
+    job = runner.make_job(SPACE, TINY, IMAGES, 0)
+    encoded = jnp.asarray(SPACE.encode([ARCHS[0]])[0])
+    params = jax.eval_shape(lambda: network.init(jax.random.key(0), IMAGES, encoded))["params"]
+
+    def loss(params, kernel):
+        task = job.task.replace(barriers=({**job.task.barriers[0], "kernel": kernel},))
+        return jnp.sum(proxy.branch_losses(network.apply({"params": params}, task.images, encoded), task))
+
+    kernel = job.task.barriers[0]["kernel"]
+    with_respect_to_both = jax.eval_shape(jax.grad(loss, argnums=(0, 1)), params, kernel)[1]
+    assert with_respect_to_both.shape == (3, 3, 8, 4)
+    jaxpr = str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(params, kernel))
+    # [k_b k_b x transform_channels] x target_channels products are 8 x 36 here, and no other layer has that shape.
+    assert "f32[8,36]" not in jaxpr
+
+
+def test_lowers_for_accelerators_without_grouped_convolutions():
+    """The vmapped device program exports for TPU and CUDA, and no convolution in it is grouped."""
+    mesh = runner.candidates_mesh(jax.devices()[:1])
+    network = proxy.ProxyNetwork(SPACE.universal(), ((1, 8),))
+    job = runner.make_job(SPACE, TINY, IMAGES, 0, devices=jax.devices()[:1])
+    program = jax.jit(runner.chunk_program(network, 2, "vmap", mesh))
+    arguments = (
+        job.key,
+        np.zeros((3, 2), np.uint32),
+        SPACE.encode(ARCHS[:3]),
+        np.ones(3, bool),
+        job.task,
+        job.hyper,
+    )
+    text = jax.export.export(program, platforms=("cpu", "cuda", "tpu"))(*arguments).mlir_module()
+    assert "stablehlo.convolution" in text
+    groups = {part.split()[0] for part in text.split("feature_group_count = ")[1:]}
+    assert groups == {"1"}
