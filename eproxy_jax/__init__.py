@@ -11,7 +11,6 @@ from eproxy_jax.runner import score
 from eproxy_jax.types import BranchSettings, ProxySettings, ScoreResult
 
 
-
 __all__ = [
     "BranchSettings",
     "ProxySettings",

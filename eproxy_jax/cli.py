@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
+    if argv is None:  # as a program; a caller of main has a JAX of its own
+        _configure_cpu_devices(arguments.devices)
     overrides = [text for text in rest if text.startswith("--config.")]
     unknown = [text for text in rest if not text.startswith("--config.")]
     if unknown:
@@ -79,10 +81,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     what = score.add_argument_group("what to score with")
     what.add_argument("--space", metavar="NAME", help="search space; enough alone: plain Eproxy at the paper's size")
-    what.add_argument("--config", metavar="FILE[:VARIANT]", help="configuration file, such as configs/nasbench201.py:small")
+    what.add_argument(
+        "--config", metavar="FILE[:VARIANT]", help="configuration file, such as configs/nasbench201.py:small"
+    )
     what.add_argument("--settings", metavar="FILE", help="proxy settings (JSON) instead of the configuration's")
-    what.add_argument("--images", metavar="SOURCE", help="dead_leaves, one_over_f, white_noise, .npy/.npz or CIFAR-10 folder")
-    what.add_argument("--weight-seed", type=_natural, metavar="N", help="seed of weights, targets and barrier (default 0)")
+    what.add_argument(
+        "--images", metavar="SOURCE", help="dead_leaves, one_over_f, white_noise, .npy/.npz or CIFAR-10 folder"
+    )
+    what.add_argument(
+        "--weight-seed", type=_natural, metavar="N", help="seed of weights, targets and barrier (default 0)"
+    )
 
     which = score.add_argument_group("which architectures (one of --archs, --sample, --all)")
     which.add_argument("--archs", metavar="FILE", help="a file of architectures")
@@ -100,9 +108,16 @@ def _parser() -> argparse.ArgumentParser:
     output.add_argument("--no-plot", action="store_true", help="draw no figure")
 
     execution = score.add_argument_group("execution (does not change scores within one form)")
-    execution.add_argument("--form", choices=("map", "vmap"), help="one candidate at a time, or batches (default by backend)")
+    execution.add_argument(
+        "--form", choices=("map", "vmap"), help="one candidate at a time, or batches (default by backend)"
+    )
     execution.add_argument("--chunk-size", type=_positive, metavar="N", help="candidates per dispatched chunk")
-    execution.add_argument("--devices", type=_positive, metavar="N", help="devices to use (default: all; CPU: one a core)")
+    execution.add_argument(
+        "--vmap-width", type=_positive, default=32, metavar="N", help="candidates of one batch (default 32)"
+    )
+    execution.add_argument(
+        "--devices", type=_positive, metavar="N", help="devices to use (default: all; CPU: one a core)"
+    )
     return parser
 
 
@@ -125,7 +140,6 @@ def _natural(text: str) -> int:
 
 def _score(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     _check_choices(arguments, overrides)
-    _configure_cpu_devices(arguments.devices)
     from eproxy_jax import arch_files, progress, report, results_file, runner
 
     spec = _run_spec(arguments, overrides)
@@ -136,7 +150,9 @@ def _score(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         truth = report.truth_of(archs, measured)
         known = sum(arch in measured for arch in archs)
         if known < 3:
-            raise UsageError(f"{arguments.truth}: {known} of the {len(archs)} architectures have a value; need at least 3")
+            raise UsageError(
+                f"{arguments.truth}: {known} of the {len(archs)} architectures have a value; need at least 3"
+            )
     job = runner.make_job(
         spec.space,
         spec.settings,
@@ -145,6 +161,7 @@ def _score(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         devices=_devices(arguments.devices),
         form=arguments.form,
         chunk_size=arguments.chunk_size,
+        vmap_width=arguments.vmap_width,
     )
     plan = runner.make_plan(archs, spec.space)
 
@@ -201,7 +218,11 @@ def _configure_cpu_devices(wanted: int | None) -> None:
     """On the CPU, one JAX device per core: separate devices run candidates side by side. Before JAX starts its backend."""
     import jax
 
-    jax.config.update("jax_num_cpu_devices", wanted or len(os.sched_getaffinity(0)))
+    jax.config.update("jax_num_cpu_devices", wanted or _available_cores())
+
+
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _devices(wanted: int | None) -> list[Any]:
@@ -256,7 +277,9 @@ def _architectures(arguments: argparse.Namespace, space: Any) -> list[Any]:
         archs = list(space.enumerate())
     distinct = list(dict.fromkeys(archs))
     if len(distinct) < len(archs):
-        print(f"eproxy: {len(archs) - len(distinct)} repeated lines of {arguments.archs} are scored once", file=sys.stderr)
+        print(
+            f"eproxy: {len(archs) - len(distinct)} repeated lines of {arguments.archs} are scored once", file=sys.stderr
+        )
     if arguments.limit is not None and arguments.limit < len(distinct):
         return [distinct[i] for i in draw_distinct(len(distinct), arguments.limit, arguments.seed, "the list")]
     return distinct
@@ -276,7 +299,7 @@ def _identity(spec: Any, job: Any) -> dict[str, Any]:
             "sha256": hashlib.sha256(images.tobytes()).hexdigest(),
         },
         "weight_seed": spec.weight_seed,
-        "form": job.form,
+        "form": job.form if job.form == "map" else f"vmap {job.vmap_width}",
         "platform": job.devices[0].platform,
     }
 

@@ -83,7 +83,9 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> ml_collections.Co
     except (flags.Error, AttributeError, KeyError, TypeError, IndexError, ValueError, OSError, SyntaxError) as error:
         # The library wraps what get_config raised into a traceback's text, whose last line is the message.
         message = [line for line in str(error).replace("\\n", "\n").splitlines() if line.strip(" '\"")]
-        raise ValueError(f"configuration {source}: {' '.join(message[-2:] if len(message) < 4 else message[-1:])}") from error
+        raise ValueError(
+            f"configuration {source}: {' '.join(message[-2:] if len(message) < 4 else message[-1:])}"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -241,7 +241,9 @@ def _read_npz(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: not a readable .npz file ({error})") from error
     candidates = [n for n in ("x", "images") if n in by_name] or [n for n, a in by_name.items() if a.ndim == 4]
     if len(candidates) != 1 and "x" not in candidates:
-        raise ValueError(f"{path}: expected one array named 'x' or 'images', or one of 4 dimensions, got {list(by_name)}")
+        raise ValueError(
+            f"{path}: expected one array named 'x' or 'images', or one of 4 dimensions, got {list(by_name)}"
+        )
     return by_name[candidates[0]]
 
 

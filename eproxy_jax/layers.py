@@ -41,9 +41,7 @@ class Conv(nn.Module):
     def __call__(self, x: Array, init: Array | int = 0) -> Array:
         """[B, H, W, C_in] -> [B, H / stride, W / stride, features]; ``init`` indexes ``initializers.INITS``."""
         size, channels = self.kernel_size, x.shape[-1]
-        kernel = self.param(
-            "kernel", initializers.conv_kernel, (size, size, channels, self.features), self.dtype, init
-        )
+        kernel = self.param("kernel", initializers.conv_kernel, (size, size, channels, self.features), self.dtype, init)
         x = ops.conv2d(x, kernel, self.stride)
         if self.use_bias:
             fan_in = size * size * channels
@@ -83,7 +81,9 @@ class BatchNorm(nn.Module):
             rstd = jax.lax.rsqrt(var.value + ops.BATCH_NORM_EPSILON)  # pyright: ignore[reportPossiblyUnboundVariable]
             x = (x - ops.per_channel(mean.value)) * ops.per_channel(rstd)  # pyright: ignore[reportPossiblyUnboundVariable]
         else:
-            raise ValueError("BatchNorm(track=False) has no running averages: call with train=True, or build with track=True")
+            raise ValueError(
+                "BatchNorm(track=False) has no running averages: call with train=True, or build with track=True"
+            )
         if self.affine:
             scale = self.param("scale", nn.initializers.ones, (channels,), self.dtype)
             bias = self.param("bias", nn.initializers.zeros, (channels,), self.dtype)

@@ -102,7 +102,9 @@ class ProxyNetwork(nn.Module):
         """
         taps = self.backbone(images, encoded, init)
         if len(self.heads) > len(taps):
-            raise ValueError(f"settings ask for {len(self.heads)} branches, but the backbone has {len(taps)} feature taps")
+            raise ValueError(
+                f"settings ask for {len(self.heads)} branches, but the backbone has {len(taps)} feature taps"
+            )
         return tuple(
             Transform(*head, self.dtype, name=f"transform{branch}")(tap, init)
             for branch, (head, tap) in enumerate(zip(self.heads, taps, strict=False))

@@ -5,7 +5,7 @@ compiled per (space, static settings, shapes, execution form, devices) and kept 
 
 Execution forms:
   * ``map``: candidates of a device one after the other (``lax.map``), each paying for its own operations only. For CPUs.
-  * ``vmap``: candidates of a device as one batch. For accelerators.
+  * ``vmap``: candidates of a device in batches of one fixed width. For accelerators.
 
 In both forms a candidate's randomness comes from its own identity, and devices do not communicate, so that a score
 does not depend on order, chunking, padding or device count.
@@ -35,7 +35,11 @@ Array = jax.Array
 Form = Literal["map", "vmap"]
 
 _AXIS = "candidates"
-_CANDIDATES_PER_DEVICE = {"map": 4, "vmap": 32}
+_FORMS = ("map", "vmap")
+# Candidates of one block of the vmap form. Rounding depends on a batch's size, so it is fixed, whatever the chunks.
+VMAP_WIDTH = 32
+# Candidates per device and chunk of the map form: small, so that results appear, and are safe on disk, every few seconds.
+_MAP_CHUNK = 4
 # Chunks dispatched ahead: with two, a device that finishes its share early starts on the next chunk.
 _CHUNKS_IN_FLIGHT = 2
 
@@ -88,7 +92,9 @@ def candidates_mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
-def chunk_program(network: nn.Module, num_steps: int, form: Form, mesh: Mesh) -> Callable[..., Array]:
+def chunk_program(
+    network: nn.Module, num_steps: int, form: Form, mesh: Mesh, vmap_width: int = VMAP_WIDTH
+) -> Callable[..., Array]:
     """The function that trains one chunk of candidates, sharded over the mesh.
 
     Args:
@@ -96,10 +102,11 @@ def chunk_program(network: nn.Module, num_steps: int, form: Form, mesh: Mesh) ->
       num_steps: S.
       form: execution form.
       mesh: 1-D device mesh.
+      vmap_width: candidates of one block of the vmap form.
 
     Returns:
-      (key, identity [N, 2], encoded [N, ...], valid [N], task, hyper) -> losses [N, S], NaN where not valid; N a
-      multiple of the mesh's size. To be jitted.
+      (key, identity [N, 2], encoded [N, ...], valid [N], task, hyper) -> losses [N, S]; N a multiple of the mesh's size
+      (times the width in the vmap form). Rows that are not valid are NaN or a waste product. To be jitted.
     """
 
     def on_device(
@@ -108,14 +115,17 @@ def chunk_program(network: nn.Module, num_steps: int, form: Form, mesh: Mesh) ->
         def train(identity: Array, encoded: Array) -> Array:
             return proxy.candidate_losses(network, num_steps, proxy.arch_key(key, identity), encoded, task, hyper)
 
-        def skip(identity: Array, encoded: Array) -> Array:
-            del identity, encoded
-            return jnp.full((num_steps,), jnp.nan, task.images.dtype)
+        # Blocks without a valid candidate are skipped: a short last chunk costs what it holds.
+        width = 1 if form == "map" else vmap_width
+        train_block = jax.vmap(train) if form == "vmap" else lambda i, e: train(i[0], e[0])[None]
 
-        if form == "vmap":  # a conditional would become a select over all candidates: padding costs its share
-            losses = jax.vmap(train)(identity, encoded)
-            return jnp.where(valid[:, None], losses, jnp.nan)
-        return lax.map(lambda x: lax.cond(x[2], train, skip, x[0], x[1]), (identity, encoded, valid))
+        def block(arrays: tuple[Array, Array, Array]) -> Array:
+            identity, encoded, valid = arrays
+            skipped = jnp.full((width, num_steps), jnp.nan, task.images.dtype)
+            return lax.cond(jnp.any(valid), train_block, lambda i, e: skipped, identity, encoded)
+
+        blocks = jax.tree.map(lambda x: x.reshape(-1, width, *x.shape[1:]), (identity, encoded, valid))
+        return lax.map(block, blocks).reshape(-1, num_steps)
 
     split, whole = PartitionSpec(_AXIS), PartitionSpec()
     return jax.shard_map(
@@ -155,6 +165,7 @@ def _compile(
     chunk_size: int,
     encoded_shape: tuple[int, ...],
     shapes: Any,
+    vmap_width: int,
 ) -> CompiledProgram:
     """Compile once per static description. ``shapes`` holds (treedef, leaves) of key, task and hyper."""
     mesh = candidates_mesh(devices)
@@ -166,7 +177,7 @@ def _compile(
     encoded = jax.ShapeDtypeStruct((chunk_size, *encoded_shape), jnp.int32, sharding=split)
     valid = jax.ShapeDtypeStruct((chunk_size,), jnp.bool_, sharding=split)
     start = time.perf_counter()
-    program = jax.jit(chunk_program(network, num_steps, form, mesh))
+    program = jax.jit(chunk_program(network, num_steps, form, mesh, vmap_width))
     call = program.lower(key, identity, encoded, valid, task, hyper).compile()
     memory = call.memory_analysis()
     return CompiledProgram(
@@ -195,6 +206,7 @@ class Job:
       devices: devices to run on.
       form: execution form.
       chunk_size: candidates per dispatched chunk, a multiple of the number of devices.
+      vmap_width: candidates of one block of the vmap form.
     """
 
     space: spaces.SearchSpace
@@ -205,6 +217,7 @@ class Job:
     devices: tuple[jax.Device, ...]
     form: Form
     chunk_size: int
+    vmap_width: int = VMAP_WIDTH
 
     def program(self) -> CompiledProgram:
         """The compiled program of this job; compiled on the first call of an equal job."""
@@ -214,7 +227,16 @@ class Job:
         leaves, treedef = jax.tree.flatten((self.key, self.task, self.hyper))
         shapes = (treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
         encoded_shape = self.space.encode([next(iter(self.space.enumerate()))]).shape[1:]
-        return _compile(network, spec.num_steps, self.form, self.devices, self.chunk_size, encoded_shape, shapes)
+        return _compile(
+            network,
+            spec.num_steps,
+            self.form,
+            self.devices,
+            self.chunk_size,
+            encoded_shape,
+            shapes,
+            self.vmap_width,
+        )
 
 
 def make_job(
@@ -226,6 +248,7 @@ def make_job(
     devices: Sequence[jax.Device] | None = None,
     form: Form | None = None,
     chunk_size: int | None = None,
+    vmap_width: int = VMAP_WIDTH,
 ) -> Job:
     """Check the arguments of :func:`score` and prepare what all candidates share.
 
@@ -236,7 +259,8 @@ def make_job(
       key: typed key, or an integer seed for one.
       devices: defaults to all devices.
       form: execution form; chosen by the devices' platform when absent.
-      chunk_size: candidates per chunk; rounded up to a multiple of the number of devices.
+      chunk_size: candidates per chunk; rounded up to whole blocks on every device.
+      vmap_width: candidates of one block of the vmap form; part of a run's identity, since rounding depends on it.
 
     Raises:
       ValueError: bad images, an unknown space or form, a chunk size below 1.
@@ -245,20 +269,22 @@ def make_job(
     settings = ProxySettings() if settings is None else settings
     devices = tuple(jax.devices() if devices is None else devices)
     form = default_form(devices) if form is None else form
-    if form not in _CANDIDATES_PER_DEVICE:
-        raise ValueError(f"unknown execution form {form!r}; known: {', '.join(_CANDIDATES_PER_DEVICE)}")
+    if form not in _FORMS:
+        raise ValueError(f"unknown execution form {form!r}; known: {', '.join(_FORMS)}")
+    for name, value in (("chunk_size", chunk_size), ("vmap_width", vmap_width)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: expected an integer >= 1, got {value}")
+    block = len(devices) * (1 if form == "map" else vmap_width)
     if chunk_size is None:
-        chunk_size = _CANDIDATES_PER_DEVICE[form] * len(devices)
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size: expected an integer >= 1, got {chunk_size}")
-    chunk_size = -(-chunk_size // len(devices)) * len(devices)
+        chunk_size = len(devices) * (_MAP_CHUNK if form == "map" else vmap_width)
+    chunk_size = -(-chunk_size // block) * block
     key = jax.random.key(key) if isinstance(key, int) else key
     batch = images_lib.standardize(images_lib.default_images() if images is None else images)
     task = jax.jit(proxy.make_task, static_argnums=1)(key, settings, batch)
     hyper = proxy.ProxyHyper.of(settings, batch.dtype)
     whole = NamedSharding(candidates_mesh(devices), PartitionSpec())
     key, task, hyper = jax.device_put((key, task, hyper), whole)
-    return Job(space, settings, key, task, hyper, devices, form, chunk_size)
+    return Job(space, settings, key, task, hyper, devices, form, chunk_size, vmap_width)
 
 
 def run(job: Job, archs: Sequence[Any]) -> Iterator[np.ndarray]:
@@ -329,6 +355,7 @@ def score(
     devices: Sequence[jax.Device] | None = None,
     form: Form | None = None,
     chunk_size: int | None = None,
+    vmap_width: int = VMAP_WIDTH,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScoreResult:
     """Eproxy scores of a list of architectures.
@@ -344,7 +371,8 @@ def score(
       key: typed key, or an integer seed for one.
       devices: defaults to all devices.
       form: ``"map"`` or ``"vmap"``; chosen by the devices' platform when absent.
-      chunk_size: candidates per chunk.
+      chunk_size: candidates per dispatched chunk.
+      vmap_width: candidates of one block of the vmap form; more of them fill an accelerator better and need more memory.
       progress: called with (networks done, networks in total) after each chunk.
 
     Returns:
@@ -360,7 +388,9 @@ def score(
       >>> result.status
       ('ok',)
     """
-    job = make_job(space, settings, images, key, devices=devices, form=form, chunk_size=chunk_size)
+    job = make_job(
+        space, settings, images, key, devices=devices, form=form, chunk_size=chunk_size, vmap_width=vmap_width
+    )
     parsed = []
     for position, arch in enumerate(archs):
         try:

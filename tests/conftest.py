@@ -31,4 +31,3 @@ def x64():
     """64-bit types for one test."""
     with jax.enable_x64(True):
         yield
-

@@ -103,6 +103,8 @@ if __name__ == "__main__":
         }
         for name, settings, number in CASES
     ]
-    GOLDEN.write_text(json.dumps({"script": "tests/parity.py", "torch": torch.__version__, "cases": rows}, indent=1) + "\n")
+    GOLDEN.write_text(
+        json.dumps({"script": "tests/parity.py", "torch": torch.__version__, "cases": rows}, indent=1) + "\n"
+    )
     for row in rows:
         print(row["case"], row["losses"][0], row["losses"][-1])

@@ -13,7 +13,6 @@ from helpers import CELLS, SPACES, pattern, pattern_images, pattern_tree
 from eproxy_jax import layers, ops, proxy
 
 
-
 def golden():
     return {tuple(row["case"]): row for row in json.loads(parity.GOLDEN.read_text())["cases"]}
 
@@ -83,7 +82,9 @@ def test_ops_equal_live_pytorch(x64):
         np.testing.assert_allclose(y, expected.detach().numpy().transpose(0, 2, 3, 1), rtol=1e-8, atol=1e-9)
         grad = pattern(y.shape, 5)
         expected.backward(reference.tensor(grad))
-        np.testing.assert_allclose(pull(jnp.asarray(grad))[0], t.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-7, atol=1e-8)
+        np.testing.assert_allclose(
+            pull(jnp.asarray(grad))[0], t.grad.numpy().transpose(0, 2, 3, 1), rtol=1e-7, atol=1e-8
+        )
 
     for size in (8, 7):
         for kernel_size, stride in ((1, 1), (1, 2), (3, 1), (3, 2), (7, 1)):
@@ -108,7 +109,6 @@ def test_ops_equal_live_pytorch(x64):
                 module,
                 shape,
             )
-
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -136,4 +136,3 @@ def test_standalone_training_equals_universal_training(x64, name):
         proxy.ProxyHyper.of(settings, jnp.float64),
     )
     np.testing.assert_allclose(losses, parity.our_losses(name, "one_branch", 0), rtol=1e-6)
-

@@ -73,7 +73,11 @@ def test_nasbench201_notations():
     [
         ("nasbench201", "|nor_conv_3x3~0|+|nor_conv_3x3~0|", "expected three node groups"),
         ("nasbench201", "|nor_conv_3x3~0|+|nor_conv_3x3~0|+|none~0|none~1|none~2|", "node 2 needs 2 edge"),
-        ("nasbench201", "|nor_conv_5x5~0|+|none~0|none~1|+|none~0|none~1|none~2|", "unknown .* 'nor_conv_5x5' .did you"),
+        (
+            "nasbench201",
+            "|nor_conv_5x5~0|+|none~0|none~1|+|none~0|none~1|none~2|",
+            "unknown .* 'nor_conv_5x5' .did you",
+        ),
         ("nasbench201", "|none~1|+|none~0|none~1|+|none~0|none~1|none~2|", "followed by '~0'"),
         ("nasbench201", "", "expected three node groups"),
         ("nasbench201", "(1, 2, 3)", "six codes"),

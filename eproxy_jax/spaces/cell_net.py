@@ -49,9 +49,7 @@ class FactorizedReduce(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
         """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
-        kernel = self.param(
-            "kernel", initializers.conv_kernel, (1, 1, x.shape[-1], self.features), self.dtype
-        )
+        kernel = self.param("kernel", initializers.conv_kernel, (1, 1, x.shape[-1], self.features), self.dtype)
         x = layers.factorized_reduce(x, kernel, self.stride)
         return layers.BatchNorm(self.affine, self.track, self.dtype, name="norm")(x, train)
 
@@ -83,16 +81,16 @@ class CellNet(nn.Module):
                 value = nodes[source]
                 if op == SKIP:
                     if source == 0 and reshapes:
-                        value = FactorizedReduce(
-                            self.features, stride, self.affine, self.track, self.dtype, name=name
-                        )(value, train)
+                        value = FactorizedReduce(self.features, stride, self.affine, self.track, self.dtype, name=name)(
+                            value, train
+                        )
                 elif op == POOL:
                     value = ops.avg_pool_3x3(value)
                 else:
                     size = 3 if op == CONV3X3 else 1
-                    value = ReluConvBn(
-                        self.features, size, stride, self.affine, self.track, self.dtype, name=name
-                    )(value, train)
+                    value = ReluConvBn(self.features, size, stride, self.affine, self.track, self.dtype, name=name)(
+                        value, train
+                    )
                 total = total + value
             nodes.append(total)
         return nodes[3]
@@ -115,9 +113,7 @@ def edge_ops(num_ops: int, *, affine: bool, stride: int, reshapes: bool) -> tupl
     """
     if reshapes:
         none = _reshaping_zero(stride, affine)
-        skip = layers.conv_bn_op(
-            lambda x, kernel: layers.factorized_reduce(x, kernel[1:2, 1:2], stride), affine
-        )
+        skip = layers.conv_bn_op(lambda x, kernel: layers.factorized_reduce(x, kernel[1:2, 1:2], stride), affine)
     else:
         none = layers.linear_op(jnp.zeros_like, lambda x, grad: jnp.zeros_like(x), affine)
         skip = layers.linear_op(lambda x: x, lambda x, grad: grad, affine)

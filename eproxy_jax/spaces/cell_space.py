@@ -64,9 +64,7 @@ class CellSpace:
 
 
 @functools.cache
-def _canonical_tables(
-    num_ops: int, affine: bool, weighted_input_skip: bool
-) -> tuple[dict[Any, Cell], dict[Cell, Any]]:
+def _canonical_tables(num_ops: int, affine: bool, weighted_input_skip: bool) -> tuple[dict[Any, Cell], dict[Cell, Any]]:
     """Function key -> cheapest cell, and cell -> function key. A fraction of a second for 15,625 cells."""
     key_of: dict[Cell, Any] = {}
     best: dict[Any, tuple[tuple[int, int, Cell], Cell]] = {}
