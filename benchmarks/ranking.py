@@ -1,10 +1,11 @@
 """Ranking power of plain Eproxy on a benchmark, through the command line, against MACs and parameters alone.
 
-  python benchmarks/ranking.py --space nasbench201 --images dead_leaves one_over_f white_noise
+  python benchmarks/ranking.py --space nasbench201 --images one_over_f dead_leaves white_noise
   python benchmarks/ranking.py --space transnas_micro
 
 Scores ``--num`` random architectures with each image source and weight seed (``eproxy score``, resumable, results kept
-under ``--workdir``), then writes one row for each combination of images and truth to benchmarks/results/ranking_SPACE.md and .jsonl.
+under ``--workdir``), then writes one row for each combination of images and truth to
+benchmarks/results/ranking_SPACE.md and .jsonl.
 Needs the benchmark data (environment variable EPROXY_DATA, default ../shared/data).
 """
 
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0, help="of the random architectures")
     parser.add_argument("--weight-seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--images", nargs="+", default=["dead_leaves"])
+    parser.add_argument("--images", nargs="+", default=["one_over_f"])
     parser.add_argument("--workdir", default="runs/ranking")
     arguments = parser.parse_args()
     data = Path(os.environ.get("EPROXY_DATA", ROOT / ".." / "shared" / "data"))
@@ -78,7 +79,7 @@ def main() -> None:
         scored = [score(arguments, source, weight_seed) for weight_seed in arguments.weight_seeds]
         results, records = [result for result, _ in scored], [record for _, record in scored]
         between_seeds = [
-            stats.spearmanr(a.score, b.score).statistic for i, a in enumerate(results) for b in results[i + 1 :]
+            float(stats.spearmanr(a.score, b.score)[0]) for i, a in enumerate(results) for b in results[i + 1 :]  # pyright: ignore[reportArgumentType]
         ]
         mean_rank = np.sum([stats.rankdata(result.score) for result in results], axis=0)
         for file in TRUTHS[arguments.space]:

@@ -82,7 +82,7 @@ class CellNet(nn.Module):
                     terms.append(getattr(self, f"edge{edge}")(nodes[source]))
                 else:
                     terms.append(nodes[source])
-            nodes.append(sum(terms) if terms else x.new_zeros(x.shape[0], self.channels, *size))
+            nodes.append(sum(terms[1:], terms[0]) if terms else x.new_zeros(x.shape[0], self.channels, *size))
         return nodes[3]
 
 

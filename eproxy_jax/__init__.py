@@ -10,7 +10,6 @@ from eproxy_jax.images import default_images, load_images
 from eproxy_jax.runner import score
 from eproxy_jax.types import BranchSettings, ProxySettings, ScoreResult
 
-
 __all__ = [
     "BranchSettings",
     "ProxySettings",

@@ -215,7 +215,7 @@ def _check_choices(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
 
 
 def _configure_cpu_devices(wanted: int | None) -> None:
-    """On the CPU, one JAX device per core: separate devices run candidates side by side. Before JAX starts its backend."""
+    """On the CPU, one JAX device per core: devices run candidates side by side. Call before JAX starts its backend."""
     import jax
 
     jax.config.update("jax_num_cpu_devices", wanted or _available_cores())

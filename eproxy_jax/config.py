@@ -21,7 +21,7 @@ from eproxy_jax.errors import did_you_mean
 from eproxy_jax.types import ProxySettings
 
 
-def default_config(space: str = "nasbench201") -> ml_collections.ConfigDict:
+def default_config(space: str = "nasbench201") -> Any:
     """Plain Eproxy at the paper's size.
 
     Args:
@@ -29,8 +29,8 @@ def default_config(space: str = "nasbench201") -> ml_collections.ConfigDict:
 
     Returns:
       A locked ``ConfigDict``: ``space``, ``sizes`` (fields of the space), ``settings`` (see ``ProxySettings``),
-      ``images`` (``source``: a generator's name or a path; ``num``; ``size`` in pixels, generators only; ``seed`` of the
-      draw, files only) and ``weight_seed`` (seed of weights, targets and barrier).
+      ``images`` (``source``: a generator's name or a path; ``num``; ``size`` in pixels, generators only; ``seed`` of
+      the draw, files only) and ``weight_seed`` (seed of weights, targets and barrier).
 
     Raises:
       ValueError: unknown space.
@@ -57,7 +57,7 @@ def default_config(space: str = "nasbench201") -> ml_collections.ConfigDict:
     return config
 
 
-def load_config(source: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+def load_config(source: str, overrides: Sequence[str] = ()) -> Any:
     """Read a configuration file and apply overrides.
 
     Args:

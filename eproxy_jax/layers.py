@@ -12,10 +12,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from eproxy_jax import initializers, ops
-
-Array = jax.Array
 
 _RUNNING_MOMENTUM = 0.9  # running = 0.9 running + 0.1 batch: PyTorch's momentum of 0.1, seen from the other side
 

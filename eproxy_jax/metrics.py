@@ -62,8 +62,8 @@ def rank_quality(score: Any, truth: Any) -> RankQuality:
         raise ValueError(f"{int((~np.isfinite(truth)).sum())} truth values are not finite")
     ranks = stats.rankdata(score)  # -inf ranks last here, where scipy's correlations would subtract it from itself
     constant = np.ptp(ranks) == 0 or np.ptp(truth) == 0
-    spearman = math.nan if constant else float(stats.spearmanr(ranks, truth).statistic)
-    tau = math.nan if constant else float(stats.kendalltau(ranks, truth).statistic)
+    spearman = math.nan if constant else float(stats.spearmanr(ranks, truth)[0])  # pyright: ignore[reportArgumentType]
+    tau = math.nan if constant else float(stats.kendalltau(ranks, truth)[0])  # pyright: ignore[reportArgumentType]
     top = max(1, round(TOP_FRACTION * len(score)))
     best_by_score = np.argsort(-ranks, kind="stable")[:top]
     best_by_truth = np.argsort(-truth, kind="stable")[:top]

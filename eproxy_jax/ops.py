@@ -21,10 +21,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.custom_batching import custom_vmap
-
-Array = jax.Array
 
 BATCH_NORM_EPSILON = 1e-5  # PyTorch's default, which the protocol inherits.
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -61,7 +59,7 @@ def _patches(x: Array, kernel_size: int, stride: int) -> Array:
     """im2col: [B, H', W', k * k * C], kernel position major."""
     if kernel_size == 1:
         return x[:, ::stride, ::stride]
-    return jnp.concatenate(sum(_shifts(x, kernel_size, stride), []), axis=-1)
+    return jnp.concatenate([shift for row in _shifts(x, kernel_size, stride) for shift in row], axis=-1)
 
 
 def _matmul_1x1(x: Array, kernel: Array, stride: int) -> Array:
@@ -133,7 +131,7 @@ def _input_gradient(grad: Array, kernel: Array, stride: int, height: int, width:
 
 
 def _weight_gradient(x: Array, grad: Array, kernel_size: int, stride: int) -> Array:
-    """d loss / d kernel, [k, k, C_in, C_out]. All branches are plain matrix products, so ``vmap`` batches them."""
+    """D loss / d kernel, [k, k, C_in, C_out]. All branches are plain matrix products, so ``vmap`` batches them."""
     channels_in, channels_out = x.shape[-1], grad.shape[-1]
     if kernel_size == 1:
         columns = x[:, ::stride, ::stride].reshape(-1, channels_in)
@@ -146,7 +144,7 @@ def _weight_gradient(x: Array, grad: Array, kernel_size: int, stride: int) -> Ar
     # k * k products with shifted inputs. Position (i, j) of the kernel meets the gradient shifted by (-i, -j).
     columns = x.reshape(-1, channels_in)
     shifts = [row[::-1] for row in _shifts(grad, kernel_size, 1)[::-1]]
-    groups = [sum(shifts, [])] if kernel_size <= _ONE_PRODUCT_MAX_KERNEL else shifts
+    groups = [[shift for row in shifts for shift in row]] if kernel_size <= _ONE_PRODUCT_MAX_KERNEL else shifts
     parts = []
     for group in groups:
         wide = jnp.concatenate(group, axis=-1).reshape(columns.shape[0], -1)

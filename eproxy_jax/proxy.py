@@ -15,12 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
+from jax import Array, lax
 
 from eproxy_jax import initializers, layers, ops, targets
 from eproxy_jax.types import TARGET_SIZE, ProxySettings, ProxyTask
-
-Array = jax.Array
 
 # First level of the key tree: what is drawn under each tag does not depend on what else is drawn.
 _TAG_TARGET, _TAG_BARRIER, _TAG_ARCH = range(3)

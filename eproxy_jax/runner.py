@@ -4,7 +4,8 @@ Data flows one way: strings -> canonical architectures -> plan -> device program
 compiled per (space, static settings, shapes, execution form, devices) and kept for later calls.
 
 Execution forms:
-  * ``map``: candidates of a device one after the other (``lax.map``), each paying for its own operations only. For CPUs.
+  * ``map``: candidates of a device one after the other (``lax.map``), each paying for its own operations only. For
+    CPUs.
   * ``vmap``: candidates of a device in batches of one fixed width. For accelerators.
 
 In both forms a candidate's randomness comes from its own identity, and devices do not communicate, so that a score
@@ -18,27 +19,27 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from eproxy_jax import images as images_lib
 from eproxy_jax import proxy, spaces
 from eproxy_jax.types import STATUS_DIVERGED, STATUS_OK, ProxySettings, ProxyTask, ScoreResult
 
-Array = jax.Array
 Form = Literal["map", "vmap"]
+Device: TypeAlias = Any  # jax.Device, which type checkers take for a variable
 
 _AXIS = "candidates"
 _FORMS = ("map", "vmap")
 # Candidates of one block of the vmap form. Rounding depends on a batch's size, so it is fixed, whatever the chunks.
 VMAP_WIDTH = 32
-# Candidates per device and chunk of the map form: small, so that results appear, and are safe on disk, every few seconds.
+# Candidates per device and chunk of the map form: few, so that results are safe on disk every few seconds.
 _MAP_CHUNK = 4
 # Chunks dispatched ahead: with two, a device that finishes its share early starts on the next chunk.
 _CHUNKS_IN_FLIGHT = 2
@@ -82,12 +83,12 @@ def make_plan(archs: Sequence[Any], space: spaces.SearchSpace) -> Plan:
 # --- device program ------------------------------------------------------------------------------------------
 
 
-def default_form(devices: Sequence[jax.Device]) -> Form:
+def default_form(devices: Sequence[Device]) -> Form:
     """``map`` on CPUs, ``vmap`` on accelerators."""
     return "map" if all(device.platform == "cpu" for device in devices) else "vmap"
 
 
-def candidates_mesh(devices: Sequence[jax.Device]) -> Mesh:
+def candidates_mesh(devices: Sequence[Device]) -> Mesh:
     """A 1-D mesh over the candidate axis."""
     return Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
 
@@ -161,7 +162,7 @@ def _compile(
     network: nn.Module,
     num_steps: int,
     form: Form,
-    devices: tuple[jax.Device, ...],
+    devices: tuple[Device, ...],
     chunk_size: int,
     encoded_shape: tuple[int, ...],
     shapes: Any,
@@ -214,7 +215,7 @@ class Job:
     key: Array
     task: ProxyTask
     hyper: proxy.ProxyHyper
-    devices: tuple[jax.Device, ...]
+    devices: tuple[Device, ...]
     form: Form
     chunk_size: int
     vmap_width: int = VMAP_WIDTH
@@ -228,7 +229,7 @@ class Job:
         shapes = (treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
         encoded_shape = self.space.encode([next(iter(self.space.enumerate()))]).shape[1:]
         return _compile(
-            network,
+            network,  # pyright: ignore[reportArgumentType]
             spec.num_steps,
             self.form,
             self.devices,
@@ -245,7 +246,7 @@ def make_job(
     images: Any = None,
     key: Array | int = 0,
     *,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Device] | None = None,
     form: Form | None = None,
     chunk_size: int | None = None,
     vmap_width: int = VMAP_WIDTH,
@@ -278,13 +279,13 @@ def make_job(
     if chunk_size is None:
         chunk_size = len(devices) * (_MAP_CHUNK if form == "map" else vmap_width)
     chunk_size = -(-chunk_size // block) * block
-    key = jax.random.key(key) if isinstance(key, int) else key
+    typed_key = jax.random.key(key) if isinstance(key, int) else key
     batch = images_lib.standardize(images_lib.default_images() if images is None else images)
-    task = jax.jit(proxy.make_task, static_argnums=1)(key, settings, batch)
+    task = jax.jit(proxy.make_task, static_argnums=1)(typed_key, settings, batch)
     hyper = proxy.ProxyHyper.of(settings, batch.dtype)
     whole = NamedSharding(candidates_mesh(devices), PartitionSpec())
-    key, task, hyper = jax.device_put((key, task, hyper), whole)
-    return Job(space, settings, key, task, hyper, devices, form, chunk_size, vmap_width)
+    typed_key, task, hyper = jax.device_put((typed_key, task, hyper), whole)
+    return Job(space, settings, typed_key, task, hyper, devices, form, chunk_size, vmap_width)
 
 
 def run(job: Job, archs: Sequence[Any]) -> Iterator[np.ndarray]:
@@ -352,7 +353,7 @@ def score(
     images: Any = None,
     key: Array | int = 0,
     *,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Device] | None = None,
     form: Form | None = None,
     chunk_size: int | None = None,
     vmap_width: int = VMAP_WIDTH,
@@ -372,7 +373,7 @@ def score(
       devices: defaults to all devices.
       form: ``"map"`` or ``"vmap"``; chosen by the devices' platform when absent.
       chunk_size: candidates per dispatched chunk.
-      vmap_width: candidates of one block of the vmap form; more of them fill an accelerator better and need more memory.
+      vmap_width: candidates of one block of the vmap form; more fill an accelerator better and need more memory.
       progress: called with (networks done, networks in total) after each chunk.
 
     Returns:

@@ -11,11 +11,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from eproxy_jax import layers, ops
 from eproxy_jax.types import FEATURES, TARGET_SIZE, BranchSettings
-
-Array = jax.Array
 
 # Cycles across the 8-pixel map; 4 would be the Nyquist limit.
 WAVE_FREQUENCIES = {"wave_l": (0.5, 1.5), "wave_m": (1.5, 2.5), "wave_h": (2.5, 3.5)}
@@ -50,7 +49,7 @@ class TargetNet(nn.Module):
 def net(key: Array, images: Array, channels: int) -> Array:
     """Output of a randomly initialised CNN on the same images, [B, 8, 8, channels]; the key is consumed."""
     module = TargetNet(channels, images.dtype)
-    return module.apply(module.init(key, images), images)
+    return module.apply(module.init(key, images), images)  # pyright: ignore[reportReturnType]
 
 
 def wave(key: Array, images: Array, channels: int, feature: str) -> Array:

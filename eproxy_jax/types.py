@@ -20,13 +20,11 @@ import math
 from typing import Any
 
 import flax.struct
-import jax
 import numpy as np
+from jax import Array
 
 from eproxy_jax import initializers
 from eproxy_jax.errors import did_you_mean
-
-Array = jax.Array
 
 FEATURES = ("net", "wave_l", "wave_m", "wave_h", "dot")
 TARGET_SIZE = 8  # height and width of feature maps and targets (PROTOCOL, step 2)

@@ -31,10 +31,14 @@ class SearchSpace(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The registry name."""
+        ...
 
     @property
-    def num_archs(self) -> int | None: ...
+    def num_archs(self) -> int | None:
+        """Number of architecture strings, or None when too many to enumerate."""
+        ...
 
     def parse(self, source: Any) -> Any:
         """Read an architecture from the field's own notation.
@@ -134,7 +138,7 @@ def get(name: str, **sizes: Any) -> SearchSpace:
     """
     if name not in _REGISTRY:
         raise ValueError(f"unknown search space {name!r}{did_you_mean(name, _REGISTRY)}; known: {', '.join(names())}")
-    known = {field for field in getattr(_REGISTRY[name], "__dataclass_fields__", {})}
+    known = set(getattr(_REGISTRY[name], "__dataclass_fields__", {}))
     for size in sizes:
         if size not in known:
             raise ValueError(

@@ -8,12 +8,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from eproxy_jax import initializers, layers, ops
 from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
-
-Array = jax.Array
 
 # Edges that read the cell's input take its stride and channel change; the others do not.
 INPUT_EDGES = tuple(e for e, (source, _) in enumerate(EDGES) if source == 0)
@@ -168,7 +166,7 @@ def apply_cell(
     """
     nodes: list[Array] = [x]
     for target in (1, 2, 3):
-        terms = [
+        terms: list[Any] = [
             ops.switch_op(input_ops if source == 0 else inner_ops, cell[edge], nodes[source], weights[edge])
             for edge, (source, edge_target) in enumerate(EDGES)
             if edge_target == target

@@ -47,7 +47,7 @@ class CellSpace:
     def neighbours(self, arch: Cell) -> list[Cell]:
         """The cells that differ in one edge's operation."""
         return [
-            arch[:edge] + (op,) + arch[edge + 1 :]
+            (*arch[:edge], op, *arch[edge + 1 :])
             for edge in range(NUM_EDGES)
             for op in range(self.num_ops)
             if op != arch[edge]

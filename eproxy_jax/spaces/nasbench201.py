@@ -15,17 +15,14 @@ import re
 from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from eproxy_jax import initializers, layers, ops
 from eproxy_jax.errors import did_you_mean
 from eproxy_jax.spaces import base, cell_net
 from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, POOL, SKIP, Cell
 from eproxy_jax.spaces.cell_space import CellSpace
-
-Array = jax.Array
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NUM_STAGES = 3
@@ -35,7 +32,7 @@ _NASLIB_OPS = (SKIP, NONE, CONV3X3, CONV1X1, POOL)
 _EXAMPLE = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
 
 
-@base.register("nasbench201")
+@base.register("nasbench201")  # pyright: ignore[reportArgumentType]
 @dataclasses.dataclass(frozen=True)
 class NasBench201(CellSpace):
     """The NAS-Bench-201 space.
@@ -218,6 +215,7 @@ class NasBench201Net(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
+        """Name the layers by their place, so that weights can be found by path."""
         track = self.num_classes is not None
         self.stem_conv = layers.Conv(self.stem_channels, 3, dtype=self.dtype)
         self.stem_norm = layers.BatchNorm(True, track, self.dtype)

@@ -14,15 +14,13 @@ import re
 from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from eproxy_jax import initializers, layers
 from eproxy_jax.spaces import base, cell_net
 from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, SKIP, Cell
 from eproxy_jax.spaces.cell_space import CellSpace
-
-Array = jax.Array
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")
 CELLS_PER_MODULE = 2
@@ -48,8 +46,8 @@ class ModuleShape:
 def module_shapes(macro: str, stem_channels: int) -> list[ModuleShape]:
     """The modules that a macro code stands for.
 
-    Digits: 1 keeps the shape, 2 doubles the channels, 3 halves the size, 4 does both. A last digit of 4 is read as 2, so
-    that 32-pixel images suffice.
+    Digits: 1 keeps the shape, 2 doubles the channels, 3 halves the size, 4 does both. A last digit of 4 is read as 2,
+    so that 32-pixel images suffice.
 
     Args:
       macro: digits 1 to 4.
@@ -70,7 +68,7 @@ def module_shapes(macro: str, stem_channels: int) -> list[ModuleShape]:
     return shapes
 
 
-@base.register("transnas_micro")
+@base.register("transnas_micro")  # pyright: ignore[reportArgumentType]
 @dataclasses.dataclass(frozen=True)
 class TransNasMicro(CellSpace):
     """The TransNAS-Bench-101 micro space.
@@ -227,6 +225,7 @@ class TransNasMicroNet(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
+        """Name the layers by their place, so that weights can be found by path."""
         track = self.num_classes is not None
         self.stem = Stem(self.stem_channels, track, self.dtype)
         for m, shape in enumerate(module_shapes(self.macro, self.stem_channels)):
