@@ -23,7 +23,7 @@ def close(a, b, tolerance=1e-12):
     jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=tolerance, atol=tolerance), a, b)
 
 
-SHAPES = [(k, s, size) for k in (1, 3, 5, 7) for s in (1, 2) for size in (8, 7)]
+SHAPES = [(k, s, size) for k in (1, 3, 5, 7) for s in (1, 2) for size in (8, 7, 4, 3, 1)]
 
 
 @pytest.mark.parametrize(("kernel_size", "stride", "size"), SHAPES)
