@@ -185,13 +185,13 @@ class ProxyNetwork(nn.Module):
 def tensor(array: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
     """An NHWC or vector array as an NCHW or vector tensor."""
     array = np.asarray(array)
-    result = torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2) if array.ndim == 4 else array))
+    result = torch.from_numpy(np.array(array.transpose(0, 3, 1, 2) if array.ndim == 4 else array, order="C"))
     return result if dtype is None else result.to(dtype)
 
 
 def kernel_tensor(kernel: Any) -> torch.Tensor:
     """An HWIO kernel as an OIHW tensor."""
-    return torch.from_numpy(np.ascontiguousarray(np.asarray(kernel).transpose(3, 2, 0, 1)))
+    return torch.from_numpy(np.array(np.asarray(kernel).transpose(3, 2, 0, 1), order="C"))
 
 
 def load_params(module: nn.Module, params: dict[str, Any]) -> None:

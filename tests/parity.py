@@ -4,6 +4,7 @@ Weights, images, targets and barriers are :func:`helpers.pattern`, a formula, so
 names and sizes. ``python tests/parity.py`` computes every case with PyTorch and writes golden_parity.json.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -94,7 +95,7 @@ if __name__ == "__main__":
     rows = [
         {
             "space": name,
-            "sizes": {k: getattr(SPACES[name], k) for k in SPACES[name].__dataclass_fields__},
+            "sizes": dataclasses.asdict(SPACES[name]),
             "settings": SETTINGS[settings].to_dict(),
             "case": [name, settings, number],
             "cell": list(CELLS[name][number]),

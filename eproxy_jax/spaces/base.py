@@ -138,7 +138,7 @@ def get(name: str, **sizes: Any) -> SearchSpace:
     """
     if name not in _REGISTRY:
         raise ValueError(f"unknown search space {name!r}{did_you_mean(name, _REGISTRY)}; known: {', '.join(names())}")
-    known = set(getattr(_REGISTRY[name], "__dataclass_fields__", {}))
+    known = {field.name for field in dataclasses.fields(_REGISTRY[name])}  # pyright: ignore[reportArgumentType]
     for size in sizes:
         if size not in known:
             raise ValueError(

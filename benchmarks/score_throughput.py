@@ -1,0 +1,181 @@
+"""Architectures per second of ours and of a plain PyTorch loop, on the same architectures, alternating in one run.
+
+  python benchmarks/score_throughput.py                      # paper size, 24 architectures
+  python benchmarks/score_throughput.py --num 6 --variant smoke
+
+Both run the same protocol (ten steps, no backward pass after the last forward) on distinct functions, each as its
+canonical form, so that neither gains from removing duplicates or dead edges. PyTorch is timed in both memory formats and
+the better counts. Blocks of a few architectures alternate, so that a change of the machine's speed meets both. The
+Spearman column needs the benchmark data (EPROXY_DATA, default ../shared/data); more architectures: benchmarks/ranking.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import header, markdown_table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def torch_scorer(space, settings, task):
+    """(arch, channels_last) -> final loss with the peer's own initial weights."""
+    import torch
+    import torch_reference as reference
+
+    barriers = [reference.frozen_barrier(b["kernel"], b["bias"]) for b in task.barriers]
+    targets = [reference.tensor(target) for target in task.targets]
+    images = reference.tensor(task.images)
+    heads = [(b.transform_kernel, b.transform_channels) for b in settings.branches]
+    sizes = dataclasses.asdict(space)
+    torch.manual_seed(0)
+
+    def score(arch, channels_last: bool) -> float:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        network = reference.ProxyNetwork(reference.BACKBONES[space.name](arch, **sizes), heads)
+        network = network.to(memory_format=layout)
+        losses = reference.train_losses(
+            network,
+            images.to(memory_format=layout),
+            [target.to(memory_format=layout) for target in targets],
+            [barrier.to(memory_format=layout) for barrier in barriers],
+            settings.lr,
+            settings.momentum,
+            settings.weight_decay,
+            settings.num_steps,
+        )
+        return losses[-1]
+
+    return score
+
+
+def matmul_peak() -> float:
+    """FLOP/s of 2048 x 2048 products, one on every device at once: the best of five."""
+    copies = [jax.device_put(jax.random.normal(jax.random.key(0), (2048, 2048)), device) for device in jax.devices()]
+    product = jax.jit(lambda a: a @ a)
+    jax.block_until_ready([product(a) for a in copies])
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready([product(a) for a in copies])
+        seconds.append(time.perf_counter() - start)
+    return len(copies) * 2 * 2048**3 / min(seconds)
+
+
+def needed_flops(space, settings, arch, image_size: int, batch: int) -> float:
+    """Floating-point operations of the convolutions: forward in every step, two gradients in all but the last.
+
+    The barrier has one gradient only, and so has the first layer; a 3x3 head of the backbone is counted by ``macs``.
+    """
+    backbone = space.macs(arch) * (image_size / 32) ** 2
+    taps = {"nasbench201": [4, 2, 1], "transnas_micro": [8, 4, 4]}[space.name]
+    head = barrier = 0
+    for branch, width in zip(settings.branches, taps, strict=False):
+        channels = space.stem_channels * width
+        head += branch.transform_kernel**2 * channels * branch.transform_channels * 64
+        barrier += branch.barrier_kernel**2 * branch.transform_channels * branch.target_channels * 64
+    steps = settings.num_steps
+    return 2 * batch * ((backbone + head) * (steps + 2 * (steps - 1)) + barrier * (steps + steps - 1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="nasbench201")
+    parser.add_argument("--variant", default="paper")
+    parser.add_argument("--num", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--block", type=int, default=8, help="architectures a turn")
+    arguments = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
+
+    from eproxy_jax import arch_files, config, metrics, runner
+
+    spec = config.build(config.load_config(f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"))
+    space, settings = spec.space, spec.settings
+    distinct = list(dict.fromkeys(space.canonical(arch) for arch in space.sample(8 * arguments.num, arguments.seed)))
+    archs = distinct[: arguments.num]
+    job = runner.make_job(space, settings, spec.images, spec.weight_seed)
+    compilations = runner.num_compilations()
+    compile_seconds = job.program().compile_seconds
+    theirs = torch_scorer(space, settings, job.task)
+
+    def ours(block) -> list[float]:
+        return [float(loss) for losses in runner.run(job, block) for loss in losses[:, -1]]
+
+    ours(archs[:2])
+    theirs(archs[0], True)
+    peak = matmul_peak()
+    rows = {"ours": [], "PyTorch, NCHW": [], "PyTorch, channels_last": []}
+    losses = {name: [] for name in rows}
+    for start in range(0, len(archs), arguments.block):
+        block = archs[start : start + arguments.block]
+        for name, score in (
+            ("ours", ours),
+            ("PyTorch, NCHW", lambda block: [theirs(arch, False) for arch in block]),
+            ("PyTorch, channels_last", lambda block: [theirs(arch, True) for arch in block]),
+        ):
+            begin = time.perf_counter()
+            losses[name] += score(block)
+            rows[name].append((time.perf_counter() - begin) / len(block))
+            print(
+                f"{start + len(block)}/{len(archs)} {name}: {rows[name][-1]:.3f} s a network",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    size = job.task.images.shape[1]
+    flops = float(np.mean([needed_flops(space, settings, a, size, job.task.images.shape[0]) for a in archs]))
+    data = Path(os.environ.get("EPROXY_DATA", ROOT / ".." / "shared" / "data"))
+    file = {"nasbench201": "nasbench201/cifar10valid.json", "transnas_micro": "transnas/micro_class_scene.json"}
+    truth = arch_files.read_truth(data / file[space.name], space) if data.is_dir() else None
+    best_peer = min(np.mean(rows["PyTorch, NCHW"]), np.mean(rows["PyTorch, channels_last"]))
+    table = []
+    for name, seconds in rows.items():
+        mean = float(np.mean(seconds))
+        quality = metrics.rank_quality(-np.asarray(losses[name]), [truth[a] for a in archs]) if truth else None
+        table.append(
+            {
+                "form": name,
+                "archs": len(archs),
+                "archs/s": f"{1 / mean:.2f}",
+                "s/arch, median of blocks [min-max]": f"{np.median(seconds):.3f} [{min(seconds):.3f}-{max(seconds):.3f}]",
+                "speed against best PyTorch": f"{best_peer / mean:.2f}x",
+                "compile s": f"{compile_seconds:.1f}" if name == "ours" else "-",
+                "share of matmul peak": f"{flops / mean / peak:.0%}",
+                "Spearman": f"{quality.spearman:.3f}" if quality else "-",
+            }
+        )
+    macs = [space.macs(arch) for arch in archs]
+    alone = metrics.rank_quality(macs, [truth[a] for a in archs]).spearman if truth else float("nan")
+    # Again: nothing is traced or compiled on a second call.
+    ours(archs[:2])
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    notes = (
+        f"\nMatmul peak {peak / 1e9:.0f} GFLOP/s; needed {flops / 1e9:.1f} GFLOP a network on average. MACs alone on the "
+        f"same {len(archs)}: Spearman {alone:.3f}. Programs compiled: {runner.num_compilations() - compilations}. "
+        f"Working memory of our program {job.program().temp_bytes / 2**20:.0f} MiB a device; peak of this process, PyTorch "
+        f"included, {memory:.2f} GiB.\n"
+    )
+    command = "python benchmarks/score_throughput.py " + " ".join(sys.argv[1:])
+    text = header(f"Throughput on {space.name} ({arguments.variant})", command) + markdown_table(table) + notes
+    out = ROOT / "benchmarks" / "results"
+    out.mkdir(parents=True, exist_ok=True)
+    name = f"throughput_{space.name}" + ("" if arguments.variant == "paper" else f"_{arguments.variant}")
+    (out / f"{name}.md").write_text(text)
+    (out / f"{name}.jsonl").write_text("".join(json.dumps({**row, "command": command}) + "\n" for row in table))
+    print(text)
+    assert jnp.isfinite(jnp.asarray(losses["ours"])).all()
+
+
+if __name__ == "__main__":
+    main()
