@@ -4,9 +4,10 @@
   python benchmarks/score_throughput.py --num 6 --variant smoke
 
 Both run the same protocol (ten steps, no backward pass after the last forward) on distinct functions, each as its
-canonical form, so that neither gains from removing duplicates or dead edges. PyTorch is timed in both memory formats and
-the better counts. Blocks of a few architectures alternate, so that a change of the machine's speed meets both. The
-Spearman column needs the benchmark data (EPROXY_DATA, default ../shared/data); more architectures: benchmarks/ranking.py.
+canonical form, so that neither gains from removing duplicates or dead edges. PyTorch is timed in both memory formats
+and the better counts. Blocks of a few architectures alternate, so that a change of the machine's speed meets both. The
+Spearman column needs the benchmark data (EPROXY_DATA, default ../shared/data); for more architectures see
+benchmarks/ranking.py.
 """
 
 from __future__ import annotations
@@ -148,7 +149,7 @@ def main() -> None:
                 "form": name,
                 "archs": len(archs),
                 "archs/s": f"{1 / mean:.2f}",
-                "s/arch, median of blocks [min-max]": f"{np.median(seconds):.3f} [{min(seconds):.3f}-{max(seconds):.3f}]",
+                "s/arch, median of blocks": f"{np.median(seconds):.3f} [{min(seconds):.3f}-{max(seconds):.3f}]",
                 "speed against best PyTorch": f"{best_peer / mean:.2f}x",
                 "compile s": f"{compile_seconds:.1f}" if name == "ours" else "-",
                 "share of matmul peak": f"{flops / mean / peak:.0%}",
@@ -163,8 +164,8 @@ def main() -> None:
     notes = (
         f"\nMatmul peak {peak / 1e9:.0f} GFLOP/s; needed {flops / 1e9:.1f} GFLOP a network on average. MACs alone on the "
         f"same {len(archs)}: Spearman {alone:.3f}. Programs compiled: {runner.num_compilations() - compilations}. "
-        f"Working memory of our program {job.program().temp_bytes / 2**20:.0f} MiB a device; peak of this process, PyTorch "
-        f"included, {memory:.2f} GiB.\n"
+        f"Working memory of our program {job.program().temp_bytes / 2**20:.0f} MiB a device; peak of this process, "
+        f"PyTorch included, {memory:.2f} GiB.\n"
     )
     command = "python benchmarks/score_throughput.py " + " ".join(sys.argv[1:])
     text = header(f"Throughput on {space.name} ({arguments.variant})", command) + markdown_table(table) + notes

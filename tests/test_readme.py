@@ -1,0 +1,37 @@
+"""The README's Python runs as it stands, and its commands name flags that exist."""
+
+import re
+from pathlib import Path
+
+from eproxy_jax import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_python_snippets_run(capsys):
+    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert snippets
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 6
+
+
+def test_commands_parse():
+    commands = re.findall(r"^eproxy (score .*?)(?:#.*)?$", README, re.MULTILINE)
+    assert len(commands) >= 4
+    for command in commands:
+        arguments, rest = cli._parser().parse_known_args(command.split())
+        assert arguments.command == "score"
+        assert all(text.startswith("--config.") for text in rest)
+
+
+def test_numbers_of_spaces_are_current():
+    from eproxy_jax import spaces
+
+    for name in spaces.names():
+        assert re.search(rf"\| `{name}` \| {spaces.get(name).num_archs:,} \|", README)
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 200
