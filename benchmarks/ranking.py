@@ -79,9 +79,7 @@ def main() -> None:
         scored = [score(arguments, source, weight_seed) for weight_seed in arguments.weight_seeds]
         results, records = [result for result, _ in scored], [record for _, record in scored]
         between_seeds = [
-            float(stats.spearmanr(a.score, b.score)[0])
-            for i, a in enumerate(results)
-            for b in results[i + 1 :]  # pyright: ignore[reportArgumentType]
+            np.asarray(stats.spearmanr(a.score, b.score))[0] for i, a in enumerate(results) for b in results[i + 1 :]
         ]
         mean_rank = np.sum([stats.rankdata(result.score) for result in results], axis=0)
         for file in TRUTHS[arguments.space]:

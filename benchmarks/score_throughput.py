@@ -44,12 +44,12 @@ def torch_scorer(space, settings, task):
     def score(arch, channels_last: bool) -> float:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         network = reference.ProxyNetwork(reference.BACKBONES[space.name](arch, **sizes), heads)
-        network = network.to(memory_format=layout)
+        network = network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
         losses = reference.train_losses(
             network,
             images.to(memory_format=layout),
             [target.to(memory_format=layout) for target in targets],
-            [barrier.to(memory_format=layout) for barrier in barriers],
+            [barrier.to(memory_format=layout) for barrier in barriers],  # pyright: ignore[reportCallIssue]
             settings.lr,
             settings.momentum,
             settings.weight_decay,
@@ -162,8 +162,8 @@ def main() -> None:
     ours(archs[:2])
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     notes = (
-        f"\nMatmul peak {peak / 1e9:.0f} GFLOP/s; needed {flops / 1e9:.1f} GFLOP a network on average. MACs alone on the "
-        f"same {len(archs)}: Spearman {alone:.3f}. Programs compiled: {runner.num_compilations() - compilations}. "
+        f"\nMatmul peak {peak / 1e9:.0f} GFLOP/s; needed {flops / 1e9:.1f} GFLOP a network on average. MACs alone on "
+        f"the same {len(archs)}: Spearman {alone:.3f}. Programs compiled: {runner.num_compilations() - compilations}. "
         f"Working memory of our program {job.program().temp_bytes / 2**20:.0f} MiB a device; peak of this process, "
         f"PyTorch included, {memory:.2f} GiB.\n"
     )
