@@ -153,6 +153,10 @@ def _weight_gradient(x: Array, grad: Array, kernel_size: int, stride: int) -> Ar
     if kernel_size == 1:
         columns = x[:, ::stride, ::stride].reshape(-1, channels_in)
         return (columns.T @ grad.reshape(-1, channels_out)).reshape(1, 1, channels_in, channels_out)
+    if 4 * channels_in <= channels_out:  # a network's first layer: the input's patches are the smaller ones
+        columns = _patches(x, kernel_size, stride).reshape(-1, kernel_size * kernel_size * channels_in)
+        product = columns.T @ grad.reshape(-1, channels_out)
+        return product.reshape(kernel_size, kernel_size, channels_in, channels_out)
     if stride > 1:
         rows = grad.reshape(-1, channels_out)
         columns = [s.reshape(-1, channels_in) for row in _shifts(x, kernel_size, stride) for s in row]
