@@ -7,6 +7,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from eproxy_jax import runner
+
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and run little: half the time goes if XLA optimises less. Results stay within the tolerances.
@@ -31,3 +33,11 @@ def x64():
     """64-bit types for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drop compiled programs after each module: hundreds of them in one process make XLA's CPU backend crash."""
+    yield
+    runner._compile.cache_clear()
+    jax.clear_caches()

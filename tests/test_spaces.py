@@ -288,11 +288,11 @@ def test_standalone_network_goes_on_to_train(name):
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
 
         (value, updated), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        params = jax.tree.map(lambda p, g: p - 0.2 * g, variables["params"], grads)
+        params = jax.tree.map(lambda p, g: p - 0.05 * g, variables["params"], grads)
         return {"params": params, **updated}, value
 
     losses = []
-    for _ in range(40):
+    for _ in range(100):
         variables, value = step(variables)
         losses.append(float(value))
     assert losses[-1] < 0.5 * losses[0]
