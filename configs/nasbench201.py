@@ -4,7 +4,9 @@
   eproxy score --config configs/nasbench201.py:small      --sample 300 --seed 0 --workdir runs/nb201-small
   eproxy score --config configs/nasbench201.py:smoke      --sample 10  --seed 0 --workdir runs/nb201-smoke
 
-EXPECTATIONS
+On 2 CPU cores: paper 0.53 s a distinct network and 19 s of compilation (213 distinct of 300: 2 to 3 minutes), Spearman
+with CIFAR-10 validation accuracy .731 +- .005 over 3 weight seeds, .821 with alpha = 0.3 (MACs alone .723); small and
+smoke: tens of networks a second. Figures: benchmarks/results/ranking_nasbench201.md.
 """
 
 from eproxy_jax import config as eproxy_config

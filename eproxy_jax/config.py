@@ -7,6 +7,7 @@ return one; the command line reads it at the edge and hands on only what the fun
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> Any:
     path = source.rpartition(":")[0] if not Path(source).is_file() and ":" in source else source
     if not Path(path).is_file():
         raise FileNotFoundError(f"no configuration file at {path!r}")
+    # The library loads every file under this one name, over what an earlier file of this process left there.
+    sys.modules.pop("config_config", None)
     values = flags.FlagValues()
     arguments = ["eproxy", f"--config={source}", *overrides]
     config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=arguments)

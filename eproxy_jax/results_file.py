@@ -97,14 +97,18 @@ class ResultsFile:
     def __init__(self, path: Path, run: str, archs: Sequence[str]):
         self.path, self._archs = path, archs
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = path.read_bytes() if path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        self.rows = _check_rows(path, whole, run, archs)
+        self._file = path.open("a+b")
+        try:
+            _lock(self._file, path)  # before reading: another writer may still be appending
+            self._file.seek(0)
+            content = self._file.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            self.rows = _check_rows(path, whole, run, archs)
+        except ValueError:
+            self._file.close()
+            raise
         self.torn = len(whole) < len(content)
-        self._file = path.open("r+b" if path.exists() else "w+b")
-        _lock(self._file, path)
         self._file.truncate(len(whole))
-        self._file.seek(len(whole))
 
     def append(self, lines: Sequence[str]) -> None:
         """Write lines and make sure they are on the disk."""

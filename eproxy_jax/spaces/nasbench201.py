@@ -49,7 +49,7 @@ class NasBench201(CellSpace):
       >>> space.format(arch)
       '|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_3x3~2|'
       >>> space.params(arch)
-      475088
+      556368
     """
 
     stem_channels: int = 16
