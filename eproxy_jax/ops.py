@@ -65,11 +65,6 @@ def _patches(x: Array, kernel_size: int, stride: int) -> Array:
     return jnp.concatenate([shift for row in _shifts(x, kernel_size, stride) for shift in row], axis=-1)
 
 
-def _matmul_1x1(x: Array, kernel: Array, stride: int) -> Array:
-    x = x[:, ::stride, ::stride]
-    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
-
-
 def _patches_conv(x: Array, kernel: Array, stride: int) -> Array:
     patches = _patches(x, kernel.shape[0], stride)
     rows = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
@@ -94,9 +89,7 @@ def _forward(stride: int) -> Callable[[Array, Array], Array]:
 
     @custom_vmap
     def forward(x: Array, kernel: Array) -> Array:
-        if kernel.shape[0] == 1:
-            return _matmul_1x1(x, kernel, stride)
-        if x.shape[1] * x.shape[2] <= _PATCHES_MAX_PIXELS:
+        if kernel.shape[0] == 1 or x.shape[1] * x.shape[2] <= _PATCHES_MAX_PIXELS:
             return _patches_conv(x, kernel, stride)
         return _lax_conv(x, kernel, stride)
 
@@ -150,10 +143,8 @@ def _input_gradient(grad: Array, kernel: Array, stride: int, height: int, width:
 def _weight_gradient(x: Array, grad: Array, kernel_size: int, stride: int) -> Array:
     """D loss / d kernel, [k, k, C_in, C_out]. All branches are plain matrix products, so ``vmap`` batches them."""
     channels_in, channels_out = x.shape[-1], grad.shape[-1]
-    if kernel_size == 1:
-        columns = x[:, ::stride, ::stride].reshape(-1, channels_in)
-        return (columns.T @ grad.reshape(-1, channels_out)).reshape(1, 1, channels_in, channels_out)
-    if 4 * channels_in <= channels_out:  # a network's first layer: the input's patches are the smaller ones
+    # Pointwise, or a network's first layer, where the input's patches are the smaller ones.
+    if kernel_size == 1 or 4 * channels_in <= channels_out:
         columns = _patches(x, kernel_size, stride).reshape(-1, kernel_size * kernel_size * channels_in)
         product = columns.T @ grad.reshape(-1, channels_out)
         return product.reshape(kernel_size, kernel_size, channels_in, channels_out)
