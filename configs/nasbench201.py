@@ -24,10 +24,12 @@ def get_config(variant: str = "paper"):
         config.sizes.cells_per_stage = 2
         config.images.size = 16
         config.settings.branches[0]["transform_channels"] = 256
+        eproxy_config.narrow_genes(config, kernels=(1, 3), channels=(16, 32, 64, 128, 256))
     if variant == "smoke":
         config.sizes.stem_channels = 4
         config.sizes.cells_per_stage = 1
         config.images.size = 8
         config.settings.branches[0]["transform_channels"] = 16
         config.settings.branches[0]["target_channels"] = 16
+        eproxy_config.narrow_genes(config, kernels=(1, 3), channels=(4, 8, 16))
     return config

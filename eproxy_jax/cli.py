@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import os
 import platform
@@ -153,16 +152,10 @@ def _score(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
             raise UsageError(
                 f"{arguments.truth}: {known} of the {len(archs)} architectures have a value; need at least 3"
             )
-    job = runner.make_job(
-        spec.space,
-        spec.settings,
-        spec.images,
-        spec.weight_seed,
-        devices=_devices(arguments.devices),
-        form=arguments.form,
-        chunk_size=arguments.chunk_size,
-        vmap_width=arguments.vmap_width,
+    execution = runner.Execution.of(
+        _devices(arguments.devices), arguments.form, arguments.chunk_size, arguments.vmap_width
     )
+    job = runner.make_job(spec.space, spec.settings, spec.images, spec.weight_seed, execution)
     plan = runner.make_plan(archs, spec.space)
 
     workdir = Path(arguments.workdir or ".")
@@ -184,7 +177,7 @@ def _score(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         "distinct": len(plan.distinct),
         "diverged": result.status.count("diverged"),
         "seconds": seconds,
-        "devices": [str(device) for device in job.devices],
+        "devices": [str(device) for device in job.execution.devices],
         "command": " ".join(["eproxy", *(sys.argv[1:])]),
         "versions": _versions(),
     }
@@ -287,20 +280,16 @@ def _architectures(arguments: argparse.Namespace, space: Any) -> list[Any]:
 
 def _identity(spec: Any, job: Any) -> dict[str, Any]:
     """Everything that a score depends on besides the architecture: equal identities, equal files."""
-    import numpy as np
+    from eproxy_jax import images
 
-    images = np.asarray(job.task.images)
     return {
         "space": spec.space.name,
         "sizes": dataclasses.asdict(spec.space),
         "settings": spec.settings.to_dict(),
-        "images": {
-            "shape": list(images.shape),
-            "sha256": hashlib.sha256(images.tobytes()).hexdigest(),
-        },
+        "images": images.identity(job.task.images),
         "weight_seed": spec.weight_seed,
-        "form": job.form if job.form == "map" else f"vmap {job.vmap_width}",
-        "platform": job.devices[0].platform,
+        "form": job.execution.label,
+        "platform": job.execution.devices[0].platform,
     }
 
 
@@ -352,7 +341,10 @@ def _run(job: Any, plan: Any, results: Any, run: str, progress_lib: Any) -> dict
     append_ready()  # after a kill, the next lines may be of networks that earlier lines hold
     if known == len(plan.distinct):
         return {"compile": 0.0, "run": 0.0}
-    print(f"eproxy: compiling for {len(job.devices)} {job.devices[0].platform} device(s)", file=sys.stderr)
+    print(
+        f"eproxy: compiling for {len(job.execution.devices)} {job.execution.devices[0].platform} device(s)",
+        file=sys.stderr,
+    )
     compile_seconds = job.program().compile_seconds
     print(f"eproxy: compiled in {compile_seconds:.1f} s", file=sys.stderr)
     start = time.perf_counter()

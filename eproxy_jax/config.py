@@ -18,7 +18,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from eproxy_jax import images, spaces
+from eproxy_jax.dps import SearchSpec
 from eproxy_jax.errors import did_you_mean
+from eproxy_jax.genes import GeneTable
 from eproxy_jax.types import ProxySettings
 
 
@@ -31,7 +33,8 @@ def default_config(space: str = "nasbench201") -> Any:
     Returns:
       A locked ``ConfigDict``: ``space``, ``sizes`` (fields of the space), ``settings`` (see ``ProxySettings``),
       ``images`` (``source``: a generator's name or a path; ``num``; ``size`` in pixels, generators only; ``seed`` of
-      the draw, files only) and ``weight_seed`` (seed of weights, targets and barrier).
+      the draw, files only), ``weight_seed`` (seed of weights, targets and barrier) and ``dps`` (fields of
+      ``dps.SearchSpec``, and ``genes``, fields of ``genes.GeneTable``).
 
     Raises:
       ValueError: unknown space.
@@ -52,10 +55,37 @@ def default_config(space: str = "nasbench201") -> Any:
                 "seed": 0,
             },
             "weight_seed": 0,
+            "dps": {**_search_defaults(), "genes": _as_tuples(GeneTable().to_dict())},
         }
     )
     config.lock()
     return config
+
+
+def _search_defaults() -> dict[str, Any]:
+    values = dataclasses.asdict(SearchSpec())
+    del values["num_steps"]  # the settings have it
+    return values
+
+
+def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """Lists as tuples, which can be overridden on the command line."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def narrow_genes(config: Any, kernels: tuple[int, ...], channels: tuple[int, ...]) -> None:
+    """Restrict the genes of a configuration to what a small machine can afford, plain settings included.
+
+    Args:
+      config: changed in place.
+      kernels: choices of both kernel sizes.
+      channels: choices of ``transform_channels``; ``target_channels`` does without the largest.
+    """
+    genes = config.dps.genes
+    genes.transform_kernel = genes.barrier_kernel = kernels
+    genes.transform_channels, genes.target_channels = channels, channels[:-1]
+    for name in ("network_init", "barrier_init"):
+        genes[name] = ("default", *genes[name])
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> Any:
@@ -100,12 +130,16 @@ class RunSpec:
       settings: the proxy's settings.
       images: [B, H, W, 3], not yet standardised.
       weight_seed: seed of the key.
+      genes: the choices of a search.
+      search: sizes and rates of a search.
     """
 
     space: spaces.SearchSpace
     settings: ProxySettings
     images: Any
     weight_seed: int
+    genes: GeneTable
+    search: SearchSpec
 
 
 def build(config: ml_collections.ConfigDict) -> RunSpec:
@@ -128,7 +162,17 @@ def build(config: ml_collections.ConfigDict) -> RunSpec:
     seed = values["weight_seed"]
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"config.weight_seed: expected an integer >= 0, got {seed!r}")
-    return RunSpec(space, settings, _images(values["images"], expected["images"]), seed)
+    genes, search = _search(dict(values["dps"]), settings.num_steps)
+    return RunSpec(space, settings, _images(values["images"], expected["images"]), seed, genes, search)
+
+
+def _search(values: dict[str, Any], num_steps: int) -> tuple[GeneTable, SearchSpec]:
+    genes = GeneTable.from_dict(values.pop("genes", {}))
+    known = _search_defaults()
+    for name in values:
+        if name not in known:
+            raise ValueError(f"config.dps: unknown field {name!r}{did_you_mean(name, known)}; known: {list(known)}")
+    return genes, SearchSpec(**values, num_steps=num_steps)
 
 
 def _images(values: dict[str, Any], expected: dict[str, Any]) -> Any:

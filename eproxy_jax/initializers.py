@@ -9,6 +9,8 @@ fan_out and the ReLU gain; biases 0.01 for xavier, 0 for kaiming).
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -34,7 +36,27 @@ def _scales(fan_in: Array, fan_out: Array) -> Array:
     )
 
 
-def conv_kernel(key: Array, shape: tuple[int, ...], dtype, init: Array | int = 0, area: Array | None = None) -> Array:
+def unit_scale(shape: Any, dtype, init: Array | int, area: Any = None, features: Any = None) -> Array:
+    """What a unit draw of :func:`conv_kernel` is multiplied with; arguments as there, sizes may be traced."""
+    positions = jnp.asarray(shape[-4] * shape[-3] if area is None else area, dtype)
+    outputs = jnp.asarray(shape[-1] if features is None else features, dtype)
+    return _scales(positions * shape[-2], positions * outputs)[init]
+
+
+def is_normal(init: Array | int) -> Array:
+    """Whether the unit distribution is the standard normal one (else uniform on [-1, 1))."""
+    init = jnp.asarray(init)
+    return (init == INITS.index("xavier_normal")) | (init == INITS.index("kaiming_normal"))
+
+
+def conv_kernel(
+    key: Array,
+    shape: tuple[int, ...],
+    dtype,
+    init: Array | int = 0,
+    area: Array | None = None,
+    features: Array | None = None,
+) -> Array:
     """Convolution kernels.
 
     Args:
@@ -44,32 +66,29 @@ def conv_kernel(key: Array, shape: tuple[int, ...], dtype, init: Array | int = 0
       init: index into ``INITS``; may be traced.
       area: kernel positions that the fans count, broadcastable to ``shape``; ``k * k`` when absent. A 1x1 convolution
         that lives in the centre of a 3x3 slot says 1.
+      features: output channels that ``fan_out`` counts; C_out when absent. A convolution padded with unused channels
+        says how many are used.
 
     Returns:
       Array of ``shape``.
     """
-    positions = jnp.asarray(shape[-4] * shape[-3] if area is None else area, dtype)
-    scale = _scales(positions * shape[-2], positions * shape[-1])[init]
-    is_normal = (jnp.asarray(init) == INITS.index("xavier_normal")) | (
-        jnp.asarray(init) == INITS.index("kaiming_normal")
-    )
     unit = lax.cond(
-        is_normal,
+        is_normal(init),
         lambda k: jax.random.normal(k, shape, dtype),
         lambda k: jax.random.uniform(k, shape, dtype, -1, 1),
         key,
     )
-    return unit * scale
+    return unit * unit_scale(shape, dtype, init, area, features)
 
 
-def conv_bias(key: Array, shape: tuple[int, ...], dtype, fan_in: int, init: Array | int = 0) -> Array:
+def conv_bias(key: Array, shape: tuple[int, ...], dtype, fan_in: Any, init: Array | int = 0) -> Array:
     """Convolution biases: uniform +-1/sqrt(fan_in) by default, 0.01 for xavier, 0 for kaiming.
 
     Args:
       key: typed key; consumed.
       shape: [C_out].
       dtype: floating dtype of the result.
-      fan_in: k * k * C_in of the kernel beside it.
+      fan_in: k * k * C_in of the kernel beside it; may be traced.
       init: index into ``INITS``; may be traced.
 
     Returns:

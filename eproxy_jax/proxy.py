@@ -7,6 +7,7 @@ over many. Source: PROTOCOL, "Eproxy: the score of one architecture".
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -191,6 +192,31 @@ class _Train(NamedTuple):
     opt_state: Any
 
 
+def sgd_losses(
+    loss: Callable[[Any], tuple[Array, Array]], params: Any, num_steps: int, optimizer: optax.GradientTransformation
+) -> Array:
+    """Minimise a loss from ``params`` on and watch it.
+
+    Args:
+      loss: params -> (what is minimised, what is reported).
+      params: initial parameters.
+      num_steps: S.
+      optimizer: see :func:`sgd`.
+
+    Returns:
+      [S]: the reported loss at each step's forward pass, before that step's update.
+    """
+
+    def step(carry: _Train, _: None) -> tuple[_Train, Array]:
+        grads, reported = jax.grad(loss, has_aux=True)(carry.params)
+        updates, opt_state = optimizer.update(grads, carry.opt_state, carry.params)
+        return _Train(optax.apply_updates(carry.params, updates), opt_state), reported
+
+    # The last step's update would not be seen: its forward pass is all that counts.
+    trained, losses = lax.scan(step, _Train(params, optimizer.init(params)), None, num_steps - 1)
+    return jnp.append(losses, loss(trained.params)[1])
+
+
 def train_losses(
     network: nn.Module, num_steps: int, params: Any, encoded: Array, task: ProxyTask, hyper: ProxyHyper
 ) -> Array:
@@ -207,20 +233,12 @@ def train_losses(
     Returns:
       [S]: L at each step's forward pass, before that step's update.
     """
-    optimizer = sgd(hyper)
 
     def loss(params: Any) -> tuple[Array, Array]:
         errors = branch_losses(network.apply({"params": params}, task.images, encoded), task)  # pyright: ignore[reportArgumentType]
         return jnp.sum(errors), final_loss(errors)
 
-    def step(carry: _Train, _: None) -> tuple[_Train, Array]:
-        grads, reported = jax.grad(loss, has_aux=True)(carry.params)
-        updates, opt_state = optimizer.update(grads, carry.opt_state, carry.params)
-        return _Train(optax.apply_updates(carry.params, updates), opt_state), reported
-
-    # The last step's update would not be seen: its forward pass is all that counts.
-    trained, losses = lax.scan(step, _Train(params, optimizer.init(params)), None, num_steps - 1)
-    return jnp.append(losses, loss(trained.params)[1])
+    return sgd_losses(loss, params, num_steps, sgd(hyper))
 
 
 def candidate_losses(
@@ -229,6 +247,23 @@ def candidate_losses(
     """Initialise one candidate from its own key and train it: losses [S]. The key is consumed."""
     params = network.init(key, task.images, encoded, hyper.network_init)["params"]
     return train_losses(network, num_steps, params, encoded, task, hyper)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """:func:`candidate_losses` as a hashable function of its arrays, so that equal ones share a compiled program.
+
+    Attributes:
+      network: a :class:`ProxyNetwork`.
+      num_steps: S.
+    """
+
+    network: nn.Module
+    num_steps: int
+
+    def __call__(self, key: Array, encoded: Array, task: ProxyTask, hyper: ProxyHyper) -> Array:
+        """Losses [S] of one candidate; the key is consumed."""
+        return candidate_losses(self.network, self.num_steps, key, encoded, task, hyper)
 
 
 def scores(loss: np.ndarray, effective_macs: np.ndarray, max_macs: int, alpha: float) -> np.ndarray:

@@ -74,28 +74,23 @@ def result_of(rows: Sequence[dict[str, Any]]) -> ScoreResult:
     )
 
 
-_FIELDS = ("arch", "score", "loss", "losses", "macs", "params", "effective_macs", "status", "run")
-
-
-class ResultsFile:
-    """An append-only JSONL file of one run.
+class JsonLines:
+    """A locked, append-only file of JSON lines; a half-written last line is dropped.
 
     Args:
       path: the file; its folder is made.
-      run: the run's fingerprint.
-      archs: strings of all architectures of the run, in order.
 
     Attributes:
       rows: lines already there, parsed.
       torn: whether a half-written last line was dropped.
 
     Raises:
-      ValueError: the file holds something that is not this run's prefix; says the line and what to do.
+      ValueError: a line is not JSON, or another process is writing the file.
       OSError: the file cannot be opened for writing.
     """
 
-    def __init__(self, path: Path, run: str, archs: Sequence[str]):
-        self.path, self._archs = path, archs
+    def __init__(self, path: Path):
+        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         try:
@@ -103,12 +98,16 @@ class ResultsFile:
             self._file.seek(0)
             content = self._file.read()
             whole = content[: content.rfind(b"\n") + 1]
-            self.rows = _check_rows(path, whole, run, archs)
+            self.rows = [_parse_line(path, n, line) for n, line in enumerate(whole.splitlines(), start=1)]
+            self._check_rows()
         except ValueError:
             self._file.close()
             raise
         self.torn = len(whole) < len(content)
         self._file.truncate(len(whole))
+
+    def _check_rows(self) -> None:
+        """For subclasses that know what lines should hold."""
 
     def append(self, lines: Sequence[str]) -> None:
         """Write lines and make sure they are on the disk."""
@@ -122,6 +121,54 @@ class ResultsFile:
         self._file.close()
 
 
+_FIELDS = ("arch", "score", "loss", "losses", "macs", "params", "effective_macs", "status", "run")
+_FIX = "choose another --out, or move the file away"
+
+
+class ResultsFile(JsonLines):
+    """The scores of one run.
+
+    Args:
+      path: the file; its folder is made.
+      run: the run's fingerprint.
+      archs: strings of all architectures of the run, in order.
+
+    Raises:
+      ValueError: the file holds something that is not this run's prefix; says the line and what to do.
+      OSError: the file cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path, run: str, archs: Sequence[str]):
+        self._run, self._archs = run, archs
+        super().__init__(path)
+
+    def _check_rows(self) -> None:
+        path, run, archs = self.path, self._run, self._archs
+        for number, row in enumerate(self.rows, start=1):
+            if not isinstance(row, dict) or any(field not in row for field in _FIELDS):
+                raise ValueError(f"{path}:{number}: not a line of an eproxy score file: {_FIX}")
+            if row["run"] != run:
+                raise ValueError(
+                    f"{path}:{number}: written by another run ({row['run']}; this one is {run}): its space, settings, "
+                    f"images, seed or execution form differ: {_FIX}"
+                )
+            if number > len(archs) or row["arch"] != archs[number - 1]:
+                expected = archs[number - 1] if number <= len(archs) else "the end of the file"
+                raise ValueError(
+                    f"{path}:{number}: holds {row['arch']!r} where this run's list has {expected!r}: "
+                    f"the list of architectures differs: {_FIX}"
+                )
+
+
+def _parse_line(path: Path, number: int, line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}:{number}: not JSON: remove this line and those after it to resume, or {_FIX}"
+        ) from error
+
+
 def _lock(file: Any, path: Path) -> None:
     try:
         import fcntl
@@ -131,30 +178,3 @@ def _lock(file: Any, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise ValueError(f"{path}: another process is writing it: wait for it, or choose another --out") from error
-
-
-def _check_rows(path: Path, content: bytes, run: str, archs: Sequence[str]) -> list[dict[str, Any]]:
-    rows = []
-    fix = "choose another --out, or move the file away"
-    for number, line in enumerate(content.splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(
-                f"{path}:{number}: not JSON: remove this line and those after it to resume, or {fix}"
-            ) from error
-        if not isinstance(row, dict) or any(field not in row for field in _FIELDS):
-            raise ValueError(f"{path}:{number}: not a line of an eproxy score file: {fix}")
-        if row["run"] != run:
-            raise ValueError(
-                f"{path}:{number}: written by another run ({row['run']}; this one is {run}): its space, settings, "
-                f"images, seed or execution form differ: {fix}"
-            )
-        if number > len(archs) or row["arch"] != archs[number - 1]:
-            expected = archs[number - 1] if number <= len(archs) else "the end of the file"
-            raise ValueError(
-                f"{path}:{number}: holds {row['arch']!r} where this run's list has {expected!r}: "
-                f"the list of architectures differs: {fix}"
-            )
-        rows.append(row)
-    return rows

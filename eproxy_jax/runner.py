@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,27 +93,31 @@ def candidates_mesh(devices: Sequence[Device]) -> Mesh:
 
 
 def chunk_program(
-    network: nn.Module, num_steps: int, form: Form, mesh: Mesh, vmap_width: int = VMAP_WIDTH
+    losses_of: Callable[..., Array],
+    num_steps: int,
+    form: Form,
+    mesh: Mesh,
+    vmap_width: int = VMAP_WIDTH,
+    dtype: Any = jnp.float32,
 ) -> Callable[..., Array]:
     """The function that trains one chunk of candidates, sharded over the mesh.
 
     Args:
-      network: a :class:`proxy.ProxyNetwork`.
+      losses_of: (key, encoded, *shared) -> losses [S] of one candidate.
       num_steps: S.
       form: execution form.
       mesh: 1-D device mesh.
       vmap_width: candidates of one block of the vmap form.
+      dtype: of the losses.
 
     Returns:
-      (key, identity [N, 2], encoded [N, ...], valid [N], task, hyper) -> losses [N, S]; N a multiple of the mesh's size
+      (key, identity [N, 2], encoded [N, ...], valid [N], shared) -> losses [N, S]; N a multiple of the mesh's size
       (times the width in the vmap form). Rows that are not valid are NaN or a waste product. To be jitted.
     """
 
-    def on_device(
-        key: Array, identity: Array, encoded: Array, valid: Array, task: ProxyTask, hyper: proxy.ProxyHyper
-    ) -> Array:
+    def on_device(key: Array, identity: Array, encoded: Array, valid: Array, shared: tuple[Any, ...]) -> Array:
         def train(identity: Array, encoded: Array) -> Array:
-            return proxy.candidate_losses(network, num_steps, proxy.arch_key(key, identity), encoded, task, hyper)
+            return losses_of(proxy.arch_key(key, identity), encoded, *shared)
 
         # Blocks without a valid candidate are skipped: a short last chunk costs what it holds.
         width = 1 if form == "map" else vmap_width
@@ -122,7 +125,7 @@ def chunk_program(
 
         def block(arrays: tuple[Array, Array, Array]) -> Array:
             identity, encoded, valid = arrays
-            skipped = jnp.full((width, num_steps), jnp.nan, task.images.dtype)
+            skipped = jnp.full((width, num_steps), jnp.nan, dtype)
             return lax.cond(jnp.any(valid), train_block, lambda i, e: skipped, identity, encoded)
 
         blocks = jax.tree.map(lambda x: x.reshape(-1, width, *x.shape[1:]), (identity, encoded, valid))
@@ -132,7 +135,7 @@ def chunk_program(
     return jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(whole, split, split, split, whole, whole),
+        in_specs=(whole, split, split, split, whole),
         out_specs=split,
         check_vma=False,  # nothing is communicated, so there is nothing to check, and custom rules need no annotation
     )
@@ -159,7 +162,7 @@ class CompiledProgram:
 
 @functools.lru_cache(maxsize=64)
 def _compile(
-    network: nn.Module,
+    losses_of: Callable[..., Array],
     num_steps: int,
     form: Form,
     devices: tuple[Device, ...],
@@ -168,18 +171,19 @@ def _compile(
     shapes: Any,
     vmap_width: int,
 ) -> CompiledProgram:
-    """Compile once per static description. ``shapes`` holds (treedef, leaves) of key, task and hyper."""
+    """Compile once per static description. ``shapes`` holds (treedef, leaves) of the key and what is shared."""
     mesh = candidates_mesh(devices)
     split, whole = NamedSharding(mesh, PartitionSpec(_AXIS)), NamedSharding(mesh, PartitionSpec())
-    key, task, hyper = jax.tree.unflatten(
+    key, shared = jax.tree.unflatten(
         shapes[0], [jax.ShapeDtypeStruct(shape, dtype, sharding=whole) for shape, dtype in shapes[1]]
     )
+    dtype = jax.tree.leaves(shared)[0].dtype
     identity = jax.ShapeDtypeStruct((chunk_size, 2), jnp.uint32, sharding=split)
     encoded = jax.ShapeDtypeStruct((chunk_size, *encoded_shape), jnp.int32, sharding=split)
     valid = jax.ShapeDtypeStruct((chunk_size,), jnp.bool_, sharding=split)
     start = time.perf_counter()
-    program = jax.jit(chunk_program(network, num_steps, form, mesh, vmap_width))
-    call = program.lower(key, identity, encoded, valid, task, hyper).compile()
+    program = jax.jit(chunk_program(losses_of, num_steps, form, mesh, vmap_width, dtype))
+    call = program.lower(key, identity, encoded, valid, shared).compile()
     memory = call.memory_analysis()
     return CompiledProgram(
         call, mesh, chunk_size, time.perf_counter() - start, int(getattr(memory, "temp_size_in_bytes", 0))
@@ -195,119 +199,108 @@ def num_compilations() -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """Everything a run needs besides its architectures, on its devices.
+class Execution:
+    """How candidates are spread over devices; does not change their losses within one form.
 
     Attributes:
-      space: the search space.
-      settings: the proxy's settings.
-      key: typed key.
-      task: images, targets, barriers.
-      hyper: the data part of the settings.
       devices: devices to run on.
       form: execution form.
       chunk_size: candidates per dispatched chunk, a multiple of the number of devices.
-      vmap_width: candidates of one block of the vmap form.
+      vmap_width: candidates of one block of the vmap form; rounding depends on it.
     """
 
-    space: spaces.SearchSpace
-    settings: ProxySettings
-    key: Array
-    task: ProxyTask
-    hyper: proxy.ProxyHyper
     devices: tuple[Device, ...]
     form: Form
     chunk_size: int
     vmap_width: int = VMAP_WIDTH
 
-    def program(self) -> CompiledProgram:
-        """The compiled program of this job; compiled on the first call of an equal job."""
-        spec = proxy.ProxySpec.of(self.settings)
-        dtype = self.task.images.dtype
-        network = proxy.ProxyNetwork(self.space.universal(dtype), spec.heads, dtype)
-        leaves, treedef = jax.tree.flatten((self.key, self.task, self.hyper))
-        shapes = (treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
-        encoded_shape = self.space.encode([next(iter(self.space.enumerate()))]).shape[1:]
-        return _compile(
-            network,  # pyright: ignore[reportArgumentType]
-            spec.num_steps,
-            self.form,
-            self.devices,
-            self.chunk_size,
-            encoded_shape,
-            shapes,
-            self.vmap_width,
-        )
+    @classmethod
+    def of(
+        cls,
+        devices: Sequence[Device] | None = None,
+        form: Form | None = None,
+        chunk_size: int | None = None,
+        vmap_width: int = VMAP_WIDTH,
+    ) -> Execution:
+        """Fill in what is absent: all devices, the form of their platform, a chunk of a few seconds.
+
+        Raises:
+          ValueError: an unknown form, a size below 1.
+        """
+        devices = tuple(jax.devices() if devices is None else devices)
+        form = default_form(devices) if form is None else form
+        if form not in _FORMS:
+            raise ValueError(f"unknown execution form {form!r}; known: {', '.join(_FORMS)}")
+        for name, value in (("chunk_size", chunk_size), ("vmap_width", vmap_width)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: expected an integer >= 1, got {value}")
+        block = len(devices) * (1 if form == "map" else vmap_width)
+        if chunk_size is None:
+            chunk_size = len(devices) * (_MAP_CHUNK if form == "map" else vmap_width)
+        return cls(devices, form, -(-chunk_size // block) * block, vmap_width)
+
+    def replicate(self, tree: Any) -> Any:
+        """Put what all candidates share on every device."""
+        return jax.device_put(tree, NamedSharding(candidates_mesh(self.devices), PartitionSpec()))
+
+    @property
+    def label(self) -> str:
+        """What of it the losses depend on, for the record of a run."""
+        return self.form if self.form == "map" else f"vmap {self.vmap_width}"
 
 
-def make_job(
-    space: spaces.SearchSpace | str,
-    settings: ProxySettings | None = None,
-    images: Any = None,
-    key: Array | int = 0,
-    *,
-    devices: Sequence[Device] | None = None,
-    form: Form | None = None,
-    chunk_size: int | None = None,
-    vmap_width: int = VMAP_WIDTH,
-) -> Job:
-    """Check the arguments of :func:`score` and prepare what all candidates share.
+def compile_program(
+    losses_of: Callable[..., Array], num_steps: int, space: spaces.SearchSpace, execution: Execution, key: Array, shared
+) -> CompiledProgram:
+    """The compiled chunk program; compiled on the first call with equal arguments.
 
     Args:
-      space: a search space or its registry name.
-      settings: defaults to plain Eproxy.
-      images: [B, H, W, 3]; defaults to the embedded batch. Standardised here.
-      key: typed key, or an integer seed for one.
-      devices: defaults to all devices.
-      form: execution form; chosen by the devices' platform when absent.
-      chunk_size: candidates per chunk; rounded up to whole blocks on every device.
-      vmap_width: candidates of one block of the vmap form; part of a run's identity, since rounding depends on it.
-
-    Raises:
-      ValueError: bad images, an unknown space or form, a chunk size below 1.
+      losses_of: (key, encoded, *shared) -> losses [S] of one candidate; hashable, equal ones share a program.
+      num_steps: S.
+      space: the search space.
+      execution: devices and form.
+      key: typed key.
+      shared: tuple of what all candidates share; only shapes and dtypes matter here.
     """
-    space = spaces.get(space) if isinstance(space, str) else space
-    settings = ProxySettings() if settings is None else settings
-    devices = tuple(jax.devices() if devices is None else devices)
-    form = default_form(devices) if form is None else form
-    if form not in _FORMS:
-        raise ValueError(f"unknown execution form {form!r}; known: {', '.join(_FORMS)}")
-    for name, value in (("chunk_size", chunk_size), ("vmap_width", vmap_width)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: expected an integer >= 1, got {value}")
-    block = len(devices) * (1 if form == "map" else vmap_width)
-    if chunk_size is None:
-        chunk_size = len(devices) * (_MAP_CHUNK if form == "map" else vmap_width)
-    chunk_size = -(-chunk_size // block) * block
-    typed_key = jax.random.key(key) if isinstance(key, int) else key
-    batch = images_lib.standardize(images_lib.default_images() if images is None else images)
-    task = jax.jit(proxy.make_task, static_argnums=1)(typed_key, settings, batch)
-    hyper = proxy.ProxyHyper.of(settings, batch.dtype)
-    whole = NamedSharding(candidates_mesh(devices), PartitionSpec())
-    typed_key, task, hyper = jax.device_put((typed_key, task, hyper), whole)
-    return Job(space, settings, typed_key, task, hyper, devices, form, chunk_size, vmap_width)
+    leaves, treedef = jax.tree.flatten((key, shared))
+    shapes = (treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
+    encoded_shape = space.encode([next(iter(space.enumerate()))]).shape[1:]
+    return _compile(
+        losses_of,
+        num_steps,
+        execution.form,
+        execution.devices,
+        execution.chunk_size,
+        encoded_shape,
+        shapes,
+        execution.vmap_width,
+    )
 
 
-def run(job: Job, archs: Sequence[Any]) -> Iterator[np.ndarray]:
+def run_program(
+    program: CompiledProgram, space: spaces.SearchSpace, archs: Sequence[Any], key: Array, shared: tuple[Any, ...]
+) -> Iterator[np.ndarray]:
     """Losses of canonical, distinct architectures, chunk by chunk, in the order given.
 
     Args:
-      job: what they share.
+      program: from :func:`compile_program`.
+      space: the search space.
       archs: canonical architectures.
+      key: typed key.
+      shared: what all candidates share, replicated.
 
     Yields:
-      [n, S] losses of the next n architectures, n <= ``job.chunk_size``.
+      [n, S] losses of the next n architectures, n <= ``program.chunk_size``.
     """
-    program = job.program()
     split = NamedSharding(program.mesh, PartitionSpec(_AXIS))
     pending: collections.deque[tuple[Array, int]] = collections.deque()
     for start in range(0, len(archs), program.chunk_size):
         chunk = list(archs[start : start + program.chunk_size])
         count = len(chunk)
         chunk += chunk[:1] * (program.chunk_size - count)
-        identity = np.stack([spaces.arch_identity(job.space, arch) for arch in chunk])
-        arrays = (identity, job.space.encode(chunk), np.arange(len(chunk)) < count)
-        losses = program.call(job.key, *jax.device_put(arrays, split), job.task, job.hyper)
+        identity = np.stack([spaces.arch_identity(space, arch) for arch in chunk])
+        arrays = (identity, space.encode(chunk), np.arange(len(chunk)) < count)
+        losses = program.call(key, *jax.device_put(arrays, split), shared)
         pending.append((losses, count))
         if len(pending) >= _CHUNKS_IN_FLIGHT:
             yield _fetch(*pending.popleft())
@@ -317,6 +310,73 @@ def run(job: Job, archs: Sequence[Any]) -> Iterator[np.ndarray]:
 
 def _fetch(losses: Array, count: int) -> np.ndarray:
     return np.asarray(losses)[:count]
+
+
+# --- plain scoring -------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Everything a run needs besides its architectures, on its devices.
+
+    Attributes:
+      space: the search space.
+      settings: the proxy's settings.
+      key: typed key.
+      task: images, targets, barriers.
+      hyper: the data part of the settings.
+      execution: devices and form.
+    """
+
+    space: spaces.SearchSpace
+    settings: ProxySettings
+    key: Array
+    task: ProxyTask
+    hyper: proxy.ProxyHyper
+    execution: Execution
+
+    def program(self) -> CompiledProgram:
+        """The compiled program of this job; compiled on the first call of an equal job."""
+        spec = proxy.ProxySpec.of(self.settings)
+        dtype = self.task.images.dtype
+        network = proxy.ProxyNetwork(self.space.universal(dtype), spec.heads, dtype)
+        candidate = proxy.Candidate(network, spec.num_steps)  # pyright: ignore[reportArgumentType]
+        return compile_program(candidate, spec.num_steps, self.space, self.execution, self.key, (self.task, self.hyper))
+
+
+def make_job(
+    space: spaces.SearchSpace | str,
+    settings: ProxySettings | None = None,
+    images: Any = None,
+    key: Array | int = 0,
+    execution: Execution | None = None,
+) -> Job:
+    """Check the arguments of :func:`score` and prepare what all candidates share.
+
+    Args:
+      space: a search space or its registry name.
+      settings: defaults to plain Eproxy.
+      images: [B, H, W, 3]; defaults to the embedded batch. Standardised here.
+      key: typed key, or an integer seed for one.
+      execution: devices and form; all devices by default.
+
+    Raises:
+      ValueError: bad images, an unknown space.
+    """
+    space = spaces.get(space) if isinstance(space, str) else space
+    settings = ProxySettings() if settings is None else settings
+    execution = Execution.of() if execution is None else execution
+    typed_key = jax.random.key(key) if isinstance(key, int) else key
+    batch = images_lib.standardize(images_lib.default_images() if images is None else images)
+    task = jax.jit(proxy.make_task, static_argnums=1)(typed_key, settings, batch)
+    hyper = proxy.ProxyHyper.of(settings, batch.dtype)
+    typed_key, task, hyper = execution.replicate((typed_key, task, hyper))
+    return Job(space, settings, typed_key, task, hyper, execution)
+
+
+def run(job: Job, archs: Sequence[Any]) -> Iterator[np.ndarray]:
+    """Losses of canonical, distinct architectures of a job, chunk by chunk, in the order given."""
+    return run_program(job.program(), job.space, archs, job.key, (job.task, job.hyper))
 
 
 def collect(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: dict[str, float]) -> ScoreResult:
@@ -389,9 +449,7 @@ def score(
       >>> result.status
       ('ok',)
     """
-    job = make_job(
-        space, settings, images, key, devices=devices, form=form, chunk_size=chunk_size, vmap_width=vmap_width
-    )
+    job = make_job(space, settings, images, key, Execution.of(devices, form, chunk_size, vmap_width))
     parsed = []
     for position, arch in enumerate(archs):
         try:

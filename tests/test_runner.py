@@ -57,7 +57,7 @@ def test_map_vmap_and_loop_agree_in_float64(x64, name):
     np.testing.assert_allclose(results["vmap"].losses[:, 0], results["map"].losses[:, 0], rtol=1e-10)
     if name != "nasbench201":
         return  # the loop differs in the runner only, which is the same for all spaces
-    job = runner.make_job(space, TINY, images, 5, devices=jax.devices()[:1])
+    job = runner.make_job(space, TINY, images, 5, runner.Execution.of(jax.devices()[:1]))
     network = proxy.ProxyNetwork(space.universal(jnp.float64), proxy.ProxySpec.of(TINY).heads, jnp.float64)
     one = jax.jit(proxy.candidate_losses, static_argnums=(0, 1))
     loop = []
@@ -175,15 +175,14 @@ def test_lowers_for_accelerators_without_grouped_convolutions():
     """The vmapped device program exports for TPU and CUDA, and no convolution in it is grouped."""
     mesh = runner.candidates_mesh(jax.devices()[:1])
     network = proxy.ProxyNetwork(SPACE.universal(), ((1, 8),))
-    job = runner.make_job(SPACE, TINY, IMAGES, 0, devices=jax.devices()[:1])
-    program = jax.jit(runner.chunk_program(network, 2, "vmap", mesh, 3))
+    job = runner.make_job(SPACE, TINY, IMAGES, 0, runner.Execution.of(jax.devices()[:1]))
+    program = jax.jit(runner.chunk_program(proxy.Candidate(network, 2), 2, "vmap", mesh, 3))
     arguments = (
         job.key,
         np.zeros((3, 2), np.uint32),
         SPACE.encode(ARCHS[:3]),
         np.ones(3, bool),
-        job.task,
-        job.hyper,
+        (job.task, job.hyper),
     )
     text = jax.export.export(program, platforms=("cpu", "cuda", "tpu"))(*arguments).mlir_module()
     assert "stablehlo.convolution" in text

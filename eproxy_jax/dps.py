@@ -1,0 +1,347 @@
+"""Discrete Proxy Search: regularised evolution over genomes, inside jit.
+
+One compiled program proposes a genome, trains every labelled architecture under it, ranks them against their labels and
+files the result, evaluation after evaluation (``lax.scan``); the host only looks in every ``log_every`` evaluations.
+Everything random is drawn from the key folded with the number of the evaluation, so a search that was stopped goes on
+exactly as if it had not been.
+
+Source: PROTOCOL, "DPS: Discrete Proxy Search". Differs from the reference: labelled and evaluation architectures are
+kept apart by the callers; a setting that diverges has fitness -inf and wins no tournament; architectures that compute
+the same function are trained once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from eproxy_jax import ranks, runner, spaces, tiered
+from eproxy_jax.genes import GeneTable
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSpec:
+    """The static side of a search.
+
+    Attributes:
+      num_evaluations: N, settings tried.
+      population_size: the most recent evaluations compete; as many random ones come first.
+      tournament_size: members drawn for each tournament.
+      mutation_rate: probability with which each gene of the winner is drawn again.
+      weight_seeds: W, weight draws whose ranks are averaged in a fitness; 1 in the paper.
+      log_every: evaluations between two looks of the host.
+      num_steps: S.
+    """
+
+    num_evaluations: int = 200
+    population_size: int = 40
+    tournament_size: int = 10
+    mutation_rate: float = 0.2
+    weight_seeds: int = 1
+    log_every: int = 10
+    num_steps: int = 10
+
+    def __post_init__(self):
+        for name in ("num_evaluations", "population_size", "tournament_size", "weight_seeds", "log_every"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"dps.{name}: expected an integer >= 1, got {value!r}")
+        if not isinstance(self.num_steps, int) or self.num_steps < 1:
+            raise ValueError(f"dps.num_steps: expected an integer >= 1, got {self.num_steps!r}")
+        if not isinstance(self.mutation_rate, (int, float)) or not 0 < self.mutation_rate <= 1:
+            raise ValueError(f"dps.mutation_rate: expected a number in (0, 1], got {self.mutation_rate!r}")
+        if self.tournament_size > self.population_size:
+            raise ValueError(
+                f"dps.tournament_size {self.tournament_size} is larger than dps.population_size {self.population_size}"
+            )
+
+
+@flax.struct.dataclass
+class SearchState:
+    """The whole history of a search; its last ``population_size`` entries are the population.
+
+    Attributes:
+      genes: int32 [N, G].
+      fitness: [N], Spearman on the labelled architectures; -inf where a training diverged, NaN where not yet evaluated.
+      losses: [N, W, A], final losses of the labelled architectures.
+      count: evaluations done.
+    """
+
+    genes: Array
+    fitness: Array
+    losses: Array
+    count: Array
+
+
+@flax.struct.dataclass
+class Labels:
+    """The labelled architectures as arrays, padded to a whole number of blocks on every device.
+
+    Attributes:
+      identity: uint32 [M, 2], of the distinct functions among them.
+      encoded: int32 [M, ...].
+      valid: [M]; padding is not.
+      position: int32 [A], the function of each labelled architecture.
+      truth: [A], higher is better.
+      macs: [A], MACs of the function over the space's largest.
+    """
+
+    identity: Array
+    encoded: Array
+    valid: Array
+    position: Array
+    truth: Array
+    macs: Array
+
+
+def make_labels(
+    space: spaces.SearchSpace, archs: Sequence[Any], truth: Sequence[float], execution: runner.Execution
+) -> Labels:
+    """Prepare labelled architectures.
+
+    Functions are dealt to devices from the most expensive down, so that devices finish together.
+
+    Args:
+      space: the search space.
+      archs: architectures, length A.
+      truth: their measured values, higher is better.
+      execution: devices and form.
+
+    Raises:
+      ValueError: fewer than 3 architectures, one of them twice, constant or non-finite values.
+    """
+    values = np.asarray(truth, np.float64)
+    if len(archs) != len(values):
+        raise ValueError(f"{len(archs)} labelled architectures, but {len(values)} values")
+    if len(archs) < 3:
+        raise ValueError(f"a search needs at least 3 labelled architectures, got {len(archs)}")
+    if len(set(archs)) < len(archs):
+        raise ValueError("a labelled architecture stands twice: give each once")
+    if not np.isfinite(values).all() or np.ptp(values) == 0:
+        raise ValueError("labels: expected finite values that are not all equal")
+    plan = runner.make_plan(archs, space)
+    macs = np.asarray([space.macs(arch) for arch in plan.distinct])
+    block = len(execution.devices) * (1 if execution.form == "map" else execution.vmap_width)
+    size = -(-len(macs) // block) * block
+    # Most expensive first, to each device in turn: device d's shard is every D-th of the order.
+    order = np.concatenate([np.argsort(-macs, kind="stable"), np.full(size - len(macs), -1)])
+    order = order.reshape(-1, len(execution.devices)).T.reshape(-1)
+    chosen = [plan.distinct[i] for i in order]  # padding (-1) repeats the last one and is not valid
+    place = np.empty(len(macs), np.int32)
+    place[order[order >= 0]] = np.flatnonzero(order >= 0)
+    return Labels(
+        identity=np.stack([spaces.arch_identity(space, arch) for arch in chosen]),  # pyright: ignore[reportArgumentType]
+        encoded=space.encode(chosen),  # pyright: ignore[reportArgumentType]
+        valid=order >= 0,  # pyright: ignore[reportArgumentType]
+        position=place[plan.index],  # pyright: ignore[reportArgumentType]
+        truth=values.astype(np.float32),  # pyright: ignore[reportArgumentType]
+        macs=(macs[plan.index] / space.max_macs()).astype(np.float32),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def fitness_of(losses: Array, alpha: Array, labels: Labels) -> Array:
+    """Spearman of a setting's scores with the labels; -inf if a loss is not finite.
+
+    Args:
+      losses: [W, A] final losses; with several weight seeds the ranks are averaged.
+      alpha: scalar, the MACs blend.
+      labels: the labelled architectures.
+
+    Returns:
+      Scalar.
+    """
+    scores = -losses * (1 - alpha * labels.macs[None, :])
+    mean_rank = jnp.mean(jax.vmap(ranks.average_ranks)(scores), axis=0)
+    fitness = ranks.spearman(mean_rank, labels.truth.astype(mean_rank.dtype))
+    return jnp.where(jnp.all(jnp.isfinite(losses)), fitness, -jnp.inf)
+
+
+def propose(table: GeneTable, spec: SearchSpec, key: Array, state: SearchState, random_until: Array) -> Array:
+    """The next genome [G]: random at first, then a mutant of the winner of a tournament; the key is consumed.
+
+    Args:
+      table: the gene table.
+      spec: sizes and rates.
+      key: typed key of this evaluation.
+      state: what has been tried.
+      random_until: evaluations before this number are random; all of them make it a random search.
+    """
+    k_random, k_tournament, k_mutate = jax.random.split(key, 3)
+    oldest = jnp.maximum(state.count - spec.population_size, 0)
+    drawn = jax.random.choice(k_tournament, spec.population_size, (spec.tournament_size,), replace=False)
+    entrants = oldest + drawn
+    fitness = jnp.where(entrants < state.count, state.fitness[entrants], -jnp.inf)
+    parent = state.genes[entrants[jnp.argmax(fitness)]]
+    child = table.mutate(k_mutate, parent, spec.mutation_rate)
+    return jnp.where(state.count < random_until, table.random_genes(k_random), child)
+
+
+def initial_state(table: GeneTable, spec: SearchSpec, num_labels: int, dtype: Any = jnp.float32) -> SearchState:
+    """Nothing tried yet."""
+    n = spec.num_evaluations
+    return SearchState(
+        genes=jnp.zeros((n, len(table.sizes)), jnp.int32),
+        fitness=jnp.full((n,), jnp.nan, dtype),
+        losses=jnp.full((n, spec.weight_seeds, num_labels), jnp.nan, dtype),
+        count=jnp.asarray(0, jnp.int32),
+    )
+
+
+Evaluate = Callable[[Array, Array], tuple[Array, Array]]
+
+
+def advance(
+    table: GeneTable,
+    spec: SearchSpec,
+    evaluate: Evaluate,
+    key: Array,
+    state: SearchState,
+    random_until: Array,
+    stop: Array,
+) -> SearchState:
+    """``log_every`` evaluations, or fewer when ``stop`` of them in all are reached. To be jitted.
+
+    Args:
+      table: the gene table.
+      spec: sizes and rates.
+      evaluate: (key, genes [G]) -> (fitness, losses [W, A]).
+      key: typed key of the whole search.
+      state: what has been tried.
+      random_until: see :func:`propose`.
+      stop: number of evaluations after which nothing is done any more.
+    """
+
+    def one(state: SearchState) -> SearchState:
+        genes = propose(table, spec, jax.random.fold_in(key, state.count), state, random_until)
+        fitness, losses = evaluate(key, genes)
+        return SearchState(
+            genes=state.genes.at[state.count].set(genes),
+            fitness=state.fitness.at[state.count].set(fitness),
+            losses=state.losses.at[state.count].set(losses),
+            count=state.count + 1,
+        )
+
+    def step(state: SearchState, _: None) -> tuple[SearchState, None]:
+        return lax.cond(state.count < stop, one, lambda state: state, state), None
+
+    return lax.scan(step, state, None, spec.log_every)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _advance_search(
+    candidate: tiered.Candidate,
+    spec: SearchSpec,
+    execution: runner.Execution,
+    key: Array,
+    state: SearchState,
+    random_until: Array,
+    stop: Array,
+    labels: Labels,
+    task: tiered.TieredTask,
+) -> SearchState:
+    dtype = task.images.dtype
+    mesh = runner.candidates_mesh(execution.devices)
+    chunk = runner.chunk_program(candidate, spec.num_steps, execution.form, mesh, execution.vmap_width, dtype)
+
+    def evaluate(key: Array, genes: Array) -> tuple[Array, Array]:
+        def final_losses(seed: Array) -> Array:
+            weight_key = jax.random.fold_in(key, seed)
+            losses = chunk(weight_key, labels.identity, labels.encoded, labels.valid, (task, genes))
+            return losses[labels.position, -1]
+
+        losses = lax.map(final_losses, jnp.arange(spec.weight_seeds))
+        alpha = candidate.table.values(genes, "alpha").astype(dtype)
+        return fitness_of(losses, alpha, labels), losses
+
+    return advance(candidate.table, spec, evaluate, key, state, random_until, stop)
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """A search ready to run: its program, and what it runs on.
+
+    Attributes:
+      spec: sizes and rates.
+      table: the gene table.
+      call: (state, random_until, stop) -> state, ``log_every`` evaluations further.
+      initial: the state to start from.
+      compile_seconds: tracing and compilation, s.
+    """
+
+    spec: SearchSpec
+    table: GeneTable
+    call: Callable[[SearchState, int, int], SearchState]
+    initial: SearchState
+    compile_seconds: float
+
+
+def make_search(
+    space: spaces.SearchSpace,
+    table: GeneTable,
+    spec: SearchSpec,
+    labels: Labels,
+    images: Array,
+    seed: int,
+    execution: runner.Execution,
+) -> Search:
+    """Compile a search, once.
+
+    Args:
+      space: the search space.
+      table: the gene table.
+      spec: sizes and rates.
+      labels: from :func:`make_labels`.
+      images: [B, H, W, 3], standardised.
+      seed: of weights, features, barriers and evolution.
+      execution: devices and form.
+    """
+    candidate = tiered.Candidate.of(space, table, spec.num_steps, images.dtype)
+    key = jax.random.key(seed)
+    task = jax.jit(tiered.make_task, static_argnums=1)(key, candidate.network.spec, images)
+    initial = initial_state(table, spec, len(labels.truth), images.dtype)
+    key, labels, task, initial = execution.replicate((key, labels, task, initial))
+    zero = execution.replicate(np.asarray(0, np.int32))
+    start = time.perf_counter()
+    program = _advance_search.lower(candidate, spec, execution, key, initial, zero, zero, labels, task).compile()
+    seconds = time.perf_counter() - start
+
+    def call(state: SearchState, random_until: int, stop: int) -> SearchState:
+        limits = execution.replicate((np.asarray(random_until, np.int32), np.asarray(stop, np.int32)))
+        return program(key, state, *limits, labels, task)
+
+    return Search(spec, table, call, initial, seconds)
+
+
+# --- reading a history ---------------------------------------------------------------------------------------
+
+
+def best_evaluations(state: SearchState, table: GeneTable, count: int = 1) -> list[int]:
+    """Numbers of the fittest evaluations, best first, equal settings once; -inf is left out.
+
+    Args:
+      state: a history.
+      table: the gene table.
+      count: how many at most.
+
+    Raises:
+      ValueError: every evaluation diverged.
+    """
+    fitness = np.asarray(state.fitness)[: int(state.count)]
+    order = [int(i) for i in np.argsort(-fitness, kind="stable") if np.isfinite(fitness[i])]
+    if not order:
+        raise ValueError(
+            f"all {len(fitness)} settings of the search diverged: lower the gene 'lr', or check images and labels"
+        )
+    found: dict[tuple[int, ...], int] = {}
+    for i in order:
+        found.setdefault(tuple(table.canonical(np.asarray(state.genes)[i]).tolist()), i)
+    return list(found.values())[:count]
