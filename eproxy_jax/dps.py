@@ -196,7 +196,10 @@ def initial_state(table: GeneTable, spec: SearchSpec, num_labels: int, dtype: An
     )
 
 
-Evaluate = Callable[[Array, Array], tuple[Array, Array]]
+# Tag under which the evolution draws, apart from whatever else a seed serves.
+_TAG_EVOLUTION = 5
+
+Evaluate = Callable[[Array], tuple[Array, Array]]
 
 
 def advance(
@@ -213,8 +216,8 @@ def advance(
     Args:
       table: the gene table.
       spec: sizes and rates.
-      evaluate: (key, genes [G]) -> (fitness, losses [W, A]).
-      key: typed key of the whole search.
+      evaluate: genes [G] -> (fitness, losses [W, A]).
+      key: typed key of the evolution.
       state: what has been tried.
       random_until: see :func:`propose`.
       stop: number of evaluations after which nothing is done any more.
@@ -222,7 +225,7 @@ def advance(
 
     def one(state: SearchState) -> SearchState:
         genes = propose(table, spec, jax.random.fold_in(key, state.count), state, random_until)
-        fitness, losses = evaluate(key, genes)
+        fitness, losses = evaluate(genes)
         return SearchState(
             genes=state.genes.at[state.count].set(genes),
             fitness=state.fitness.at[state.count].set(fitness),
@@ -241,7 +244,7 @@ def _advance_search(
     candidate: tiered.Candidate,
     spec: SearchSpec,
     execution: runner.Execution,
-    key: Array,
+    keys: tuple[Array, Array],
     state: SearchState,
     random_until: Array,
     stop: Array,
@@ -252,9 +255,11 @@ def _advance_search(
     mesh = runner.candidates_mesh(execution.devices)
     chunk = runner.chunk_program(candidate, spec.num_steps, execution.form, mesh, execution.vmap_width, dtype)
 
-    def evaluate(key: Array, genes: Array) -> tuple[Array, Array]:
+    weights, evolution = keys
+
+    def evaluate(genes: Array) -> tuple[Array, Array]:
         def final_losses(seed: Array) -> Array:
-            weight_key = jax.random.fold_in(key, seed)
+            weight_key = jax.random.fold_in(weights, seed)
             losses = chunk(weight_key, labels.identity, labels.encoded, labels.valid, (task, genes))
             return losses[labels.position, -1]
 
@@ -262,7 +267,7 @@ def _advance_search(
         alpha = candidate.table.values(genes, "alpha").astype(dtype)
         return fitness_of(losses, alpha, labels), losses
 
-    return advance(candidate.table, spec, evaluate, key, state, random_until, stop)
+    return advance(candidate.table, spec, evaluate, evolution, state, random_until, stop)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,6 +295,7 @@ def make_search(
     spec: SearchSpec,
     labels: Labels,
     images: Array,
+    weight_seed: int,
     seed: int,
     execution: runner.Execution,
 ) -> Search:
@@ -301,22 +307,24 @@ def make_search(
       spec: sizes and rates.
       labels: from :func:`make_labels`.
       images: [B, H, W, 3], standardised.
-      seed: of weights, features, barriers and evolution.
+      weight_seed: of weights, features and barriers.
+      seed: of the evolution.
       execution: devices and form.
     """
     candidate = tiered.Candidate.of(space, table, spec.num_steps, images.dtype)
-    key = jax.random.key(seed)
+    key = jax.random.key(weight_seed)
     task = jax.jit(tiered.make_task, static_argnums=1)(key, candidate.network.spec, images)
+    evolution_key = jax.random.fold_in(jax.random.key(seed), _TAG_EVOLUTION)
     initial = initial_state(table, spec, len(labels.truth), images.dtype)
-    key, labels, task, initial = execution.replicate((key, labels, task, initial))
+    keys, labels, task, initial = execution.replicate(((key, evolution_key), labels, task, initial))
     zero = execution.replicate(np.asarray(0, np.int32))
     start = time.perf_counter()
-    program = _advance_search.lower(candidate, spec, execution, key, initial, zero, zero, labels, task).compile()
+    program = _advance_search.lower(candidate, spec, execution, keys, initial, zero, zero, labels, task).compile()
     seconds = time.perf_counter() - start
 
     def call(state: SearchState, random_until: int, stop: int) -> SearchState:
         limits = execution.replicate((np.asarray(random_until, np.int32), np.asarray(stop, np.int32)))
-        return program(key, state, *limits, labels, task)
+        return program(keys, state, *limits, labels, task)
 
     return Search(spec, table, call, initial, seconds)
 

@@ -28,7 +28,7 @@ from eproxy_jax.genes import GeneTable
 from eproxy_jax.results_file import JsonLines, fingerprint
 
 # Candidates per device and call: one setting's architectures in few calls, each with its own progress.
-_CHUNK = 64
+CHUNK = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +214,7 @@ def fill(
       {"compile": s, "run": s}, wall time.
     """
     space = spec.space
-    execution = runner.Execution.of(chunk_size=_CHUNK * len(jax.devices())) if execution is None else execution
+    execution = runner.Execution.of(chunk_size=CHUNK * len(jax.devices())) if execution is None else execution
     canonical = list(dict.fromkeys(space.canonical(arch) for arch in archs))
     by_text = {space.format(arch): arch for arch in canonical}
     positions = bank.add_archs(list(by_text))

@@ -26,8 +26,14 @@ class Progress:
         self._every = 0.2 if self._terminal else every
         self._shown = -self._every
 
-    def update(self, done: int, diverged: int = 0) -> None:
-        """Show the state; ``done`` counts from the beginning of the work, earlier sessions included."""
+    def update(self, done: int, diverged: int = 0, more: str = "") -> None:
+        """Show the state.
+
+        Args:
+          done: units finished since the beginning of the work, earlier sessions included.
+          diverged: how many of them diverged.
+          more: text for the end of the line.
+        """
         elapsed = time.perf_counter() - self._start
         if elapsed - self._shown < self._every and done < self._total:
             return
@@ -36,7 +42,7 @@ class Progress:
         eta = format_seconds((self._total - done) / rate) if rate > 0 else "?"
         text = (
             f"{done}/{self._total} {self._unit} ({100 * done / self._total:.0f} %), {rate:.2f} {self._unit}/s, "
-            f"ETA {eta}, {diverged} diverged"
+            f"ETA {eta}, {diverged} diverged{more}"
         )
         end = "\n" if not self._terminal or done >= self._total else ""
         self._stream.write(("\r\x1b[2K" if self._terminal else "") + text + end)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,10 +58,11 @@ def quality_rows(result: ScoreResult, truth: np.ndarray) -> dict[str, RankQualit
 
 def quality_table(rows: dict[str, RankQuality]) -> str:
     """Text of :func:`quality_rows`."""
-    lines = [f"{'':8}  {'Spearman':>8}  {'Kendall':>8}  {'top-10 %':>8}  {'regret':>8}  {'archs':>6}"]
+    width = max(8, *map(len, rows))
+    lines = [f"{'':{width}}  {'Spearman':>8}  {'Kendall':>8}  {'top-10 %':>8}  {'regret':>8}  {'archs':>6}"]
     for name, row in rows.items():
         lines.append(
-            f"{name:8}  {row.spearman:>8.3f}  {row.kendall_tau:>8.3f}  {row.top_precision:>8.2f}  "
+            f"{name:{width}}  {row.spearman:>8.3f}  {row.kendall_tau:>8.3f}  {row.top_precision:>8.2f}  "
             f"{row.regret:>8.3f}  {row.count:>6}"
         )
     return "\n".join(lines)
@@ -87,6 +89,35 @@ def scatter_plot(path: Path, result: ScoreResult, truth: np.ndarray | None, titl
     figure.colorbar(points, label="MACs (M)" if truth is not None else "parameters (M)")
     axes.set_xlabel("measured value" if truth is not None else "MACs (M)")
     axes.set_ylabel("Eproxy score (higher is better)")
+    axes.set_title(title, fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+def search_plot(path: Path, fitness: Mapping[str, Any], title: str) -> None:
+    """Fitness of every evaluation of some searches, and the best so far, as a PNG.
+
+    Args:
+      path: the figure.
+      fitness: [N] by search; not finite where a setting diverged or was not reached.
+      title: of the figure.
+
+    Raises:
+      ModuleNotFoundError: matplotlib is not installed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, (name, values) in enumerate(fitness.items()):
+        values = np.where(np.isfinite(values), values, np.nan)
+        best = np.fmax.accumulate(values)
+        axes.plot(np.arange(1, len(values) + 1), values, ".", color=f"C{number}", alpha=0.4, markersize=4)
+        axes.plot(np.arange(1, len(values) + 1), best, color=f"C{number}", label=name)
+    axes.set_xlabel("settings evaluated")
+    axes.set_ylabel("Spearman on the labelled architectures")
+    axes.legend()
     axes.set_title(title, fontsize=10)
     figure.savefig(path, dpi=120)
 

@@ -1,0 +1,79 @@
+"""``eproxy bank``: losses of many random settings on many architectures, for fitting any task at once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eproxy_jax.commands import common
+from eproxy_jax.commands.common import UsageError
+
+_EPILOG = """\
+examples:
+  eproxy bank --config configs/nasbench201.py:small --sample 600 --num-settings 96 --workdir runs/bank
+  eproxy dps --config configs/nasbench201.py:small --bank runs/bank/bank.jsonl --truth accuracy.json --workdir runs/dps
+
+The bank is extended on demand: more settings or more architectures train only what is missing. A killed run, started
+again with the same flags, resumes. Settings of the configuration come first, then random ones out of its genes.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the subparsers of ``eproxy``."""
+    bank = commands.add_parser(
+        "bank",
+        help="compute or extend a loss bank",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common.add_proxy_flags(bank)
+    common.add_arch_flags(bank)
+    output = bank.add_argument_group("bank")
+    output.add_argument(
+        "--num-settings", type=common.natural, default=100, metavar="P", help="random ones (default 100)"
+    )
+    output.add_argument("--settings-seed", type=common.natural, default=0, metavar="S", help="of the random ones")
+    output.add_argument("--out", metavar="FILE", help="the bank (default WORKDIR/bank.jsonl)")
+    output.add_argument("--workdir", metavar="DIR", help="folder of the bank (default .)")
+    common.add_execution_flags(bank)
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    common.check_source(arguments, overrides)
+    common.check_archs(arguments)
+    from eproxy_jax import images, loss_bank, progress
+
+    spec = common.run_spec(arguments, overrides)
+    archs = common.architectures(arguments, spec.space)
+    execution = common.execution_of(arguments, loss_bank.CHUNK)
+    bank_spec = loss_bank.BankSpec(
+        spec.space, spec.genes, images.standardize(spec.images), spec.weight_seed, spec.settings.num_steps
+    )
+    try:
+        first = [spec.genes.encode(spec.settings)]
+    except ValueError as error:
+        raise UsageError(f"the configuration's settings are not among its genes: {error}") from error
+    settings = [*first, *loss_bank.random_settings(spec.genes, arguments.num_settings, arguments.settings_seed)]
+    out = Path(arguments.out) if arguments.out else Path(arguments.workdir or ".") / "bank.jsonl"
+    bank = loss_bank.LossBank(out, bank_spec.identity(execution))
+    try:
+        meter: list[progress.Progress] = []
+
+        def show(done: int, total: int, diverged: int) -> None:
+            if not meter:
+                meter.append(progress.Progress(total, unit="trainings"))
+            meter[0].update(done, diverged)
+
+        common.announce("compiling, then training setting after setting")
+        seconds = loss_bank.fill(bank, bank_spec, settings, archs, execution, show)
+        losses = bank.losses(spec.settings.num_steps)
+        diverged = int((bank.computed() & ~(losses[..., -1] < float("inf"))).sum())
+        print(f"bank:    {out}")
+        print(f"         {len(bank.genes)} settings x {len(bank.archs)} distinct networks, {diverged} diverged")
+        print(f"seconds: compile {seconds['compile']:.1f}, run {seconds['run']:.1f}")
+    finally:
+        bank.close()
+    return 0

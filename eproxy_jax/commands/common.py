@@ -1,0 +1,200 @@
+"""What the commands share: flags, configuration at the edge, devices, records of a run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+class UsageError(Exception):
+    """A mistake of the user, to be told in one line."""
+
+
+# --- flags ---------------------------------------------------------------------------------------------------
+
+
+def positive(text: str) -> int:
+    """An integer >= 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
+    return value
+
+
+def natural(text: str) -> int:
+    """An integer >= 0, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {text}")
+    return value
+
+
+def add_proxy_flags(parser: argparse.ArgumentParser) -> Any:
+    """--space, --config, --images, --weight-seed; returns the group, for a command's own."""
+    what = parser.add_argument_group("what to score with")
+    what.add_argument("--space", metavar="NAME", help="search space; enough alone: plain Eproxy at the paper's size")
+    what.add_argument(
+        "--config", metavar="FILE[:VARIANT]", help="configuration file, such as configs/nasbench201.py:small"
+    )
+    what.add_argument(
+        "--images", metavar="SOURCE", help="dead_leaves, one_over_f, white_noise, .npy/.npz or CIFAR-10 folder"
+    )
+    what.add_argument(
+        "--weight-seed", type=natural, metavar="N", help="seed of weights, targets and barrier (default 0)"
+    )
+    return what
+
+
+def add_arch_flags(parser: argparse.ArgumentParser) -> None:
+    """--archs, --sample, --all, --limit, --seed."""
+    which = parser.add_argument_group("which architectures (one of --archs, --sample, --all)")
+    which.add_argument("--archs", metavar="FILE", help="a file of architectures")
+    which.add_argument("--sample", type=positive, metavar="N", help="N distinct random ones")
+    which.add_argument("--all", action="store_true", help="the whole space")
+    which.add_argument("--limit", type=positive, metavar="N", help="a random subset of N out of --archs or --all")
+    which.add_argument("--seed", type=natural, metavar="S", default=0, help="seed of --sample and --limit (default 0)")
+
+
+def add_execution_flags(parser: argparse.ArgumentParser) -> None:
+    """--form, --chunk-size, --vmap-width, --devices."""
+    execution = parser.add_argument_group("execution (does not change scores within one form)")
+    execution.add_argument(
+        "--form", choices=("map", "vmap"), help="one candidate at a time, or batches (default by backend)"
+    )
+    execution.add_argument("--chunk-size", type=positive, metavar="N", help="candidates per dispatched chunk")
+    execution.add_argument(
+        "--vmap-width", type=positive, default=32, metavar="N", help="candidates of one batch (default 32)"
+    )
+    execution.add_argument(
+        "--devices", type=positive, metavar="N", help="devices to use (default: all; CPU: one a core)"
+    )
+
+
+# --- from flags to specs -------------------------------------------------------------------------------------
+
+
+def check_source(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """One of --space and --config, and overrides only with the latter."""
+    if (arguments.space is None) == (arguments.config is None):
+        raise UsageError("give either --space NAME or --config FILE")
+    if overrides and arguments.config is None:
+        raise UsageError("--config.FIELD=VALUE overrides need --config FILE")
+
+
+def check_archs(arguments: argparse.Namespace) -> None:
+    """One source of architectures."""
+    if sum([arguments.archs is not None, arguments.sample is not None, arguments.all]) > 1:
+        raise UsageError("--archs, --sample and --all exclude one another")
+    if arguments.limit is not None and arguments.sample is not None:
+        raise UsageError("--limit is for --archs and --all; --sample already says how many")
+
+
+def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -> Any:
+    """The ``runner.Execution`` of the flags; ``chunk_size`` per device where the flag is absent."""
+    import jax
+
+    from eproxy_jax import runner
+
+    devices = jax.devices()
+    wanted = arguments.devices
+    if wanted is not None and wanted > len(devices):
+        raise UsageError(f"--devices {wanted}: JAX has {len(devices)} ({devices[0].platform})")
+    devices = devices[:wanted]
+    if arguments.chunk_size is None and chunk_size is not None:
+        chunk_size *= len(devices)
+    else:
+        chunk_size = arguments.chunk_size
+    return runner.Execution.of(devices, arguments.form, chunk_size, arguments.vmap_width)
+
+
+def run_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
+    """The ``config.RunSpec`` of the flags."""
+    from eproxy_jax import config as config_lib
+
+    if arguments.config is not None:
+        config = config_lib.load_config(arguments.config, overrides)
+    else:
+        config = config_lib.default_config(arguments.space)
+    with config.unlocked():
+        if arguments.images is not None:
+            config.images.source = arguments.images
+        if arguments.weight_seed is not None:
+            config.weight_seed = arguments.weight_seed
+    return config_lib.build(config)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a file."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path}: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: expected a JSON object of settings")
+    return values
+
+
+def architectures(arguments: argparse.Namespace, space: Any) -> list[Any]:
+    """The architectures asked for, each string once."""
+    from eproxy_jax import arch_files
+    from eproxy_jax.spaces.base import draw_distinct
+
+    if arguments.archs is None and not arguments.all:
+        return space.sample(arguments.sample or min(20, space.num_archs), arguments.seed)
+    if arguments.archs is not None:
+        archs = [record.arch for record in arch_files.read_archs(arguments.archs, space)]
+    else:
+        archs = list(space.enumerate())
+    distinct = list(dict.fromkeys(archs))
+    if len(distinct) < len(archs):
+        print(
+            f"eproxy: {len(archs) - len(distinct)} repeated lines of {arguments.archs} are scored once", file=sys.stderr
+        )
+    if arguments.limit is not None and arguments.limit < len(distinct):
+        return [distinct[i] for i in draw_distinct(len(distinct), arguments.limit, arguments.seed, "the list")]
+    return distinct
+
+
+def proxy_identity(spec: Any, images: Any, execution: Any) -> dict[str, Any]:
+    """What losses depend on besides architecture and settings."""
+    from eproxy_jax import images as images_lib
+
+    return {
+        "space": spec.space.name,
+        "sizes": dataclasses.asdict(spec.space),
+        "images": images_lib.identity(images),
+        "weight_seed": spec.weight_seed,
+        "form": execution.label,
+        "platform": execution.devices[0].platform,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run is made with."""
+    import flax
+    import jax
+
+    from eproxy_jax import __version__
+
+    return {
+        "eproxy_jax": __version__,
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def command_line() -> str:
+    """This process's command, for the record of a run."""
+    return " ".join(["eproxy", *sys.argv[1:]])
+
+
+def announce(text: str) -> None:
+    """A line for the person who waits, on stderr."""
+    print(f"eproxy: {text}", file=sys.stderr)

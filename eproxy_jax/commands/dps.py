@@ -1,0 +1,216 @@
+"""``eproxy dps``: a few labelled architectures in, settings that rank their space out, with an honest comparison."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eproxy_jax.commands import common
+from eproxy_jax.commands.common import UsageError
+
+_EPILOG = """\
+examples:
+  eproxy dps --config configs/nasbench201.py:small --truth accuracy.json --num-labels 20 --seed 0 --workdir runs/dps
+  eproxy dps --config configs/nasbench201.py:small --labels twenty.json --truth accuracy.json --workdir runs/dps
+  eproxy score --config configs/nasbench201.py:small --settings runs/dps/settings.json --all --workdir runs/all
+
+Labelled and evaluation architectures are always disjoint, as functions. A killed run, started again with the same
+flags, resumes. Sizes of the search are fields of the configuration: --config.dps.population_size=20,
+--config.dps.genes.alpha='(0.0,)'.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the subparsers of ``eproxy``."""
+    dps = commands.add_parser(
+        "dps",
+        help="search settings that rank a space, from a few labelled architectures",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    common.add_proxy_flags(dps)
+    labels = dps.add_argument_group("labelled and evaluation architectures")
+    labels.add_argument("--truth", metavar="FILE", required=True, help="measured values")
+    labels.add_argument("--truth-column", metavar="NAME", help="which value, where the files have several")
+    labels.add_argument("--labels", metavar="FILE", help="labelled architectures (default: drawn from --truth)")
+    labels.add_argument("--num-labels", type=common.positive, metavar="M", help="how many to draw (default 20)")
+    labels.add_argument(
+        "--seed", type=common.natural, default=0, metavar="S", help="of the draw and the search (default 0)"
+    )
+    labels.add_argument(
+        "--num-eval",
+        type=common.natural,
+        default=500,
+        metavar="N",
+        help="evaluation architectures (default 500; 0: none)",
+    )
+    search = dps.add_argument_group("search")
+    search.add_argument("--num-evaluations", type=common.positive, metavar="N", help="settings tried (default 200)")
+    search.add_argument("--max-seconds", type=float, metavar="T", help="stop searching after T seconds of it")
+    search.add_argument("--no-macs", action="store_true", help="search without the MACs gene (alpha = 0)")
+    search.add_argument(
+        "--random-search", action="store_true", help="also a random search of the same budget, to compare"
+    )
+    search.add_argument("--bank", metavar="FILE", help="start the evolution from the fittest settings of a loss bank")
+    search.add_argument(
+        "--ensemble", type=common.positive, default=10, metavar="K", help="settings combined (default 10)"
+    )
+    output = dps.add_argument_group("output")
+    output.add_argument(
+        "--workdir", metavar="DIR", default=".", help="folder for settings, history, figures (default .)"
+    )
+    output.add_argument("--no-plot", action="store_true", help="draw no figure")
+    common.add_execution_flags(dps)
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    common.check_source(arguments, overrides)
+    if arguments.labels is not None and arguments.num_labels is not None:
+        raise UsageError("--num-labels draws labels from --truth; with --labels FILE the file says which")
+    if arguments.max_seconds is not None and not arguments.max_seconds > 0:
+        raise UsageError(f"--max-seconds: expected a positive number, got {arguments.max_seconds}")
+    from eproxy_jax import dps, images, search_run
+
+    spec = _spec(arguments, overrides)
+    labelled, evaluation = _split(arguments, spec.space)
+    execution = common.execution_of(arguments)
+    batch = images.standardize(spec.images)
+    workdir = Path(arguments.workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    warm = _warm_start(arguments, spec, execution, batch, labelled) if arguments.bank else None
+    problem = search_run.Problem(
+        space=spec.space,
+        genes=spec.genes,
+        search=spec.search,
+        images=batch,
+        weight_seed=spec.weight_seed,
+        seed=arguments.seed,
+        labelled=tuple(labelled),
+        truth=tuple(labelled.values()),
+        warm=warm,
+    )
+    common.announce(f"{len(labelled)} labelled architectures, {len(evaluation)} for evaluation; compiling the search")
+    search = search_run.prepare(problem, execution)
+    common.announce(f"compiled in {search.compile_seconds:.1f} s")
+    histories, seconds = {}, {"compile": round(search.compile_seconds, 2)}
+    kinds: list[search_run.Kind] = ["evolution", "random"] if arguments.random_search else ["evolution"]
+    for kind in kinds:
+        start = time.perf_counter()
+        state = search_run.run(
+            search,
+            problem,
+            workdir,
+            kind,
+            execution,
+            arguments.max_seconds,
+            search_run.show_progress(spec.search, kind),
+        )
+        seconds[kind] = round(time.perf_counter() - start, 2)
+        histories[kind] = state
+    best = dps.best_evaluations(histories["evolution"], spec.genes, arguments.ensemble)
+    record = search_run.record(problem, histories, best, execution)
+    rows: dict[str, Any] = {}
+    if evaluation:
+        common.announce(f"comparing on {len(evaluation)} evaluation architectures")
+        rows = search_run.compare(
+            problem, histories, evaluation, arguments.ensemble, workdir / "evaluation.jsonl", spec.settings, execution
+        )
+    record |= {
+        "evaluation": {name: dataclasses.asdict(row) for name, row in rows.items()},
+        "seconds": seconds,
+        "command": common.command_line(),
+        "versions": common.versions(),
+    }
+    (workdir / "search.json").write_text(json.dumps(record, indent=1) + "\n")
+    (workdir / "settings.json").write_text(json.dumps(record["settings"], indent=1) + "\n")
+    _report(workdir, record, rows, spec)
+    if not arguments.no_plot:
+        _plot(workdir / "search.png", histories, f"DPS on {spec.space.name}, {len(labelled)} labels")
+    return 0
+
+
+def _spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
+    spec = common.run_spec(arguments, overrides)
+    genes, search = spec.genes, spec.search
+    if arguments.no_macs:
+        genes = dataclasses.replace(genes, alpha=(0.0,))
+    if arguments.num_evaluations is not None:
+        search = dataclasses.replace(search, num_evaluations=arguments.num_evaluations)
+    return dataclasses.replace(spec, genes=genes, search=search)
+
+
+def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float], dict[Any, float]]:
+    """Labelled and evaluation architectures with their values, disjoint as functions."""
+    from eproxy_jax import arch_files
+    from eproxy_jax.spaces.base import draw_distinct
+
+    truth = arch_files.read_truth(arguments.truth, space, arguments.truth_column)
+    archs = list(truth)
+    if arguments.labels is not None:
+        labelled = arch_files.read_truth(arguments.labels, space, arguments.truth_column)
+    else:
+        count = arguments.num_labels or 20
+        if count >= len(archs):
+            raise UsageError(
+                f"--num-labels {count}: {arguments.truth} has {len(archs)} architectures, which leaves none to evaluate"
+            )
+        drawn = draw_distinct(len(archs), count, arguments.seed, arguments.truth)
+        labelled = {archs[i]: truth[archs[i]] for i in drawn}
+    known = {space.canonical(arch) for arch in labelled}
+    rest = [arch for arch in archs if space.canonical(arch) not in known]
+    if arguments.num_eval == 0:
+        return labelled, {}
+    if len(rest) > arguments.num_eval:
+        # Another stream than the labels', and the same for every number of labels.
+        drawn = draw_distinct(len(rest), arguments.num_eval, 10_000 + arguments.seed, arguments.truth)
+        rest = [rest[i] for i in drawn]
+    if 0 < len(rest) < 3:
+        raise UsageError(f"{arguments.truth}: {len(rest)} architectures left to evaluate; need 3, or --num-eval 0")
+    return labelled, {arch: truth[arch] for arch in rest}
+
+
+def _warm_start(arguments: argparse.Namespace, spec: Any, execution: Any, batch: Any, labelled: Any) -> Any:
+    from eproxy_jax import loss_bank, search_run
+
+    if not Path(arguments.bank).is_file():
+        raise FileNotFoundError(f"no loss bank at {arguments.bank!r}: make one with eproxy bank")
+    bank_spec = loss_bank.BankSpec(spec.space, spec.genes, batch, spec.weight_seed, spec.settings.num_steps)
+    bank = loss_bank.LossBank(Path(arguments.bank), bank_spec.identity(execution))
+    try:
+        return search_run.fittest_of_bank(bank, bank_spec, labelled, spec.search.population_size)
+    finally:
+        bank.close()
+
+
+def _report(workdir: Path, record: dict[str, Any], rows: dict[str, Any], spec: Any) -> None:
+    from eproxy_jax import report
+
+    print(
+        f"fitness on the labels: {record['fitness']:.3f} (evaluation {record['best']} of {record['evaluations']}), "
+        f"{record['diverged']} settings diverged"
+    )
+    flops = record["flops"]
+    print(f"FLOPs executed / needed: {flops['executed'] / flops['needed']:.2f}")
+    if rows:
+        print()
+        print(report.quality_table(rows))
+    print()
+    print(f"settings: {workdir / 'settings.json'}  (eproxy score --settings)")
+    print(f"history:  {workdir / 'search.json'}")
+
+
+def _plot(path: Path, histories: dict[str, Any], title: str) -> None:
+    from eproxy_jax import report
+
+    try:
+        report.search_plot(path, {kind: state.fitness for kind, state in histories.items()}, title)
+    except ModuleNotFoundError:
+        print("no figure: matplotlib is not installed; pip install 'eproxy_jax[plot]', or --no-plot")
+        return
+    print(f"figure:   {path}")

@@ -1,0 +1,180 @@
+"""``eproxy score``: architectures in, a ranked and resumable file of scores out."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eproxy_jax.commands import common
+from eproxy_jax.commands.common import UsageError
+
+_EPILOG = """\
+examples:
+  eproxy score --space nasbench201 --sample 20 --seed 0
+  eproxy score --config configs/nasbench201.py:small --config.settings.alpha=0.3 --archs archs.txt --out scores.jsonl
+  eproxy score --space transnas_micro --archs micro.json --limit 300 --truth micro.json --workdir runs/scene
+
+--archs reads .txt (one a line), .json ([arch, value] pairs), .jsonl and .csv. A killed run, started again with the same
+flags, resumes. Overrides of a configuration are --config.FIELD=VALUE.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the subparsers of ``eproxy``."""
+    score = commands.add_parser(
+        "score",
+        help="score architectures of one search space",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = common.add_proxy_flags(score)
+    what.add_argument("--settings", metavar="FILE", help="proxy settings (JSON) instead of the configuration's")
+
+    common.add_arch_flags(score)
+
+    output = score.add_argument_group("output")
+    output.add_argument("--out", metavar="FILE", help="result file, JSON lines (default WORKDIR/scores.jsonl)")
+    output.add_argument("--workdir", metavar="DIR", help="folder for results, run record and figure (default .)")
+    output.add_argument("--truth", metavar="FILE", help="measured values to compare the ranking with")
+    output.add_argument("--truth-column", metavar="NAME", help="which value of --truth, where it has several")
+    output.add_argument(
+        "--top", type=common.positive, default=10, metavar="K", help="rows of the ranked table (default 10)"
+    )
+    output.add_argument("--no-plot", action="store_true", help="draw no figure")
+
+    common.add_execution_flags(score)
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    _check_choices(arguments, overrides)
+    from eproxy_jax import arch_files, progress, report, results_file, runner
+    from eproxy_jax.types import ProxySettings
+
+    spec = common.run_spec(arguments, overrides)
+    if arguments.settings is not None:
+        values = common.read_json(Path(arguments.settings))
+        spec = dataclasses.replace(spec, settings=ProxySettings.from_dict(values))
+    archs = common.architectures(arguments, spec.space)
+    truth = None
+    if arguments.truth is not None:
+        measured = arch_files.read_truth(arguments.truth, spec.space, arguments.truth_column)
+        truth = report.truth_of(archs, measured)
+        known = sum(arch in measured for arch in archs)
+        if known < 3:
+            raise UsageError(
+                f"{arguments.truth}: {known} of the {len(archs)} architectures have a value; need at least 3"
+            )
+    execution = common.execution_of(arguments)
+    job = runner.make_job(spec.space, spec.settings, spec.images, spec.weight_seed, execution)
+    plan = runner.make_plan(archs, spec.space)
+
+    workdir = Path(arguments.workdir or ".")
+    out = Path(arguments.out) if arguments.out else workdir / "scores.jsonl"
+    workdir.mkdir(parents=True, exist_ok=True)
+    identity = {**common.proxy_identity(spec, job.task.images, execution), "settings": spec.settings.to_dict()}
+    run = results_file.fingerprint(identity)
+    texts = [spec.space.format(arch) for arch in archs]
+    results = results_file.ResultsFile(out, run, texts)
+    try:
+        seconds = _train(job, plan, results, run, progress)
+    finally:
+        results.close()
+    result = results_file.result_of(results.rows)
+    record = {
+        "run": run,
+        **identity,
+        "archs": len(archs),
+        "distinct": len(plan.distinct),
+        "diverged": result.status.count("diverged"),
+        "seconds": seconds,
+        "devices": [str(device) for device in execution.devices],
+        "command": common.command_line(),
+        "versions": common.versions(),
+    }
+    out.with_suffix(".run.json").write_text(json.dumps(record, indent=1) + "\n")
+
+    print(report.ranked_table(result, arguments.top, truth))
+    if truth is not None:
+        print()
+        print(report.quality_table(report.quality_rows(result, truth)))
+    print()
+    print(f"scores:  {out}  ({len(plan.distinct)} distinct networks)")
+    if not arguments.no_plot:
+        _plot(out.with_suffix(".png"), result, truth, f"{spec.space.name}, {len(archs)} architectures")
+    return 0
+
+
+def _check_choices(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    common.check_source(arguments, overrides)
+    common.check_archs(arguments)
+    if arguments.truth_column is not None and arguments.truth is None:
+        raise UsageError("--truth-column needs --truth FILE")
+
+
+def _train(job: Any, plan: Any, results: Any, run: str, progress_lib: Any) -> dict[str, float]:
+    """Train what is missing in the file, appending lines in order as chunks finish."""
+    import numpy as np
+
+    from eproxy_jax import results_file, runner
+
+    written = len(results.rows)
+    if results.torn:
+        print(f"eproxy: {results.path}: dropped a half-written last line", file=sys.stderr)
+    if written:
+        print(f"eproxy: {results.path}: resuming after {written} of {len(plan.archs)} architectures", file=sys.stderr)
+    # Networks are numbered by first appearance, so lines already written hold every network below this number.
+    known = int(plan.index[:written].max()) + 1 if written else 0
+    losses: list[Any] = [None] * len(plan.distinct)
+    for row, network in zip(results.rows, plan.index[:written], strict=True):
+        losses[network] = [np.nan if value is None else value for value in row["losses"]]
+    diverged = sum(row["status"] == "diverged" for row in results.rows)
+
+    def append_ready() -> None:
+        """Append the lines, next in order, whose network has been trained."""
+        nonlocal written, diverged
+        end = written
+        while end < len(plan.archs) and plan.index[end] < known:
+            end += 1
+        if end > written:
+            ready = np.asarray([losses[network] for network in plan.index[written:end]])
+            result = runner.collect(job, plan.archs[written:end], ready, {})
+            results.append(results_file.lines_of(result, run))
+            diverged += result.status.count("diverged")
+            written = end
+
+    append_ready()  # after a kill, the next lines may be of networks that earlier lines hold
+    if known == len(plan.distinct):
+        return {"compile": 0.0, "run": 0.0}
+    print(
+        f"eproxy: compiling for {len(job.execution.devices)} {job.execution.devices[0].platform} device(s)",
+        file=sys.stderr,
+    )
+    compile_seconds = job.program().compile_seconds
+    print(f"eproxy: compiled in {compile_seconds:.1f} s", file=sys.stderr)
+    start = time.perf_counter()
+    meter = progress_lib.Progress(len(plan.archs), written)
+    for chunk in runner.run(job, plan.distinct[known:]):
+        for row in chunk:
+            losses[known] = row
+            known += 1
+        append_ready()
+        meter.update(written, diverged)
+    return {"compile": round(compile_seconds, 2), "run": round(time.perf_counter() - start, 2)}
+
+
+def _plot(path: Path, result: Any, truth: Any, title: str) -> None:
+    from eproxy_jax import report
+
+    try:
+        report.scatter_plot(path, result, truth, title)
+    except ModuleNotFoundError:
+        print("no figure: matplotlib is not installed; pip install 'eproxy_jax[plot]', or --no-plot")
+        return
+    print(f"figure:  {path}")

@@ -1,0 +1,408 @@
+"""Running a search from the host: checkpoints, exact resume, warm start, and the honest comparison at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax import Array
+
+from eproxy_jax import dps, loss_bank, metrics, runner, selection, spaces, tiered
+from eproxy_jax import images as images_lib
+from eproxy_jax.genes import GeneTable
+from eproxy_jax.progress import Progress
+from eproxy_jax.results_file import fingerprint
+from eproxy_jax.types import ProxySettings
+
+Kind = Literal["evolution", "random"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """All that a search depends on.
+
+    Attributes:
+      space: the search space.
+      genes: the choices.
+      search: sizes and rates.
+      images: [B, H, W, 3], standardised.
+      weight_seed: seed of weights, features and barriers.
+      seed: seed of the evolution.
+      labelled: architectures, length A.
+      truth: their values, higher is better.
+      warm: genomes [G] and their losses [A] to start from, instead of random ones; None for none.
+    """
+
+    space: spaces.SearchSpace
+    genes: GeneTable
+    search: dps.SearchSpec
+    images: Array
+    weight_seed: int
+    seed: int
+    labelled: tuple[Any, ...]
+    truth: tuple[float, ...]
+    warm: tuple[tuple[np.ndarray, np.ndarray], ...] | None = None
+
+    def identity(self, kind: Kind, execution: runner.Execution) -> dict[str, Any]:
+        """All of it as plain data: equal identities, equal histories."""
+        return {
+            "space": self.space.name,
+            "sizes": dataclasses.asdict(self.space),  # pyright: ignore[reportArgumentType]
+            "genes": self.genes.to_dict(),
+            "search": dataclasses.asdict(self.search),
+            "images": images_lib.identity(self.images),
+            "weight_seed": self.weight_seed,
+            "seed": self.seed,
+            "labelled": [self.space.format(arch) for arch in self.labelled],
+            "truth": list(self.truth),
+            "warm": [genes.tolist() for genes, _ in self.warm or ()],
+            "kind": kind,
+            "form": execution.label,
+            "platform": execution.devices[0].platform,
+        }
+
+
+def prepare(problem: Problem, execution: runner.Execution) -> dps.Search:
+    """Compile the search of a problem; see :func:`dps.make_search`."""
+    labels = dps.make_labels(problem.space, problem.labelled, problem.truth, execution)
+    return dps.make_search(
+        problem.space,
+        problem.genes,
+        problem.search,
+        labels,
+        problem.images,
+        problem.weight_seed,
+        problem.seed,
+        execution,
+    )
+
+
+def run(
+    search: dps.Search,
+    problem: Problem,
+    workdir: Path | None,
+    kind: Kind,
+    execution: runner.Execution,
+    max_seconds: float | None = None,
+    progress: Callable[[dps.SearchState], None] | None = None,
+) -> dps.SearchState:
+    """Run a search to its budget, or go on with one that was stopped.
+
+    Args:
+      search: from :func:`prepare`.
+      problem: what it was prepared for.
+      workdir: folder for checkpoints, one each ``log_every`` evaluations; None for none.
+      kind: ``"evolution"``, or ``"random"`` for a random search of the same budget.
+      execution: devices and form.
+      max_seconds: stop after the look of the host at which this much time has gone by.
+      progress: called with the state at the start and after every look.
+
+    Returns:
+      The history, on the host.
+
+    Raises:
+      ValueError: the folder holds checkpoints of another search.
+    """
+    state = search.initial if kind == "random" else _warm_state(search, problem)
+    checkpoints = None
+    if workdir is not None:
+        run_id = fingerprint(problem.identity(kind, execution))
+        checkpoints = Checkpoints(workdir / "checkpoints" / kind, run_id)
+        state = checkpoints.restore(state)
+    state = execution.replicate(state)
+    total = problem.search.num_evaluations
+    warm = len(problem.warm or ()) if kind == "evolution" else 0
+    random_until = total if kind == "random" else max(problem.search.population_size - warm, 0) + warm
+    if warm >= problem.search.population_size:
+        random_until = 0
+    if progress is not None:
+        progress(state)
+    start = time.perf_counter()
+    while int(state.count) < total and (max_seconds is None or time.perf_counter() - start < max_seconds):
+        state = search.call(state, random_until, total)
+        host = jax.device_get(state)
+        if checkpoints is not None:
+            checkpoints.save(host)
+        if progress is not None:
+            progress(host)
+    if checkpoints is not None:
+        checkpoints.close()
+    return jax.device_get(state)
+
+
+def _warm_state(search: dps.Search, problem: Problem) -> dps.SearchState:
+    """The initial state with the warm start's settings filed as evaluations that cost nothing."""
+    if not problem.warm:
+        return search.initial
+    host = jax.tree.map(np.array, jax.device_get(search.initial))
+    truth = np.asarray(problem.truth)
+    macs = np.asarray([_macs_fraction(problem.space, arch) for arch in problem.labelled])
+    warm = problem.warm[: problem.search.num_evaluations]
+    # Worst first: the population forgets its oldest members first.
+    for number, (genes, losses) in enumerate(reversed(warm)):
+        alpha = problem.genes.alpha[int(genes[problem.genes.names.index("alpha")])]
+        scores = selection.score_matrix(losses[None], macs, [alpha])
+        host.genes[number] = genes
+        host.fitness[number] = selection.fitness(scores, np.arange(len(truth)), truth)[0, 0]
+        host.losses[number] = losses[None]
+    return host.replace(count=np.asarray(len(warm), np.int32))
+
+
+def _macs_fraction(space: spaces.SearchSpace, arch: Any) -> float:
+    return space.macs(space.canonical(arch)) / space.max_macs()
+
+
+class Checkpoints:
+    """Checkpoints of one search, by Orbax; the last two are kept.
+
+    Args:
+      folder: where they lie.
+      run_id: fingerprint of the search; checkpoints of another one are refused.
+
+    Raises:
+      ValueError: the folder holds another search.
+    """
+
+    def __init__(self, folder: Path, run_id: str):
+        import orbax.checkpoint as ocp
+
+        folder = folder.absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        owner = folder / "run_id.txt"
+        if owner.is_file() and owner.read_text().strip() != run_id:
+            raise ValueError(
+                f"{folder}: checkpoints of another search: its space, genes, labels, seed or sizes differ: choose "
+                "another --workdir, or move the folder away"
+            )
+        owner.write_text(run_id + "\n")
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(folder / "states", options=options)
+        self._ocp = ocp
+
+    def restore(self, state: dps.SearchState) -> dps.SearchState:
+        """The latest state saved, or ``state`` where there is none."""
+        latest = self._manager.latest_step()
+        if latest is None:
+            return state
+        host = jax.tree.map(np.asarray, jax.device_get(dataclasses.asdict(state)))
+        restored = self._manager.restore(latest, args=self._ocp.args.StandardRestore(host))
+        return dps.SearchState(**restored)
+
+    def save(self, state: dps.SearchState) -> None:
+        """Save a state under the number of its evaluations."""
+        host = {name: np.asarray(value) for name, value in dataclasses.asdict(state).items()}
+        self._manager.save(int(state.count), args=self._ocp.args.StandardSave(host))
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def show_progress(search: dps.SearchSpec, kind: Kind) -> Callable[[dps.SearchState], None]:
+    """A callback for :func:`run`: evaluations, rate, ETA, diverged, best and median fitness, on stderr."""
+    meter: list[Progress] = []
+
+    def show(state: dps.SearchState) -> None:
+        done = int(state.count)
+        if not meter:  # called with the state that the search starts from
+            meter.append(Progress(search.num_evaluations, done, unit=f"settings ({kind})"))
+            return
+        fitness = np.asarray(state.fitness)[:done]
+        finite = fitness[np.isfinite(fitness)]
+        best, median = (finite.max(), np.median(finite)) if len(finite) else (np.nan, np.nan)
+        meter[0].update(done, done - len(finite), f", best {best:.3f}, median {median:.3f}")
+
+    return show
+
+
+# --- warm start ----------------------------------------------------------------------------------------------
+
+
+def fittest_of_bank(
+    bank: loss_bank.LossBank, spec: loss_bank.BankSpec, labelled: Mapping[Any, float], count: int
+) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """The settings of a bank that rank labelled architectures best, each with its best blend of MACs.
+
+    Args:
+      bank: an open bank that holds the labelled architectures.
+      spec: what the bank depends on.
+      labelled: architectures with their values.
+      count: how many settings.
+
+    Returns:
+      (genome [G], losses [A]) pairs, best first.
+
+    Raises:
+      ValueError: the bank lacks a labelled architecture.
+    """
+    space, position = spec.space, {arch: i for i, arch in enumerate(bank.archs)}
+    texts = [space.format(space.canonical(arch)) for arch in labelled]
+    absent = [text for text in texts if text not in position]
+    if absent:
+        raise ValueError(
+            f"{bank.path}: lacks {len(absent)} of the labelled architectures, such as {absent[0]}: add them with "
+            "eproxy bank --archs FILE"
+        )
+    losses = bank.losses(spec.num_steps)[:, [position[text] for text in texts], -1]
+    macs = [_macs_fraction(space, arch) for arch in labelled]
+    scores = selection.score_matrix(losses, macs, spec.table.alpha)
+    fitness = selection.fitness(scores, np.arange(len(texts)), np.asarray(list(labelled.values())))
+    chosen = []
+    for p, k in selection.best_members(fitness, count):
+        genes = bank.genes[p].copy()
+        genes[spec.table.names.index("alpha")] = k
+        chosen.append((genes, losses[p]))
+    return tuple(chosen)
+
+
+# --- at the end ----------------------------------------------------------------------------------------------
+
+
+def record(
+    problem: Problem, histories: Mapping[str, dps.SearchState], best: Sequence[int], execution: runner.Execution
+) -> dict[str, Any]:
+    """The result file: best settings, whole history, work done, all that the search depends on.
+
+    Args:
+      problem: what was searched.
+      histories: by kind.
+      best: numbers of the fittest evaluations of the evolution, best first.
+      execution: devices and form.
+    """
+    state, table = histories["evolution"], problem.genes
+    count = int(state.count)
+    fitness = np.asarray(state.fitness)[:count]
+    flops = [
+        setting_flops(problem, state.genes[i]) for i in range(len(problem.warm or ()), count)
+    ]  # a warm start's settings have cost nothing here
+    return {
+        "settings": table.decode(state.genes[best[0]]).to_dict(),
+        "best": best[0],
+        "fitness": float(fitness[best[0]]),
+        "evaluations": count,
+        "diverged": int((~np.isfinite(fitness)).sum()),
+        "ensemble": [table.decode(state.genes[i]).to_dict() for i in best],
+        "flops": {
+            "needed": float(sum(needed for needed, _ in flops)),
+            "executed": float(sum(executed for _, executed in flops)),
+        },
+        "history": {
+            kind: [
+                {
+                    "genes": np.asarray(one.genes)[i].tolist(),
+                    "fitness": float(value) if np.isfinite(value := np.asarray(one.fitness)[i]) else None,
+                }
+                for i in range(int(one.count))
+            ]
+            for kind, one in histories.items()
+        },
+        "problem": problem.identity("evolution", execution),
+    }
+
+
+@functools.lru_cache(maxsize=8)
+def _tap_channels(space: spaces.SearchSpace, shape: tuple[int, ...]) -> tuple[int, ...]:
+    arch = next(iter(space.enumerate()))
+    images = jax.ShapeDtypeStruct(shape, np.float32)
+    encoded = jax.ShapeDtypeStruct(space.encode([arch]).shape[1:], np.int32)
+    taps = jax.eval_shape(
+        lambda images, encoded: space.universal().init_with_output(jax.random.key(0), images, encoded)[0],
+        images,
+        encoded,
+    )
+    return tuple(tap.shape[-1] for tap in taps)
+
+
+def setting_flops(problem: Problem, genes: Any) -> tuple[float, float]:
+    """Floating-point operations of the convolutions of one evaluation: (needed, executed).
+
+    Needed counts the setting's own kernels and channels, executed the tiers they are rounded up to. Backbones run what
+    they need only (execution form ``map``).
+    """
+    table, space, shape = problem.genes, problem.space, problem.images.shape
+    canonical = dict.fromkeys(space.canonical(arch) for arch in problem.labelled)
+    backbone = sum(space.macs(arch) for arch in canonical) / len(canonical) * shape[0] * (shape[1] / 32) ** 2
+    needed, executed = tiered.head_macs(table, genes, _tap_channels(space, tuple(shape)), shape[0])
+    steps, scale = problem.search.num_steps, 2 * len(canonical) * problem.search.weight_seeds
+    # Two gradients in all steps but the last; the barrier, third of the pair, has one.
+    totals = [
+        scale * ((backbone + transform) * (3 * steps - 2) + barrier * (2 * steps - 1))
+        for transform, barrier in (needed, executed)
+    ]
+    return totals[0], totals[1]
+
+
+def compare(
+    problem: Problem,
+    histories: Mapping[str, dps.SearchState],
+    evaluation: Mapping[Any, float],
+    ensemble: int,
+    path: Path,
+    plain: ProxySettings,
+    execution: runner.Execution,
+) -> dict[str, metrics.RankQuality]:
+    """Rank quality on evaluation architectures of what was found, beside everything simpler.
+
+    Args:
+      problem: what was searched.
+      histories: by kind.
+      evaluation: architectures with their values, disjoint from the labelled ones.
+      ensemble: how many of the fittest settings the mean rank combines.
+      path: a loss bank of the evaluation's trainings, so that a killed comparison resumes.
+      plain: the settings to compare with.
+      execution: devices and form.
+
+    Returns:
+      Rows by name: ``macs``, ``params``, ``macs, fitted`` (dead edges removed, sign by the labels), ``plain``,
+      ``evolution`` and ``random`` (best setting of each), and their ``... x K`` ensembles.
+    """
+    space, table, archs = problem.space, problem.genes, list(evaluation)
+    truth = np.asarray(list(evaluation.values()))
+    macs = np.asarray([space.macs(arch) for arch in archs])
+    effective = np.asarray([_macs_fraction(space, arch) for arch in archs])
+    labelled_macs = [_macs_fraction(space, arch) for arch in problem.labelled]
+    sign = 1.0 if np.ptp(labelled_macs) == 0 else np.sign(metrics.rank_quality(labelled_macs, problem.truth).spearman)
+    scores: dict[str, Any] = {
+        "macs": macs,
+        "params": [space.params(arch) for arch in archs],
+        "macs, fitted": (sign or 1.0) * effective,
+        "plain": runner.score(
+            [space.format(arch) for arch in archs],
+            space,
+            plain,
+            problem.images,
+            problem.weight_seed,
+            devices=execution.devices,
+            form=execution.form,
+            vmap_width=execution.vmap_width,
+        ).score,
+    }
+    best = {kind: dps.best_evaluations(state, table, ensemble) for kind, state in histories.items()}
+    spec = loss_bank.BankSpec(space, table, problem.images, problem.weight_seed, problem.search.num_steps)
+    bank = loss_bank.LossBank(path, spec.identity(execution))
+    try:
+        genomes = [np.asarray(histories[kind].genes)[i] for kind, numbers in best.items() for i in numbers]
+        wide = dataclasses.replace(execution, chunk_size=loss_bank.CHUNK * len(execution.devices))
+        loss_bank.fill(bank, spec, genomes, archs, wide)
+        losses, settings = bank.losses(spec.num_steps), {tuple(g.tolist()): p for p, g in enumerate(bank.genes)}
+        position = {text: i for i, text in enumerate(bank.archs)}
+        columns = [position[space.format(space.canonical(arch))] for arch in archs]
+    finally:
+        bank.close()
+    matrix = selection.score_matrix(losses[:, columns, -1], effective, table.alpha)
+    for kind, numbers in best.items():
+        genomes = [np.asarray(histories[kind].genes)[i] for i in numbers]
+        members = [
+            (settings[tuple(loss_bank.without_alpha(table, g).tolist())], int(g[table.names.index("alpha")]))
+            for g in genomes
+        ]
+        scores[kind] = matrix[members[0]]
+        scores[f"{kind} x {len(members)}"] = selection.mean_rank(matrix, members)
+    return {name: metrics.rank_quality(score, truth) for name, score in scores.items()}

@@ -1,0 +1,98 @@
+"""Choosing settings by labelled architectures, out of a matrix of losses: all in NumPy, all in milliseconds.
+
+A *member* is a setting with a blend of MACs, (p, k). ``alpha`` is fitted beside the setting, since no training sees it.
+Scores of several members are combined by their mean rank: twenty labels cannot tell the best settings apart, and one
+of them alone is over-fitted (FACTS: +.05 Spearman from averaging).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+
+def score_matrix(losses: Any, macs: Any, alphas: Sequence[float]) -> np.ndarray:
+    """Scores of every member.
+
+    Args:
+      losses: [P, A] final losses; not finite where a training diverged.
+      macs: [A], MACs of the canonical forms over the space's largest.
+      alphas: [K] blends.
+
+    Returns:
+      [P, K, A]: -(L (1 - alpha MACs)), -inf where L is not finite (PROTOCOL, step 8).
+    """
+    losses = np.asarray(losses, np.float64)
+    blend = 1 - np.asarray(alphas, np.float64)[:, None] * np.asarray(macs, np.float64)
+    finite = np.isfinite(losses)[:, None, :]
+    scores = -np.where(finite, losses[:, None, :], 0) * blend
+    return np.where(finite, scores, -np.inf)
+
+
+def spearman_rows(scores: np.ndarray, truth: Any) -> np.ndarray:
+    """Spearman of each row with the truth.
+
+    Args:
+      scores: [..., A], higher is better, ``-inf`` ranks last.
+      truth: [A].
+
+    Returns:
+      [...]; 0 where a row is constant.
+    """
+    ranks = stats.rankdata(scores, axis=-1)
+    target = stats.rankdata(truth)
+    ranks = ranks - ranks.mean(-1, keepdims=True)
+    target = target - target.mean()
+    norm = np.sqrt((ranks**2).sum(-1) * (target**2).sum())
+    return np.where(norm > 0, (ranks * target).sum(-1) / np.where(norm > 0, norm, 1), 0.0)
+
+
+def fitness(scores: np.ndarray, labelled: Any, truth: Any) -> np.ndarray:
+    """Spearman of every member on the labelled architectures; -inf if one of their trainings diverged.
+
+    Args:
+      scores: [P, K, A].
+      labelled: [M] positions of the labelled architectures.
+      truth: [M], their values.
+
+    Returns:
+      [P, K].
+    """
+    own = scores[..., np.asarray(labelled)]
+    return np.where(np.isfinite(own).all(-1), spearman_rows(own, truth), -np.inf)
+
+
+def best_members(fitness_of: np.ndarray, count: int) -> list[tuple[int, int]]:
+    """The ``count`` fittest settings, each with its best blend, best first.
+
+    Ties go to the earlier setting and, between blends, to the one nearest the middle of those that are equally good.
+
+    Args:
+      fitness_of: [P, K].
+      count: how many at most; settings with fitness -inf are left out.
+
+    Raises:
+      ValueError: every setting diverged.
+    """
+    best = fitness_of.max(1)
+    order = [int(p) for p in np.argsort(-best, kind="stable")[:count] if np.isfinite(best[p])]
+    if not order:
+        raise ValueError("every setting diverged on a labelled architecture: lower the gene 'lr'")
+    members = []
+    for p in order:
+        equal = np.flatnonzero(fitness_of[p] >= best[p] - 1e-12)
+        members.append((p, int(equal[(len(equal) - 1) // 2])))
+    return members
+
+
+def mean_rank(scores: np.ndarray, members: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The combined score of several members: their mean rank, [A], higher is better.
+
+    Args:
+      scores: [P, K, A].
+      members: (setting, blend) pairs.
+    """
+    return np.mean([stats.rankdata(scores[p, k]) for p, k in members], axis=0)
