@@ -24,8 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from eproxy_jax import ranks, runner, spaces, tiered
+from eproxy_jax import ranks, runner, selection, spaces, tiered
+from eproxy_jax.errors import did_you_mean
 from eproxy_jax.genes import GeneTable
+
+BLENDS = ("alpha", "rank")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,8 @@ class SearchSpec:
       population_size: the most recent evaluations compete; as many random ones come first.
       tournament_size: members drawn for each tournament.
       mutation_rate: probability with which each gene of the winner is drawn again.
+      blend: how MACs enter a fitness: ``"alpha"``, the paper's gene, or ``"rank"``, the best weighted mean of the ranks
+        of loss and MACs on the labels (see :mod:`eproxy_jax.selection`).
       weight_seeds: W, weight draws whose ranks are averaged in a fitness; 1 in the paper.
       log_every: evaluations between two looks of the host.
       num_steps: S.
@@ -46,6 +51,7 @@ class SearchSpec:
     population_size: int = 40
     tournament_size: int = 10
     mutation_rate: float = 0.2
+    blend: str = "rank"
     weight_seeds: int = 1
     log_every: int = 10
     num_steps: int = 10
@@ -59,6 +65,11 @@ class SearchSpec:
             raise ValueError(f"dps.num_steps: expected an integer >= 1, got {self.num_steps!r}")
         if not isinstance(self.mutation_rate, (int, float)) or not 0 < self.mutation_rate <= 1:
             raise ValueError(f"dps.mutation_rate: expected a number in (0, 1], got {self.mutation_rate!r}")
+        if self.blend not in BLENDS:
+            raise ValueError(
+                f"dps.blend: unknown blend {self.blend!r}{did_you_mean(str(self.blend), BLENDS)}; "
+                f"known: {', '.join(BLENDS)}"
+            )
         if self.tournament_size > self.population_size:
             raise ValueError(
                 f"dps.tournament_size {self.tournament_size} is larger than dps.population_size {self.population_size}"
@@ -148,20 +159,31 @@ def make_labels(
     )
 
 
-def fitness_of(losses: Array, alpha: Array, labels: Labels) -> Array:
+def fitness_of(losses: Array, alpha: Array, labels: Labels, blend: str) -> Array:
     """Spearman of a setting's scores with the labels; -inf if a loss is not finite.
 
     Args:
       losses: [W, A] final losses; with several weight seeds the ranks are averaged.
-      alpha: scalar, the MACs blend.
+      alpha: scalar, the MACs blend of the setting.
       labels: the labelled architectures.
+      blend: one of ``BLENDS``.
 
     Returns:
       Scalar.
     """
-    scores = -losses * (1 - alpha * labels.macs[None, :])
-    mean_rank = jnp.mean(jax.vmap(ranks.average_ranks)(scores), axis=0)
-    fitness = ranks.spearman(mean_rank, labels.truth.astype(mean_rank.dtype))
+
+    def mean_rank(scores: Array) -> Array:
+        return jnp.mean(jax.vmap(ranks.average_ranks)(scores), axis=0)
+
+    truth = labels.truth.astype(losses.dtype)
+    if blend == "alpha":
+        fitness = ranks.spearman(mean_rank(-losses * (1 - alpha * labels.macs[None, :])), truth)
+    else:
+        by_loss = ranks.standardized(mean_rank(-losses))
+        by_macs = ranks.standardized(ranks.average_ranks(labels.macs))
+        share = jnp.asarray(selection.MACS_WEIGHTS, losses.dtype)[:, None]
+        blends = (1 - jnp.abs(share)) * by_loss[None, :] + share * by_macs[None, :]
+        fitness = jnp.max(jax.vmap(lambda score: ranks.spearman(score, truth))(blends))
     return jnp.where(jnp.all(jnp.isfinite(losses)), fitness, -jnp.inf)
 
 
@@ -265,7 +287,7 @@ def _advance_search(
 
         losses = lax.map(final_losses, jnp.arange(spec.weight_seeds))
         alpha = candidate.table.values(genes, "alpha").astype(dtype)
-        return fitness_of(losses, alpha, labels), losses
+        return fitness_of(losses, alpha, labels, spec.blend), losses
 
     return advance(candidate.table, spec, evaluate, evolution, state, random_until, stop)
 

@@ -54,7 +54,7 @@ class BankSpec:
         return {
             "space": self.space.name,
             "sizes": dataclasses.asdict(self.space),  # pyright: ignore[reportArgumentType]
-            "genes": self.table.to_dict(),
+            "genes": {name: choices for name, choices in self.table.to_dict().items() if name != "alpha"},
             "images": images_lib.identity(self.images),
             "weight_seed": self.weight_seed,
             "num_steps": self.num_steps,

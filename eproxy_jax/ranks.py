@@ -44,6 +44,13 @@ def pearson(x: Array, y: Array, valid: Array | None = None) -> Array:
     return jnp.where(norm > 0, jnp.sum(x * y) / jnp.where(norm > 0, norm, 1), 0)
 
 
+def standardized(ranks: Array) -> Array:
+    """Ranks [..., A] with mean 0 and variance 1; 0 where they are all equal."""
+    centred = ranks - jnp.mean(ranks, axis=-1, keepdims=True)
+    deviation = jnp.sqrt(jnp.mean(centred * centred, axis=-1, keepdims=True))
+    return centred / jnp.where(deviation > 0, deviation, 1)
+
+
 def spearman(x: Array, y: Array, valid: Array | None = None) -> Array:
     """Spearman's rank correlation with ties; NaN ranks last, 0 where one side is constant.
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from jax import Array
+from scipy import stats
 
-from eproxy_jax import dps, loss_bank, metrics, runner, selection, spaces, tiered
+from eproxy_jax import dps, fitted, loss_bank, metrics, runner, selection, spaces, tiered
 from eproxy_jax import images as images_lib
 from eproxy_jax.genes import GeneTable
 from eproxy_jax.progress import Progress
@@ -36,7 +37,7 @@ class Problem:
       seed: seed of the evolution.
       labelled: architectures, length A.
       truth: their values, higher is better.
-      warm: genomes [G] and their losses [A] to start from, instead of random ones; None for none.
+      warm: genomes [G], their losses [A] and fitness to start from, instead of random ones; None for none.
     """
 
     space: spaces.SearchSpace
@@ -47,7 +48,7 @@ class Problem:
     seed: int
     labelled: tuple[Any, ...]
     truth: tuple[float, ...]
-    warm: tuple[tuple[np.ndarray, np.ndarray], ...] | None = None
+    warm: tuple[tuple[np.ndarray, np.ndarray, float], ...] | None = None
 
     def identity(self, kind: Kind, execution: runner.Execution) -> dict[str, Any]:
         """All of it as plain data: equal identities, equal histories."""
@@ -61,7 +62,7 @@ class Problem:
             "seed": self.seed,
             "labelled": [self.space.format(arch) for arch in self.labelled],
             "truth": list(self.truth),
-            "warm": [genes.tolist() for genes, _ in self.warm or ()],
+            "warm": [genes.tolist() for genes, *_ in self.warm or ()],
             "kind": kind,
             "form": execution.label,
             "platform": execution.devices[0].platform,
@@ -141,16 +142,10 @@ def _warm_state(search: dps.Search, problem: Problem) -> dps.SearchState:
     if not problem.warm:
         return search.initial
     host = jax.tree.map(np.array, jax.device_get(search.initial))
-    truth = np.asarray(problem.truth)
-    macs = np.asarray([_macs_fraction(problem.space, arch) for arch in problem.labelled])
     warm = problem.warm[: problem.search.num_evaluations]
     # Worst first: the population forgets its oldest members first.
-    for number, (genes, losses) in enumerate(reversed(warm)):
-        alpha = problem.genes.alpha[int(genes[problem.genes.names.index("alpha")])]
-        scores = selection.score_matrix(losses[None], macs, [alpha])
-        host.genes[number] = genes
-        host.fitness[number] = selection.fitness(scores, np.arange(len(truth)), truth)[0, 0]
-        host.losses[number] = losses[None]
+    for number, (genes, losses, fitness) in enumerate(reversed(warm)):
+        host.genes[number], host.fitness[number], host.losses[number] = genes, fitness, losses[None]
     return host.replace(count=np.asarray(len(warm), np.int32))
 
 
@@ -226,8 +221,8 @@ def show_progress(search: dps.SearchSpec, kind: Kind) -> Callable[[dps.SearchSta
 
 
 def fittest_of_bank(
-    bank: loss_bank.LossBank, spec: loss_bank.BankSpec, labelled: Mapping[Any, float], count: int
-) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    bank: loss_bank.LossBank, spec: loss_bank.BankSpec, labelled: Mapping[Any, float], count: int, blend: str
+) -> tuple[tuple[np.ndarray, np.ndarray, float], ...]:
     """The settings of a bank that rank labelled architectures best, each with its best blend of MACs.
 
     Args:
@@ -235,9 +230,10 @@ def fittest_of_bank(
       spec: what the bank depends on.
       labelled: architectures with their values.
       count: how many settings.
+      blend: one of ``dps.BLENDS``.
 
     Returns:
-      (genome [G], losses [A]) pairs, best first.
+      (genome [G], losses [A], fitness), best first.
 
     Raises:
       ValueError: the bank lacks a labelled architecture.
@@ -252,43 +248,75 @@ def fittest_of_bank(
         )
     losses = bank.losses(spec.num_steps)[:, [position[text] for text in texts], -1]
     macs = [_macs_fraction(space, arch) for arch in labelled]
-    scores = selection.score_matrix(losses, macs, spec.table.alpha)
-    fitness = selection.fitness(scores, np.arange(len(texts)), np.asarray(list(labelled.values())))
+    truth = np.asarray(list(labelled.values()))
+    if blend == "alpha":
+        fitness = selection.fitness(selection.score_matrix(losses, macs, spec.table.alpha), losses, truth)
+    else:
+        fitness = fitted.fit_weights(losses, macs, truth)[1][
+            :, None
+        ]  # the alpha gene is of no effect: its first choice
     chosen = []
     for p, k in selection.best_members(fitness, count):
         genes = bank.genes[p].copy()
         genes[spec.table.names.index("alpha")] = k
-        chosen.append((genes, losses[p]))
+        chosen.append((genes, losses[p], float(fitness[p, k])))
     return tuple(chosen)
 
 
 # --- at the end ----------------------------------------------------------------------------------------------
 
 
+def fitted_proxy(problem: Problem, state: dps.SearchState, count: int) -> tuple[fitted.FittedProxy, list[int]]:
+    """The fittest settings of a history as one proxy.
+
+    Args:
+      problem: what was searched.
+      state: a history.
+      count: how many settings at most.
+
+    Returns:
+      (the proxy, numbers of its evaluations, best first).
+    """
+    numbers = dps.best_evaluations(state, problem.genes, count)
+    settings = [problem.genes.decode(np.asarray(state.genes)[i]) for i in numbers]
+    if problem.search.blend == "alpha":
+        weights = [None] * len(numbers)
+    else:
+        macs = [_macs_fraction(problem.space, arch) for arch in problem.labelled]
+        # Several weight seeds count by their mean rank, so ranks stand in for losses.
+        ranks = stats.rankdata(np.asarray(state.losses)[numbers], axis=-1).mean(1)
+        weights = [float(w) for w in fitted.fit_weights(ranks, macs, problem.truth)[0]]
+    members = tuple(fitted.Member(s, w) for s, w in zip(settings, weights, strict=True))
+    return fitted.FittedProxy(members), numbers
+
+
 def record(
-    problem: Problem, histories: Mapping[str, dps.SearchState], best: Sequence[int], execution: runner.Execution
+    problem: Problem,
+    histories: Mapping[str, dps.SearchState],
+    proxy: fitted.FittedProxy,
+    numbers: Sequence[int],
+    execution: runner.Execution,
 ) -> dict[str, Any]:
     """The result file: best settings, whole history, work done, all that the search depends on.
 
     Args:
       problem: what was searched.
       histories: by kind.
-      best: numbers of the fittest evaluations of the evolution, best first.
+      proxy: what the evolution found.
+      numbers: of the proxy's evaluations, best first.
       execution: devices and form.
     """
-    state, table = histories["evolution"], problem.genes
+    state = histories["evolution"]
     count = int(state.count)
     fitness = np.asarray(state.fitness)[:count]
-    flops = [
-        setting_flops(problem, state.genes[i]) for i in range(len(problem.warm or ()), count)
-    ]  # a warm start's settings have cost nothing here
+    # A warm start's settings have cost nothing here.
+    flops = [setting_flops(problem, np.asarray(state.genes)[i]) for i in range(len(problem.warm or ()), count)]
     return {
-        "settings": table.decode(state.genes[best[0]]).to_dict(),
-        "best": best[0],
-        "fitness": float(fitness[best[0]]),
+        "settings": proxy.to_dict(),
+        "best": numbers[0],
+        "fitness": float(fitness[numbers[0]]),
         "evaluations": count,
         "diverged": int((~np.isfinite(fitness)).sum()),
-        "ensemble": [table.decode(state.genes[i]).to_dict() for i in best],
         "flops": {
             "needed": float(sum(needed for needed, _ in flops)),
             "executed": float(sum(executed for _, executed in flops)),
@@ -341,9 +369,8 @@ def setting_flops(problem: Problem, genes: Any) -> tuple[float, float]:
 
 def compare(
     problem: Problem,
-    histories: Mapping[str, dps.SearchState],
+    found: Mapping[str, fitted.FittedProxy],
     evaluation: Mapping[Any, float],
-    ensemble: int,
     path: Path,
     plain: ProxySettings,
     execution: runner.Execution,
@@ -352,9 +379,8 @@ def compare(
 
     Args:
       problem: what was searched.
-      histories: by kind.
+      found: fitted proxies by kind of search.
       evaluation: architectures with their values, disjoint from the labelled ones.
-      ensemble: how many of the fittest settings the mean rank combines.
       path: a loss bank of the evaluation's trainings, so that a killed comparison resumes.
       plain: the settings to compare with.
       execution: devices and form.
@@ -384,25 +410,22 @@ def compare(
             vmap_width=execution.vmap_width,
         ).score,
     }
-    best = {kind: dps.best_evaluations(state, table, ensemble) for kind, state in histories.items()}
     spec = loss_bank.BankSpec(space, table, problem.images, problem.weight_seed, problem.search.num_steps)
     bank = loss_bank.LossBank(path, spec.identity(execution))
     try:
-        genomes = [np.asarray(histories[kind].genes)[i] for kind, numbers in best.items() for i in numbers]
+        genomes = {
+            kind: [loss_bank.without_alpha(table, table.encode(m.settings)) for m in proxy.members]
+            for kind, proxy in found.items()
+        }
         wide = dataclasses.replace(execution, chunk_size=loss_bank.CHUNK * len(execution.devices))
-        loss_bank.fill(bank, spec, genomes, archs, wide)
-        losses, settings = bank.losses(spec.num_steps), {tuple(g.tolist()): p for p, g in enumerate(bank.genes)}
+        loss_bank.fill(bank, spec, [g for own in genomes.values() for g in own], archs, wide)
+        losses, row = bank.losses(spec.num_steps)[..., -1], {tuple(g.tolist()): p for p, g in enumerate(bank.genes)}
         position = {text: i for i, text in enumerate(bank.archs)}
         columns = [position[space.format(space.canonical(arch))] for arch in archs]
     finally:
         bank.close()
-    matrix = selection.score_matrix(losses[:, columns, -1], effective, table.alpha)
-    for kind, numbers in best.items():
-        genomes = [np.asarray(histories[kind].genes)[i] for i in numbers]
-        members = [
-            (settings[tuple(loss_bank.without_alpha(table, g).tolist())], int(g[table.names.index("alpha")]))
-            for g in genomes
-        ]
-        scores[kind] = matrix[members[0]]
-        scores[f"{kind} x {len(members)}"] = selection.mean_rank(matrix, members)
+    for kind, proxy in found.items():
+        own = losses[[row[tuple(g.tolist())] for g in genomes[kind]]][:, columns]
+        scores[kind] = fitted.FittedProxy(proxy.members[:1]).scores(own[:1], effective)
+        scores[f"{kind} x {len(proxy.members)}"] = proxy.scores(own, effective)
     return {name: metrics.rank_quality(score, truth) for name, score in scores.items()}

@@ -1,8 +1,10 @@
 """Choosing settings by labelled architectures, out of a matrix of losses: all in NumPy, all in milliseconds.
 
-A *member* is a setting with a blend of MACs, (p, k). ``alpha`` is fitted beside the setting, since no training sees it.
-Scores of several members are combined by their mean rank: twenty labels cannot tell the best settings apart, and one
-of them alone is over-fitted (FACTS: +.05 Spearman from averaging).
+A *member* is a setting with a blend of MACs, (p, k): no training sees MACs, so their share is fitted beside the
+setting. Two blends are known: the paper's ``alpha``, and a weighted mean of the ranks of loss and MACs, which does not
+depend on how far a setting's losses lie apart (benchmarks/results/dps_nasbench201.md compares them). Scores of several
+members are combined by their mean rank: twenty labels cannot tell the best settings apart, and one of them alone is
+over-fitted.
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+
+# Shares of the MACs' ranks in a rank blend; negative ones count MACs against an architecture.
+MACS_WEIGHTS = tuple(n / 10 for n in range(-10, 11))
 
 
 def score_matrix(losses: Any, macs: Any, alphas: Sequence[float]) -> np.ndarray:
@@ -32,6 +37,32 @@ def score_matrix(losses: Any, macs: Any, alphas: Sequence[float]) -> np.ndarray:
     return np.where(finite, scores, -np.inf)
 
 
+def rank_blends(losses: Any, macs: Any, weights: Sequence[float] = MACS_WEIGHTS) -> np.ndarray:
+    """Scores of every member as weighted ranks.
+
+    Args:
+      losses: [P, A] final losses; not finite where a training diverged.
+      macs: [A], MACs of the canonical forms.
+      weights: [K], from -1 (fewest MACs first) through 0 (loss alone) to 1 (MACs alone).
+
+    Returns:
+      [P, K, A]: (1 - |w|) rank(-L) + w rank(MACs), ranks standardised over the architectures; a loss that is not finite
+      has the worst rank.
+    """
+    losses = np.asarray(losses, np.float64)
+    by_loss = _standardized_ranks(np.where(np.isfinite(losses), -losses, -np.inf))
+    by_macs = _standardized_ranks(np.asarray(macs, np.float64))
+    share = np.asarray(weights, np.float64)[:, None]
+    return (1 - np.abs(share)) * by_loss[:, None, :] + share * by_macs
+
+
+def _standardized_ranks(x: np.ndarray) -> np.ndarray:
+    ranks = stats.rankdata(x, axis=-1)
+    ranks = ranks - ranks.mean(-1, keepdims=True)
+    deviation = ranks.std(-1, keepdims=True)
+    return ranks / np.where(deviation > 0, deviation, 1)
+
+
 def spearman_rows(scores: np.ndarray, truth: Any) -> np.ndarray:
     """Spearman of each row with the truth.
 
@@ -50,19 +81,19 @@ def spearman_rows(scores: np.ndarray, truth: Any) -> np.ndarray:
     return np.where(norm > 0, (ranks * target).sum(-1) / np.where(norm > 0, norm, 1), 0.0)
 
 
-def fitness(scores: np.ndarray, labelled: Any, truth: Any) -> np.ndarray:
+def fitness(scores: np.ndarray, losses: Any, truth: Any) -> np.ndarray:
     """Spearman of every member on the labelled architectures; -inf if one of their trainings diverged.
 
     Args:
-      scores: [P, K, A].
-      labelled: [M] positions of the labelled architectures.
+      scores: [P, K, M], of the labelled architectures.
+      losses: [P, M], their final losses.
       truth: [M], their values.
 
     Returns:
       [P, K].
     """
-    own = scores[..., np.asarray(labelled)]
-    return np.where(np.isfinite(own).all(-1), spearman_rows(own, truth), -np.inf)
+    finite = np.isfinite(np.asarray(losses)).all(axis=-1, keepdims=True)
+    return np.where(finite, spearman_rows(scores, truth), -np.inf)
 
 
 def best_members(fitness_of: np.ndarray, count: int) -> list[tuple[int, int]]:

@@ -58,7 +58,7 @@ def add_parser(commands: Any) -> None:
     )
     search.add_argument("--bank", metavar="FILE", help="start the evolution from the fittest settings of a loss bank")
     search.add_argument(
-        "--ensemble", type=common.positive, default=10, metavar="K", help="settings combined (default 10)"
+        "--ensemble", type=common.positive, default=5, metavar="K", help="settings combined (default 10)"
     )
     output = dps.add_argument_group("output")
     output.add_argument(
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise UsageError("--num-labels draws labels from --truth; with --labels FILE the file says which")
     if arguments.max_seconds is not None and not arguments.max_seconds > 0:
         raise UsageError(f"--max-seconds: expected a positive number, got {arguments.max_seconds}")
-    from eproxy_jax import dps, images, search_run
+    from eproxy_jax import images, search_run
 
     spec = _spec(arguments, overrides)
     labelled, evaluation = _split(arguments, spec.space)
@@ -113,14 +113,14 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         )
         seconds[kind] = round(time.perf_counter() - start, 2)
         histories[kind] = state
-    best = dps.best_evaluations(histories["evolution"], spec.genes, arguments.ensemble)
-    record = search_run.record(problem, histories, best, execution)
+    found, numbers = {}, {}
+    for kind, state in histories.items():
+        found[kind], numbers[kind] = search_run.fitted_proxy(problem, state, arguments.ensemble)
+    record = search_run.record(problem, histories, found["evolution"], numbers["evolution"], execution)
     rows: dict[str, Any] = {}
     if evaluation:
         common.announce(f"comparing on {len(evaluation)} evaluation architectures")
-        rows = search_run.compare(
-            problem, histories, evaluation, arguments.ensemble, workdir / "evaluation.jsonl", spec.settings, execution
-        )
+        rows = search_run.compare(problem, found, evaluation, workdir / "evaluation.jsonl", spec.settings, execution)
     record |= {
         "evaluation": {name: dataclasses.asdict(row) for name, row in rows.items()},
         "seconds": seconds,
@@ -139,6 +139,8 @@ def _spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
     spec = common.run_spec(arguments, overrides)
     genes, search = spec.genes, spec.search
     if arguments.no_macs:
+        search = dataclasses.replace(search, blend="alpha")
+    if arguments.no_macs or search.blend == "rank":  # a gene without effect would only dilute the mutations
         genes = dataclasses.replace(genes, alpha=(0.0,))
     if arguments.num_evaluations is not None:
         search = dataclasses.replace(search, num_evaluations=arguments.num_evaluations)
@@ -183,7 +185,7 @@ def _warm_start(arguments: argparse.Namespace, spec: Any, execution: Any, batch:
     bank_spec = loss_bank.BankSpec(spec.space, spec.genes, batch, spec.weight_seed, spec.settings.num_steps)
     bank = loss_bank.LossBank(Path(arguments.bank), bank_spec.identity(execution))
     try:
-        return search_run.fittest_of_bank(bank, bank_spec, labelled, spec.search.population_size)
+        return search_run.fittest_of_bank(bank, bank_spec, labelled, spec.search.population_size, spec.search.blend)
     finally:
         bank.close()
 

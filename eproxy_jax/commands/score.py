@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 import time
@@ -34,7 +33,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = common.add_proxy_flags(score)
-    what.add_argument("--settings", metavar="FILE", help="proxy settings (JSON) instead of the configuration's")
+    what.add_argument("--settings", metavar="FILE", help="proxy settings (JSON, also from eproxy dps)")
 
     common.add_arch_flags(score)
 
@@ -54,13 +53,16 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     _check_choices(arguments, overrides)
-    from eproxy_jax import arch_files, progress, report, results_file, runner
-    from eproxy_jax.types import ProxySettings
+    from eproxy_jax import arch_files, fitted, report
 
     spec = common.run_spec(arguments, overrides)
+    proxy = fitted.FittedProxy((fitted.Member(spec.settings),))
     if arguments.settings is not None:
         values = common.read_json(Path(arguments.settings))
-        spec = dataclasses.replace(spec, settings=ProxySettings.from_dict(values))
+        try:
+            proxy = fitted.FittedProxy.from_dict(values)
+        except ValueError as error:
+            raise UsageError(f"{arguments.settings}: {error}") from error
     archs = common.architectures(arguments, spec.space)
     truth = None
     if arguments.truth is not None:
@@ -72,43 +74,94 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
                 f"{arguments.truth}: {known} of the {len(archs)} architectures have a value; need at least 3"
             )
     execution = common.execution_of(arguments)
-    job = runner.make_job(spec.space, spec.settings, spec.images, spec.weight_seed, execution)
-    plan = runner.make_plan(archs, spec.space)
-
     workdir = Path(arguments.workdir or ".")
     out = Path(arguments.out) if arguments.out else workdir / "scores.jsonl"
     workdir.mkdir(parents=True, exist_ok=True)
-    identity = {**common.proxy_identity(spec, job.task.images, execution), "settings": spec.settings.to_dict()}
-    run = results_file.fingerprint(identity)
-    texts = [spec.space.format(arch) for arch in archs]
-    results = results_file.ResultsFile(out, run, texts)
-    try:
-        seconds = _train(job, plan, results, run, progress)
-    finally:
-        results.close()
-    result = results_file.result_of(results.rows)
-    record = {
-        "run": run,
-        **identity,
-        "archs": len(archs),
-        "distinct": len(plan.distinct),
-        "diverged": result.status.count("diverged"),
-        "seconds": seconds,
-        "devices": [str(device) for device in execution.devices],
-        "command": common.command_line(),
-        "versions": common.versions(),
-    }
-    out.with_suffix(".run.json").write_text(json.dumps(record, indent=1) + "\n")
+    if proxy.is_plain:
+        result, record = _score_settings(spec, proxy.members[0].settings, archs, out, execution)
+    else:
+        result, record = _score_fitted(spec, proxy, archs, out, execution)
 
     print(report.ranked_table(result, arguments.top, truth))
     if truth is not None:
         print()
         print(report.quality_table(report.quality_rows(result, truth)))
     print()
-    print(f"scores:  {out}  ({len(plan.distinct)} distinct networks)")
+    print(f"scores:  {out}  ({record['distinct']} distinct networks)")
     if not arguments.no_plot:
         _plot(out.with_suffix(".png"), result, truth, f"{spec.space.name}, {len(archs)} architectures")
     return 0
+
+
+def _score_settings(spec: Any, settings: Any, archs: Sequence[Any], out: Path, execution: Any) -> tuple[Any, Any]:
+    """Scores under one setting, in its own resumable file: (result, record of the run)."""
+    from eproxy_jax import progress, results_file, runner
+
+    job = runner.make_job(spec.space, settings, spec.images, spec.weight_seed, execution)
+    plan = runner.make_plan(archs, spec.space)
+    identity = {**common.proxy_identity(spec, job.task.images, execution), "settings": settings.to_dict()}
+    run_id = results_file.fingerprint(identity)
+    results = results_file.ResultsFile(out, run_id, [spec.space.format(arch) for arch in archs])
+    try:
+        seconds = _train(job, plan, results, run_id, progress)
+    finally:
+        results.close()
+    result = results_file.result_of(results.rows)
+    return result, _write_record(out, run_id, identity, result, len(plan.distinct), seconds, execution)
+
+
+def _score_fitted(spec: Any, proxy: Any, archs: Sequence[Any], out: Path, execution: Any) -> tuple[Any, Any]:
+    """Scores of several settings used together, each in a file of its own beside ``out``."""
+    import numpy as np
+
+    from eproxy_jax import results_file
+
+    members, seconds, records = [], {"compile": 0.0, "run": 0.0}, []
+    for number, member in enumerate(proxy.members):
+        common.announce(f"setting {number + 1} of {len(proxy.members)}")
+        path = out.with_suffix(f".member{number}.jsonl")
+        result, record = _score_settings(spec, member.settings, archs, path, execution)
+        members.append(result)
+        records.append(record)
+        seconds = {name: round(seconds[name] + record["seconds"][name], 2) for name in seconds}
+    first = members[0]
+    macs = first.effective_macs / spec.space.max_macs()
+    scores = proxy.scores(np.stack([result.loss for result in members]), macs)
+    status = tuple("ok" if np.isfinite(score) else "diverged" for score in scores)
+    # Loss and curve are those of the best member: a mean over settings would mean nothing.
+    result = first.replace(score=scores, status=status)
+    identity = {"members": [record["run"] for record in records], "settings": proxy.to_dict()}
+    run_id = results_file.fingerprint(identity)
+    results = results_file.ResultsFile(out, run_id, list(result.archs))
+    try:
+        results.append(results_file.lines_of(result, run_id)[len(results.rows) :])
+    finally:
+        results.close()
+    return result, _write_record(out, run_id, identity, result, records[0]["distinct"], seconds, execution)
+
+
+def _write_record(
+    out: Path, run_id: str, identity: Any, result: Any, distinct: int, seconds: dict[str, float], execution: Any
+) -> dict[str, Any]:
+    """Write OUT.run.json; time spent by earlier sessions of the same run counts."""
+    path = out.with_suffix(".run.json")
+    if path.is_file():
+        before = common.read_json(path)
+        if before.get("run") == run_id and "members" not in identity:
+            seconds = {name: round(value + before["seconds"][name], 2) for name, value in seconds.items()}
+    record = {
+        "run": run_id,
+        **identity,
+        "archs": len(result.archs),
+        "distinct": distinct,
+        "diverged": result.status.count("diverged"),
+        "seconds": seconds,
+        "devices": [str(device) for device in execution.devices],
+        "command": common.command_line(),
+        "versions": common.versions(),
+    }
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return record
 
 
 def _check_choices(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
