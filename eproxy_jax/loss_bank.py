@@ -147,7 +147,8 @@ class LossBank:
         plain = [[float(str(v)) if np.isfinite(v) else None for v in np.asarray(one, np.float32)] for one in losses]
         self._file.append([json.dumps({"setting": setting, "start": start, "losses": plain})])
         index = self._setting(setting)
-        self._losses[index].update(enumerate([[float(v) for v in one] for one in losses], start))
+        # As a reader of the file would see them, so that a resumed run is not told from an undisturbed one.
+        self._losses[index].update(enumerate([[math.nan if v is None else v for v in one] for one in plain], start))
 
     def losses(self, num_steps: int) -> np.ndarray:
         """[P, A, S] float64; NaN where a training diverged, and where nothing has been computed."""

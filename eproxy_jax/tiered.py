@@ -44,7 +44,7 @@ def choose_tiers(choices: Sequence[int], count: int = MAX_TIERS) -> tuple[int, .
 
     Example:
       >>> choose_tiers((16, 32, 64, 128, 256, 512))
-      (128, 256, 512)
+      (64, 256, 512)
     """
     choices = sorted(set(choices))
 

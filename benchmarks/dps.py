@@ -1,0 +1,292 @@
+"""Discrete Proxy Search on a benchmark, out of a loss bank: rank quality on held-out architectures against label draws.
+
+  python benchmarks/dps.py --space nasbench201 --num-archs 600 80 --num-settings 48
+  python benchmarks/dps.py --space transnas_micro --num-archs 220 --num-settings 40
+
+First the bank (``eproxy bank``, resumable, under ``--workdir``): plain Eproxy and P random settings on A random
+architectures, at the ``small`` size. Then, for every task and draw of labels, each method is fitted on the labelled
+architectures and measured on all the others; architectures of a labelled function are left out, so that the two sets
+are disjoint as functions. Searches that ``eproxy dps`` ran (``--searches 'runs/dps-*'``) get rows of their own.
+
+Writes benchmarks/results/dps_SPACE.md, .jsonl and .png. Needs the benchmark data (EPROXY_DATA, default ../shared/data).
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import header, markdown_table
+
+from eproxy_jax import arch_files, config, fitted, images, loss_bank, metrics, runner, selection
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = {
+    "nasbench201": [f"nasbench201/{name}.json" for name in ("cifar10valid", "cifar100", "tinyimagenet")],
+    "transnas_micro": [
+        f"transnas/micro_{task}.json"
+        for task in (
+            "autoencoder",
+            "class_object",
+            "class_scene",
+            "jigsaw",
+            "normal",
+            "room_layout",
+            "segmentsemantic",
+        )
+    ],
+}
+# Validation accuracy after 12 epochs, where the data has it: what early stopping would know.
+EARLY_STOPPING = {
+    "cifar10valid": ("nasbench201/mini_nb201_12epochs.csv", "cifar10-val"),
+    "cifar100": ("nasbench201/mini_nb201_12epochs.csv", "cifar100-val"),
+    "tinyimagenet": ("nasbench201/mini_nb201_12epochs.csv", "imagenet-val"),
+}
+LABEL_COUNTS = (5, 10, 20, 50, 100)
+ALPHAS = tuple(n / 10 for n in range(-5, 6))
+SHOWN = ("Spearman", "tau", "top-10 %", "regret")
+
+
+class Matrix:
+    """A bank as arrays over the sampled architectures."""
+
+    def __init__(self, spec: config.RunSpec, archs: list[Any], path: Path, steps: int):
+        space = spec.space
+        bank_spec = loss_bank.BankSpec(
+            space, spec.genes, images.standardize(spec.images), spec.weight_seed, spec.settings.num_steps
+        )
+        bank = loss_bank.LossBank(path, bank_spec.identity(runner.Execution.of()))
+        position = {text: i for i, text in enumerate(bank.archs)}
+        self.functions = np.asarray([position[space.format(space.canonical(arch))] for arch in archs])
+        done = bank.computed()[:, np.unique(self.functions)].all(1)
+        self.losses = bank.losses(steps)[done][:, self.functions, -1]
+        self.diverged = int((~np.isfinite(bank.losses(steps)[done][..., -1])).sum())
+        bank.close()
+        self.macs = np.asarray([space.macs(arch) for arch in archs])
+        self.params = np.asarray([space.params(arch) for arch in archs])
+        self.effective = np.asarray([space.macs(space.canonical(arch)) for arch in archs]) / space.max_macs()
+        self.alpha = selection.score_matrix(self.losses, self.effective, ALPHAS)
+
+
+def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.ndarray, ensemble: int) -> dict[str, Any]:
+    """Scores of the held-out architectures by every method fitted on the labelled ones."""
+    target = truth[labelled]
+    sign = np.sign(metrics.rank_quality(m.effective[labelled], target).spearman) if len(labelled) > 2 else 1
+    by_alpha = selection.fitness(m.alpha[..., labelled], m.losses[:, labelled], target)
+    weights, fitness = fitted.fit_weights(m.losses[:, labelled], m.effective[labelled], target)
+    order = [p for p in np.argsort(-fitness, kind="stable") if np.isfinite(fitness[p])]
+    (best, k), *_ = alpha_members = selection.best_members(by_alpha, ensemble)
+
+    def member(p: int) -> fitted.Member:
+        return fitted.Member(config.ProxySettings(), float(weights[p]))
+
+    def together(chosen: list[int]) -> np.ndarray:
+        proxy = fitted.FittedProxy(tuple(member(p) for p in chosen))
+        return proxy.scores(m.losses[chosen][:, held_out], m.effective[held_out])
+
+    alpha = ALPHAS.index(0.0)
+    return {
+        "MACs": m.macs[held_out],
+        "parameters": m.params[held_out],
+        "MACs, fitted": (sign or 1) * m.effective[held_out],
+        "plain Eproxy": m.alpha[0, alpha][held_out],
+        "plain Eproxy, fitted alpha": m.alpha[0, int(np.argmax(by_alpha[0]))][held_out],
+        "best setting, alpha (paper's form)": m.alpha[best, k][held_out],
+        f"{ensemble} settings, alpha": selection.mean_rank(m.alpha[..., held_out], alpha_members),
+        "plain Eproxy, fitted rank blend": together([0]),
+        "best setting, rank blend": together(order[:1]),
+        f"{ensemble} settings, rank blend": together(order[:ensemble]),
+    }
+
+
+def draw(m: Matrix, count: int, seed: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of ``count`` labelled architectures and of the held-out ones, disjoint as functions.
+
+    Draws of one seed are nested, and all leave out the functions of ``most`` labels: their held-out sets are equal.
+    """
+    order = np.random.default_rng(seed).permutation(len(m.functions))
+    kept_out = set(m.functions[order[:most]].tolist())
+    held_out = np.asarray([i for i in order[most:] if m.functions[i] not in kept_out])
+    return order[:count], np.sort(held_out)
+
+
+def summary(rows: list[metrics.RankQuality]) -> dict[str, str]:
+    columns = [("spearman", 3), ("kendall_tau", 3), ("top_precision", 2), ("regret", 2)]
+    out = {}
+    for (field, digits), name in zip(columns, SHOWN, strict=True):
+        values = [getattr(row, field) for row in rows]
+        out[name] = f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.{digits}f}"
+    return out
+
+
+def searches_of(pattern: str) -> dict[str, list[dict[str, Any]]]:
+    """Evaluation tables of finished ``eproxy dps`` runs by name of the truth file."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(glob.glob(f"{pattern}/search.json")):
+        record = json.loads(Path(path).read_text())
+        words = record["command"].split()
+        found.setdefault(Path(words[words.index("--truth") + 1]).stem, []).append(record)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="nasbench201", choices=TASKS)
+    parser.add_argument("--variant", default="small")
+    parser.add_argument("--num-archs", type=int, nargs="+", default=[600], help="sizes of samples of seed 0, 1, ...")
+    parser.add_argument("--num-settings", type=int, default=48)
+    parser.add_argument("--num-labels", type=int, default=20)
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--ensemble", type=int, default=8)
+    parser.add_argument("--workdir", default="runs/bank")
+    parser.add_argument("--searches", default="", help="folders of eproxy dps runs, a glob pattern")
+    arguments = parser.parse_args()
+    data = Path(os.environ.get("EPROXY_DATA", ROOT / ".." / "shared" / "data"))
+    source = f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"
+    spec = config.build(config.load_config(source))
+    path = Path(arguments.workdir) / f"{arguments.space}-{arguments.variant}.jsonl"
+    drawn: dict[Any, None] = {}
+    for seed, count in enumerate(arguments.num_archs):
+        bank = [sys.executable, "-m", "eproxy_jax.cli", "bank", "--config", source, "--out", str(path)]
+        bank += ["--sample", str(count), "--seed", str(seed), "--num-settings", str(arguments.num_settings)]
+        subprocess.run(bank, check=True, stdout=subprocess.DEVNULL)
+        drawn |= dict.fromkeys(spec.space.sample(count, seed))
+    archs = list(drawn)
+    m = Matrix(spec, archs, path, spec.settings.num_steps)
+
+    rows, curve = [], []
+    searches = searches_of(arguments.searches) if arguments.searches else {}
+    most = max(n for n in LABEL_COUNTS if n <= len(archs) // 3)
+    for file in TASKS[arguments.space]:
+        truth_by_arch = arch_files.read_truth(data / file, spec.space)
+        truth, task = np.asarray([truth_by_arch[arch] for arch in archs]), Path(file).stem
+        early = None
+        if task in EARLY_STOPPING:
+            name, column = EARLY_STOPPING[task]
+            by_arch = arch_files.read_truth(data / name, spec.space, column)
+            early = np.asarray([by_arch[arch] for arch in archs])
+        quality: dict[str, list[metrics.RankQuality]] = {}
+        for seed in range(arguments.draws):
+            labelled, held_out = draw(m, arguments.num_labels, seed, arguments.num_labels)
+            scores = fit_all(m, truth, labelled, held_out, arguments.ensemble)
+            if early is not None:
+                scores["12 epochs of training"] = early[held_out]
+            for method, score in scores.items():
+                quality.setdefault(method, []).append(metrics.rank_quality(score, truth[held_out]))
+        for method, found in quality.items():
+            rows.append(
+                {"task": task, "method": method, "draws": len(found), "held out": found[0].count, **summary(found)}
+            )
+        for method in ("evolution", "random"):
+            for name in (method, f"{method} x"):
+                found = [
+                    metrics.RankQuality(**row)
+                    for record in searches.get(task, [])
+                    for key, row in record["evaluation"].items()
+                    if (key == name if name == method else key.startswith(name))
+                ]
+                if found:
+                    evaluations = searches[task][0]["evaluations"]
+                    label = f"eproxy dps, {evaluations} {method}" + (", settings together" if name != method else "")
+                    rows.append(
+                        {
+                            "task": task,
+                            "method": label,
+                            "draws": len(found),
+                            "held out": found[0].count,
+                            **summary(found),
+                        }
+                    )
+        for count in LABEL_COUNTS:
+            if count > most:
+                continue
+            by_method: dict[str, list[float]] = {}
+            for seed in range(arguments.draws):
+                labelled, held_out = draw(m, count, seed, most)
+                for method, score in fit_all(m, truth, labelled, held_out, arguments.ensemble).items():
+                    value = metrics.rank_quality(score, truth[held_out]).spearman
+                    by_method.setdefault(method, []).append(value)
+            curve += [
+                {
+                    "task": task,
+                    "labels": count,
+                    "method": method,
+                    "mean": float(np.mean(v)),
+                    "spread": float(np.std(v, ddof=1)),
+                }
+                for method, v in by_method.items()
+            ]
+    write(arguments, m, rows, curve)
+
+
+def write(arguments: argparse.Namespace, m: Matrix, rows: list[dict[str, Any]], curve: list[dict[str, Any]]) -> None:
+    """The page, its JSON lines, and the label-efficiency figure."""
+    out = ROOT / "benchmarks" / "results"
+    out.mkdir(parents=True, exist_ok=True)
+    command = "python benchmarks/dps.py " + " ".join(sys.argv[1:])
+    name = f"dps_{arguments.space}"
+    text = header(f"Discrete Proxy Search on {arguments.space} ({arguments.variant})", command)
+    text += (
+        f"Bank: {len(m.losses)} settings (plain Eproxy first, the others random) x {len(np.unique(m.functions))} "
+        f"distinct functions of {len(m.functions)} random architectures, {m.diverged} trainings diverged, weight seed 0. "
+        f"{arguments.num_labels} labels a draw, mean and standard deviation over the draws; labelled and held-out "
+        "architectures are disjoint as functions. Choosing out of the bank is a random search of "
+        f"{len(m.losses)} settings. MACs, fitted: without dead edges, sign by the labels.\n\n"
+    )
+    for task in dict.fromkeys(row["task"] for row in rows):
+        text += f"## {task}\n\n"
+        text += (
+            markdown_table([{k: v for k, v in row.items() if k != "task"} for row in rows if row["task"] == task])
+            + "\n"
+        )
+    methods = [f"{arguments.ensemble} settings, rank blend", "best setting, alpha (paper's form)", "MACs, fitted"]
+    text += "## Spearman against the number of labels\n\n"
+    table = []
+    for task in dict.fromkeys(row["task"] for row in curve):
+        for method in methods:
+            own = {row["labels"]: row for row in curve if row["task"] == task and row["method"] == method}
+            cells = {str(n): f"{row['mean']:.3f} ± {row['spread']:.3f}" for n, row in own.items()}
+            table.append({"task": task, "method": method, **cells})
+    text += markdown_table(table) + f"\n![Spearman against labels]({name}.png)\n"
+    (out / f"{name}.md").write_text(text)
+    lines = [{**row, "command": command} for row in (*rows, *curve)]
+    (out / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plot(out / f"{name}.png", curve, methods)
+    print(text)
+
+
+def plot(path: Path, curve: list[dict[str, Any]], methods: list[str]) -> None:
+    """Spearman against labels, one panel a task."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tasks = list(dict.fromkeys(row["task"] for row in curve))
+    figure = Figure(figsize=(3.2 * min(len(tasks), 4), 3.0 * -(-len(tasks) // 4)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = np.ravel(figure.subplots(-(-len(tasks) // 4), min(len(tasks), 4), sharey=True, squeeze=False))
+    for axes, task in zip(panels, tasks, strict=False):
+        for method in methods:
+            own = [row for row in curve if row["task"] == task and row["method"] == method]
+            labels, mean = [row["labels"] for row in own], np.asarray([row["mean"] for row in own])
+            spread = np.asarray([row["spread"] for row in own])
+            (line,) = axes.plot(labels, mean, marker="o", markersize=3, label=method)
+            axes.fill_between(labels, mean - spread, mean + spread, color=line.get_color(), alpha=0.15)
+        axes.set_xscale("log")
+        axes.set_title(task, fontsize=9)
+        axes.set_xlabel("labels")
+    for axes in panels[len(tasks) :]:
+        axes.set_axis_off()
+    panels[0].set_ylabel("Spearman, held out")
+    panels[0].legend(fontsize=6)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""The search: rank statistics, evolution on a planted optimum, resume, honest labels, one compilation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import SPACES
+from scipy import stats
+
+from eproxy_jax import dps, images, ranks, runner, search_run
+from eproxy_jax.genes import GeneTable
+
+SPACE = SPACES["nasbench201"]
+NARROW = GeneTable(
+    alpha=(-0.5, 0.0, 0.5),
+    branches=(1, 2),
+    transform_kernel=(1,),
+    barrier_kernel=(1, 3),
+    transform_channels=(4, 8),
+    target_channels=(4,),
+)
+IMAGES = images.standardize(images.default_images(num=4, size=8))
+SMALL = dps.SearchSpec(
+    num_evaluations=12, population_size=4, tournament_size=2, log_every=5, num_steps=2, blend="alpha"
+)
+
+
+# --- ranks ---
+
+
+@pytest.mark.parametrize(
+    "x", [[3.0, 1.0, 2.0], [1.0, 1.0, 2.0, 2.0, 0.0], [5.0, -np.inf, 5.0, -np.inf], [2.0, 2.0, 2.0]]
+)
+def test_average_ranks_are_scipys(x):
+    np.testing.assert_array_equal(ranks.average_ranks(jnp.asarray(x)), stats.rankdata(x))
+
+
+def test_nan_ranks_last_and_padding_not_at_all():
+    x = jnp.asarray([2.0, jnp.nan, 1.0, 9.0])
+    valid = jnp.asarray([True, True, True, False])
+    np.testing.assert_array_equal(ranks.average_ranks(x, valid), [3, 1, 2, 0])
+
+
+def test_spearman_is_scipys_with_ties():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        x, y = rng.integers(0, 6, 15).astype(np.float32), rng.integers(0, 6, 15).astype(np.float32)
+        assert float(ranks.spearman(jnp.asarray(x), jnp.asarray(y))) == pytest.approx(
+            stats.spearmanr(x, y)[0], abs=1e-6
+        )
+    assert float(ranks.spearman(jnp.ones(4), jnp.arange(4.0))) == 0
+
+
+# --- evolution without networks ---
+
+
+def planted_search(table: GeneTable, spec: dps.SearchSpec, random_until: int, seed: int) -> float:
+    """Best fitness of a search whose fitness is the share of genes that equal a planted genome's."""
+    planted = table.random_genes(jax.random.key(12345))
+
+    def evaluate(genes):
+        return jnp.mean((genes == planted).astype(jnp.float32)), jnp.zeros((1, 3))
+
+    limits = jnp.asarray(random_until), jnp.asarray(spec.num_evaluations)
+    program = jax.jit(lambda key, state: dps.advance(table, spec, evaluate, key, state, *limits))
+    state = program(jax.random.key(seed), dps.initial_state(table, spec, 3))
+    assert int(state.count) == spec.num_evaluations
+    return float(jnp.max(state.fitness))
+
+
+def test_evolution_beats_random_search_at_equal_budget():
+    """The paper's sizes on the paper's genes, 200 evaluations each."""
+    spec = dps.SearchSpec(log_every=200)
+    evolved = [planted_search(GeneTable(), spec, 40, seed) for seed in range(6)]
+    random = [planted_search(GeneTable(), spec, 200, seed) for seed in range(6)]
+    assert all(e > r for e, r in zip(evolved, random, strict=True))
+
+
+def test_evolution_finds_a_planted_optimum():
+    spec = dps.SearchSpec(num_evaluations=1500, mutation_rate=0.05, log_every=1500)
+    assert [planted_search(NARROW, spec, 40, seed) for seed in range(3)] == [1.0, 1.0, 1.0]
+
+
+def test_the_population_is_the_most_recent_evaluations():
+    """A parent's genes come from the last ``population_size`` evaluations, and diverged ones win no tournament."""
+    table = NARROW
+    spec = dps.SearchSpec(num_evaluations=10, population_size=4, tournament_size=4, mutation_rate=1e-9)
+    state = dps.initial_state(table, spec, 3)
+    genes = jnp.stack([table.random_genes(jax.random.key(i)) for i in range(10)])
+    fitness = jnp.asarray([9.0, 1.0, 2.0, -jnp.inf, 3.0, jnp.nan, jnp.nan, jnp.nan, jnp.nan, jnp.nan])
+    state = state.replace(genes=genes, fitness=fitness, count=jnp.asarray(5))
+    child = dps.propose(table, spec, jax.random.key(0), state, jnp.asarray(0))
+    np.testing.assert_array_equal(child, genes[4])  # 9.0 is too old
+
+
+def test_fitness():
+    labels = dps.make_labels(SPACE, SPACE.sample(6, 0), [3, 1, 2, 5, 4, 6], runner.Execution.of(jax.devices()[:1]))
+    losses = jnp.asarray([[0.5, 0.9, 0.8, 0.2, 0.3, 0.1]])
+    assert float(dps.fitness_of(losses, jnp.asarray(0.0), labels, "alpha")) == pytest.approx(1)
+    assert float(dps.fitness_of(losses, jnp.asarray(0.0), labels, "rank")) == pytest.approx(1)
+    macs = np.asarray(labels.macs)
+    blended = stats.spearmanr(-np.asarray(losses[0]) * (1 + 0.5 * macs), labels.truth)[0]
+    assert float(dps.fitness_of(losses, jnp.asarray(-0.5), labels, "alpha")) == pytest.approx(blended, abs=1e-6)
+    assert float(dps.fitness_of(losses.at[0, 0].set(jnp.nan), jnp.asarray(0.0), labels, "rank")) == -np.inf
+
+
+# --- labels ---
+
+
+@pytest.mark.parametrize(
+    ("archs", "truth", "message"),
+    [
+        (SPACE.sample(2, 0), [1, 2], "at least 3"),
+        (SPACE.sample(3, 0), [1, 2], "3 labelled architectures, but 2"),
+        ([*SPACE.sample(3, 0), SPACE.sample(3, 0)[0]], [1, 2, 3, 4], "stands twice"),
+        (SPACE.sample(3, 0), [1, 1, 1], "not all equal"),
+        (SPACE.sample(3, 0), [1, np.nan, 2], "finite"),
+    ],
+)
+def test_bad_labels_are_refused(archs, truth, message):
+    with pytest.raises(ValueError, match=message):
+        dps.make_labels(SPACE, archs, truth, runner.Execution.of(jax.devices()[:1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"population_size": 0}, "population_size"), ({"tournament_size": 50}, "larger"), ({"blend": "rnk"}, "did you")],
+)
+def test_bad_sizes_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dps.SearchSpec(**change)
+
+
+# --- the whole search ---
+
+
+def problem_of(**change):
+    archs = tuple(SPACE.sample(7, 0))
+    values = {
+        "space": SPACE,
+        "genes": NARROW,
+        "search": SMALL,
+        "images": IMAGES,
+        "weight_seed": 0,
+        "seed": 0,
+        "labelled": archs,
+        "truth": tuple(float(SPACE.macs(arch)) + i for i, arch in enumerate(archs)),
+        **change,
+    }
+    return search_run.Problem(**values)
+
+
+@pytest.fixture(scope="module")
+def searches():
+    """Compiled searches of the small problem on one and on two devices."""
+    executions = [runner.Execution.of(jax.devices()[:count]) for count in (1, 2)]
+    return [(execution, search_run.prepare(problem_of(), execution)) for execution in executions]
+
+
+def test_a_search_does_not_depend_on_devices_and_resumes_exactly(searches, tmp_path):
+    histories = [search_run.run(s, problem_of(), None, "evolution", e) for e, s in searches]
+    assert int(histories[0].count) == 12
+    np.testing.assert_array_equal(histories[0].genes, histories[1].genes)
+    np.testing.assert_array_equal(histories[0].losses, histories[1].losses)
+    execution, search = searches[0]
+    # Stopped after the first look, started again from the checkpoint.
+    stopped = search_run.run(search, problem_of(), tmp_path, "evolution", execution, max_seconds=1e-9)
+    assert int(stopped.count) == 0
+    looks = []
+
+    def interrupt(state):
+        looks.append(int(state.count))
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search_run.run(search, problem_of(), tmp_path, "evolution", execution, progress=interrupt)
+    assert looks == [0, 5]
+    looks.clear()
+    resumed = search_run.run(
+        search, problem_of(), tmp_path, "evolution", execution, progress=lambda s: looks.append(int(s.count))
+    )
+    assert looks == [5, 10, 12]
+    np.testing.assert_array_equal(resumed.genes, histories[0].genes)
+    np.testing.assert_array_equal(resumed.fitness, histories[0].fitness)
+    with pytest.raises(ValueError, match="checkpoints of another search"):
+        search_run.run(search, problem_of(seed=1), tmp_path, "evolution", execution)
+
+
+def test_losses_are_those_of_the_tiered_candidate(searches):
+    """What the search files is what the bank's program gives for the same weights key."""
+    from eproxy_jax import tiered
+
+    execution, search = searches[0]
+    problem = problem_of()
+    history = search_run.run(search, problem, None, "random", execution)
+    candidate = tiered.Candidate.of(SPACE, NARROW, 2)
+    key, task = jax.random.key(0), tiered.make_task(jax.random.key(0), candidate.network.spec, IMAGES)
+    key = jax.random.fold_in(key, 0)
+    shared = execution.replicate((task, np.asarray(history.genes[3])))
+    archs = list(dict.fromkeys(SPACE.canonical(arch) for arch in problem.labelled))
+    program = runner.compile_program(candidate, 2, SPACE, execution, key, shared)
+    losses = np.concatenate(list(runner.run_program(program, SPACE, archs, execution.replicate(key), shared)))
+    by_arch = dict(zip(archs, losses[:, -1], strict=True))
+    expected = [by_arch[SPACE.canonical(arch)] for arch in problem.labelled]
+    np.testing.assert_allclose(history.losses[3, 0], expected, rtol=1e-4)
+
+
+def test_one_compilation_for_a_whole_search(searches):
+    execution, search = searches[0]
+    search_run.run(search, problem_of(), None, "evolution", execution)
+    before = dps._advance_search._cache_size()
+    search_run.run(search, problem_of(), None, "random", execution)
+    assert dps._advance_search._cache_size() == before
+
+
+def test_a_warm_start_costs_no_evaluations(searches):
+    execution, search = searches[0]
+    history = search_run.run(search, problem_of(), None, "random", execution)
+    warm = tuple((history.genes[i], history.losses[i, 0], float(history.fitness[i])) for i in (2, 0, 1, 3))
+    problem = problem_of(warm=warm)
+    state = search_run.run(search, problem, None, "evolution", execution)
+    np.testing.assert_array_equal(state.genes[3], history.genes[2])  # the best one, youngest
+    assert int(state.count) == 12
+
+
+def test_flops_are_counted():
+    problem = problem_of()
+    needed, executed = search_run.setting_flops(problem, np.asarray(NARROW.random_genes(jax.random.key(0))))
+    assert 0 < needed <= executed < 2 * needed
+
+
+def test_search_proxy_from_python():
+    labelled = {SPACE.format(arch): float(i) for i, arch in enumerate(SPACE.sample(5, 1))}
+    search = dps.SearchSpec(num_evaluations=4, population_size=2, tournament_size=2, log_every=2, num_steps=2)
+    found = search_run.search_proxy(labelled, SPACE, NARROW, search, images.default_images(num=4, size=8), ensemble=2)
+    assert len(found.proxy.members) == 2
+    assert all(member.macs_weight is not None for member in found.proxy.members)
+    assert found.fitness == np.nanmax(found.history.fitness)

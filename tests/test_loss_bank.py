@@ -1,0 +1,171 @@
+"""The loss bank and what is fitted from it."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from helpers import SPACES
+from scipy import stats
+
+from eproxy_jax import fitted, images, loss_bank, runner, search_run, selection
+from eproxy_jax.genes import GeneTable
+from eproxy_jax.types import ProxySettings
+
+SPACE = SPACES["nasbench201"]
+TABLE = GeneTable(
+    branches=(1, 2), transform_kernel=(1,), barrier_kernel=(1,), transform_channels=(4, 8), target_channels=(4,)
+)
+SPEC = loss_bank.BankSpec(SPACE, TABLE, images.standardize(images.default_images(num=4, size=8)), 0, 2)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A bank of 3 settings x 6 architectures, extended by one setting and 3 architectures."""
+    path = tmp_path_factory.mktemp("bank") / "bank.jsonl"
+    execution = runner.Execution.of(chunk_size=8)
+    settings = loss_bank.random_settings(TABLE, 4)
+    bank = loss_bank.LossBank(path, SPEC.identity(execution))
+    trained = []
+    loss_bank.fill(bank, SPEC, settings[:3], SPACE.sample(9, 0)[:6], execution, lambda *a: trained.append(a))
+    loss_bank.fill(bank, SPEC, settings, SPACE.sample(9, 0), execution, lambda *a: trained.append(a))
+    bank.close()
+    return path, execution, settings, trained
+
+
+def test_only_what_is_missing_is_trained(filled):
+    path, execution, settings, trained = filled
+    first = len({SPACE.canonical(arch) for arch in SPACE.sample(9, 0)[:6]})
+    all_ = len({SPACE.canonical(arch) for arch in SPACE.sample(9, 0)})
+    assert [done for done, _, _ in trained[:3]] == [first, 2 * first, 3 * first]
+    assert trained[-1][1] == 3 * (all_ - first) + all_
+    bank = loss_bank.LossBank(path, SPEC.identity(execution))
+    assert bank.computed().all()
+    assert bank.losses(2).shape == (4, all_, 2)
+    assert loss_bank.fill(bank, SPEC, settings, SPACE.sample(9, 0), execution)["run"] == 0
+    bank.close()
+
+
+def test_a_torn_line_is_trained_again_and_losses_come_back_equal(filled, tmp_path):
+    path, execution, settings, _ = filled
+    torn = tmp_path / "torn.jsonl"
+    torn.write_bytes(path.read_bytes()[:-40])
+    bank = loss_bank.LossBank(torn, SPEC.identity(execution))
+    assert len(bank.genes) == 3
+    loss_bank.fill(bank, SPEC, settings, SPACE.sample(9, 0), execution)
+    whole = loss_bank.LossBank(path, SPEC.identity(execution))
+    np.testing.assert_array_equal(bank.losses(2), whole.losses(2))
+    bank.close()
+    whole.close()
+
+
+def test_foreign_files_are_refused(filled, tmp_path):
+    path, execution, _, _ = filled
+    other = {**SPEC.identity(execution), "weight_seed": 1}
+    with pytest.raises(ValueError, match="other weight_seed"):
+        loss_bank.LossBank(path, other)
+    scores = tmp_path / "scores.jsonl"
+    scores.write_text(json.dumps({"arch": "x"}) + "\n")
+    with pytest.raises(ValueError, match="not a loss bank"):
+        loss_bank.LossBank(scores, other)
+
+
+def test_random_settings_are_distinct_and_prefix_stable():
+    settings = loss_bank.random_settings(TABLE, 10)
+    assert len({tuple(s.tolist()) for s in settings}) == 10
+    np.testing.assert_array_equal(settings[:4], loss_bank.random_settings(TABLE, 4))
+    tiny = GeneTable(lr=(1.0,), branches=(1,), level=(1.0,), transform_kernel=(1,), barrier_kernel=(1,),
+                     transform_channels=(4,), target_channels=(4,), network_init=("default",),
+                     barrier_init=("default",))  # fmt: skip
+    with pytest.raises(ValueError, match="too few"):
+        loss_bank.random_settings(tiny, 32)
+
+
+def test_the_fittest_of_a_bank(filled):
+    path, execution, _, _ = filled
+    labelled = {arch: float(i) for i, arch in enumerate(SPACE.sample(9, 0)[:6])}
+    bank = loss_bank.LossBank(path, SPEC.identity(execution))
+    for blend in ("alpha", "rank"):
+        fittest = search_run.fittest_of_bank(bank, SPEC, labelled, 3, blend)
+        fitness = [f for _, _, f in fittest]
+        assert fitness == sorted(fitness, reverse=True)
+        assert len(fittest) == 3
+    with pytest.raises(ValueError, match="lacks 1 of the labelled"):
+        search_run.fittest_of_bank(bank, SPEC, {**labelled, SPACE.sample(30, 5)[-1]: 9.0}, 3, "rank")
+    bank.close()
+
+
+# --- selection and fitted proxies ---
+
+
+def random_case(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(0.3, 1, (5, 12)), rng.uniform(0, 1, 12), rng.normal(size=12)
+
+
+def test_score_matrix_and_spearman_are_scipys():
+    losses, macs, truth = random_case()
+    losses[1, 3] = np.nan
+    scores = selection.score_matrix(losses, macs, (0.0, 0.5))
+    rows = selection.spearman_rows(scores, truth)
+    for p in (0, 2):
+        expected = stats.spearmanr(-losses[p] * (1 - 0.5 * macs), truth)[0]
+        assert rows[p, 1] == pytest.approx(expected)
+    assert scores[1, 0, 3] == -np.inf
+    fitness = selection.fitness(scores, losses, truth)
+    assert (fitness[1] == -np.inf).all()
+    assert 1 not in [p for p, _ in selection.best_members(fitness, 5)]
+
+
+def test_rank_blends_reach_from_loss_to_macs():
+    losses, macs, _ = random_case()
+    blends = selection.rank_blends(losses, macs, (-1.0, 0.0, 1.0))
+    assert stats.spearmanr(blends[0, 0], -macs)[0] == pytest.approx(1)
+    assert stats.spearmanr(blends[0, 1], -losses[0])[0] == pytest.approx(1)
+    assert stats.spearmanr(blends[0, 2], macs)[0] == pytest.approx(1)
+
+
+def test_every_setting_diverged():
+    with pytest.raises(ValueError, match="every setting diverged"):
+        selection.best_members(np.full((3, 2), -np.inf), 2)
+
+
+def test_a_fitted_proxy_ranks_and_round_trips():
+    losses, macs, truth = random_case()
+    weights, fitness = fitted.fit_weights(losses, macs, truth)
+    members = tuple(fitted.Member(ProxySettings(), float(w)) for w in weights[:2])
+    proxy = fitted.FittedProxy(members)
+    assert fitted.FittedProxy.from_dict(json.loads(json.dumps(proxy.to_dict()))) == proxy
+    losses[0, 2] = np.nan
+    losses[:, 3] = np.nan
+    scores = proxy.scores(losses[:2], macs)
+    assert scores[3] == -np.inf
+    assert ((scores > 0) & (scores <= 1) | (scores == -np.inf)).all()
+    assert fitness.shape == (5,)
+    plain = fitted.FittedProxy.from_dict(ProxySettings(alpha=0.3).to_dict())
+    assert plain.is_plain
+    np.testing.assert_allclose(
+        stats.rankdata(plain.scores(losses[2:3], macs)[4:]), stats.rankdata((-losses[2] * (1 - 0.3 * macs))[4:])
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"members": []}, "at least one"),
+        ({"members": [{"settings": {"lrr": 1}}]}, r"members\[0\].*did you mean"),
+        ({"members": [{"settings": {}, "macs_weight": 2}]}, r"members\[0\].*macs_weight"),
+        ({"members": [{}]}, r"members\[0\]: expected 'settings'"),
+        ({"members": [], "other": 1}, "one field"),
+    ],
+)
+def test_bad_fitted_proxies_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        fitted.FittedProxy.from_dict(values)
+
+
+def test_keys_of_a_bank_have_no_alpha():
+    genes = np.asarray(TABLE.random_genes(jax.random.key(0)))
+    other = genes.copy()
+    other[1] = (genes[1] + 1) % 11
+    np.testing.assert_array_equal(loss_bank.without_alpha(TABLE, genes), loss_bank.without_alpha(TABLE, other))

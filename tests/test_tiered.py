@@ -1,0 +1,125 @@
+"""Settings as data: the tiered program trains exactly as the plain one from the same weights, in all its tiers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import CELLS, SPACES, pattern_images
+
+from eproxy_jax import proxy, runner, tiered
+from eproxy_jax.genes import GeneTable
+from eproxy_jax.types import ProxySettings, ProxyTask
+
+TABLE = GeneTable(
+    transform_kernel=(1, 3),
+    barrier_kernel=(1, 3),
+    transform_channels=(2, 4, 6, 8),
+    target_channels=(2, 4, 6, 8),
+    network_init=("default", "xavier_normal", "kaiming_uniform"),
+    barrier_init=("default", "xavier_normal", "kaiming_uniform"),
+)
+STEPS = 3
+
+
+def test_tiers_round_up_least():
+    assert tiered.choose_tiers((16, 32, 64, 128, 256, 512)) == (64, 256, 512)
+    assert tiered.choose_tiers((4, 8)) == (4, 8)
+    assert tiered.choose_tiers((8,)) == (8,)
+
+
+def plain_twin(network, settings, setting, params, task):
+    """Parameters and task of the plain network with the tiered one's weights."""
+    own, barriers, branch_targets = {"backbone": params["backbone"]}, [], []
+    for number, branch in enumerate(settings.branches):
+        weights, used = params[f"transform{number}"], branch.transform_channels
+        own[f"transform{number}"] = {
+            "conv": {
+                "kernel": tiered._centre(weights["kernel"], branch.transform_kernel)[..., :used],
+                "bias": weights["bias"][:used],
+            },
+            "norm": {"scale": weights["scale"][:used], "bias": weights["offset"][:used]},
+        }
+        data = tiered.barrier_data(task, setting, number)
+        unit = data["normal"] if settings.barrier_init.endswith("normal") else data["uniform"]
+        kernel = tiered._centre(unit, branch.barrier_kernel)[..., :used, : branch.target_channels] * data["scale"]
+        bias = jnp.broadcast_to(data["bias"], data["target"].shape[-1:])[: branch.target_channels]
+        barriers.append({"kernel": kernel, "bias": bias})
+        branch_targets.append(data["target"][..., : branch.target_channels])
+    return own, ProxyTask(task.images, tuple(branch_targets), tuple(barriers))
+
+
+def test_trains_as_the_plain_network_does(x64):
+    space, images = SPACES["nasbench201"], jnp.asarray(pattern_images())
+    candidate = tiered.Candidate.of(space, TABLE, STEPS, jnp.float64)
+    network, cell = candidate.network, jnp.asarray(CELLS["nasbench201"][0])
+    task = tiered.make_task(jax.random.key(0), network.spec, images)
+    losses_of = jax.jit(candidate)
+    seen = set()
+    for seed in range(12):
+        genes = TABLE.random_genes(jax.random.key(seed))
+        settings, setting = TABLE.decode(genes), tiered.setting_data(TABLE, genes, jnp.float64)
+        key = jax.random.key(100 + seed)
+        losses = losses_of(key, cell, task, genes)
+        own, plain_task = plain_twin(
+            network, settings, setting, network.init(key, images, cell, setting)["params"], task
+        )
+        plain = proxy.ProxyNetwork(space.universal(jnp.float64), proxy.ProxySpec.of(settings).heads, jnp.float64)
+        expected = proxy.train_losses(plain, STEPS, own, cell, plain_task, proxy.ProxyHyper.of(settings, jnp.float64))
+        np.testing.assert_allclose(losses, expected, rtol=1e-9, err_msg=str(settings))
+        seen |= {(len(settings.branches), settings.network_init, settings.barrier_init)}
+    assert len(seen) > 5
+
+
+def test_padding_stays_out_of_the_initialisers():
+    """A transform's draws have the variance of its own fans, and nothing beyond its own kernel and channels."""
+    genes = TABLE.random_genes(jax.random.key(0))
+    setting = tiered.setting_data(TABLE, genes)
+    branch = setting.branches[0].replace(transform_channels=jnp.asarray(6), transform_area=jnp.asarray(1.0))
+    module = tiered.TieredTransform(tiered.TierSpec.of(TABLE))
+    tap = jnp.ones((2, 8, 8, 500))
+    kernel = module.init(jax.random.key(0), tap, branch, 2)["params"]["kernel"]  # xavier_normal
+    own = kernel[1, 1, :, :6]
+    np.testing.assert_allclose(jnp.std(own), np.sqrt(2 / (500 + 6)), rtol=0.05)
+    assert float(jnp.abs(kernel).sum()) == pytest.approx(float(jnp.abs(own).sum()))
+
+
+def test_map_and_vmap_over_candidates_agree(x64):
+    space, images = SPACES["nasbench201"], jnp.asarray(pattern_images())
+    candidate = tiered.Candidate.of(space, TABLE, STEPS, jnp.float64)
+    task = tiered.make_task(jax.random.key(0), candidate.network.spec, images)
+    genes = TABLE.random_genes(jax.random.key(7))
+    archs = [space.canonical(arch) for arch in CELLS["nasbench201"][:3]]
+    losses = {}
+    for form in ("map", "vmap"):
+        execution = runner.Execution.of(jax.devices()[:1], form, vmap_width=3)
+        key, shared = execution.replicate((jax.random.key(1), (task, genes)))
+        program = runner.compile_program(candidate, STEPS, space, execution, key, shared)
+        losses[form] = np.concatenate(list(runner.run_program(program, space, archs, key, shared)))
+    np.testing.assert_allclose(losses["vmap"], losses["map"], rtol=1e-9)
+
+
+def test_more_branches_than_taps_are_refused():
+    class OneTap(type(SPACES["nasbench201"].universal())):
+        def __call__(self, images, cell, init=0):
+            return [images]
+
+    genes = TABLE.random_genes(jax.random.key(0))
+    network = tiered.TieredNetwork(OneTap(), tiered.TierSpec.of(TABLE))
+    with pytest.raises(ValueError, match="narrow the gene 'branches'"):
+        network.init(jax.random.key(0), jnp.ones((2, 8, 8, 3)), jnp.zeros(6, int), tiered.setting_data(TABLE, genes))
+
+
+def test_flops_needed_and_executed():
+    table = GeneTable()
+    settings = ProxySettings.from_dict(
+        {
+            "lr": 1.0,
+            "network_init": "xavier_normal",
+            "barrier_init": "xavier_normal",
+            "branches": [{"transform_channels": 16, "target_channels": 64, "barrier_kernel": 3}],
+        }
+    )
+    genes = table.encode(settings)
+    needed, executed = tiered.head_macs(table, genes, (64, 32, 16), 16)
+    assert needed == (16 * 64 * 64 * 16, 16 * 64 * 9 * 16 * 64)
+    assert executed == (16 * 64 * 64 * 64, 16 * 64 * 9 * 64 * 64)
