@@ -84,12 +84,13 @@ def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.nda
     order = [p for p in np.argsort(-fitness, kind="stable") if np.isfinite(fitness[p])]
     (best, k), *_ = alpha_members = selection.best_members(by_alpha, ensemble)
 
-    def member(p: int) -> fitted.Member:
-        return fitted.Member(config.ProxySettings(), float(weights[p]))
-
-    def together(chosen: list[int]) -> np.ndarray:
-        proxy = fitted.FittedProxy(tuple(member(p) for p in chosen))
-        return proxy.scores(m.losses[chosen][:, held_out], m.effective[held_out])
+    def together(chosen: list[int], equal: bool = False) -> np.ndarray:
+        shares = np.ones(len(chosen)) if equal else fitted.shares_of(fitness[chosen], len(labelled))
+        members = [
+            fitted.Member(config.ProxySettings(), float(weights[p]), float(share))
+            for p, share in zip(chosen, shares, strict=True)
+        ]
+        return fitted.FittedProxy(tuple(members)).scores(m.losses[chosen][:, held_out], m.effective[held_out])
 
     alpha = ALPHAS.index(0.0)
     return {
@@ -102,7 +103,9 @@ def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.nda
         f"{ensemble} settings, alpha": selection.mean_rank(m.alpha[..., held_out], alpha_members),
         "plain Eproxy, fitted rank blend": together([0]),
         "best setting, rank blend": together(order[:1]),
+        f"{ensemble} settings, rank blend, equal shares": together(order[:ensemble], equal=True),
         f"{ensemble} settings, rank blend": together(order[:ensemble]),
+        "all settings, rank blend": together(order),
     }
 
 
@@ -235,8 +238,8 @@ def write(arguments: argparse.Namespace, m: Matrix, rows: list[dict[str, Any]], 
     text = header(f"Discrete Proxy Search on {arguments.space} ({arguments.variant})", command)
     text += (
         f"Bank: {len(m.losses)} settings (plain Eproxy first, the others random) x {len(np.unique(m.functions))} "
-        f"distinct functions of {len(m.functions)} random architectures, {m.diverged} trainings diverged, weight seed 0. "
-        f"{arguments.num_labels} labels a draw, mean and standard deviation over the draws; labelled and held-out "
+        f"distinct functions of {len(m.functions)} random architectures, {m.diverged} trainings diverged, weight seed "
+        f"0. {arguments.num_labels} labels a draw, mean and standard deviation over the draws; labelled and held-out "
         "architectures are disjoint as functions. Choosing out of the bank is a random search of "
         f"{len(m.losses)} settings. MACs, fitted: without dead edges, sign by the labels.\n\n"
     )

@@ -58,7 +58,7 @@ def add_parser(commands: Any) -> None:
     )
     search.add_argument("--bank", metavar="FILE", help="start the evolution from the fittest settings of a loss bank")
     search.add_argument(
-        "--ensemble", type=common.positive, default=8, metavar="K", help="settings combined (default 10)"
+        "--ensemble", type=common.positive, default=8, metavar="K", help="settings combined (default 8)"
     )
     output = dps.add_argument_group("output")
     output.add_argument(

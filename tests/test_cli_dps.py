@@ -1,0 +1,178 @@
+"""``eproxy dps``, ``eproxy bank`` and scoring with what they find."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eproxy_jax import cli, spaces
+
+ROOT = Path(__file__).resolve().parents[1]
+SPACE = spaces.get("nasbench201", stem_channels=4, cells_per_stage=1)
+# One branch of one kernel, two steps: what is tested is the command, and narrow genes compile fast.
+TINY = [
+    "--config", f"{ROOT}/configs/nasbench201.py:smoke",
+    "--config.dps.genes.branches=(1,)",
+    "--config.dps.genes.transform_kernel=(1,)",
+    "--config.dps.genes.barrier_kernel=(1,)",
+    "--config.dps.genes.transform_channels=(4,16)",
+    "--config.dps.genes.target_channels=(16,)",
+    "--config.dps.population_size=4",
+    "--config.dps.tournament_size=2",
+    "--config.settings.num_steps=2",
+    "--config.settings.branches[0].barrier_kernel=1",
+]  # fmt: skip
+SEARCH = ["dps", *TINY, "--num-labels", "6", "--num-evaluations", "12", "--config.dps.log_every=2", "--ensemble", "2"]
+
+
+def run(*arguments):
+    return cli.main([str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    """A file of 30 architectures and made-up values that MACs explain in part."""
+    path = tmp_path_factory.mktemp("truth") / "truth.json"
+    noise = np.random.default_rng(0).normal(size=30)
+    pairs = [[SPACE.format(a), float(SPACE.macs(a) / 1e6 + n)] for a, n in zip(SPACE.sample(30, 0), noise, strict=True)]
+    path.write_text(json.dumps(pairs))
+    return path
+
+
+@pytest.fixture(scope="module")
+def searched(truth, tmp_path_factory):
+    """The folder of a finished search."""
+    folder = tmp_path_factory.mktemp("searched")
+    assert run(*SEARCH, "--truth", truth, "--num-eval", 10, "--random-search", "--workdir", folder) == 0
+    return folder
+
+
+def test_what_a_search_leaves(searched, truth):
+    record = json.loads((searched / "search.json").read_text())
+    assert record["evaluations"] == 12
+    assert len(record["history"]["evolution"]) == len(record["history"]["random"]) == 12
+    best = max(one["fitness"] for one in record["history"]["evolution"])
+    assert record["fitness"] == best == record["history"]["evolution"][record["best"]]["fitness"]
+    assert {"macs", "params", "macs, fitted", "plain", "evolution", "random"} <= set(record["evaluation"])
+    assert 1 <= record["flops"]["executed"] / record["flops"]["needed"] < 2
+    assert {"eproxy_jax", "jax"} <= set(record["versions"])
+    labelled = {SPACE.canonical(SPACE.parse(arch)) for arch in record["problem"]["labelled"]}
+    evaluated = json.loads((searched / "evaluation.jsonl").read_text().splitlines()[1])["archs"]
+    assert not labelled & {SPACE.parse(arch) for arch in evaluated}
+    assert len(json.loads((searched / "settings.json").read_text())["members"]) == 2
+
+
+def test_score_uses_what_was_found(searched, truth, tmp_path, capsys):
+    command = ["score", *TINY, "--settings", searched / "settings.json", "--archs", truth, "--truth", truth]
+    assert run(*command, "--workdir", tmp_path, "--no-plot") == 0
+    assert "Spearman" in capsys.readouterr().out
+    whole = (tmp_path / "scores.jsonl").read_bytes()
+    scores = [json.loads(line)["score"] for line in whole.splitlines()]
+    assert len(scores) == 30
+    assert all(0 < score <= 1 for score in scores)
+    # Again, after losing the end of the scores and of one member's file: the same files.
+    member = tmp_path / "scores.member1.jsonl"
+    (tmp_path / "scores.jsonl").write_bytes(whole[:1000])
+    content = member.read_bytes()
+    member.write_bytes(content[:-30])
+    assert run(*command, "--workdir", tmp_path, "--no-plot") == 0
+    assert (tmp_path / "scores.jsonl").read_bytes() == whole
+    assert member.read_bytes() == content
+
+
+def test_a_finished_search_is_not_run_again(searched, truth, capsys):
+    record = json.loads((searched / "search.json").read_text())
+    assert run(*SEARCH, "--truth", truth, "--num-eval", 10, "--random-search", "--workdir", searched, "--no-plot") == 0
+    again = json.loads((searched / "search.json").read_text())
+    assert again["history"] == record["history"]
+    assert again["evaluation"] == record["evaluation"]
+    assert run(*SEARCH, "--truth", truth, "--seed", 1, "--num-eval", 0, "--workdir", searched, "--no-plot") == 2
+    assert "checkpoints of another search" in capsys.readouterr().err
+
+
+def test_survives_kill_and_resumes(truth, tmp_path):
+    """SIGKILL after a checkpoint, then the same command: the history of an undisturbed search."""
+    command = [sys.executable, "-m", "eproxy_jax.cli", *SEARCH, "--truth", str(truth), "--num-eval", "0", "--no-plot"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([*command, "--workdir", str(killed)], env=environment, **quiet)
+    states = killed / "checkpoints" / "evolution" / "states"
+    deadline = time.monotonic() + 300
+    while not (states.is_dir() and any(p.name.isdigit() for p in states.iterdir())) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "search.json").exists()
+    for folder in (killed, undisturbed):
+        subprocess.run([*command, "--workdir", str(folder)], env=environment, check=True, capture_output=True)
+    histories = [json.loads((folder / "search.json").read_text())["history"] for folder in (killed, undisturbed)]
+    assert histories[0] == histories[1]
+
+
+def test_a_bank_and_a_search_that_starts_from_it(truth, tmp_path, capsys):
+    bank = tmp_path / "bank.jsonl"
+    command = ["bank", *TINY, "--archs", truth, "--out", bank, "--config.settings.branches[0].target_channels=16"]
+    assert run(*command, "--num-settings", 3) == 0
+    assert "4 settings" in capsys.readouterr().out
+    size = bank.stat().st_size
+    assert run(*command, "--num-settings", 3) == 0  # nothing to do
+    assert bank.stat().st_size == size
+    assert run(*SEARCH, "--truth", truth, "--num-eval", 0, "--bank", bank, "--workdir", tmp_path, "--no-plot") == 0
+    record = json.loads((tmp_path / "search.json").read_text())
+    assert len(record["problem"]["warm"]) == 4
+
+
+def test_without_macs(truth, tmp_path):
+    assert run(*SEARCH, "--truth", truth, "--num-eval", 0, "--no-macs", "--workdir", tmp_path, "--no-plot") == 0
+    members = json.loads((tmp_path / "settings.json").read_text())["members"]
+    assert all(m["macs_weight"] is None and m["settings"]["alpha"] == 0 for m in members)
+
+
+BAD = {
+    "no source": (["dps"], "give either --space NAME or --config FILE"),
+    "labels and number": ([*SEARCH, "--labels", "x.json"], "--num-labels draws labels from --truth"),
+    "too many labels": ([*SEARCH, "--num-labels", "30"], "leaves none to evaluate"),
+    "no bank": ([*SEARCH, "--bank", "missing.jsonl"], "no loss bank at"),
+    "budget": ([*SEARCH, "--max-seconds", "0"], "--max-seconds: expected a positive number"),
+    "gene": ([*SEARCH, "--config.dps.genes.level=(0.0,)"], "genes.level: choice 0.0"),
+    "blend": ([*SEARCH, "--config.dps.blend=rnk"], "did you mean 'rank'"),
+    "tournament": ([*SEARCH, "--config.dps.tournament_size=9"], "larger than dps.population_size"),
+    "plain not a choice": (
+        ["bank", *TINY, "--sample", "3", "--config.settings.lr=0.123"],
+        "settings are not among its genes: settings.lr = 0.123",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_status_2(name, truth, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments, message = BAD[name]
+    if arguments[0] == "dps":
+        arguments = [*arguments, "--truth", truth]
+    assert run(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("eproxy: error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"members": [{"settings": {"lrr": 1}}]}', "did you mean 'lr'"),
+        ('{"members": []}', "at least one"),
+        ("[1]", "expected a JSON object"),
+    ],
+)
+def test_bad_settings_files(content, message, tmp_path, capsys):
+    (tmp_path / "s.json").write_text(content)
+    assert run("score", *TINY, "--settings", tmp_path / "s.json", "--sample", 2, "--workdir", tmp_path) == 2
+    assert message in capsys.readouterr().err
