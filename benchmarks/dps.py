@@ -6,7 +6,7 @@
 First the bank (``eproxy bank``, resumable, under ``--workdir``): plain Eproxy and P random settings on A random
 architectures, at the ``small`` size. Then, for every task and draw of labels, each method is fitted on the labelled
 architectures and measured on all the others; architectures of a labelled function are left out, so that the two sets
-are disjoint as functions. Searches that ``eproxy dps`` ran (``--searches 'runs/dps-*'``) get rows of their own.
+are disjoint as functions. Searches that ``eproxy dps`` ran (``--searches runs/dps-*``) get rows of their own.
 
 Writes benchmarks/results/dps_SPACE.md, .jsonl and .png. Needs the benchmark data (EPROXY_DATA, default ../shared/data).
 """
@@ -14,7 +14,6 @@ Writes benchmarks/results/dps_SPACE.md, .jsonl and .png. Needs the benchmark dat
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import os
 import subprocess
@@ -129,11 +128,11 @@ def summary(rows: list[metrics.RankQuality]) -> dict[str, str]:
     return out
 
 
-def searches_of(pattern: str) -> dict[str, list[dict[str, Any]]]:
+def searches_of(folders: list[str]) -> dict[str, list[dict[str, Any]]]:
     """Evaluation tables of finished ``eproxy dps`` runs by name of the truth file."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(glob.glob(f"{pattern}/search.json")):
-        record = json.loads(Path(path).read_text())
+    for folder in folders:
+        record = json.loads((Path(folder) / "search.json").read_text())
         words = record["command"].split()
         found.setdefault(Path(words[words.index("--truth") + 1]).stem, []).append(record)
     return found
@@ -149,7 +148,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--ensemble", type=int, default=8)
     parser.add_argument("--workdir", default="runs/bank")
-    parser.add_argument("--searches", default="", help="folders of eproxy dps runs, a glob pattern")
+    parser.add_argument("--searches", nargs="*", default=[], help="folders of finished eproxy dps runs")
     arguments = parser.parse_args()
     data = Path(os.environ.get("EPROXY_DATA", ROOT / ".." / "shared" / "data"))
     source = f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"
@@ -165,7 +164,7 @@ def main() -> None:
     m = Matrix(spec, archs, path, spec.settings.num_steps)
 
     rows, curve = [], []
-    searches = searches_of(arguments.searches) if arguments.searches else {}
+    searches = searches_of(arguments.searches)
     most = max(n for n in LABEL_COUNTS if n <= len(archs) // 3)
     for file in TASKS[arguments.space]:
         truth_by_arch = arch_files.read_truth(data / file, spec.space)

@@ -1,0 +1,138 @@
+"""Seconds of a Discrete Proxy Search, ours against the same trainings in a PyTorch loop, on a slice of a search.
+
+  python benchmarks/dps_speed.py --space nasbench201 --evaluations 20 --torch-archs 4
+
+Ours: the compiled search, ``--evaluations`` random settings x 20 labelled architectures, compile time apart. PyTorch:
+the same settings, each on the first ``--torch-archs`` distinct functions of the same labelled architectures, in both
+memory formats, the better of which counts, and multiplied up to all 20 (the reference trains duplicates too). Blocks
+alternate. Also: FLOPs executed over FLOPs needed, for these settings and on average over many random ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from common import header, markdown_table
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def torch_seconds(space: Any, settings: Any, images: Any, archs: list[Any], channels_last: bool) -> float:
+    """Mean seconds of a training of one setting in the PyTorch loop."""
+    import torch
+    import torch_reference as reference
+
+    from eproxy_jax import proxy
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    task = jax.jit(proxy.make_task, static_argnums=1)(jax.random.key(0), settings, images)
+    barriers = [reference.frozen_barrier(b["kernel"], b["bias"]).to(memory_format=layout) for b in task.barriers]  # pyright: ignore[reportCallIssue]
+    targets = [reference.tensor(target).to(memory_format=layout) for target in task.targets]
+    batch = reference.tensor(task.images).to(memory_format=layout)
+    heads = [(b.transform_kernel, b.transform_channels) for b in settings.branches]
+    start = time.perf_counter()
+    for arch in archs:
+        backbone = reference.BACKBONES[space.name](arch, **dataclasses.asdict(space))
+        network = reference.ProxyNetwork(backbone, heads).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+        reference.train_losses(
+            network,
+            batch,
+            targets,
+            barriers,
+            settings.lr,
+            settings.momentum,
+            settings.weight_decay,
+            settings.num_steps,
+        )
+    return (time.perf_counter() - start) / len(archs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="nasbench201")
+    parser.add_argument("--variant", default="small")
+    parser.add_argument("--evaluations", type=int, default=20)
+    parser.add_argument("--torch-archs", type=int, default=4)
+    parser.add_argument("--block", type=int, default=5, help="evaluations a turn")
+    arguments = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", 2)
+
+    from eproxy_jax import config, images, runner, search_run
+
+    spec = config.build(config.load_config(f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"))
+    space, batch = spec.space, images.standardize(spec.images)
+    search = dataclasses.replace(spec.search, num_evaluations=arguments.evaluations, log_every=arguments.block)
+    genes = dataclasses.replace(spec.genes, alpha=(0.0,))
+    archs = space.sample(20, 0)
+    problem = search_run.Problem(space, genes, search, batch, 0, 0, tuple(archs), tuple(map(float, range(20))))
+    execution = runner.Execution.of()
+    compiled = search_run.prepare(problem, execution)
+    distinct = list(dict.fromkeys(space.canonical(arch) for arch in archs))
+    state, turns = compiled.initial, arguments.evaluations // arguments.block
+    compiled.call(state, arguments.evaluations, 1)  # one evaluation to warm up
+    seconds: dict[str, list[float]] = {"ours": [], "PyTorch, NCHW": [], "PyTorch, channels_last": []}
+    flops = []
+    for turn in range(turns):
+        start = time.perf_counter()
+        state = compiled.call(state, arguments.evaluations, arguments.evaluations)
+        jax.block_until_ready(state)
+        seconds["ours"].append((time.perf_counter() - start) / arguments.block)
+        for i in range(turn * arguments.block, (turn + 1) * arguments.block):
+            genome = np.asarray(state.genes)[i]
+            settings = genes.decode(genome)
+            flops.append(search_run.setting_flops(problem, genome))
+            for name, last in (("PyTorch, NCHW", False), ("PyTorch, channels_last", True)):
+                seconds[name].append(
+                    torch_seconds(space, settings, batch, distinct[: arguments.torch_archs], last) * 20
+                )
+        print(turn + 1, {name: round(float(np.mean(v)), 2) for name, v in seconds.items()}, file=sys.stderr, flush=True)
+    draw = jax.jit(genes.random_genes)
+    many = [search_run.setting_flops(problem, np.asarray(draw(jax.random.key(i)))) for i in range(500)]
+    paper_genes = dataclasses.replace(config.GeneTable(), alpha=(0.0,))
+    paper_space = type(space)()
+    wide = dataclasses.replace(problem, genes=paper_genes, space=paper_space, images=np.zeros((16, 32, 32, 3)))
+    draw = jax.jit(paper_genes.random_genes)
+    paper = [search_run.setting_flops(wide, np.asarray(draw(jax.random.key(i)))) for i in range(500)]
+
+    def ratio(pairs: list[tuple[float, float]]) -> float:
+        needed, executed = np.sum(pairs, axis=0)
+        return float(executed / needed)
+
+    best = min(np.mean(seconds["PyTorch, NCHW"]), np.mean(seconds["PyTorch, channels_last"]))
+    rows = [
+        {
+            "form": name,
+            "s per setting x 20 architectures": f"{np.mean(values):.2f}",
+            "200 settings, minutes": f"{np.mean(values) * 200 / 60:.1f}",
+            "time against the better PyTorch": f"{np.mean(values) / best:.2f}",
+            "compile s, once": f"{compiled.compile_seconds:.0f}" if name == "ours" else "-",
+        }
+        for name, values in seconds.items()
+    ]
+    command = "python benchmarks/dps_speed.py " + " ".join(sys.argv[1:])
+    text = header(f"Speed of a search on {arguments.space} ({arguments.variant})", command)
+    text += markdown_table(rows)
+    text += (
+        f"\nA slice: {arguments.evaluations} random settings; PyTorch on {arguments.torch_archs} of the "
+        f"{len(distinct)} distinct functions, multiplied up to 20 trainings a setting. FLOPs executed / needed: "
+        f"{ratio(flops):.2f} on these settings, {ratio(many):.2f} on 500 random ones of this gene table, "
+        f"{ratio(paper):.2f} on 500 of the paper's table at the paper's size.\n"
+    )
+    out = ROOT / "benchmarks" / "results"
+    (out / f"dps_speed_{arguments.space}.md").write_text(text)
+    (out / f"dps_speed_{arguments.space}.jsonl").write_text(
+        "".join(json.dumps({**row, "command": command}) + "\n" for row in rows)
+    )
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
