@@ -8,12 +8,14 @@ architectures, at the ``small`` size. Then, for every task and draw of labels, e
 architectures and measured on all the others; architectures of a labelled function are left out, so that the two sets
 are disjoint as functions. Searches that ``eproxy dps`` ran (``--searches runs/dps-*``) get rows of their own.
 
-Writes benchmarks/results/dps_SPACE.md, .jsonl and .png. Needs the benchmark data (EPROXY_DATA, default ../shared/data).
+Writes benchmarks/results/dps_SPACE.md, .jsonl and .png, and the proxies of the first draw to configs/found. Needs the
+benchmark data (EPROXY_DATA, default ../shared/data).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -50,6 +52,7 @@ EARLY_STOPPING = {
 }
 LABEL_COUNTS = (5, 10, 20, 50, 100)
 ALPHAS = tuple(n / 10 for n in range(-5, 6))
+FOUND = ROOT / "configs" / "found"
 SHOWN = ("Spearman", "tau", "top-10 %", "regret")
 
 
@@ -65,6 +68,7 @@ class Matrix:
         position = {text: i for i, text in enumerate(bank.archs)}
         self.functions = np.asarray([position[space.format(space.canonical(arch))] for arch in archs])
         done = bank.computed()[:, np.unique(self.functions)].all(1)
+        self.genes = [bank.genes[p] for p in np.flatnonzero(done)]
         self.losses = bank.losses(steps)[done][:, self.functions, -1]
         self.diverged = int((~np.isfinite(bank.losses(steps)[done][..., -1])).sum())
         bank.close()
@@ -106,6 +110,20 @@ def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.nda
         f"{ensemble} settings, rank blend": together(order[:ensemble]),
         "all settings, rank blend": together(order),
     }
+
+
+def found_proxy(m: Matrix, spec: Any, truth: np.ndarray, labelled: np.ndarray, ensemble: int) -> fitted.FittedProxy:
+    """The proxy of the method ``K settings, rank blend``, with its settings."""
+    losses, macs = m.losses[:, labelled], m.effective[labelled]
+    weights, fitness = fitted.fit_weights(losses, macs, truth[labelled])
+    order = [p for p in np.argsort(-fitness, kind="stable") if np.isfinite(fitness[p])][:ensemble]
+    table = dataclasses.replace(spec.genes, alpha=(0.0,))
+    return fitted.FittedProxy(
+        tuple(
+            fitted.Member(table.decode(m.genes[p]), float(weights[p]), float(share))
+            for p, share in zip(order, fitted.shares_of(fitness[order], len(labelled)), strict=True)
+        )
+    )
 
 
 def draw(m: Matrix, count: int, seed: int, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -180,6 +198,9 @@ def main() -> None:
             scores = fit_all(m, truth, labelled, held_out, arguments.ensemble)
             if early is not None:
                 scores["12 epochs of training"] = early[held_out]
+            if seed == 0:
+                proxy = found_proxy(m, spec, truth, labelled, arguments.ensemble)
+                (FOUND / f"{arguments.space}_{task}.json").write_text(json.dumps(proxy.to_dict(), indent=1) + "\n")
             for method, score in scores.items():
                 quality.setdefault(method, []).append(metrics.rank_quality(score, truth[held_out]))
         for method, found in quality.items():

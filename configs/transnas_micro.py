@@ -19,7 +19,7 @@ def get_config(variant: str = "paper"):
         raise ValueError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
     config = eproxy_config.default_config("transnas_micro")
     if variant == "small":
-        config.sizes.stem_channels = 16
+        config.sizes.stem_channels = 8
         config.settings.branches[0]["transform_channels"] = 256
         eproxy_config.narrow_genes(config, kernels=(1, 3), channels=(16, 32, 64, 128, 256))
     if variant == "smoke":

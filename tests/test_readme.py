@@ -18,11 +18,11 @@ def test_python_snippets_run(capsys):
 
 
 def test_commands_parse():
-    commands = re.findall(r"^eproxy (score .*?)(?:#.*)?$", README, re.MULTILINE)
+    commands = re.findall(r"^eproxy ((?:score|dps|bank) .*?)(?:#.*)?$", README, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
         arguments, rest = cli._parser().parse_known_args(command.split())
-        assert arguments.command == "score"
+        assert arguments.command == command.split()[0]
         assert all(text.startswith("--config.") for text in rest)
 
 
