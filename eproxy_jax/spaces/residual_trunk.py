@@ -173,15 +173,22 @@ def _affine(x: Array, scale: Array, bias: Array) -> Array:
     return x * ops.per_channel(scale) + ops.per_channel(bias)
 
 
+def _conv(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """``ops.conv2d``; on a single pixel, where 8 of 9 kernel positions read padding only, it leaves them out."""
+    if x.shape[1] == x.shape[2] == 1 and kernel.shape[0] == 3:
+        kernel = kernel[1:2, 1:2]
+    return ops.conv2d(x, kernel, stride)
+
+
 def _block_forward(batch: int, shape: BlockShape, weights: Weights, at: BlockPlan, carry: tuple[Array, Array]):
     """(tape, reciprocal deviations) with those of this block written."""
     tape, rstds = carry
     x = _read(tape, at.source, (batch, *shape.size_in, shape.channels_in))
     kernels, scale, bias = _read_weights(shape, weights, at)
-    first, rstd_a = ops.standardize(ops.conv2d(x, kernels[0], shape.stride))
-    second, rstd_b = ops.standardize(ops.conv2d(nn.relu(_affine(first, scale[0], bias[0])), kernels[1]))
+    first, rstd_a = ops.standardize(_conv(x, kernels[0], shape.stride))
+    second, rstd_b = ops.standardize(_conv(nn.relu(_affine(first, scale[0], bias[0])), kernels[1]))
     if shape.projects:
-        x = _affine(ops.standardize(ops.conv2d(x, kernels[2], shape.stride))[0], scale[2], bias[2])
+        x = _affine(ops.standardize(_conv(x, kernels[2], shape.stride))[0], scale[2], bias[2])
     y = nn.relu(_affine(second, scale[1], bias[1]) + x)
     for number, values in enumerate((first, second, y)):
         tape = _write(tape, at.base + number * batch * shape.outputs, values)
@@ -215,9 +222,9 @@ def _block_backward(
 
     hidden = _affine(first, scale[0], bias[0])
     grad_z, vectors_b = norm_backward(1, grad, second, rstd[1])
-    grad_hidden, kernel_b = jax.vjp(ops.conv2d, nn.relu(hidden), kernels[1])[1](grad_z)
+    grad_hidden, kernel_b = jax.vjp(_conv, nn.relu(hidden), kernels[1])[1](grad_z)
     grad_z, vectors_a = norm_backward(0, grad_hidden * (hidden > 0), first, rstd[0])
-    strided = functools.partial(ops.conv2d, stride=shape.stride)
+    strided = functools.partial(_conv, stride=shape.stride)
     grad_x, kernel_a = jax.vjp(strided, x, kernels[0])[1](grad_z)
     grad_kernels, vectors = [kernel_a, kernel_b], [vectors_a, vectors_b]
     if shape.projects:
