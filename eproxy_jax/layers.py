@@ -154,7 +154,8 @@ class TapConv(nn.Module):
         kernel = self.param("kernel", initializers.conv_kernel, shape, self.dtype, init, None, None, channels)
         bias = self.param("bias", initializers.conv_bias, (self.features,), self.dtype, size * size * channels, init)
         conv_ops = tuple(_narrow_conv_op(width) for width in tap.widths)
-        return ops.switch_op(conv_ops, tap.level, tap.features, {"kernel": kernel}) + ops.per_channel(bias)
+        x: Any = ops.switch_op(conv_ops, tap.level, tap.features, {"kernel": kernel})
+        return x + ops.per_channel(bias)
 
 
 # --- edge operations as data ---------------------------------------------------------------------------------

@@ -354,7 +354,7 @@ class TieredTransform(nn.Module):
             x, widths, level, inputs = tap.features, tap.widths, tap.level, tap.channels.astype(self.dtype)
         else:
             x = ops.resize_nearest(tap, TARGET_SIZE)
-            widths, level, inputs = x.shape[-1:], 0, x.shape[-1]
+            widths, level, inputs = x.shape[-1:], 0, jnp.asarray(x.shape[-1], self.dtype)
         size, most = self.spec.transform_kernels[-1], self.spec.transform_tiers[-1]
         used = (jnp.arange(most) < branch.transform_channels).astype(self.dtype)
 

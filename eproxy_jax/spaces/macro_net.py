@@ -175,7 +175,7 @@ class UniversalTransNasMacro(nn.Module):
             self.param("scale", nn.initializers.ones, (tables.scales,), self.dtype),
             self.param("bias", nn.initializers.zeros, (tables.scales,), self.dtype),
         )
-        features = residual_trunk.trunk(tables.trunk, x, weights, plan)
+        features: Any = residual_trunk.trunk(tables.trunk, x, weights, plan)
         widths = tuple(self.stem_channels * 2**level for level in range(MAX_DOUBLINGS + 1))
         doublings = jnp.cumsum(((code == 2) | (code == 4)).astype(jnp.int32))
         return [layers.PaddedTap(features[slot], doublings[MAX_MODULES - 1 - slot], widths) for slot in range(NUM_TAPS)]
