@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CELLS, SPACES, pattern_images
+from helpers import CELLS, SPACES, pattern, pattern_images
 
-from eproxy_jax import initializers, proxy, spaces
+from eproxy_jax import genes, initializers, layers, proxy, spaces, tiered
 from eproxy_jax.spaces import macro_code, macro_net
 from eproxy_jax.spaces.transnas_net import module_shapes
 
 SPACE = SPACES["transnas_macro"]
 CODES = list(SPACE.enumerate())
+TRANSFORM = {"branches": [{"transform_kernel": 3, "transform_channels": 8, "target_channels": 4, "barrier_kernel": 1}]}
 
 
 def test_codes_are_those_of_the_rule_but_one():
@@ -115,10 +116,46 @@ def test_transforms_count_the_channels_in_use():
         np.testing.assert_array_equal(used, np.arange(32) < width)
         # The bank's gradient is that of the weights in use, and zero behind them.
         weights = sum(shape.num_weights for shape, _ in SPACE._blocks(code))
-        bank = np.asarray(grads["kernels" if "kernels" in grads else "backbone"]["kernels"]).reshape(-1)
+        bank = np.asarray(grads["backbone"]["kernels"]).reshape(-1)
         assert np.isfinite(bank).all()
         assert not bank[weights:].any()
         assert all(np.any(leaf) for leaf in jax.tree.leaves(SPACE.extract(code, grads["backbone"])))
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_transform_of_any_width_equals_that_of_the_tap_cut_to_it(level):
+    """Where the transform's sizes are data as well: outputs and gradients, whatever stands in the channels not in use."""
+    widths = (4, 8, 16, 32)
+    table = genes.GeneTable(
+        branches=(1,),
+        transform_kernel=(1, 3),
+        barrier_kernel=(1,),
+        transform_channels=(4, 8),
+        target_channels=(4,),
+        network_init=("default",),
+        barrier_init=("default",),
+    )
+    module = tiered.TieredTransform(tiered.TierSpec.of(table))
+    branch = tiered.setting_data(table, table.encode(proxy.ProxySettings.from_dict(TRANSFORM))).branches[0]
+    features = jnp.asarray(pattern((2, 8, 8, 32), 1), jnp.float32)
+    narrow = features[..., : widths[level]]
+    padded = layers.PaddedTap(features, jnp.asarray(level), widths)
+    params = module.init(jax.random.key(0), padded, branch)["params"]
+    bound = 1 / np.sqrt(9 * widths[level])
+    assert 0.8 * bound < np.abs(params["kernel"]).max() <= bound
+    cut = {**params, "kernel": params["kernel"][:, :, : widths[level]]}
+
+    def loss(params, tap):
+        y = module.apply({"params": params}, tap, branch)
+        return jnp.sum(y**3), y
+
+    (_, y), (grads, grad_tap) = jax.value_and_grad(loss, (0, 1), has_aux=True, allow_int=True)(params, padded)
+    (_, expected), (expected_grads, grad_narrow) = jax.value_and_grad(loss, (0, 1), has_aux=True)(cut, narrow)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(grad_tap.features[..., : widths[level]], grad_narrow, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(grads["kernel"][:, :, : widths[level]], expected_grads["kernel"], rtol=1e-4, atol=1e-4)
+    assert not np.any(grads["kernel"][:, :, widths[level] :])
+    assert not np.any(grad_tap.features[..., widths[level] :])
 
 
 def test_plan_lays_arrays_side_by_side():
