@@ -1,4 +1,14 @@
-"""Every network of the TransNAS-Bench-101 macro space in one module: widths and strides are data."""
+"""Every network of the TransNAS-Bench-101 macro space in one module: widths and strides are data.
+
+What it costs at the paper's size, over the 2,653 distinct networks (counted from shapes, forward and both gradients):
+
+* Convolutions: executed / needed .972 in all, 1.006 for the worst code and .27 for the best. The shortcut that the
+  backward pass computes again adds .4 %; single pixels, where 8 of 9 kernel positions read padding, save more.
+* Weights: the bank has 40.1 M, the mean network 12.2 M. Initialisation and the optimiser work on the whole bank: 3.3
+  times the mean, as they must where one program serves all. An update of 37 M takes about 65 ms on 2 CPU cores.
+* Programs: 53 block shapes for 32-pixel images (39 for 16, 25 for 8), hence a long compilation; see
+  configs/transnas_macro.py.
+"""
 
 from __future__ import annotations
 
