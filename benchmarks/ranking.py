@@ -26,20 +26,19 @@ from eproxy_jax import arch_files, proxy, results_file, spaces
 from eproxy_jax.metrics import RankQuality, rank_quality
 
 ROOT = Path(__file__).resolve().parents[1]
+TRANSNAS_TASKS = (
+    "class_scene",
+    "class_object",
+    "autoencoder",
+    "jigsaw",
+    "normal",
+    "room_layout",
+    "segmentsemantic",
+)
 TRUTHS = {
     "nasbench201": [f"nasbench201/{name}.json" for name in ("cifar10valid", "cifar100", "tinyimagenet")],
-    "transnas_micro": [
-        f"transnas/micro_{task}.json"
-        for task in (
-            "class_scene",
-            "class_object",
-            "autoencoder",
-            "jigsaw",
-            "normal",
-            "room_layout",
-            "segmentsemantic",
-        )
-    ],
+    "transnas_micro": [f"transnas/micro_{task}.json" for task in TRANSNAS_TASKS],
+    "transnas_macro": [f"transnas/macro_{task}.json" for task in TRANSNAS_TASKS],
 }
 ALPHAS = (0.1, 0.3, 0.5)
 

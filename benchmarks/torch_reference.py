@@ -156,7 +156,45 @@ class TransNasMicro(nn.Module):
         return taps[::-1][:3]
 
 
-BACKBONES = {"nasbench201": NasBench201, "transnas_micro": TransNasMicro}
+class BasicBlock(nn.Module):
+    def __init__(self, channels_in: int, channels: int, stride: int):
+        super().__init__()
+        self.conv_a, self.norm_a = conv(channels_in, channels, 3, stride), norm(channels)
+        self.conv_b, self.norm_b = conv(channels, channels, 3), norm(channels)
+        self.projects = stride != 1 or channels_in != channels
+        if self.projects:
+            self.conv_shortcut, self.norm_shortcut = conv(channels_in, channels, 1, stride), norm(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm_b(self.conv_b(F.relu(self.norm_a(self.conv_a(x)))))
+        return F.relu(y + (self.norm_shortcut(self.conv_shortcut(x)) if self.projects else x))
+
+
+class TransNasMacro(nn.Module):
+    def __init__(self, code: Sequence[int], stem_channels: int = 64):
+        super().__init__()
+        self.stem, channels, self.num_modules = Stem(stem_channels), stem_channels, len(code)
+        widths = []
+        for m, digit in enumerate(code):
+            doubles, halves = digit in (2, 4), digit in (3, 4)
+            if m == len(code) - 1 and digit == 4:
+                halves = False
+            doubled = channels * 2 if doubles else channels
+            self.add_module(f"module{m}_block0", BasicBlock(channels, doubled, 2 if halves else 1))
+            self.add_module(f"module{m}_block1", BasicBlock(doubled, doubled, 1))
+            channels = doubled
+            widths.append(channels)
+        self.tap_channels = widths[::-1][:3]
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x, taps = self.stem(x), []
+        for m in range(self.num_modules):
+            x = getattr(self, f"module{m}_block1")(getattr(self, f"module{m}_block0")(x))
+            taps.append(x)
+        return taps[::-1][:3]
+
+
+BACKBONES = {"nasbench201": NasBench201, "transnas_micro": TransNasMicro, "transnas_macro": TransNasMacro}
 
 
 class Transform(nn.Module):

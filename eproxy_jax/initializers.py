@@ -36,11 +36,14 @@ def _scales(fan_in: Array, fan_out: Array) -> Array:
     )
 
 
-def unit_scale(shape: Any, dtype, init: Array | int, area: Any = None, features: Any = None) -> Array:
+def unit_scale(
+    shape: Any, dtype, init: Array | int, area: Any = None, features: Any = None, inputs: Any = None
+) -> Array:
     """What a unit draw of :func:`conv_kernel` is multiplied with; arguments as there, sizes may be traced."""
     positions = jnp.asarray(shape[-4] * shape[-3] if area is None else area, dtype)
     outputs = jnp.asarray(shape[-1] if features is None else features, dtype)
-    return _scales(positions * shape[-2], positions * outputs)[init]
+    channels = jnp.asarray(shape[-2] if inputs is None else inputs, dtype)
+    return _scales(positions * channels, positions * outputs)[init]
 
 
 def is_normal(init: Array | int) -> Array:
@@ -56,18 +59,21 @@ def conv_kernel(
     init: Array | int = 0,
     area: Array | None = None,
     features: Array | None = None,
+    inputs: Array | None = None,
 ) -> Array:
     """Convolution kernels.
 
     Args:
       key: typed key; consumed.
-      shape: [..., k, k, C_in, C_out]; leading axes stack independent kernels.
+      shape: [..., k, k, C_in, C_out]; leading axes stack independent kernels. Any shape where ``area``, ``features``
+        and ``inputs`` are given: rows of many kernels, say.
       dtype: floating dtype of the result.
       init: index into ``INITS``; may be traced.
       area: kernel positions that the fans count, broadcastable to ``shape``; ``k * k`` when absent. A 1x1 convolution
         that lives in the centre of a 3x3 slot says 1.
       features: output channels that ``fan_out`` counts; C_out when absent. A convolution padded with unused channels
         says how many are used.
+      inputs: the same for ``fan_in`` and C_in.
 
     Returns:
       Array of ``shape``.
@@ -78,7 +84,7 @@ def conv_kernel(
         lambda k: jax.random.uniform(k, shape, dtype, -1, 1),
         key,
     )
-    return unit * unit_scale(shape, dtype, init, area, features)
+    return unit * unit_scale(shape, dtype, init, area, features, inputs)
 
 
 def conv_bias(key: Array, shape: tuple[int, ...], dtype, fan_in: Any, init: Array | int = 0) -> Array:

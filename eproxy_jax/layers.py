@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -88,6 +89,73 @@ class BatchNorm(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (channels,), self.dtype)
             x = x * ops.per_channel(scale) + ops.per_channel(bias)
         return x
+
+
+# --- feature taps whose width is data -------------------------------------------------------------------------
+
+
+@flax.struct.dataclass
+class PaddedTap:
+    """A feature tap of a universal module whose number of channels is data.
+
+    Attributes:
+      features: [B, 8, 8, C_max], already resized; channels above those in use are zero.
+      level: index into ``widths``: how many channels are in use.
+      widths: numbers of channels that may be in use, ascending; the last is C_max.
+    """
+
+    features: Array
+    level: Array
+    widths: tuple[int, ...] = flax.struct.field(pytree_node=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of ``features``."""
+        return self.features.shape
+
+    @property
+    def channels(self) -> Array:
+        """How many channels are in use."""
+        return jnp.asarray(self.widths)[self.level]
+
+
+def _narrow_conv_op(width: int) -> ops.Op:
+    """Convolution that reads the first ``width`` channels of its input. Weights: {"kernel"}; no residual."""
+
+    def narrow(x: Array, kernel: Array) -> Array:
+        return ops.conv2d(x[..., :width], kernel[:, :, :width])
+
+    def backward(x: Array, weights: Any, y: Array, residual: Any, grad: Array):
+        del y, residual
+        grad_x, kernel = jax.vjp(narrow, x, weights["kernel"])[1](grad)
+        return grad_x, {"kernel": kernel}
+
+    return ops.Op(lambda x, weights: (narrow(x, weights["kernel"]), ()), backward)
+
+
+class TapConv(nn.Module):
+    """:class:`Conv` at stride 1 on a :class:`PaddedTap`: work and fans are those of the channels in use.
+
+    Attributes:
+      features: output channels.
+      kernel_size: odd.
+      dtype: dtype of the parameters.
+    """
+
+    features: int
+    kernel_size: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tap: PaddedTap, init: Array | int = 0) -> Array:
+        """[B, 8, 8, C_max] -> [B, 8, 8, features]."""
+        size, channels = self.kernel_size, tap.channels.astype(self.dtype)
+        shape = (size, size, tap.widths[-1], self.features)
+        kernel = self.param("kernel", initializers.conv_kernel, shape, self.dtype, init, None, None, channels)
+        bias = self.param("bias", initializers.conv_bias, (self.features,), self.dtype, size * size * channels, init)
+        conv_ops = tuple(_narrow_conv_op(width) for width in tap.widths)
+        x: Any = ops.switch_op(conv_ops, tap.level, tap.features, {"kernel": kernel})
+        return x + ops.per_channel(bias)
 
 
 # --- edge operations as data ---------------------------------------------------------------------------------

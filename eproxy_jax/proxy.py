@@ -118,10 +118,13 @@ class Transform(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tap: Array, init: Array | int = 0) -> Array:
+    def __call__(self, tap: Array | layers.PaddedTap, init: Array | int = 0) -> Array:
         """[B, H, W, C] -> [B, 8, 8, features]."""
-        x = ops.resize_nearest(tap, TARGET_SIZE)
-        x = layers.Conv(self.features, self.kernel_size, use_bias=True, dtype=self.dtype, name="conv")(x, init)
+        if isinstance(tap, layers.PaddedTap):
+            x = layers.TapConv(self.features, self.kernel_size, self.dtype, name="conv")(tap, init)
+        else:
+            x = ops.resize_nearest(tap, TARGET_SIZE)
+            x = layers.Conv(self.features, self.kernel_size, use_bias=True, dtype=self.dtype, name="conv")(x, init)
         return layers.BatchNorm(dtype=self.dtype, name="norm")(nn.relu(x))
 
 

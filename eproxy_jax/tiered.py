@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from eproxy_jax import initializers, ops, proxy, targets
+from eproxy_jax import initializers, layers, ops, proxy, targets
 from eproxy_jax.genes import GeneTable
 from eproxy_jax.types import FEATURES, TARGET_SIZE, ProxySettings
 
@@ -286,8 +286,8 @@ def _uncentre(kernel: Array, size: int) -> Array:
     return jnp.pad(kernel, ((margin, margin), (margin, margin), (0, 0), (0, 0)))
 
 
-def _transform_op(kernel_size: int, channels: int, most: int) -> ops.Op:
-    """Conv, bias, ReLU and batch norm at one tier, padded to ``most`` channels.
+def _transform_op(kernel_size: int, channels: int, most: int, inputs: int) -> ops.Op:
+    """Conv, bias, ReLU and batch norm at one tier, padded to ``most`` channels; reads the first ``inputs`` channels.
 
     Weights: "kernel" [k, k, C_in, most], "bias", "scale", "offset" [most]. Residual: (normalised, reciprocal
     deviation, where ReLU let through).
@@ -295,13 +295,13 @@ def _transform_op(kernel_size: int, channels: int, most: int) -> ops.Op:
 
     def narrow(weights: Any) -> dict[str, Array]:
         return {
-            "kernel": _centre(weights["kernel"], kernel_size)[..., :channels],
+            "kernel": _centre(weights["kernel"], kernel_size)[..., :inputs, :channels],
             **{name: weights[name][:channels] for name in ("bias", "scale", "offset")},
         }
 
     def forward(x: Array, weights: Any):
         own = narrow(weights)
-        z: Any = ops.conv2d(x, own["kernel"])
+        z: Any = ops.conv2d(x[..., :inputs], own["kernel"])
         z = z + ops.per_channel(own["bias"])
         normalized, rstd = ops.standardize(nn.relu(z))
         y = normalized * ops.per_channel(own["scale"]) + ops.per_channel(own["offset"])
@@ -314,10 +314,11 @@ def _transform_op(kernel_size: int, channels: int, most: int) -> ops.Op:
         grads = {"scale": jnp.sum(grad * normalized, (0, 1, 2)), "offset": jnp.sum(grad, (0, 1, 2))}
         grad = ops.normalize_gradient(grad * ops.per_channel(own["scale"]), normalized, rstd) * passed
         grads["bias"] = jnp.sum(grad, (0, 1, 2))
-        _, pull = jax.vjp(ops.conv2d, x, own["kernel"])
+        _, pull = jax.vjp(ops.conv2d, x[..., :inputs], own["kernel"])
         grad_x, grad_kernel = pull(grad)
+        grad_kernel = jnp.pad(grad_kernel, ((0, 0), (0, 0), (0, x.shape[-1] - inputs), (0, 0)))
         grads["kernel"] = _uncentre(grad_kernel, weights["kernel"].shape[0])
-        return grad_x, {name: _pad_last(value, most) for name, value in grads.items()}
+        return _pad_last(grad_x, x.shape[-1]), {name: _pad_last(value, most) for name, value in grads.items()}
 
     return ops.Op(forward, backward)
 
@@ -347,21 +348,25 @@ class TieredTransform(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tap: Array, branch: BranchData, init: Array | int = 0) -> Array:
+    def __call__(self, tap: Array | layers.PaddedTap, branch: BranchData, init: Array | int = 0) -> Array:
         """[B, H, W, C] -> [B, 8, 8, largest tier], zero in channels that are not in use."""
-        x = ops.resize_nearest(tap, TARGET_SIZE)
+        if isinstance(tap, layers.PaddedTap):
+            x, widths, level, inputs = tap.features, tap.widths, tap.level, tap.channels.astype(self.dtype)
+        else:
+            x = ops.resize_nearest(tap, TARGET_SIZE)
+            widths, level, inputs = x.shape[-1:], 0, jnp.asarray(x.shape[-1], self.dtype)
         size, most = self.spec.transform_kernels[-1], self.spec.transform_tiers[-1]
         used = (jnp.arange(most) < branch.transform_channels).astype(self.dtype)
 
         def kernel_init(key: Array) -> Array:
             shape, area = (size, size, x.shape[-1], most), branch.transform_area
-            kernel = initializers.conv_kernel(key, shape, self.dtype, init, area, branch.transform_channels)
+            kernel = initializers.conv_kernel(key, shape, self.dtype, init, area, branch.transform_channels, inputs)
             radius = jnp.abs(jnp.arange(size) - size // 2)
             inside = (2 * jnp.maximum(radius[:, None], radius[None, :]) + 1) ** 2 <= branch.transform_area
             return kernel * inside[:, :, None, None] * used[None, None, None, :]
 
         def bias_init(key: Array) -> Array:
-            fan_in = branch.transform_area * x.shape[-1]
+            fan_in = branch.transform_area * inputs
             return initializers.conv_bias(key, (most,), self.dtype, fan_in, init) * used
 
         weights = {
@@ -370,8 +375,13 @@ class TieredTransform(nn.Module):
             "scale": self.param("scale", nn.initializers.ones, (most,), self.dtype),
             "offset": self.param("offset", nn.initializers.zeros, (most,), self.dtype),
         }
-        variants = [_transform_op(kernel, channels, most) for kernel, channels in self.spec.transform_variants]
-        return ops.switch_op((_off_op(most), *variants), branch.transform, x, weights)
+        variants = [
+            _transform_op(kernel, channels, most, width)
+            for kernel, channels in self.spec.transform_variants
+            for width in widths
+        ]
+        index = jnp.where(branch.transform > 0, 1 + (branch.transform - 1) * len(widths) + level, 0)
+        return ops.switch_op((_off_op(most), *variants), index, x, weights)
 
 
 class TieredNetwork(nn.Module):

@@ -3,17 +3,20 @@
 import jax
 import numpy as np
 
-from eproxy_jax import spaces
+from eproxy_jax import layers, spaces
 from eproxy_jax.types import ProxySettings
 
 SPACES = {
     "nasbench201": spaces.get("nasbench201", stem_channels=4, cells_per_stage=1),
     "transnas_micro": spaces.get("transnas_micro", stem_channels=4, macro="4141"),
+    "transnas_macro": spaces.get("transnas_macro", stem_channels=4),
 }
-# Cells that between them use every operation, dead edges, shared nodes and the zero network.
+# Cells that between them use every operation, dead edges, shared nodes and the zero network; macro codes of every
+# length with every digit, a last 4, maps of one pixel and the widest ones.
 CELLS = {
     "nasbench201": [(3, 1, 2, 4, 3, 1), (2, 3, 4, 1, 0, 3), (0, 4, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
     "transnas_micro": [(3, 1, 2, 1, 3, 1), (1, 2, 3, 0, 1, 3), (0, 0, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
+    "transnas_macro": [(1, 2, 3, 1), (1, 1, 1, 4, 4), (2, 2, 2, 1, 1, 3), (3, 3, 3, 4, 2, 1)],
 }
 TINY = ProxySettings.from_dict({"branches": [{"transform_channels": 8, "target_channels": 4}]})
 THREE_BRANCHES = ProxySettings.from_dict(
@@ -28,6 +31,24 @@ THREE_BRANCHES = ProxySettings.from_dict(
         ],
     }
 )  # fmt: skip
+
+
+def true_taps(taps) -> list:
+    """Feature taps of a universal module without padding: resized ones, where their width is data."""
+    return [t.features[..., : int(t.channels)] if isinstance(t, layers.PaddedTap) else t for t in taps]
+
+
+def tap_params(space, arch, params):
+    """Parameters of a universal proxy network with the input channels of its transforms that ``arch`` uses."""
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    taps = jax.eval_shape(lambda x: space.to_flax(arch).init_with_output(jax.random.key(0), x)[0], images)
+    cut = dict(params)
+    for branch, tap in enumerate(taps):
+        if f"transform{branch}" in params:
+            transform = params[f"transform{branch}"]
+            kernel = transform["conv"]["kernel"][:, :, : tap.shape[-1]]
+            cut[f"transform{branch}"] = {**transform, "conv": {**transform["conv"], "kernel": kernel}}
+    return cut
 
 
 def pattern(shape, number: int, scale: float = 0.5) -> np.ndarray:

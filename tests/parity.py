@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers import CELLS, SPACES, THREE_BRANCHES, TINY, pattern, pattern_images, pattern_tree
+from helpers import CELLS, SPACES, THREE_BRANCHES, TINY, pattern, pattern_images, pattern_tree, tap_params
 
 from eproxy_jax import proxy
 from eproxy_jax.types import ProxyTask
@@ -50,7 +50,7 @@ def network_and_params(space, settings):
 
 def standalone_params(space, cell, params):
     """The same weights for backbone ``to_flax(cell)`` and the transforms."""
-    return {**params, "backbone": space.extract(cell, params["backbone"])}
+    return {**tap_params(space, cell, params), "backbone": space.extract(cell, params["backbone"])}
 
 
 def torch_losses(name: str, settings_name: str, number: int) -> list[float]:
@@ -64,9 +64,7 @@ def torch_losses(name: str, settings_name: str, number: int) -> list[float]:
     space, settings, cell = SPACES[name], SETTINGS[settings_name], CELLS[name][number]
     _, params = network_and_params(space, settings)
     task = task_arrays(settings)
-    sizes = {"stem_channels": space.stem_channels}
-    sizes |= {"macro": space.macro} if name == "transnas_micro" else {"cells_per_stage": space.cells_per_stage}
-    backbone = reference.BACKBONES[name](cell, **sizes)
+    backbone = reference.BACKBONES[name](cell, **dataclasses.asdict(space))
     network = reference.ProxyNetwork(backbone, proxy.ProxySpec.of(settings).heads).to(torch.float64)
     reference.load_params(network, standalone_params(space, cell, params))
     barriers = [reference.frozen_barrier(b["kernel"], b["bias"]) for b in task.barriers]

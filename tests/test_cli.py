@@ -16,6 +16,7 @@ from eproxy_jax import cli, spaces
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ["score", "--config", f"{ROOT}/configs/nasbench201.py:smoke"]
+MICRO, MACRO = ([*SMOKE[:2], f"{ROOT}/configs/transnas_{space}.py:smoke"] for space in ("micro", "macro"))
 TEXT = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|avg_pool_3x3~2|"
 GOOD_ROW = {
     "arch": TEXT, "score": -1.0, "loss": 1.0, "losses": [1.0], "macs": 1, "params": 1, "effective_macs": 1,
@@ -157,6 +158,14 @@ BAD = {
         lambda f: [*SMOKE, "--archs", write(f, "a.txt", f"{TEXT}\n64-41414-1_11_111\n")],
         "a.txt:2: '64-41414-1_11_111' belongs to space 'transnas_micro'",
     ),
+    "micro in a macro list": (
+        lambda f: [*MACRO, "--archs", write(f, "a.txt", "64-2311-basic\n64-41414-1_11_111\n")],
+        "a.txt:2: '64-41414-1_11_111' belongs to space 'transnas_micro', not 'transnas_macro': use --space transnas_micro",
+    ),
+    "macro in a micro list": (
+        lambda f: [*MICRO, "--archs", write(f, "a.json", [["64-41414-1_11_111", 1.0], ["64-2311-basic", 2.0]])],
+        "entry 2: '64-2311-basic' belongs to space 'transnas_macro', not 'transnas_micro': use --space transnas_macro",
+    ),
     "half json": (lambda f: [*SMOKE, "--archs", write(f, "a.json", '[["x"')], "not JSON"),
     "csv of another space": (
         lambda f: [*SMOKE, "--archs", write(f, "a.csv", "arch,v\n64-41414-1_11_111,3\n")],
@@ -263,6 +272,7 @@ def test_every_config(path, tmp_path):
         ),
         ("nasbench201", "nasbench201/hw_cifar10.csv", "nasbench201/mini_nb201_12epochs.csv", "cifar10-val"),
         ("transnas_micro", "transnas/micro_jigsaw.json", "transnas/micro_class_scene.json", None),
+        ("transnas_macro", "transnas/macro_jigsaw.json", "transnas/macro_class_scene.json", None),
     ],
 )
 def test_real_rows(data, tmp_path, capsys, space, archs, truth, column):

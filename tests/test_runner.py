@@ -43,13 +43,15 @@ def test_bit_equal_within_a_form(form):
 @pytest.mark.parametrize("name", SPACES)
 def test_map_vmap_and_loop_agree_in_float64(x64, name):
     """All ten steps within 1e-6, step 1 far closer; the loop is each candidate's own jitted program."""
-    space = spaces.get(
-        name, stem_channels=2, **({"macro": "414"} if name == "transnas_micro" else {"cells_per_stage": 1})
-    )
+    sizes = {"nasbench201": {"cells_per_stage": 1}, "transnas_micro": {"macro": "414"}}
+    space = spaces.get(name, stem_channels=2, **sizes.get(name, {}))
     archs = space.sample(4, 1)
     images = pattern_images(4, 8)
+    # Batch norms over single pixels of 4 images make gradients explode: from the third step on, a change of 1e-13 in the
+    # weights turns a finite loss into NaN, in the stand-alone networks too.
+    settings = type(TINY).from_dict({**TINY.to_dict(), "num_steps": 2}) if name == "transnas_macro" else TINY
     results = {
-        form: score(archs, space, TINY, images, 5, form=form, devices=jax.devices()[:1], chunk_size=4, vmap_width=4)
+        form: score(archs, space, settings, images, 5, form=form, devices=jax.devices()[:1], chunk_size=4, vmap_width=4)
         for form in ("map", "vmap")
     }
     assert results["map"].losses.dtype == np.float64

@@ -17,55 +17,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from eproxy_jax import initializers, layers
+from eproxy_jax import initializers
 from eproxy_jax.spaces import base, cell_net
 from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, SKIP, Cell
 from eproxy_jax.spaces.cell_space import CellSpace
+from eproxy_jax.spaces.transnas_net import CELLS_PER_MODULE, NUM_TAPS, Stem, module_shapes, stem_macs, stem_params
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")
-CELLS_PER_MODULE = 2
-NUM_TAPS = 3
 _PREFIX = "64-41414-"  # the one macro skeleton of the micro space
 _EXAMPLE = "64-41414-3_21_013"
-
-
-@dataclasses.dataclass(frozen=True)
-class ModuleShape:
-    """One module of the macro skeleton: channels of its output, stride of its first cell, sizes for 32-pixel input."""
-
-    channels_in: int
-    channels: int
-    stride: int
-    size: int
-
-    def cells(self) -> list[tuple[int, int]]:
-        """(input channels, stride) of each of the module's cells."""
-        return [(self.channels_in, self.stride)] + [(self.channels, 1)] * (CELLS_PER_MODULE - 1)
-
-
-def module_shapes(macro: str, stem_channels: int) -> list[ModuleShape]:
-    """The modules that a macro code stands for.
-
-    Digits: 1 keeps the shape, 2 doubles the channels, 3 halves the size, 4 does both. A last digit of 4 is read as 2,
-    so that 32-pixel images suffice.
-
-    Args:
-      macro: digits 1 to 4.
-      stem_channels: channels that enter the first module.
-
-    Returns:
-      One ``ModuleShape`` per digit.
-    """
-    if macro.endswith("4"):
-        macro = macro[:-1] + "2"
-    shapes, channels, size = [], stem_channels, 8  # two stride-2 stem convolutions
-    for digit in macro:
-        stride = 2 if digit in "34" else 1
-        channels_out = channels * 2 if digit in "24" else channels
-        size = -(-size // stride)
-        shapes.append(ModuleShape(channels, channels_out, stride, size))
-        channels = channels_out
-    return shapes
 
 
 @base.register("transnas_micro")  # pyright: ignore[reportArgumentType]
@@ -138,9 +98,8 @@ class TransNasMicro(CellSpace):
 
     def macs(self, arch: Cell) -> int:
         """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image, dead edges as written."""
-        half = self.stem_channels // 2
-        stem = 9 * 3 * half * 16 * 16 + 9 * half * self.stem_channels * 8 * 8
-        return stem + sum(kernel * positions for kernel, _, positions in self._edge_weights(arch))
+        weights = self._edge_weights(arch)
+        return stem_macs(self.stem_channels) + sum(kernel * positions for kernel, _, positions in weights)
 
     def max_macs(self) -> int:
         """MACs of the cell with six 3x3 convolutions."""
@@ -148,9 +107,7 @@ class TransNasMicro(CellSpace):
 
     def params(self, arch: Cell) -> int:
         """Trainable parameters of the backbone, dead edges as written."""
-        half = self.stem_channels // 2
-        stem = 9 * 3 * half + 2 * half + 9 * half * self.stem_channels + 2 * self.stem_channels
-        return stem + sum(kernel + norm for kernel, norm, _ in self._edge_weights(arch))
+        return stem_params(self.stem_channels) + sum(kernel + norm for kernel, norm, _ in self._edge_weights(arch))
 
     def to_flax(self, arch: Cell, num_classes: int | None = None) -> TransNasMicroNet:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
@@ -189,22 +146,6 @@ class TransNasMicro(CellSpace):
 
 
 # --- modules -------------------------------------------------------------------------------------------------
-
-
-class Stem(nn.Module):
-    """Two stride-2 convolutions: conv3x3/2-BN-ReLU-conv3x3/2-BN."""
-
-    features: int
-    track: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, images: Array, train: bool = True, init: Array | int = 0) -> Array:
-        """[B, H, W, 3] -> [B, H / 4, W / 4, features]."""
-        x = layers.Conv(self.features // 2, 3, 2, dtype=self.dtype, name="conv_a")(images, init)
-        x = nn.relu(layers.BatchNorm(True, self.track, self.dtype, name="norm_a")(x, train))
-        x = layers.Conv(self.features, 3, 2, dtype=self.dtype, name="conv_b")(x, init)
-        return layers.BatchNorm(True, self.track, self.dtype, name="norm_b")(x, train)
 
 
 class TransNasMicroNet(nn.Module):

@@ -1,0 +1,226 @@
+"""TransNAS-Bench-101, macro space: four to six modules of two residual blocks, each with its stride and widening.
+
+Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as PROTOCOL gives it.
+
+Notations read by ``parse``:
+  * ``64-MACROCODE-basic``: a digit a module; 1 keeps the shape, 2 doubles the channels, 3 halves the size, 4 both
+  * the digits as a sequence, ``(2, 3, 1, 1)``
+
+Which codes there are, and how they are built, says :mod:`eproxy_jax.spaces.macro_code`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from eproxy_jax import layers
+from eproxy_jax.spaces import base, macro_code
+from eproxy_jax.spaces.macro_code import MAX_MODULES, Code
+from eproxy_jax.spaces.macro_net import UniversalTransNasMacro, block_shape, map_sizes
+from eproxy_jax.spaces.residual_trunk import BlockShape
+from eproxy_jax.spaces.transnas_net import CELLS_PER_MODULE, NUM_TAPS, Stem, module_shapes, stem_macs, stem_params
+
+
+@base.register("transnas_macro")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class TransNasMacro:
+    """The TransNAS-Bench-101 macro space.
+
+    An architecture is a tuple of four to six digits.
+
+    Attributes:
+      stem_channels: channels that enter the first module (64 in the benchmark); even.
+
+    Example:
+      >>> space = TransNasMacro()
+      >>> arch = space.parse("64-2314-basic")
+      >>> arch, space.format(space.canonical(arch))
+      ((2, 3, 1, 4), '64-2312-basic')
+    """
+
+    stem_channels: int = 64
+
+    name: ClassVar[str] = "transnas_macro"
+    num_archs: ClassVar[int] = 3255
+
+    def __post_init__(self):
+        base.check_positive(self)
+        if self.stem_channels % 2:
+            raise ValueError(f"TransNasMacro.stem_channels: expected an even integer, got {self.stem_channels}")
+
+    def parse(self, source: Any) -> Code:
+        """Read a code from any of the notations above.
+
+        Raises:
+          ValueError: not a TransNAS-Bench-101-macro code.
+        """
+        return macro_code.check_code(macro_code.parse_string(source) if isinstance(source, str) else source, source)
+
+    def format(self, arch: Code) -> str:
+        """``64-MACROCODE-basic``; 64 is part of the notation, whatever ``stem_channels`` is."""
+        return f"64-{macro_code.digits(arch)}-{macro_code.BLOCK}"
+
+    def enumerate(self) -> Iterator[Code]:
+        """Every code, short ones first, then in lexicographic order."""
+        return iter(macro_code.all_codes())
+
+    def sample(self, num: int, seed: int) -> list[Code]:
+        """Distinct codes drawn uniformly, in the order drawn.
+
+        Raises:
+          ValueError: ``num`` is not in 1..num_archs.
+        """
+        return [macro_code.all_codes()[i] for i in base.draw_distinct(self.num_archs, num, seed, type(self).__name__)]
+
+    def neighbours(self, arch: Code) -> list[Code]:
+        """The codes with one digit changed, put in or taken out."""
+        found: dict[Code, None] = {}
+        for place in range(len(arch) + 1):
+            head, tail = arch[:place], arch[place:]
+            found |= {(*head, digit, *tail): None for digit in (1, 2, 3, 4)}
+            if tail:
+                found |= {(*head, digit, *tail[1:]): None for digit in (1, 2, 3, 4)}
+                found[(*head, *tail[1:])] = None
+        return [code for code in found if code != arch and not macro_code.problem(code)]
+
+    def canonical(self, arch: Code) -> Code:
+        """The code with a last 4 written as 2, which is what is built, where that is a code of the space.
+
+        Halving or not makes no difference on maps of 1x1 either (a 4 there does what a 2 does), but which maps are that
+        small depends on the images, so such codes are not merged.
+        """
+        built = macro_code.built(arch)
+        return arch if macro_code.problem(built) else built
+
+    def encode(self, archs: Sequence[Code]) -> np.ndarray:
+        """Digits as built, int32 [A, 6]; shorter codes have zeros in front."""
+        rows = [(0,) * (MAX_MODULES - len(arch)) + macro_code.built(arch) for arch in archs]
+        return np.asarray(rows, np.int32).reshape(-1, MAX_MODULES)
+
+    def _blocks(self, arch: Code) -> list[tuple[BlockShape, int]]:
+        """Shape of each residual block, for 32-pixel images, and its output positions."""
+        sizes = map_sizes((8, 8))
+        shapes = [block_shape(self.stem_channels, sizes, *step) for step in macro_code.steps(arch)]
+        return [(shape, shape.size[0] * shape.size[1]) for shape in shapes]
+
+    def macs(self, arch: Code) -> int:
+        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image."""
+        return stem_macs(self.stem_channels) + sum(b.num_weights * positions for b, positions in self._blocks(arch))
+
+    def max_macs(self) -> int:
+        """MACs of the code that doubles three times at once and halves at the end only."""
+        return self.macs((2, 2, 2, 1, 1, 3))
+
+    def params(self, arch: Code) -> int:
+        """Trainable parameters of the backbone."""
+        blocks = sum(shape.num_weights + 2 * shape.num_scales for shape, _ in self._blocks(arch))
+        return stem_params(self.stem_channels) + blocks
+
+    def to_flax(self, arch: Code, num_classes: int | None = None) -> TransNasMacroNet:
+        """The stand-alone network; with ``num_classes`` it ends in a classifier."""
+        return TransNasMacroNet(macro_code.check_code(arch, arch), self.stem_channels, num_classes)
+
+    def universal(self, dtype: Any = jnp.float32) -> UniversalTransNasMacro:
+        """The module that takes the encoded code as data."""
+        return UniversalTransNasMacro(self.stem_channels, dtype)
+
+    def extract(self, arch: Code, universal_params: Any) -> dict[str, Any]:
+        """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
+        params: dict[str, Any] = {"stem": universal_params["stem"]}
+        kernels = universal_params["kernels"].reshape(-1)
+        weight = vector = 0
+        for number, (shape, _) in enumerate(self._blocks(arch)):
+            block: dict[str, Any] = {}
+            for suffix, kernel in zip(("a", "b", "shortcut"), shape.kernels, strict=False):
+                size = int(np.prod(kernel))
+                block[f"conv_{suffix}"] = {"kernel": kernels[weight : weight + size].reshape(kernel)}
+                place = slice(vector, vector + shape.channels)
+                block[f"norm_{suffix}"] = {name: universal_params[name][place] for name in ("scale", "bias")}
+                weight, vector = weight + size, vector + shape.channels
+            module, place = divmod(number, CELLS_PER_MODULE)
+            params[f"module{module}_block{place}"] = block
+        return params
+
+
+# --- modules -------------------------------------------------------------------------------------------------
+
+
+class BasicBlock(nn.Module):
+    """conv3x3-BN-ReLU-conv3x3-BN plus shortcut, ReLU; a 1x1 convolution and BN on the shortcut where ``projects``."""
+
+    features: int
+    stride: int = 1
+    projects: bool = False
+    track: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = True) -> Array:
+        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
+
+        def conv_norm(x: Array, size: int, stride: int, suffix: str) -> Array:
+            x = layers.Conv(self.features, size, stride, dtype=self.dtype, name=f"conv_{suffix}")(x)
+            return layers.BatchNorm(True, self.track, self.dtype, name=f"norm_{suffix}")(x, train)
+
+        y = nn.relu(conv_norm(x, 3, self.stride, "a"))
+        y = conv_norm(y, 3, 1, "b")
+        return nn.relu(y + (conv_norm(x, 1, self.stride, "shortcut") if self.projects else x))
+
+
+class TransNasMacroNet(nn.Module):
+    """A stand-alone TransNAS-Bench-101-macro network that a user can go on to train.
+
+    Attributes:
+      code: the macro code; a last 4 is read as 2.
+      stem_channels: channels that enter the first module.
+      num_classes: classifier outputs; None for a backbone only.
+      dtype: dtype of the parameters.
+    """
+
+    code: Code
+    stem_channels: int = 64
+    num_classes: int | None = None
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        """Name the layers by their place, so that weights can be found by path."""
+        track = self.num_classes is not None
+        self.stem = Stem(self.stem_channels, track, self.dtype)
+        for m, shape in enumerate(module_shapes(macro_code.digits(self.code), self.stem_channels)):
+            for b, (channels_in, stride) in enumerate(shape.cells()):
+                projects = stride > 1 or channels_in != shape.channels
+                block = BasicBlock(shape.channels, stride, projects, track, self.dtype)
+                setattr(self, f"module{m}_block{b}", block)
+        if self.num_classes is not None:
+            self.classifier = nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.dtype)
+
+    def features(self, images: Array, train: bool = True) -> list[Array]:
+        """Feature taps after the last three modules, last first.
+
+        Args:
+          images: [B, H, W, 3].
+          train: normalise with batch statistics.
+
+        Returns:
+          Three arrays [B, H', W', C'].
+        """
+        x, taps = self.stem(images, train), []
+        for m, _ in enumerate(self.code):
+            for b in range(CELLS_PER_MODULE):
+                x = getattr(self, f"module{m}_block{b}")(x, train)
+            taps.append(x)
+        return taps[::-1][:NUM_TAPS]
+
+    def __call__(self, images: Array, train: bool = True) -> Array | list[Array]:
+        """Class logits [B, num_classes]; the feature taps for a backbone only."""
+        taps = self.features(images, train)
+        if self.num_classes is None:
+            return taps
+        return self.classifier(taps[0].mean((1, 2)))

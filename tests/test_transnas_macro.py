@@ -1,0 +1,178 @@
+"""The macro space: its codes, its maps, its counts, and the weights of the universal form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import CELLS, SPACES, pattern, pattern_images
+
+from eproxy_jax import genes, initializers, layers, proxy, spaces, tiered
+from eproxy_jax.spaces import macro_code, macro_net
+from eproxy_jax.spaces.transnas_net import module_shapes
+
+SPACE = SPACES["transnas_macro"]
+CODES = list(SPACE.enumerate())
+TRANSFORM = {"branches": [{"transform_kernel": 3, "transform_channels": 8, "target_channels": 4, "barrier_kernel": 1}]}
+
+
+def test_codes_are_those_of_the_rule_but_one():
+    every = {tuple(map(int, np.base_repr(n, 4).zfill(length))) for length in (4, 5, 6) for n in range(4**length)}
+    every = {tuple(digit + 1 for digit in code) for code in every}
+    halvings = {code: sum(digit > 2 for digit in code) for code in every}
+    doublings = {code: sum(digit in (2, 4) for digit in code) for code in every}
+    rule = {code for code in every if 1 <= halvings[code] <= 4 and 1 <= doublings[code] <= 3}
+    assert rule - set(CODES) == {macro_code.UNPUBLISHED}
+    assert set(CODES) <= rule
+    assert len(rule) == 3256
+
+
+def test_maps_of_32_pixel_images_never_vanish():
+    """Two stem convolutions leave 8x8; a fourth halving meets one pixel and keeps it."""
+    ends = {code: [shape.size for shape in module_shapes(macro_code.digits(code), 64)] for code in CODES}
+    assert {sizes[-1] for sizes in ends.values()} == {8, 4, 2, 1}
+    assert ends[3, 3, 3, 3, 1, 2] == [4, 2, 1, 1, 1, 1]
+    assert ends[4, 4, 4, 3] == [4, 2, 1, 1]
+    assert ends[3, 3, 3, 4] == [4, 2, 1, 1]  # the last 4 does not halve
+    for code in CELLS["transnas_macro"]:
+        module = SPACE.to_flax(code)
+        image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+        taps = jax.eval_shape(lambda x, m=module: m.init_with_output(jax.random.key(0), x)[0], image)
+        assert [tap.shape[1:3] for tap in taps] == [(size, size) for size in ends[code][:-4:-1]]
+
+
+def test_canonical_form_is_what_is_built():
+    canonical = {code: SPACE.canonical(code) for code in CODES}
+    assert len(set(canonical.values())) == 2653
+    for code, form in canonical.items():
+        assert canonical[form] == form
+        assert SPACE.macs(code) == SPACE.macs(form)
+        assert SPACE.params(code) == SPACE.params(form)
+        np.testing.assert_array_equal(SPACE.encode([code]), SPACE.encode([form]))
+        # A last 4 stays where the code without it would not halve at all.
+        assert form == code or (code[-1], form[-1]) == (4, 2)
+    assert SPACE.canonical((1, 1, 1, 4)) == (1, 1, 1, 4)
+    assert len({SPACE.encode([code]).tobytes() for code in CODES}) == 2653
+
+
+@pytest.mark.parametrize("stem_channels", [2, 4, 64])
+def test_max_macs_is_the_largest(stem_channels):
+    space = spaces.get("transnas_macro", stem_channels=stem_channels)
+    assert space.max_macs() == max(map(space.macs, CODES))
+
+
+def test_sizes_are_checked():
+    with pytest.raises(ValueError, match="expected an even integer, got 3"):
+        spaces.get("transnas_macro", stem_channels=3)
+
+
+@pytest.mark.parametrize("code", CELLS["transnas_macro"])
+def test_bank_is_tight_and_its_fans_are_true(code):
+    """The bank is as long as the largest network; each kernel of a code is scaled by its own fans."""
+    bank, vectors = max(
+        (
+            sum(shape.num_weights for shape, _ in SPACE._blocks(other)),
+            sum(shape.num_scales for shape, _ in SPACE._blocks(other)),
+        )
+        for other in CODES
+    )
+    images = jnp.asarray(pattern_images(2, 16), jnp.float32)
+    encoded = jnp.asarray(SPACE.encode([code])[0])
+    init = jax.jit(lambda kind: SPACE.universal().init(jax.random.key(0), images, encoded, kind)["params"])
+    for kind, name in enumerate(initializers.INITS):
+        params = init(kind)
+        assert params["kernels"].size == bank
+        assert params["scale"].shape == params["bias"].shape == (vectors,)
+        blocks = {k: v for k, v in SPACE.extract(code, params).items() if k.startswith("module")}
+        assert len(blocks) == 2 * len(code)
+        for block in blocks.values():
+            for layer, values in block.items():
+                if layer.startswith("conv"):
+                    kernel = np.asarray(values["kernel"])
+                    fan_in, fan_out = np.prod(kernel.shape[:3]), kernel.shape[0] ** 2 * kernel.shape[3]
+                    deviation = {
+                        "default": np.sqrt(1 / (3 * fan_in)),
+                        "xavier_uniform": np.sqrt(2 / (fan_in + fan_out)),
+                        "xavier_normal": np.sqrt(2 / (fan_in + fan_out)),
+                        "kaiming_uniform": np.sqrt(2 / fan_out),
+                        "kaiming_normal": np.sqrt(2 / fan_out),
+                    }[name]
+                    # Six standard errors of the mean square, whose kurtosis is at most that of the normal.
+                    assert abs((kernel**2).mean() / deviation**2 - 1) < 6 * np.sqrt(2 / kernel.size)
+
+
+def test_transforms_count_the_channels_in_use():
+    """Fans and gradients of a transform are those of the tap's own width."""
+    network = proxy.ProxyNetwork(SPACE.universal(), ((1, 8),))
+    images = jnp.asarray(pattern_images(4, 8), jnp.float32)
+    init = jax.jit(network.init)
+    grad = jax.jit(jax.grad(lambda p, e: sum(jnp.sum(h**3) for h in network.apply({"params": p}, images, e))))
+    for code, width in (((1, 2, 3, 1), 8), ((2, 4, 1, 1), 16), ((2, 2, 2, 1, 1, 3), 32)):
+        encoded = jnp.asarray(SPACE.encode([code])[0])
+        params = init(jax.random.key(0), images, encoded)["params"]
+        kernel = np.asarray(params["transform0"]["conv"]["kernel"])
+        assert 0.8 / np.sqrt(width) < abs(kernel).max() <= 1 / np.sqrt(width)
+        grads = grad(params, encoded)
+        used = np.any(np.asarray(grads["transform0"]["conv"]["kernel"])[0, 0], axis=-1)
+        np.testing.assert_array_equal(used, np.arange(32) < width)
+        # The bank's gradient is that of the weights in use, and zero behind them.
+        weights = sum(shape.num_weights for shape, _ in SPACE._blocks(code))
+        bank = np.asarray(grads["backbone"]["kernels"]).reshape(-1)
+        assert np.isfinite(bank).all()
+        assert not bank[weights:].any()
+        assert all(np.any(leaf) for leaf in jax.tree.leaves(SPACE.extract(code, grads["backbone"])))
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_transform_of_any_width_equals_that_of_the_tap_cut_to_it(level):
+    """Where the transform's sizes are data as well: outputs and gradients, whatever stands in the channels not in use."""
+    widths = (4, 8, 16, 32)
+    table = genes.GeneTable(
+        branches=(1,),
+        transform_kernel=(1, 3),
+        barrier_kernel=(1,),
+        transform_channels=(4, 8),
+        target_channels=(4,),
+        network_init=("default",),
+        barrier_init=("default",),
+    )
+    module = tiered.TieredTransform(tiered.TierSpec.of(table))
+    branch = tiered.setting_data(table, table.encode(proxy.ProxySettings.from_dict(TRANSFORM))).branches[0]
+    features = jnp.asarray(pattern((2, 8, 8, 32), 1), jnp.float32)
+    narrow = features[..., : widths[level]]
+    padded = layers.PaddedTap(features, jnp.asarray(level), widths)
+    params = module.init(jax.random.key(0), padded, branch)["params"]
+    bound = 1 / np.sqrt(9 * widths[level])
+    assert 0.8 * bound < np.abs(params["kernel"]).max() <= bound
+    cut = {**params, "kernel": params["kernel"][:, :, : widths[level]]}
+
+    def loss(params, tap):
+        y = module.apply({"params": params}, tap, branch)
+        return jnp.sum(y**3), y
+
+    (_, y), (grads, grad_tap) = jax.value_and_grad(loss, (0, 1), has_aux=True, allow_int=True)(params, padded)
+    (_, expected), (expected_grads, grad_narrow) = jax.value_and_grad(loss, (0, 1), has_aux=True)(cut, narrow)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(grad_tap.features[..., : widths[level]], grad_narrow, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(grads["kernel"][:, :, : widths[level]], expected_grads["kernel"], rtol=1e-4, atol=1e-4)
+    assert not np.any(grads["kernel"][:, :, widths[level] :])
+    assert not np.any(grad_tap.features[..., widths[level] :])
+
+
+def test_plan_lays_arrays_side_by_side():
+    """Kernels, vectors and activations of a code do not overlap, and no block reads what is not written."""
+    tables = macro_net._tables(4, 2, (8, 8))
+    for code in CODES[::37]:
+        plan = macro_net.make_plan(tables, jnp.asarray(SPACE.encode([code])[0]))
+        shapes = [tables.trunk.blocks[i] for i in np.asarray(plan.blocks.block) if i >= 0]
+        assert shapes == [shape for shape, _ in SPACE._blocks(code)]
+        assert (np.asarray(plan.blocks.block) == -1).sum() == 2 * (6 - len(code))
+        real = [np.asarray(field)[12 - len(shapes) :] for field in plan.blocks]
+        row = scale = 0
+        base, source = 2 * 8 * 8 * 4, 0
+        for shape, _, at_row, at_scale, at_source, at_base in zip(shapes, *real, strict=True):
+            assert (at_row, at_scale, at_source, at_base) == (row, scale, source, base)
+            row, scale = row + shape.num_weights // 4, scale + shape.num_scales
+            source, base = base + 2 * 2 * shape.outputs, base + 3 * 2 * shape.outputs
+        assert row <= tables.rows
+        assert scale <= tables.scales
+        assert base <= tables.trunk.tape
