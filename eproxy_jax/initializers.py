@@ -25,6 +25,8 @@ def init_index(name: str) -> int:
 
 def _scales(fan_in: Array, fan_out: Array) -> Array:
     """Scale of each kind's unit distribution, [len(INITS), ...]."""
+    shape = jnp.broadcast_shapes(fan_in.shape, fan_out.shape)
+    fan_in, fan_out = jnp.broadcast_to(fan_in, shape), jnp.broadcast_to(fan_out, shape)
     return jnp.stack(
         [
             1 / jnp.sqrt(fan_in),  # kaiming_uniform(a=sqrt(5)): bound sqrt(6 / (1 + 5) / fan_in)
@@ -36,11 +38,14 @@ def _scales(fan_in: Array, fan_out: Array) -> Array:
     )
 
 
-def unit_scale(shape: Any, dtype, init: Array | int, area: Any = None, features: Any = None) -> Array:
+def unit_scale(
+    shape: Any, dtype, init: Array | int, area: Any = None, features: Any = None, inputs: Any = None
+) -> Array:
     """What a unit draw of :func:`conv_kernel` is multiplied with; arguments as there, sizes may be traced."""
     positions = jnp.asarray(shape[-4] * shape[-3] if area is None else area, dtype)
     outputs = jnp.asarray(shape[-1] if features is None else features, dtype)
-    return _scales(positions * shape[-2], positions * outputs)[init]
+    channels_in = jnp.asarray(shape[-2] if inputs is None else inputs, dtype)
+    return _scales(positions * channels_in, positions * outputs)[init]
 
 
 def is_normal(init: Array | int) -> Array:
@@ -56,6 +61,7 @@ def conv_kernel(
     init: Array | int = 0,
     area: Array | None = None,
     features: Array | None = None,
+    inputs: Array | None = None,
 ) -> Array:
     """Convolution kernels.
 
@@ -68,6 +74,7 @@ def conv_kernel(
         that lives in the centre of a 3x3 slot says 1.
       features: output channels that ``fan_out`` counts; C_out when absent. A convolution padded with unused channels
         says how many are used.
+      inputs: input channels that ``fan_in`` counts; C_in when absent.
 
     Returns:
       Array of ``shape``.
@@ -78,7 +85,7 @@ def conv_kernel(
         lambda k: jax.random.uniform(k, shape, dtype, -1, 1),
         key,
     )
-    return unit * unit_scale(shape, dtype, init, area, features)
+    return unit * unit_scale(shape, dtype, init, area, features, inputs)
 
 
 def conv_bias(key: Array, shape: tuple[int, ...], dtype, fan_in: Any, init: Array | int = 0) -> Array:
