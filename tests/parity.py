@@ -64,9 +64,7 @@ def torch_losses(name: str, settings_name: str, number: int) -> list[float]:
     space, settings, cell = SPACES[name], SETTINGS[settings_name], CELLS[name][number]
     _, params = network_and_params(space, settings)
     task = task_arrays(settings)
-    sizes = {"stem_channels": space.stem_channels}
-    sizes |= {"macro": space.macro} if name == "transnas_micro" else {"cells_per_stage": space.cells_per_stage}
-    backbone = reference.BACKBONES[name](cell, **sizes)
+    backbone = reference.BACKBONES[name](cell, **dataclasses.asdict(space))
     network = reference.ProxyNetwork(backbone, proxy.ProxySpec.of(settings).heads).to(torch.float64)
     reference.load_params(network, standalone_params(space, cell, params))
     barriers = [reference.frozen_barrier(b["kernel"], b["bias"]) for b in task.barriers]

@@ -14,6 +14,7 @@ from eproxy_jax import layers, spaces
 from eproxy_jax.spaces import cell_graph
 
 NAMES = spaces.names()
+FOUR_NODE = ("nasbench201", "transnas_micro")  # spaces of cell_space.CellSpace
 CELLS_OF = [(name, cell) for name in NAMES for cell in CELLS[name]]
 
 
@@ -45,14 +46,20 @@ def test_space_fulfils_the_protocol(name):
     drawn = space.sample(300, 7)
     assert len(set(drawn)) == 300
     assert drawn == space.sample(300, 7) != space.sample(300, 8)
-    # Uniform: each operation of each edge stands in its share of the sample.
-    codes = space.encode(drawn)
-    share = np.stack([(codes == op).mean(0) for op in range(space.num_ops)])
-    assert abs(share - 1 / space.num_ops).max() < 0.09
     with pytest.raises(ValueError, match="cannot draw 0"):
         space.sample(0, 0)
     with pytest.raises(ValueError, match="choose a number from 1 to"):
         space.sample(space.num_archs + 1, 0)
+
+
+@pytest.mark.parametrize("name", FOUR_NODE)
+def test_sample_and_neighbours_of_four_node_cells(name):
+    space = SPACES[name]
+    drawn = space.sample(300, 7)
+    # Uniform: each operation of each edge stands in its share of the sample.
+    codes = space.encode(drawn)
+    share = np.stack([(codes == op).mean(0) for op in range(space.num_ops)])
+    assert abs(share - 1 / space.num_ops).max() < 0.09
     around = space.neighbours(drawn[0])
     assert len(set(around)) == 6 * (space.num_ops - 1)
     assert all(sum(a != b for a, b in zip(arch, drawn[0], strict=True)) == 1 for arch in around)
@@ -155,7 +162,7 @@ def cell_output(cell, weights, affine, reshapes, x):
     return nodes[3]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FOUR_NODE)
 def test_equal_canonical_forms_compute_equal_functions(name):
     """The canonical form, given the right one of the architecture's weights on each edge, has the same output."""
     space = SPACES[name]
@@ -265,6 +272,8 @@ def test_gradients_are_finite_and_reach_every_live_weight(name, cell):
     params = jax.jit(module.init)(jax.random.key(0), images)["params"]
     grads = jax.jit(jax.grad(lambda p: sum(jnp.sum(tap**3) for tap in module.apply({"params": p}, images))))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    if name not in FOUR_NODE:
+        return
     live = cell_graph.live_edges(cell, affine=space.affine)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         text = jax.tree_util.keystr(path)
