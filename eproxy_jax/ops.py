@@ -381,9 +381,39 @@ def _max_of_3_gradient(x: Array, y: Array, grad: Array, axis: int) -> Array:
     return total + lax.slice_in_dim(to_next, 0, size, axis=axis)
 
 
-def _max_pool_3x3_fwd(x: Array):
-    y = _max_of_3(_max_of_3(x, 2), 1)
-    return y, (x, y)
+def _window_max(x: Array) -> Array:
+    """3x3 max pool of [A, B, H, W, C]."""
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, 3, 3, 1), (1, 1, 1, 1, 1), "SAME")
+
+
+@custom_vmap
+def _max_pool_3x3(x: Array) -> Array:
+    return _max_of_3(_max_of_3(x, 2), 1)
+
+
+@_max_pool_3x3.def_vmap
+def _max_pool_3x3_batched(axis_size: int, in_batched: list[bool], x: Array):
+    # Where all operations of a cell run and one is selected, element-wise pools would let XLA's CPU backend try to fuse
+    # whole cells, which takes hours and gigabytes; reduce_window ends a fusion. So does its gradient.
+    del axis_size, in_batched
+    return _window_max(x), True
+
+
+@custom_vmap
+def max_pool_3x3_gradient(x: Array, y: Array, grad: Array) -> Array:
+    """Gradient of ``max_pool_3x3`` from its input, its output and its output's gradient, [B, H, W, C]."""
+    rows = _max_of_3(x, 2)
+    return _max_of_3_gradient(x, rows, _max_of_3_gradient(rows, y, grad, 1), 2)
+
+
+@max_pool_3x3_gradient.def_vmap
+def _max_pool_3x3_gradient_batched(axis_size: int, in_batched: list[bool], x: Array, y: Array, grad: Array):
+    del y
+    x, grad = (
+        part if batched else jnp.broadcast_to(part[None], (axis_size, *part.shape))
+        for part, batched in ((x, in_batched[0]), (grad, in_batched[2]))
+    )
+    return jax.vjp(_window_max, x)[1](grad)[0], True
 
 
 @jax.custom_vjp
@@ -399,13 +429,12 @@ def max_pool_3x3(x: Array) -> Array:
     Returns:
       [B, H, W, C].
     """
-    return _max_pool_3x3_fwd(x)[0]
+    return _max_pool_3x3(x)
 
 
-def max_pool_3x3_gradient(x: Array, y: Array, grad: Array) -> Array:
-    """Gradient of ``max_pool_3x3`` from its input, its output and its output's gradient, [B, H, W, C]."""
-    rows = _max_of_3(x, 2)
-    return _max_of_3_gradient(x, rows, _max_of_3_gradient(rows, y, grad, 1), 2)
+def _max_pool_3x3_fwd(x: Array):
+    y = _max_pool_3x3(x)
+    return y, (x, y)
 
 
 max_pool_3x3.defvjp(_max_pool_3x3_fwd, lambda residuals, grad: (max_pool_3x3_gradient(*residuals, grad),))
