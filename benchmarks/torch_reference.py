@@ -182,7 +182,8 @@ class NasBench101Cell(nn.Module):
         self.last = len(self.ops) - 1
         interior = range(1, self.last)
         feeding = [v for v in interior if self.matrix[v, self.last]]
-        self.widths = {v: len(part) for v, part in zip(feeding, np.array_split(np.arange(channels), max(len(feeding), 1)))}
+        shares = np.array_split(np.arange(channels), len(feeding)) if feeding else []
+        self.widths = {v: len(share) for v, share in zip(feeding, shares, strict=True)}
         for v in reversed(interior):
             if v not in self.widths:
                 self.widths[v] = max(self.widths[t] for t in interior if self.matrix[v, t])

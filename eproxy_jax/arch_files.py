@@ -1,8 +1,8 @@
 """Reading lists of architectures, with or without a measured value, as the field's benchmarks store them.
 
 * ``.txt``: one architecture a line; blank lines and lines that start with ``#`` are skipped
-* ``.json``: a list of architectures, or of ``[architecture, value]`` pairs; or a table, an object with ``"fields"`` (the
-  columns' names) and ``"rows"``, read like a ``.csv`` file
+* ``.json``: a list of architectures, or of ``[architecture, value]`` pairs; or a table, an object with ``"fields"``
+  (names of columns) and ``"rows"``, read like a ``.csv`` file
 * ``.jsonl``: one object with ``"arch"`` a line, such as ``eproxy score`` writes; numbers beside it are values
 * ``.csv``: a header and rows; the architecture's column is found by trying, numeric columns are values
 """

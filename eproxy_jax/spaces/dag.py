@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def check_cell(matrix: Sequence[Sequence[int]], ops: Sequence[str], what: str) -
       ValueError: not a cell of the space; says which rule is broken, where, and how to fix it.
     """
     size = len(matrix)
-    rows = tuple(tuple(row) if isinstance(row, (list, tuple)) else (None,) for row in matrix)
+    rows: tuple[tuple[Any, ...], ...] = tuple(tuple(r) if isinstance(r, (list, tuple)) else () for r in matrix)
     if size < 2 or any(len(row) != size for row in rows):
         shape = f"{size} rows of lengths {[len(row) for row in rows]}"
         raise ValueError(f"{what}: the matrix must be square, at least 2x2 (input and output), got {shape}")
@@ -188,7 +188,7 @@ class Graph(NamedTuple):
         return self.matrix, (INPUT, *self.labellings[number], OUTPUT)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _labellings(num: int, symmetries: frozenset[tuple[int, ...]]) -> tuple[tuple[str, ...], ...]:
     """Ops of ``num`` interior vertices that no symmetry of the graph makes smaller, in lexicographic order."""
     return tuple(
@@ -198,7 +198,7 @@ def _labellings(num: int, symmetries: frozenset[tuple[int, ...]]) -> tuple[tuple
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def graphs(size: int) -> tuple[Graph, ...]:
     """Every canonical graph of ``size`` vertices, all live, with at most nine edges; in lexicographic order.
 
@@ -233,9 +233,7 @@ def graphs(size: int) -> tuple[Graph, ...]:
                 by_graph[number].append(order)
     result = []
     for number, orders in by_graph.items():
-        matrix = tuple(
-            tuple(int(i < j and number & bit[i, j] != 0) for j in range(size)) for i in range(size)
-        )
+        matrix = tuple(tuple(int(i < j and number & bit[i, j] != 0) for j in range(size)) for i in range(size))
         result.append(Graph(matrix, _labellings(size - 2, frozenset(orders))))
     return tuple(result)
 

@@ -14,8 +14,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import jax.numpy as jnp
+import numpy as np
 
 from eproxy_jax.spaces import base, dag, dag_net
 from eproxy_jax.spaces.dag import Cell
@@ -142,7 +142,7 @@ class NasBench101:
                 rows[v, 0] = 1 + dag_net.VERTEX_OPS.index(op)
             for stack, (channels_in, channels) in enumerate(self._stack_channels()):
                 rows[slots, 1 + stack] = dag.vertex_channels(matrix, channels_in, channels)
-            rows[np.ix_(slots, 1 + dag_net.NUM_STACKS + np.asarray(slots))] = np.transpose(matrix)
+            rows[np.ix_(slots, [1 + dag_net.NUM_STACKS + slot for slot in slots])] = np.transpose(matrix)
         return encoded
 
     # --- counts ----------------------------------------------------------------------------------------------
