@@ -4,7 +4,7 @@
   eproxy score --config configs/nasbench101.py:small      --sample 300 --seed 0 --workdir runs/nb101-small
   eproxy score --config configs/nasbench101.py:smoke      --sample 10  --seed 0 --workdir runs/nb101-smoke
 
-The cost is the architecture's: 0.06 to 7.3 GMACs an image at the paper's size, in the median 0.7, against at most 0.22 in
+The cost is the architecture's: 0.06 to 7.3 GMACs an image at the paper's size, 0.7 in the median; at most 0.22 in
 NAS-Bench-201. Times and Spearman are still to be measured on an idle machine.
 """
 

@@ -6,7 +6,7 @@ So there are four tiers of width, ceil(channels / k) for k = 1 to 4, and arrays 
 between operations, each of which works on its tier only. Over the 2,500 evaluation cells of the paper, convolutions do
 1.0006 times the MACs that are needed (mean of the cells' ratios 1.002, worst 1.024), where padding every vertex to the
 module's channels would do 2.2 times as many (mean 3.8, worst 15). That is the ``map`` form; under ``vmap`` every vertex
-runs all tiers and operations.
+and projection slot runs at full width.
 
 Padded channels are zero everywhere: scale and bias of a batch norm are masked, hence its output and the gradient into
 its kernel, and a vertex masks the sum that it reads, which is the truncation of a wider source.
@@ -15,12 +15,13 @@ its kernel, and a vertex masks the sum that it reads, which is the truncation of
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_batching import custom_vmap
 
 from eproxy_jax import initializers, layers, ops
 from eproxy_jax.spaces import dag
@@ -209,15 +210,104 @@ def tier_widths(channels: int) -> list[int]:
     return [-(-channels // k) for k in TIERS]
 
 
-def vertex_ops(channels: int) -> tuple[ops.Op, ...]:
+class Choice(NamedTuple):
+    """Operations that data chooses from, and how to do without the choice.
+
+    Attributes:
+      ops: what a conditional chooses from, by index.
+      batched: (index, x, weights) -> (y, residual) and its backward: the same at full width, for batches in which
+        every candidate chooses for itself.
+    """
+
+    ops: tuple[ops.Op, ...]
+    batched: ops.Op
+
+
+@functools.cache
+def vertex_choice(channels: int) -> Choice:
     """Operations of a vertex: not there, max pool, and both convolutions in each tier."""
     convs = [_conv_bn_relu_op(w, pointwise, True) for pointwise in (True, False) for w in tier_widths(channels)]
-    return (_ABSENT, _POOL, *convs)
+    full, tiers = convs[len(TIERS)], len(TIERS)
+
+    def at_full_width(index: Array, weights: Any) -> dict[str, Array]:
+        kernel = weights["kernel"]
+        centre = jnp.zeros(kernel.shape[:2], kernel.dtype).at[1, 1].set(1)[:, :, None, None]
+        return {**weights, "kernel": jnp.where(index < _CODE_CONV1X1 + tiers, kernel * centre, kernel)}
+
+    def forward(index: Array, x: Array, weights: Any):
+        y, residual = full.forward(x, at_full_width(index, weights))
+        other = jnp.where(index == _CODE_POOL, ops.max_pool_3x3(x), jnp.zeros_like(x))
+        return jnp.where(index < _CODE_CONV1X1, other, y), residual
+
+    def backward(index: Array, x: Array, weights: Any, y: Array, residual: Any, grad: Array):
+        is_conv = index >= _CODE_CONV1X1
+        grad_x, grads = full.backward(x, at_full_width(index, weights), y, residual, jnp.where(is_conv, grad, 0))
+        pooled = ops.max_pool_3x3_gradient(x, y, jnp.where(index == _CODE_POOL, grad, 0))
+        return jnp.where(is_conv, grad_x, pooled), at_full_width(index, grads)
+
+    return Choice((_ABSENT, _POOL, *convs), ops.Op(forward, backward))  # pyright: ignore[reportArgumentType]
 
 
-def projection_ops(channels: int) -> tuple[ops.Op, ...]:
-    """Operations of an edge from the input: not there, and the pointwise convolution in each tier."""
-    return (_ABSENT, *(_conv_bn_relu_op(w, True, False) for w in tier_widths(channels)))
+@functools.cache
+def projection_choice(channels: int, widths: tuple[int, ...]) -> Choice:
+    """Operations of an edge from the input: not there, and the pointwise convolution of each width."""
+    full = _conv_bn_relu_op(channels, True, False)
+
+    def forward(index: Array, x: Array, weights: Any):
+        y, residual = full.forward(x, weights)
+        return jnp.where(index > 0, y, 0), residual
+
+    def backward(index: Array, x: Array, weights: Any, y: Array, residual: Any, grad: Array):
+        return full.backward(x, weights, y, residual, jnp.where(index > 0, grad, 0))
+
+    convs = (_conv_bn_relu_op(w, True, False) for w in widths)
+    return Choice((_ABSENT, *convs), ops.Op(forward, backward))  # pyright: ignore[reportArgumentType]
+
+
+@functools.cache
+def _halves(choice: Choice) -> tuple[Any, Any]:
+    """Forward and backward of a choice, each with a batching rule."""
+
+    def half(branches: list[Any], batched: Any) -> Any:
+        @custom_vmap
+        def choose(index: Array, *arguments: Any):
+            return lax.switch(index, branches, *arguments)
+
+        @choose.def_vmap
+        def _(axis_size: int, in_batched: Any, *arguments: Any):
+            def spread(part: Array, is_batched: bool) -> Array:
+                return part if is_batched else jnp.broadcast_to(part[None], (axis_size, *part.shape))
+
+            out = jax.vmap(batched)(*jax.tree.map(spread, arguments, tuple(in_batched)))
+            return out, jax.tree.map(lambda _: True, out)
+
+        return choose
+
+    forwards, backwards = [op.forward for op in choice.ops], [op.backward for op in choice.ops]
+    return half(forwards, choice.batched.forward), half(backwards, choice.batched.backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def choose(choice: Choice, index: Array, x: Array, weights: Any) -> Array:
+    """Apply operation ``index`` of a choice, [B, H, W, C_in] -> [B, H, W, C].
+
+    Like ``ops.switch_op``, except under ``vmap`` over ``index``: there one convolution of full width serves all
+    convolutions, where ``switch_op`` would run each of them in each tier (and XLA's CPU backend, fusing what the
+    selects between them combine, would compile without end).
+    """
+    return _halves(choice)[0](index, x, weights)[0]
+
+
+def _choose_fwd(choice: Choice, index: Array, x: Array, weights: Any):
+    y, residual = _halves(choice)[0](index, x, weights)
+    return y, (index, x, weights, y, residual)
+
+
+def _choose_bwd(choice: Choice, saved: Any, grad: Array):
+    return (None, *_halves(choice)[1](*saved, grad))
+
+
+choose.defvjp(_choose_fwd, _choose_bwd)
 
 
 def _shift_channels(x: Array, offset: Array) -> Array:
@@ -269,19 +359,19 @@ class UniversalCell(nn.Module):
         feeds = edges[last]
         tier = jnp.maximum(jnp.sum(feeds[1:last]) - 1, 0)
         tiers = len(TIERS)
-        of_vertex, of_projection = vertex_ops(channels), projection_ops(channels)
+        of_vertex, of_projection = vertex_choice(channels), projection_choice(channels, tuple(tier_widths(channels)))
         values: dict[int, Array] = {}
         for v, kernel, projection in zip(slots, unstack(kernels), unstack(projections), strict=True):
             choice = jnp.where(edges[v, 0] > 0, 1 + tier, 0)
-            total: Any = ops.switch_op(of_projection, choice, x, weights(projection, f"project{v}", masks[v]))
+            total: Any = choose(of_projection, choice, x, weights(projection, f"project{v}", masks[v]))
             if values:
                 sources = [value * edges[v, u].astype(x.dtype) for u, value in values.items()]
                 total = total + functools.reduce(jnp.add, sources) * ops.per_channel(masks[v])
             choice = jnp.where(op[v] < _CODE_CONV1X1, op[v], _CODE_CONV1X1 + (op[v] - _CODE_CONV1X1) * tiers + tier)
-            values[v] = ops.switch_op(of_vertex, choice, total, weights(kernel, f"vertex{v}", masks[v]))
-        of_output = projection_ops(channels)[:2]
+            values[v] = choose(of_vertex, choice, total, weights(kernel, f"vertex{v}", masks[v]))
+        of_output = projection_choice(channels, (channels,))
         parameters = weights(output_projection, "project_output", masks[last])
-        out: Any = ops.switch_op(of_output, feeds[0], x, parameters)
+        out: Any = choose(of_output, feeds[0], x, parameters)
         offset = jnp.zeros((), widths.dtype)
         for v, value in values.items():
             out = out + lax.cond(feeds[v] > 0, _shift_channels, lambda y, _: jnp.zeros_like(y), value, offset)
