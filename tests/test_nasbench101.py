@@ -11,7 +11,7 @@ import pytest
 from helpers import CELLS, SPACES, dag_cell, pattern_images
 
 from eproxy_jax import arch_files, ops, spaces
-from eproxy_jax.spaces import dag, dag_net
+from eproxy_jax.spaces import dag, dag_ops
 
 FULL = spaces.get("nasbench101")
 TINY = SPACES["nasbench101"]
@@ -305,7 +305,7 @@ def test_tiers_cost_little_more_than_needed():
             for stack, module in itertools.product(range(3), range(3)):
                 channels = 128 * 2**stack
                 entering = channels // 2 if stack and not module else channels
-                width = channels if widest else dag_net.tier_widths(channels)[tier]
+                width = channels if widest else dag_ops.tier_widths(channels)[tier]
                 size = (32 // 2**stack) ** 2
                 for v in range(1, len(names)):
                     out = channels if v == len(names) - 1 else width

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from eproxy_jax.spaces import base, dag, dag_net
+from eproxy_jax.spaces import base, dag, dag_net, dag_ops
 from eproxy_jax.spaces.dag import Cell
 
 NUM_ARCHS = 423_624  # cells up to isomorphism, as published; tests count them
@@ -139,7 +139,7 @@ class NasBench101:
             matrix, ops = dag.prune(arch)
             slots = [*range(len(ops) - 1), dag.MAX_VERTICES - 1]
             for v, op in enumerate(ops[1:-1], start=1):
-                rows[v, 0] = 1 + dag_net.VERTEX_OPS.index(op)
+                rows[v, 0] = 1 + dag_ops.VERTEX_OPS.index(op)
             for stack, (channels_in, channels) in enumerate(self._stack_channels()):
                 rows[slots, 1 + stack] = dag.vertex_channels(matrix, channels_in, channels)
             rows[np.ix_(slots, [1 + dag_net.NUM_STACKS + slot for slot in slots])] = np.transpose(matrix)
