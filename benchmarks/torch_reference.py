@@ -194,7 +194,92 @@ class TransNasMacro(nn.Module):
         return taps[::-1][:3]
 
 
-BACKBONES = {"nasbench201": NasBench201, "transnas_micro": TransNasMicro, "transnas_macro": TransNasMacro}
+class ConvBnRelu(nn.Module):
+    def __init__(self, channels_in: int, channels: int, size: int):
+        super().__init__()
+        self.conv, self.norm = conv(channels_in, channels, size), norm(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.norm(self.conv(x)))
+
+
+def without_dead_vertices(cell: Sequence[Any]) -> tuple[np.ndarray, list[str]]:
+    """Matrix and ops of a NAS-Bench-101 cell, vertices on no path from input to output removed."""
+    matrix, ops = np.array(cell[0]), list(cell[1])
+    paths = np.eye(len(ops), dtype=int)  # paths[i, j]: number of paths from i to j
+    for _ in ops:
+        paths = np.eye(len(ops), dtype=int) + matrix @ paths
+    live = [v for v in range(len(ops)) if paths[0, v] and paths[v, -1]]
+    return matrix[np.ix_(live, live)], [ops[v] for v in live]
+
+
+class NasBench101Cell(nn.Module):
+    def __init__(self, cell: Sequence[Any], channels_in: int, channels: int):
+        super().__init__()
+        self.matrix, self.ops = without_dead_vertices(cell)
+        self.last = len(self.ops) - 1
+        interior = range(1, self.last)
+        feeding = [v for v in interior if self.matrix[v, self.last]]
+        shares = np.array_split(np.arange(channels), len(feeding)) if feeding else []
+        self.widths = {v: len(share) for v, share in zip(feeding, shares, strict=True)}
+        for v in reversed(interior):
+            if v not in self.widths:
+                self.widths[v] = max(self.widths[t] for t in interior if self.matrix[v, t])
+        for v in interior:
+            if self.matrix[0, v]:
+                self.add_module(f"project{v}", ConvBnRelu(channels_in, self.widths[v], 1))
+            if self.ops[v] != "maxpool3x3":
+                size = {"conv3x3-bn-relu": 3, "conv1x1-bn-relu": 1}[self.ops[v]]
+                self.add_module(f"vertex{v}", ConvBnRelu(self.widths[v], self.widths[v], size))
+        if self.matrix[0, self.last]:
+            self.project_output = ConvBnRelu(channels_in, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        values: dict[int, torch.Tensor] = {}
+        for v in range(1, self.last):
+            terms = [values[u][:, : self.widths[v]] for u in range(1, v) if self.matrix[u, v]]
+            if self.matrix[0, v]:
+                terms.append(getattr(self, f"project{v}")(x))
+            total = sum(terms[1:], terms[0])
+            pools = self.ops[v] == "maxpool3x3"
+            values[v] = F.max_pool2d(total, 3, 1, 1) if pools else getattr(self, f"vertex{v}")(total)
+        parts = [values[v] for v in range(1, self.last) if self.matrix[v, self.last]]
+        if not self.matrix[0, self.last]:
+            return torch.cat(parts, dim=1)
+        projected = self.project_output(x)
+        return torch.cat(parts, dim=1) + projected if parts else projected
+
+
+class NasBench101(nn.Module):
+    def __init__(self, cell: Sequence[Any], stem_channels: int = 128, modules_per_stack: int = 3):
+        super().__init__()
+        self.modules_per_stack = modules_per_stack
+        self.stem, channels_in = ConvBnRelu(3, stem_channels, 3), stem_channels
+        for stack in range(3):
+            channels = stem_channels * 2**stack
+            for n in range(modules_per_stack):
+                self.add_module(f"stack{stack}_module{n}", NasBench101Cell(cell, channels_in, channels))
+                channels_in = channels
+        self.tap_channels = [stem_channels * 2**stack for stack in (2, 1, 0)]
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x, taps = self.stem(x), []
+        for stack in range(3):
+            if stack:
+                x = F.max_pool2d(x, 2)
+            for n in range(self.modules_per_stack):
+                x = getattr(self, f"stack{stack}_module{n}")(x)
+            taps.append(x)
+        return taps[::-1]
+
+
+# By registry name; keyword arguments are the fields of the space.
+BACKBONES = {
+    "nasbench101": NasBench101,
+    "nasbench201": NasBench201,
+    "transnas_micro": TransNasMicro,
+    "transnas_macro": TransNasMacro,
+}
 
 
 class Transform(nn.Module):

@@ -1,7 +1,8 @@
 """Reading lists of architectures, with or without a measured value, as the field's benchmarks store them.
 
 * ``.txt``: one architecture a line; blank lines and lines that start with ``#`` are skipped
-* ``.json``: a list of architectures, or of ``[architecture, value]`` pairs
+* ``.json``: a list of architectures, or of ``[architecture, value]`` pairs; or a table, an object with ``"fields"``
+  (names of columns) and ``"rows"``, read like a ``.csv`` file
 * ``.jsonl``: one object with ``"arch"`` a line, such as ``eproxy score`` writes; numbers beside it are values
 * ``.csv``: a header and rows; the architecture's column is found by trying, numeric columns are values
 """
@@ -130,14 +131,47 @@ def _read_json(path: Path, space: SearchSpace) -> _Entries:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}): repair or regenerate the file") from error
+    if isinstance(content, dict) and {"fields", "rows"} <= content.keys():
+        yield from _read_table(path, content["fields"], content["rows"], space)
+        return
     if not isinstance(content, list):
-        raise ValueError(f"{path}: expected a list of architectures or of [architecture, value] pairs")
+        raise ValueError(
+            f"{path}: expected a list of architectures or of [architecture, value] pairs, "
+            'or an object with "fields" and "rows"'
+        )
     for number, entry in enumerate(content, start=1):
         where = f"{path}: entry {number}"
         if isinstance(entry, list) and len(entry) == 2 and _is_number(entry[1]) and not _parses(entry, space):
             yield where, entry[0], {_VALUE: float(entry[1])}
         else:
             yield where, entry, {}
+
+
+def _read_table(path: Path, fields: Any, rows: Any, space: SearchSpace) -> _Entries:
+    if not isinstance(fields, list) or not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise ValueError(f'{path}: "fields" must be a list of names and "rows" a list of lists')
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(fields):
+            raise ValueError(f"{path}: row {number}: {len(row)} cells in a row, {len(fields)} names in the fields")
+    if not rows:
+        return
+    column = _arch_column(rows[0], space, f"{path}: row 1")
+    for number, row in enumerate(rows, start=1):
+        values = {str(name): float(cell) for name, cell in zip(fields, row, strict=True) if _is_number(cell)}
+        yield f"{path}: row {number}", row[column], values
+
+
+def _arch_column(row: list[Any], space: SearchSpace, where: str) -> int:
+    """Where a table's architectures are.
+
+    By the first row: a file whose later rows do not parse should name those rows, not deny having architectures.
+    """
+    found = [i for i, cell in enumerate(row) if _parses(cell, space)]
+    if not found:
+        others = {o for o in spaces.names() if any(_parses(cell, spaces.get(o)) for cell in row)}
+        hint = f"; its rows belong to space {', '.join(sorted(others))}" if others else ""
+        raise ValueError(f"{where}: no column holds architectures of space {space.name!r}{hint}")
+    return found[0]
 
 
 def _read_jsonl(path: Path, space: SearchSpace) -> _Entries:
@@ -160,12 +194,7 @@ def _read_csv(path: Path, space: SearchSpace) -> _Entries:
         rows = [(reader.line_num, row) for row in reader if row]
     if not rows:
         return
-    # By the first row: a file whose later rows do not parse should name those rows, not deny having architectures.
-    found = [i for i, cell in enumerate(rows[0][1]) if _parses(cell, space)]
-    if not found:
-        others = {o for o in spaces.names() if any(_parses(cell, spaces.get(o)) for cell in rows[0][1])}
-        hint = f"; its rows belong to space {', '.join(sorted(others))}" if others else ""
-        raise ValueError(f"{path}:{rows[0][0]}: no column holds architectures of space {space.name!r}{hint}")
+    column = _arch_column(rows[0][1], space, f"{path}:{rows[0][0]}")
     for number, row in rows:
         if len(row) != len(header):
             raise ValueError(f"{path}:{number}: {len(row)} cells in a row, {len(header)} in the header")
@@ -175,7 +204,7 @@ def _read_csv(path: Path, space: SearchSpace) -> _Entries:
                 values[name] = float(cell)
             except ValueError:
                 continue  # a text column
-        yield f"{path}:{number}", row[found[0]], values
+        yield f"{path}:{number}", row[column], values
 
 
 def _is_number(value: Any) -> bool:

@@ -25,6 +25,8 @@ def init_index(name: str) -> int:
 
 def _scales(fan_in: Array, fan_out: Array) -> Array:
     """Scale of each kind's unit distribution, [len(INITS), ...]."""
+    shape = jnp.broadcast_shapes(fan_in.shape, fan_out.shape)
+    fan_in, fan_out = jnp.broadcast_to(fan_in, shape), jnp.broadcast_to(fan_out, shape)
     return jnp.stack(
         [
             1 / jnp.sqrt(fan_in),  # kaiming_uniform(a=sqrt(5)): bound sqrt(6 / (1 + 5) / fan_in)
@@ -42,8 +44,8 @@ def unit_scale(
     """What a unit draw of :func:`conv_kernel` is multiplied with; arguments as there, sizes may be traced."""
     positions = jnp.asarray(shape[-4] * shape[-3] if area is None else area, dtype)
     outputs = jnp.asarray(shape[-1] if features is None else features, dtype)
-    channels = jnp.asarray(shape[-2] if inputs is None else inputs, dtype)
-    return _scales(positions * channels, positions * outputs)[init]
+    channels_in = jnp.asarray(shape[-2] if inputs is None else inputs, dtype)
+    return _scales(positions * channels_in, positions * outputs)[init]
 
 
 def is_normal(init: Array | int) -> Array:

@@ -317,11 +317,127 @@ def avg_pool_2x2(x: Array) -> Array:
     return x.mean((2, 4))
 
 
+def _windows_2x2(x: Array) -> list[Array]:
+    """The four pixels of each 2x2 window, row by row: arrays [B, H // 2, W // 2, C]."""
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    return [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
+
+
+def _max_pool_2x2_fwd(x: Array):
+    y = functools.reduce(jnp.maximum, _windows_2x2(x))
+    return y, (x, y)
+
+
+@jax.custom_vjp
 def max_pool_2x2(x: Array) -> Array:
-    """2x2 max pool at stride 2, [B, H, W, C] -> [B, H // 2, W // 2, C] (an odd last row or column is dropped)."""
-    b, h, w, c = x.shape
-    x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
-    return x.max((2, 4))
+    """2x2 max pool at stride 2, [B, H, W, C] -> [B, H // 2, W // 2, C] (an odd last row or column is dropped).
+
+    Among equal pixels of a window the first one takes the gradient, as in PyTorch: maps that went through a max pool
+    are full of ties, which ``jnp.max`` would split.
+    """
+    return _max_pool_2x2_fwd(x)[0]
+
+
+def _max_pool_2x2_bwd(residuals: tuple[Array, Array], grad: Array):
+    x, y = residuals
+    parts = []
+    taken = jnp.zeros(y.shape, bool)
+    for pixel in _windows_2x2(x):
+        hit = (pixel == y) & ~taken
+        parts.append(jnp.where(hit, grad, 0))
+        taken |= hit
+    b, h, w, c = y.shape
+    rows = [jnp.stack(parts[i : i + 2], axis=3).reshape(b, h, 2 * w, c) for i in (0, 2)]
+    whole = jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, c)
+    return (jnp.pad(whole, ((0, 0), (0, x.shape[1] - 2 * h), (0, x.shape[2] - 2 * w), (0, 0))),)
+
+
+max_pool_2x2.defvjp(_max_pool_2x2_fwd, _max_pool_2x2_bwd)
+
+
+def _neighbours(x: Array, axis: int) -> list[Array]:
+    """The previous, same and next pixel along an axis, minus infinity outside."""
+    pads = [(0, 0)] * 4
+    pads[axis] = (1, 1)
+    padded = jnp.pad(x, pads, constant_values=-jnp.inf)
+    return [lax.slice_in_dim(padded, i, i + x.shape[axis], axis=axis) for i in range(3)]
+
+
+def _max_of_3(x: Array, axis: int) -> Array:
+    return functools.reduce(jnp.maximum, _neighbours(x, axis))
+
+
+def _max_of_3_gradient(x: Array, y: Array, grad: Array, axis: int) -> Array:
+    previous, same, _ = _neighbours(x, axis)
+    first = previous == y
+    second = (same == y) & ~first
+    # What a window gives to its previous, same and next pixel comes back to the pixel from the opposite side.
+    pads = [(0, 0)] * 4
+    pads[axis] = (1, 1)
+    gradients = [jnp.where(first, grad, 0), jnp.where(first | second, 0, grad)]
+    to_previous, to_next = (jnp.pad(g, pads) for g in gradients)
+    size = x.shape[axis]
+    total = lax.slice_in_dim(to_previous, 2, size + 2, axis=axis) + jnp.where(second, grad, 0)
+    return total + lax.slice_in_dim(to_next, 0, size, axis=axis)
+
+
+def _window_max(x: Array) -> Array:
+    """3x3 max pool of [A, B, H, W, C]."""
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, 3, 3, 1), (1, 1, 1, 1, 1), "SAME")
+
+
+@custom_vmap
+def _max_pool_3x3(x: Array) -> Array:
+    return _max_of_3(_max_of_3(x, 2), 1)
+
+
+@_max_pool_3x3.def_vmap
+def _max_pool_3x3_batched(axis_size: int, in_batched: list[bool], x: Array):
+    # Where all operations of a cell run and one is selected, element-wise pools would let XLA's CPU backend try to fuse
+    # whole cells, which takes hours and gigabytes; reduce_window ends a fusion. So does its gradient.
+    del axis_size, in_batched
+    return _window_max(x), True
+
+
+@custom_vmap
+def max_pool_3x3_gradient(x: Array, y: Array, grad: Array) -> Array:
+    """Gradient of ``max_pool_3x3`` from its input, its output and its output's gradient, [B, H, W, C]."""
+    rows = _max_of_3(x, 2)
+    return _max_of_3_gradient(x, rows, _max_of_3_gradient(rows, y, grad, 1), 2)
+
+
+@max_pool_3x3_gradient.def_vmap
+def _max_pool_3x3_gradient_batched(axis_size: int, in_batched: list[bool], x: Array, y: Array, grad: Array):
+    del y
+    x, grad = (
+        part if batched else jnp.broadcast_to(part[None], (axis_size, *part.shape))
+        for part, batched in ((x, in_batched[0]), (grad, in_batched[2]))
+    )
+    return jax.vjp(_window_max, x)[1](grad)[0], True
+
+
+@jax.custom_vjp
+def max_pool_3x3(x: Array) -> Array:
+    """3x3 max pool at stride 1 whose padding never wins.
+
+    Rows first, then columns: a third of the comparisons, and on the CPU no select-and-scatter in the gradient. Among
+    equal pixels the first one of the window (row by row) takes the gradient, as in PyTorch.
+
+    Args:
+      x: [B, H, W, C].
+
+    Returns:
+      [B, H, W, C].
+    """
+    return _max_pool_3x3(x)
+
+
+def _max_pool_3x3_fwd(x: Array):
+    y = _max_pool_3x3(x)
+    return y, (x, y)
+
+
+max_pool_3x3.defvjp(_max_pool_3x3_fwd, lambda residuals, grad: (max_pool_3x3_gradient(*residuals, grad),))
 
 
 def resize_nearest(x: Array, size: int) -> Array:

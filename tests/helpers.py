@@ -7,13 +7,33 @@ from eproxy_jax import layers, spaces
 from eproxy_jax.types import ProxySettings
 
 SPACES = {
+    # Five channels divide by no number of vertices: remainders and truncation everywhere.
+    "nasbench101": spaces.get("nasbench101", stem_channels=5, modules_per_stack=1),
     "nasbench201": spaces.get("nasbench201", stem_channels=4, cells_per_stage=1),
     "transnas_micro": spaces.get("transnas_micro", stem_channels=4, macro="4141"),
     "transnas_macro": spaces.get("transnas_macro", stem_channels=4),
 }
+
+
+def dag_cell(edges: str, ops: str):
+    """A NAS-Bench-101 cell from edges like ``01 12`` and one letter a vertex: 1 and 3 convolutions, m max pool."""
+    names = {"1": "conv1x1-bn-relu", "3": "conv3x3-bn-relu", "m": "maxpool3x3"}
+    pairs = {(int(i), int(j)) for i, j in edges.split()}
+    size = len(ops) + 2
+    matrix = tuple(tuple(int((i, j) in pairs) for j in range(size)) for i in range(size))
+    return matrix, ("input", *(names[op] for op in ops), "output")
+
+
 # Cells that between them use every operation, dead edges, shared nodes and the zero network; macro codes of every
 # length with every digit, a last 4, maps of one pixel and the widest ones.
 CELLS = {
+    "nasbench101": [
+        dag_cell("01 02 13 24 14 15 35 45 05", "3m13"),  # three vertices share the output, input to output
+        dag_cell("01 12 23 03 34 14 46 35 56", "1m3m1"),  # two share it, others only feed vertices, pool at the end
+        dag_cell("01 12 24 02 13", "mm3"),  # a dead vertex
+        dag_cell("01 02 03 04 15 25 35 45 12", "31m3"),  # four share it
+        dag_cell("01", ""),  # no interior vertex
+    ],
     "nasbench201": [(3, 1, 2, 4, 3, 1), (2, 3, 4, 1, 0, 3), (0, 4, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
     "transnas_micro": [(3, 1, 2, 1, 3, 1), (1, 2, 3, 0, 1, 3), (0, 0, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
     "transnas_macro": [(1, 2, 3, 1), (1, 1, 1, 4, 4), (2, 2, 2, 1, 1, 3), (3, 3, 3, 4, 2, 1)],

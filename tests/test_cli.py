@@ -271,6 +271,7 @@ def test_every_config(path, tmp_path):
             "CIFAR10TestAccuracy200Epochs",
         ),
         ("nasbench201", "nasbench201/hw_cifar10.csv", "nasbench201/mini_nb201_12epochs.csv", "cifar10-val"),
+        ("nasbench101", "nasbench101/nasbench1_20.json", "nasbench101/nasbench1_20.json", None),
         ("transnas_micro", "transnas/micro_jigsaw.json", "transnas/micro_class_scene.json", None),
         ("transnas_macro", "transnas/macro_jigsaw.json", "transnas/macro_class_scene.json", None),
     ],

@@ -43,8 +43,13 @@ def test_bit_equal_within_a_form(form):
 @pytest.mark.parametrize("name", SPACES)
 def test_map_vmap_and_loop_agree_in_float64(x64, name):
     """All ten steps within 1e-6, step 1 far closer; the loop is each candidate's own jitted program."""
-    sizes = {"nasbench201": {"cells_per_stage": 1}, "transnas_micro": {"macro": "414"}}
-    space = spaces.get(name, stem_channels=2, **sizes.get(name, {}))
+    sizes = {
+        "nasbench101": {"stem_channels": 4, "modules_per_stack": 1},
+        "nasbench201": {"stem_channels": 2, "cells_per_stage": 1},
+        "transnas_micro": {"stem_channels": 2, "macro": "414"},
+        "transnas_macro": {"stem_channels": 2},
+    }
+    space = spaces.get(name, **sizes[name])
     archs = space.sample(4, 1)
     images = pattern_images(4, 8)
     # Batch norms over single pixels of 4 images make gradients explode: from the third step on, a change of 1e-13 in the

@@ -4,8 +4,19 @@ Importing this package registers the built-in spaces; :func:`get` returns one by
 """
 
 from eproxy_jax.spaces.base import SearchSpace, arch_identity, get, names, register
+from eproxy_jax.spaces.nasbench101 import NasBench101
 from eproxy_jax.spaces.nasbench201 import NasBench201
 from eproxy_jax.spaces.transnas_macro import TransNasMacro
 from eproxy_jax.spaces.transnas_micro import TransNasMicro
 
-__all__ = ["NasBench201", "SearchSpace", "TransNasMacro", "TransNasMicro", "arch_identity", "get", "names", "register"]
+__all__ = [
+    "NasBench101",
+    "NasBench201",
+    "SearchSpace",
+    "TransNasMacro",
+    "TransNasMicro",
+    "arch_identity",
+    "get",
+    "names",
+    "register",
+]

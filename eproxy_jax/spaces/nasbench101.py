@@ -1,0 +1,230 @@
+"""NAS-Bench-101: one cell of up to seven vertices and nine edges with three operations, stacked in three stacks.
+
+Source: Ying et al., "NAS-Bench-101", ICML 2019; the skeleton as PROTOCOL gives it.
+
+Notations read by ``parse``:
+  * ``[matrix, ops]``: ``[[[0, 1, 1], [0, 0, 1], [0, 0, 0]], ["input", "conv3x3-bn-relu", "output"]]``
+  * the same as JSON text
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from eproxy_jax.spaces import base, dag, dag_net, dag_ops
+from eproxy_jax.spaces.dag import Cell
+
+NUM_ARCHS = 423_624  # cells up to isomorphism, as published; tests count them
+_EXAMPLE = '[[[0,1,1],[0,0,1],[0,0,0]],["input","conv3x3-bn-relu","output"]]'
+_AREA = {dag.CONV1X1: 1, dag.CONV3X3: 9, dag.POOL: 0}
+
+
+@base.register("nasbench101")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class NasBench101:
+    """The NAS-Bench-101 space.
+
+    An architecture is a pair (matrix, ops) as written, see :mod:`eproxy_jax.spaces.dag`; vertices that are on no path
+    from input to output count for nothing and are never built.
+
+    Where a stack's channels do not divide by the number of vertices that feed the output, the first of them get one
+    channel more, so that isomorphic cells can differ by a channel here and there. The benchmark gives them one entry
+    all the same, and so do we: ``canonical`` is one of them, and it is what is scored.
+
+    Attributes:
+      stem_channels: channels of the first stack (at least four, so that no vertex is left without channels); they
+        double at each of the two max-pools.
+      modules_per_stack: cells in each of the three stacks.
+
+    Example:
+      >>> space = NasBench101()
+      >>> arch = space.parse('[[[0, 1, 1], [0, 0, 1], [0, 0, 0]], ["input", "conv3x3-bn-relu", "output"]]')
+      >>> space.format(arch)
+      '[[[0,1,1],[0,0,1],[0,0,0]],["input","conv3x3-bn-relu","output"]]'
+      >>> space.params(arch)
+      11030272
+    """
+
+    stem_channels: int = 128
+    modules_per_stack: int = 3
+
+    name: ClassVar[str] = "nasbench101"
+    num_archs: ClassVar[int] = NUM_ARCHS
+
+    def __post_init__(self):
+        base.check_positive(self)
+        if self.stem_channels < dag.MAX_OUTPUT_FAN_IN:
+            raise ValueError(
+                f"NasBench101.stem_channels: expected at least {dag.MAX_OUTPUT_FAN_IN}, got {self.stem_channels}"
+            )
+
+    # --- strings ---------------------------------------------------------------------------------------------
+
+    def parse(self, source: Any) -> Cell:
+        """Read a cell from either of the notations above.
+
+        The rules are the benchmark's: the matrix is upper triangular, a path leads from input to output, and after
+        pruning at most seven vertices and nine edges are left.
+
+        Raises:
+          ValueError: not a NAS-Bench-101 cell.
+        """
+        what = "NAS-Bench-101 cell"
+        content = source
+        if isinstance(source, str):
+            try:
+                content = json.loads(source)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise ValueError(f"not a {what}: {source!r} is not JSON; expected text like {_EXAMPLE}") from error
+        if not isinstance(content, (list, tuple)) or len(content) != 2:
+            raise ValueError(f"not a {what}: {source!r}; expected [matrix, ops] like {_EXAMPLE}")
+        matrix, ops = (part.tolist() if isinstance(part, np.ndarray) else part for part in content)
+        if not isinstance(matrix, (list, tuple)) or not isinstance(ops, (list, tuple)):
+            raise ValueError(f"not a {what}: {source!r}; expected a list of rows and a list of ops like {_EXAMPLE}")
+        return dag.check_cell(matrix, ops, what)
+
+    def format(self, arch: Cell) -> str:
+        """The pair as JSON text without spaces."""
+        return json.dumps(arch, separators=(",", ":"))
+
+    # --- the set of cells ------------------------------------------------------------------------------------
+
+    def enumerate(self) -> Iterator[Cell]:
+        """Every canonical cell, by number of vertices, then lexicographically; 423,624 in all."""
+        return dag.all_cells()
+
+    def sample(self, num: int, seed: int) -> list[Cell]:
+        """Distinct canonical cells drawn uniformly, each isomorphism class with equal chance, in the order drawn.
+
+        Raises:
+          ValueError: ``num`` is not in 1..num_archs.
+        """
+        return dag.nth_cells(base.draw_distinct(self.num_archs, num, seed, type(self).__name__))
+
+    def neighbours(self, arch: Cell) -> list[Cell]:
+        """The valid cells with one vertex's op or one edge changed, as written: dead vertices stay in the matrix."""
+        matrix, ops = arch
+        found = [
+            (matrix, (*ops[:vertex], op, *ops[vertex + 1 :]))
+            for vertex in range(1, len(ops) - 1)
+            for op in dag.OPS
+            if op != ops[vertex]
+        ]
+        for i in range(len(ops) - 1):
+            for j in range(i + 1, len(ops)):
+                row = (*matrix[i][:j], 1 - matrix[i][j], *matrix[i][j + 1 :])
+                changed = (*matrix[:i], row, *matrix[i + 1 :])
+                live = dag.live_vertices(changed)
+                if live and sum(changed[a][b] for a in live for b in live) <= dag.MAX_EDGES:
+                    found.append((changed, ops))
+        return found
+
+    def canonical(self, arch: Cell) -> Cell:
+        """The representative of all cells with the same pruned graph, up to isomorphism."""
+        return dag.canonical(arch)
+
+    def encode(self, archs: Sequence[Cell]) -> np.ndarray:
+        """One row a vertex slot: op code, channels in each stack, edges from each slot; int32 [A, 7, 11].
+
+        Slot 0 is the input, slot 6 the output; interior vertices of the pruned cell fill the slots from 1 on.
+        """
+        encoded = np.zeros((len(archs), dag.MAX_VERTICES, 1 + dag_net.NUM_STACKS + dag.MAX_VERTICES), np.int32)
+        for rows, arch in zip(encoded, archs, strict=True):
+            matrix, ops = dag.prune(arch)
+            slots = [*range(len(ops) - 1), dag.MAX_VERTICES - 1]
+            for v, op in enumerate(ops[1:-1], start=1):
+                rows[v, 0] = 1 + dag_ops.VERTEX_OPS.index(op)
+            for stack, (channels_in, channels) in enumerate(self._stack_channels()):
+                rows[slots, 1 + stack] = dag.vertex_channels(matrix, channels_in, channels)
+            rows[np.ix_(slots, [1 + dag_net.NUM_STACKS + slot for slot in slots])] = np.transpose(matrix)
+        return encoded
+
+    # --- counts ----------------------------------------------------------------------------------------------
+
+    def _stack_channels(self) -> list[tuple[int, int]]:
+        """(channels that enter, channels) of each stack."""
+        channels = [self.stem_channels * 2**stack for stack in range(dag_net.NUM_STACKS)]
+        return list(zip([self.stem_channels, *channels[:-1]], channels, strict=True))
+
+    def _counts(self, arch: Cell) -> Iterator[tuple[int, int, int]]:
+        """(kernel weights, batch-norm parameters, output positions for a 32-pixel image) of stem and modules."""
+        matrix, ops = dag.prune(arch)
+        yield 9 * 3 * self.stem_channels, 2 * self.stem_channels, 32 * 32
+        for stack, (entering, channels) in enumerate(self._stack_channels()):
+            for module in range(self.modules_per_stack):
+                channels_in = channels if module else entering
+                widths = dag.vertex_channels(matrix, channels_in, channels)
+                weights = norms = 0
+                for v in range(1, len(ops)):
+                    area = _AREA.get(ops[v], 0)
+                    weights += area * widths[v] ** 2 + matrix[0][v] * channels_in * widths[v]
+                    norms += 2 * widths[v] * ((area > 0) + matrix[0][v])
+                yield weights, norms, (32 // 2**stack) ** 2
+
+    def macs(self, arch: Cell) -> int:
+        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image; dead vertices have none."""
+        return sum(weights * positions for weights, _, positions in self._counts(arch))
+
+    def max_macs(self) -> int:
+        """MACs of a chain of five 3x3 convolutions, the first four of which also read the input.
+
+        No vertex is wider than the module, so five 3x3 convolutions of full width are the most that vertices can
+        cost. They need one edge out of each, which leaves four edges for projections, also of full width. Where
+        several vertices feed the output, all widths are halved at least, up to rounding: nine edges cannot make up
+        for that.
+        """
+        size = dag.MAX_VERTICES
+        free = dag.MAX_EDGES - (size - 2)
+        matrix = tuple(
+            tuple(int((i == 0 and 1 <= j <= free) or (i > 0 and j == i + 1)) for j in range(size)) for i in range(size)
+        )
+        return self.macs((matrix, (dag.INPUT, *[dag.CONV3X3] * (size - 2), dag.OUTPUT)))
+
+    def params(self, arch: Cell) -> int:
+        """Trainable parameters of the backbone; dead vertices have none."""
+        return sum(weights + norms for weights, norms, _ in self._counts(arch))
+
+    # --- modules ---------------------------------------------------------------------------------------------
+
+    def to_flax(self, arch: Cell, num_classes: int | None = None) -> dag_net.NasBench101Net:
+        """The stand-alone network; with ``num_classes`` it ends in a classifier."""
+        cell = dag.prune(self.parse(arch))
+        return dag_net.NasBench101Net(cell, self.stem_channels, self.modules_per_stack, num_classes)
+
+    def universal(self, dtype: Any = jnp.float32) -> dag_net.UniversalNasBench101:
+        """The module that takes the encoded cell as data."""
+        return dag_net.UniversalNasBench101(self.stem_channels, self.modules_per_stack, dtype)
+
+    def extract(self, arch: Cell, universal_params: Any) -> dict[str, Any]:
+        """The parameters of ``to_flax(arch)`` out of those of ``universal()``, cut to each vertex's channels."""
+        matrix, ops = dag.prune(arch)
+        params: dict[str, Any] = {"stem": universal_params["stem"]}
+        last = len(ops) - 1
+        for stack, (entering, channels) in enumerate(self._stack_channels()):
+            for module in range(self.modules_per_stack):
+                name = f"stack{stack}_module{module}"
+                values, found = universal_params[name], {}
+                widths = dag.vertex_channels(matrix, channels if module else entering, channels)
+                for v in range(1, last + 1):
+                    width, slot = widths[v], v if v < last else "_output"
+                    if _AREA.get(ops[v], 0):
+                        kernel = values["kernels"][v - 1, :, :, :width, :width]
+                        kernel = kernel if ops[v] == dag.CONV3X3 else kernel[1:2, 1:2]
+                        found[f"vertex{v}"] = _conv_bn(kernel, values, f"vertex{slot}", width)
+                    if matrix[0][v]:
+                        kernel = values["output_projection"] if v == last else values["projections"][v - 1]
+                        found[f"project{slot}"] = _conv_bn(kernel[..., :width], values, f"project{slot}", width)
+                if found:
+                    params[name] = found
+        return params
+
+
+def _conv_bn(kernel: Any, values: Any, prefix: str, width: int) -> dict[str, Any]:
+    norm = {part: values[f"{prefix}_{part}"][:width] for part in ("scale", "bias")}
+    return {"conv": {"kernel": kernel}, "norm": norm}
