@@ -87,13 +87,9 @@ def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.nda
     order = [p for p in np.argsort(-fitness, kind="stable") if np.isfinite(fitness[p])]
     (best, k), *_ = alpha_members = selection.best_members(by_alpha, ensemble)
 
-    def together(chosen: list[int], equal: bool = False) -> np.ndarray:
-        shares = np.ones(len(chosen)) if equal else fitted.shares_of(fitness[chosen], len(labelled))
-        members = [
-            fitted.Member(config.ProxySettings(), float(weights[p]), float(share))
-            for p, share in zip(chosen, shares, strict=True)
-        ]
-        return fitted.FittedProxy(tuple(members)).scores(m.losses[chosen][:, held_out], m.effective[held_out])
+    def together(chosen: list[int]) -> np.ndarray:
+        members = tuple(fitted.Member(config.ProxySettings(), float(weights[p])) for p in chosen)
+        return fitted.FittedProxy(members).scores(m.losses[chosen][:, held_out], m.effective[held_out])
 
     alpha = ALPHAS.index(0.0)
     return {
@@ -106,9 +102,7 @@ def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.nda
         f"{ensemble} settings, alpha": selection.mean_rank(m.alpha[..., held_out], alpha_members),
         "plain Eproxy, fitted rank blend": together([0]),
         "best setting, rank blend": together(order[:1]),
-        f"{ensemble} settings, rank blend, equal shares": together(order[:ensemble], equal=True),
         f"{ensemble} settings, rank blend": together(order[:ensemble]),
-        "all settings, rank blend": together(order),
     }
 
 
@@ -118,12 +112,7 @@ def found_proxy(m: Matrix, spec: Any, truth: np.ndarray, labelled: np.ndarray, e
     weights, fitness = fitted.fit_weights(losses, macs, truth[labelled])
     order = [p for p in np.argsort(-fitness, kind="stable") if np.isfinite(fitness[p])][:ensemble]
     table = dataclasses.replace(spec.genes, alpha=(0.0,))
-    return fitted.FittedProxy(
-        tuple(
-            fitted.Member(table.decode(m.genes[p]), float(weights[p]), float(share))
-            for p, share in zip(order, fitted.shares_of(fitness[order], len(labelled)), strict=True)
-        )
-    )
+    return fitted.FittedProxy(tuple(fitted.Member(table.decode(m.genes[p]), float(weights[p])) for p in order))
 
 
 def draw(m: Matrix, count: int, seed: int, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +152,7 @@ def main() -> None:
     parser.add_argument("--num-archs", type=int, nargs="+", default=[600], help="sizes of samples of seed 0, 1, ...")
     parser.add_argument("--num-settings", type=int, default=48)
     parser.add_argument("--num-labels", type=int, default=20)
-    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--draws", type=int, default=30)
     parser.add_argument("--ensemble", type=int, default=8)
     parser.add_argument("--workdir", default="runs/bank")
     parser.add_argument("--searches", nargs="*", default=[], help="folders of finished eproxy dps runs")

@@ -23,20 +23,16 @@ class Member:
     Attributes:
       settings: the setting.
       macs_weight: share of the MACs' ranks, in [-1, 1]; None to blend by the setting's ``alpha`` instead.
-      share: weight of this member's ranks in the mean, positive.
     """
 
     settings: ProxySettings
     macs_weight: float | None = None
-    share: float = 1.0
 
     def __post_init__(self):
         weight = self.macs_weight
         ok = weight is None or (isinstance(weight, (int, float)) and not isinstance(weight, bool) and -1 <= weight <= 1)
         if not ok:
             raise ValueError(f"members: macs_weight: expected a number in [-1, 1] or null, got {weight!r}")
-        if not isinstance(self.share, (int, float)) or isinstance(self.share, bool) or not 0 < self.share < np.inf:
-            raise ValueError(f"members: share: expected a positive number, got {self.share!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +52,7 @@ class FittedProxy:
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, for JSON."""
         return {
-            "members": [
-                {"settings": m.settings.to_dict(), "macs_weight": m.macs_weight, "share": m.share} for m in self.members
-            ],
+            "members": [{"settings": m.settings.to_dict(), "macs_weight": m.macs_weight} for m in self.members],
         }
 
     @classmethod
@@ -74,12 +68,11 @@ class FittedProxy:
             raise ValueError(f"a fitted proxy has one field, 'members', a list; got {sorted(values)}")
         members = []
         for number, member in enumerate(values["members"]):
-            fields = {"settings", "macs_weight", "share"}
-            if not isinstance(member, dict) or not {"settings"} <= set(member) <= fields:
-                raise ValueError(f"members[{number}]: expected 'settings', 'macs_weight', 'share', got {member!r}")
+            if not isinstance(member, dict) or not {"settings"} <= set(member) <= {"settings", "macs_weight"}:
+                raise ValueError(f"members[{number}]: expected 'settings' and 'macs_weight', got {member!r}")
             try:
                 settings = ProxySettings.from_dict(member["settings"])
-                members.append(Member(settings, member.get("macs_weight"), member.get("share", 1.0)))
+                members.append(Member(settings, member.get("macs_weight")))
             except ValueError as error:
                 raise ValueError(f"members[{number}]: {error}") from error
         return cls(tuple(members))
@@ -90,7 +83,7 @@ class FittedProxy:
         return len(self.members) == 1 and self.members[0].macs_weight is None
 
     def scores(self, losses: Any, macs: Any) -> np.ndarray:
-        """Weighted mean percentile of every architecture over the members.
+        """Mean percentile of every architecture over the members.
 
         Args:
           losses: [K, A] final losses under each member; not finite where a training diverged, which ranks last.
@@ -104,8 +97,7 @@ class FittedProxy:
             stats.rankdata(member_score(member, row, macs)) / losses.shape[1]
             for member, row in zip(self.members, losses, strict=True)
         ]
-        shares = [member.share for member in self.members]
-        return np.where(np.isfinite(losses).any(0), np.average(percentiles, axis=0, weights=shares), -np.inf)
+        return np.where(np.isfinite(losses).any(0), np.mean(percentiles, axis=0), -np.inf)
 
 
 def member_score(member: Member, losses: Any, macs: Any) -> np.ndarray:
@@ -135,25 +127,3 @@ def fit_weights(losses: Any, macs: Any, truth: Any) -> tuple[np.ndarray, np.ndar
         equal = np.flatnonzero(row >= best[p] - 1e-12)
         weights[p] = selection.MACS_WEIGHTS[int(equal[(len(equal) - 1) // 2])]
     return weights, best
-
-
-def shares_of(fitness: Any, num_labels: int) -> np.ndarray:
-    """How much each setting counts in a mean of ranks.
-
-    If the truth's ranks were a linear function of a setting's and noise, the likelihood of M labels would be
-    (1 - rho^2)^(-M / 2). Settings are not independent and their best blend was fitted, so the evidence is tempered to
-    half of that exponent: with few labels many settings count alike, with many the best ones prevail.
-
-    Args:
-      fitness: [P], Spearman on the labelled architectures.
-      num_labels: M.
-
-    Returns:
-      [P], summing to 1; 0 where the fitness is -inf.
-    """
-    fitness = np.asarray(fitness, np.float64)
-    rho = np.clip(np.where(np.isfinite(fitness), fitness, 0), 0, 0.99)
-    evidence = -num_labels / 4 * np.log1p(-(rho**2))
-    evidence = np.where(np.isfinite(fitness), evidence, -np.inf)
-    shares = np.exp(evidence - evidence.max())
-    return shares / shares.sum()

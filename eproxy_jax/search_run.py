@@ -286,8 +286,7 @@ def fitted_proxy(problem: Problem, state: dps.SearchState, count: int) -> tuple[
         # Several weight seeds count by their mean rank, so ranks stand in for losses.
         ranks = stats.rankdata(np.asarray(state.losses)[numbers], axis=-1).mean(1)
         weights = [float(w) for w in fitted.fit_weights(ranks, macs, problem.truth)[0]]
-    shares = fitted.shares_of(np.asarray(state.fitness)[numbers], len(problem.truth))
-    members = tuple(fitted.Member(s, w, float(share)) for s, w, share in zip(settings, weights, shares, strict=True))
+    members = tuple(fitted.Member(s, w) for s, w in zip(settings, weights, strict=True))
     return fitted.FittedProxy(members), numbers
 
 

@@ -149,20 +149,9 @@ def test_a_fitted_proxy_ranks_and_round_trips():
     )
 
 
-def test_shares_follow_the_evidence():
-    few, many = (fitted.shares_of([0.9, 0.8, -np.inf, -0.5], n) for n in (5, 50))
-    for shares in (few, many):
-        assert shares.sum() == pytest.approx(1)
-        assert shares[2] == 0
-        assert shares[0] > shares[1] > shares[3]
-    assert many[0] > few[0]
-    np.testing.assert_allclose(few[1] / few[0], ((1 - 0.9**2) / (1 - 0.8**2)) ** (5 / 4))
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"members": [{"settings": {}, "share": 0}]}, r"members\[0\].*share"),
         ({"members": []}, "at least one"),
         ({"members": [{"settings": {"lrr": 1}}]}, r"members\[0\].*did you mean"),
         ({"members": [{"settings": {}, "macs_weight": 2}]}, r"members\[0\].*macs_weight"),
