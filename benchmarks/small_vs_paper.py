@@ -3,8 +3,8 @@
   python benchmarks/small_vs_paper.py --space nasbench201 --num-archs 60 --num-settings 3
 
 Plain Eproxy and random settings out of the small gene table on random architectures, with the networks and images at
-either size. For each setting: Spearman between the two sizes' losses, and of each size with the truth. Losses are kept in
-banks under ``--workdir``, so that a killed run resumes. Needs the benchmark data (EPROXY_DATA).
+either size. For each setting: Spearman between the two sizes' losses, and of each size with the truth. Losses are kept
+in banks under ``--workdir``, so that a killed run resumes. Needs the benchmark data (EPROXY_DATA).
 """
 
 from __future__ import annotations

@@ -79,7 +79,9 @@ def test_survives_kill_and_resumes(finished, tmp_path):
     out = tmp_path / "scores.jsonl"
     command = [sys.executable, "-m", "eproxy_jax.cli", *SMOKE, "--sample", "12", "--seed", "1", "--out", str(out)]
     command += ["--workdir", str(tmp_path), "--no-plot", "--chunk-size", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # The same program is compiled in every process: once is enough.
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **cache}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -99,7 +99,9 @@ def test_a_finished_search_is_not_run_again(searched, truth, capsys):
 def test_survives_kill_and_resumes(truth, tmp_path):
     """SIGKILL after a checkpoint, then the same command: the history of an undisturbed search."""
     command = [sys.executable, "-m", "eproxy_jax.cli", *SEARCH, "--truth", str(truth), "--num-eval", "0", "--no-plot"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # The same program is compiled in every process: once is enough.
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **cache}
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen([*command, "--workdir", str(killed)], env=environment, **quiet)

@@ -48,7 +48,7 @@ class NasBench101:
       >>> space.format(arch)
       '[[[0,1,1],[0,0,1],[0,0,0]],["input","conv3x3-bn-relu","output"]]'
       >>> space.params(arch)
-      11030272
+      11046272
     """
 
     stem_channels: int = 128
