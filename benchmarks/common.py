@@ -1,32 +1,67 @@
-"""What every benchmark page carries: where and how its figures were made, and its table."""
+"""What the benchmarks share: the data and its tasks, and pages that say where and how their figures were made."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("EPROXY_DATA", ROOT / ".." / "shared" / "data"))
+RESULTS = ROOT / "benchmarks" / "results"
+
+_TRANSNAS_TASKS = (
+    "class_scene",
+    "class_object",
+    "autoencoder",
+    "jigsaw",
+    "normal",
+    "room_layout",
+    "segmentsemantic",
+)
+# Files of measured values below DATA, one a task.
+TRUTHS = {
+    "nasbench201": [f"nasbench201/{name}.json" for name in ("cifar10valid", "cifar100", "tinyimagenet")],
+    "transnas_micro": [f"transnas/micro_{task}.json" for task in _TRANSNAS_TASKS],
+    "transnas_macro": [f"transnas/macro_{task}.json" for task in _TRANSNAS_TASKS],
+}
+
+
+def command() -> str:
+    """The command that runs this benchmark, as in its docstring."""
+    return f"python benchmarks/{Path(sys.argv[0]).name} " + " ".join(sys.argv[1:])
+
+
+def write_page(name: str, text: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a page to benchmarks/results, its rows beside it as JSON lines with the command, and print it."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text)
+    (RESULTS / f"{name}.jsonl").write_text("".join(json.dumps({**row, "command": command()}) + "\n" for row in rows))
+    print(text)
+
 
 def commit() -> str:
     """The checked-out commit, with a mark when the tree differs from it."""
-    root = Path(__file__).parent
     try:
         text = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=True
+            ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
     except (OSError, subprocess.CalledProcessError):  # not a checkout: an unpacked archive
         return "unknown"
     return text.strip()
 
 
-def header(title: str, command: str) -> str:
+def header(title: str) -> str:
     """Markdown head of a results page."""
     return (
-        f"# {title}\n\n    {command}\n\n"
+        f"# {title}\n\n    {command()}\n\n"
         f"jax {jax.__version__}, {jax.default_backend()} ({os.cpu_count()} cores, {platform.machine()}), float32, "
         f"commit {commit()}\n\n"
     )

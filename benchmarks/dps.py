@@ -15,35 +15,17 @@ benchmark data (EPROXY_DATA, default ../shared/data).
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import header, markdown_table
+from common import DATA, RESULTS, ROOT, TRUTHS, header, markdown_table, write_page
 
-from eproxy_jax import arch_files, config, fitted, images, loss_bank, metrics, runner, selection
+from eproxy_jax import arch_files, config, fitted, images, loss_bank, metrics, runner, selection, spaces
 
-ROOT = Path(__file__).resolve().parents[1]
-TASKS = {
-    "nasbench201": [f"nasbench201/{name}.json" for name in ("cifar10valid", "cifar100", "tinyimagenet")],
-    "transnas_micro": [
-        f"transnas/micro_{task}.json"
-        for task in (
-            "autoencoder",
-            "class_object",
-            "class_scene",
-            "jigsaw",
-            "normal",
-            "room_layout",
-            "segmentsemantic",
-        )
-    ],
-}
 # Validation accuracy after 12 epochs, where the data has it: what early stopping would know.
 EARLY_STOPPING = {
     "cifar10valid": ("nasbench201/mini_nb201_12epochs.csv", "cifar10-val"),
@@ -64,18 +46,22 @@ class Matrix:
         bank_spec = loss_bank.BankSpec(
             space, spec.genes, images.standardize(spec.images), spec.weight_seed, spec.settings.num_steps
         )
-        bank = loss_bank.LossBank(path, bank_spec.identity(runner.Execution.of()))
-        position = {text: i for i, text in enumerate(bank.archs)}
-        self.functions = np.asarray([position[space.format(space.canonical(arch))] for arch in archs])
-        done = bank.computed()[:, np.unique(self.functions)].all(1)
-        self.genes = [bank.genes[p] for p in np.flatnonzero(done)]
-        self.losses = bank.losses(steps)[done][:, self.functions, -1]
-        self.diverged = int((~np.isfinite(bank.losses(steps)[done][..., -1])).sum())
-        bank.close()
+        with loss_bank.LossBank(path, bank_spec.identity(runner.Execution.of())) as bank:
+            self.functions = np.asarray(bank.columns(space, archs))
+            done = np.flatnonzero(bank.computed()[:, np.unique(self.functions)].all(1))
+            self.genes = [bank.genes[p] for p in done]
+            final = bank.losses(steps)[done][..., -1]
+        self.losses = final[:, self.functions]
+        self.diverged = int((~np.isfinite(final)).sum())
         self.macs = np.asarray([space.macs(arch) for arch in archs])
         self.params = np.asarray([space.params(arch) for arch in archs])
-        self.effective = np.asarray([space.macs(space.canonical(arch)) for arch in archs]) / space.max_macs()
+        self.effective = spaces.macs_fractions(space, archs)
         self.alpha = selection.score_matrix(self.losses, self.effective, ALPHAS)
+
+
+def fittest(fitness: np.ndarray, count: int) -> list[int]:
+    """The ``count`` fittest settings, best first; those that diverged on a label are left out."""
+    return [p for p, _ in selection.best_members(fitness[:, None], count)]
 
 
 def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.ndarray, ensemble: int) -> dict[str, Any]:
@@ -84,7 +70,7 @@ def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.nda
     sign = np.sign(metrics.rank_quality(m.effective[labelled], target).spearman) if len(labelled) > 2 else 1
     by_alpha = selection.fitness(m.alpha[..., labelled], m.losses[:, labelled], target)
     weights, fitness = fitted.fit_weights(m.losses[:, labelled], m.effective[labelled], target)
-    order = [p for p in np.argsort(-fitness, kind="stable") if np.isfinite(fitness[p])]
+    order = fittest(fitness, ensemble)
     (best, k), *_ = alpha_members = selection.best_members(by_alpha, ensemble)
 
     def together(chosen: list[int]) -> np.ndarray:
@@ -102,7 +88,7 @@ def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.nda
         f"{ensemble} settings, alpha": selection.mean_rank(m.alpha[..., held_out], alpha_members),
         "plain Eproxy, fitted rank blend": together([0]),
         "best setting, rank blend": together(order[:1]),
-        f"{ensemble} settings, rank blend": together(order[:ensemble]),
+        f"{ensemble} settings, rank blend": together(order),
     }
 
 
@@ -110,9 +96,9 @@ def found_proxy(m: Matrix, spec: Any, truth: np.ndarray, labelled: np.ndarray, e
     """The proxy of the method ``K settings, rank blend``, with its settings."""
     losses, macs = m.losses[:, labelled], m.effective[labelled]
     weights, fitness = fitted.fit_weights(losses, macs, truth[labelled])
-    order = [p for p in np.argsort(-fitness, kind="stable") if np.isfinite(fitness[p])][:ensemble]
-    table = dataclasses.replace(spec.genes, alpha=(0.0,))
-    return fitted.FittedProxy(tuple(fitted.Member(table.decode(m.genes[p]), float(weights[p])) for p in order))
+    table = spec.search.genes_with_effect(spec.genes)
+    chosen = fittest(fitness, ensemble)
+    return fitted.FittedProxy(tuple(fitted.Member(table.decode(m.genes[p]), float(weights[p])) for p in chosen))
 
 
 def draw(m: Matrix, count: int, seed: int, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +133,7 @@ def searches_of(folders: list[str]) -> dict[str, list[dict[str, Any]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="nasbench201", choices=TASKS)
+    parser.add_argument("--space", default="nasbench201", choices=("nasbench201", "transnas_micro"))
     parser.add_argument("--variant", default="small")
     parser.add_argument("--num-archs", type=int, nargs="+", default=[600], help="sizes of samples of seed 0, 1, ...")
     parser.add_argument("--num-settings", type=int, default=48)
@@ -157,7 +143,6 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/bank")
     parser.add_argument("--searches", nargs="*", default=[], help="folders of finished eproxy dps runs")
     arguments = parser.parse_args()
-    data = Path(os.environ.get("EPROXY_DATA", ROOT / ".." / "shared" / "data"))
     source = f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"
     spec = config.build(config.load_config(source))
     path = Path(arguments.workdir) / f"{arguments.space}-{arguments.variant}.jsonl"
@@ -173,13 +158,13 @@ def main() -> None:
     rows, curve = [], []
     searches = searches_of(arguments.searches)
     most = max(n for n in LABEL_COUNTS if n <= len(archs) // 3)
-    for file in TASKS[arguments.space]:
-        truth_by_arch = arch_files.read_truth(data / file, spec.space)
+    for file in TRUTHS[arguments.space]:
+        truth_by_arch = arch_files.read_truth(DATA / file, spec.space)
         truth, task = np.asarray([truth_by_arch[arch] for arch in archs]), Path(file).stem
         early = None
         if task in EARLY_STOPPING:
             name, column = EARLY_STOPPING[task]
-            by_arch = arch_files.read_truth(data / name, spec.space, column)
+            by_arch = arch_files.read_truth(DATA / name, spec.space, column)
             early = np.asarray([by_arch[arch] for arch in archs])
         quality: dict[str, list[metrics.RankQuality]] = {}
         for seed in range(arguments.draws):
@@ -240,11 +225,8 @@ def main() -> None:
 
 def write(arguments: argparse.Namespace, m: Matrix, rows: list[dict[str, Any]], curve: list[dict[str, Any]]) -> None:
     """The page, its JSON lines, and the label-efficiency figure."""
-    out = ROOT / "benchmarks" / "results"
-    out.mkdir(parents=True, exist_ok=True)
-    command = "python benchmarks/dps.py " + " ".join(sys.argv[1:])
     name = f"dps_{arguments.space}"
-    text = header(f"Discrete Proxy Search on {arguments.space} ({arguments.variant})", command)
+    text = header(f"Discrete Proxy Search on {arguments.space} ({arguments.variant})")
     text += (
         f"Bank: {len(m.losses)} settings (plain Eproxy first, the others random) x {len(np.unique(m.functions))} "
         f"distinct functions of {len(m.functions)} random architectures, {m.diverged} trainings diverged, weight seed "
@@ -267,11 +249,8 @@ def write(arguments: argparse.Namespace, m: Matrix, rows: list[dict[str, Any]], 
             cells = {str(n): f"{row['mean']:.3f} ± {row['spread']:.3f}" for n, row in own.items()}
             table.append({"task": task, "method": method, **cells})
     text += markdown_table(table) + f"\n![Spearman against labels]({name}.png)\n"
-    (out / f"{name}.md").write_text(text)
-    lines = [{**row, "command": command} for row in (*rows, *curve)]
-    (out / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    plot(out / f"{name}.png", curve, methods)
-    print(text)
+    plot(RESULTS / f"{name}.png", curve, methods)
+    write_page(name, text, [*rows, *curve])
 
 
 def plot(path: Path, curve: list[dict[str, Any]], methods: list[str]) -> None:

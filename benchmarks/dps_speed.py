@@ -12,46 +12,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from common import header, markdown_table
+from common import ROOT, header, markdown_table, write_page
+from score_throughput import torch_scorer
 
-ROOT = Path(__file__).resolve().parents[1]
+from eproxy_jax import proxy
 
 
 def torch_seconds(space: Any, settings: Any, images: Any, archs: list[Any], channels_last: bool) -> float:
-    """Mean seconds of a training of one setting in the PyTorch loop."""
-    import torch
-    import torch_reference as reference
-
-    from eproxy_jax import proxy
-
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    """Mean seconds of a training of one setting in the PyTorch loop; drawing the targets does not count."""
     task = jax.jit(proxy.make_task, static_argnums=1)(jax.random.key(0), settings, images)
-    barriers = [reference.frozen_barrier(b["kernel"], b["bias"]).to(memory_format=layout) for b in task.barriers]  # pyright: ignore[reportCallIssue]
-    targets = [reference.tensor(target).to(memory_format=layout) for target in task.targets]
-    batch = reference.tensor(task.images).to(memory_format=layout)
-    heads = [(b.transform_kernel, b.transform_channels) for b in settings.branches]
+    score = torch_scorer(space, settings, jax.block_until_ready(task))
     start = time.perf_counter()
     for arch in archs:
-        backbone = reference.BACKBONES[space.name](arch, **dataclasses.asdict(space))
-        network = reference.ProxyNetwork(backbone, heads).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
-        reference.train_losses(
-            network,
-            batch,
-            targets,
-            barriers,
-            settings.lr,
-            settings.momentum,
-            settings.weight_decay,
-            settings.num_steps,
-        )
+        score(arch, channels_last)
     return (time.perf_counter() - start) / len(archs)
 
 
@@ -70,7 +49,7 @@ def main() -> None:
     spec = config.build(config.load_config(f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"))
     space, batch = spec.space, images.standardize(spec.images)
     search = dataclasses.replace(spec.search, num_evaluations=arguments.evaluations, log_every=arguments.block)
-    genes = dataclasses.replace(spec.genes, alpha=(0.0,))
+    genes = search.genes_with_effect(spec.genes)
     archs = space.sample(20, 0)
     problem = search_run.Problem(space, genes, search, batch, 0, 0, tuple(archs), tuple(map(float, range(20))))
     execution = runner.Execution.of()
@@ -96,7 +75,7 @@ def main() -> None:
         print(turn + 1, {name: round(float(np.mean(v)), 2) for name, v in seconds.items()}, file=sys.stderr, flush=True)
     draw = jax.jit(genes.random_genes)
     many = [search_run.setting_flops(problem, np.asarray(draw(jax.random.key(i)))) for i in range(500)]
-    paper_genes = dataclasses.replace(config.GeneTable(), alpha=(0.0,))
+    paper_genes = search.genes_with_effect(config.GeneTable())
     paper_space = type(space)()
     wide = dataclasses.replace(problem, genes=paper_genes, space=paper_space, images=np.zeros((16, 32, 32, 3)))
     draw = jax.jit(paper_genes.random_genes)
@@ -117,8 +96,7 @@ def main() -> None:
         }
         for name, values in seconds.items()
     ]
-    command = "python benchmarks/dps_speed.py " + " ".join(sys.argv[1:])
-    text = header(f"Speed of a search on {arguments.space} ({arguments.variant})", command)
+    text = header(f"Speed of a search on {arguments.space} ({arguments.variant})")
     text += markdown_table(rows)
     text += (
         f"\nA slice: {arguments.evaluations} random settings; PyTorch on {arguments.torch_archs} of the "
@@ -126,12 +104,7 @@ def main() -> None:
         f"{ratio(flops):.2f} on these settings, {ratio(many):.2f} on 500 random ones of this gene table, "
         f"{ratio(paper):.2f} on 500 of the paper's table at the paper's size.\n"
     )
-    out = ROOT / "benchmarks" / "results"
-    (out / f"dps_speed_{arguments.space}.md").write_text(text)
-    (out / f"dps_speed_{arguments.space}.jsonl").write_text(
-        "".join(json.dumps({**row, "command": command}) + "\n" for row in rows)
-    )
-    print(text)
+    write_page(f"dps_speed_{arguments.space}", text, rows)
 
 
 if __name__ == "__main__":

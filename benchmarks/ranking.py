@@ -13,33 +13,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-from common import header, markdown_table
+from common import DATA, ROOT, TRUTHS, header, markdown_table, write_page
 from scipy import stats
 
 from eproxy_jax import arch_files, proxy, results_file, spaces
 from eproxy_jax.metrics import RankQuality, rank_quality
 
-ROOT = Path(__file__).resolve().parents[1]
-TRANSNAS_TASKS = (
-    "class_scene",
-    "class_object",
-    "autoencoder",
-    "jigsaw",
-    "normal",
-    "room_layout",
-    "segmentsemantic",
-)
-TRUTHS = {
-    "nasbench201": [f"nasbench201/{name}.json" for name in ("cifar10valid", "cifar100", "tinyimagenet")],
-    "transnas_micro": [f"transnas/micro_{task}.json" for task in TRANSNAS_TASKS],
-    "transnas_macro": [f"transnas/macro_{task}.json" for task in TRANSNAS_TASKS],
-}
 ALPHAS = (0.1, 0.3, 0.5)
 
 
@@ -69,7 +53,6 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", default=["one_over_f"])
     parser.add_argument("--workdir", default="runs/ranking")
     arguments = parser.parse_args()
-    data = Path(os.environ.get("EPROXY_DATA", ROOT / ".." / "shared" / "data"))
     space = spaces.get(arguments.space)
     archs = space.sample(arguments.num, arguments.seed)
 
@@ -82,7 +65,7 @@ def main() -> None:
         ]
         mean_rank = np.sum([stats.rankdata(result.score) for result in results], axis=0)
         for file in TRUTHS[arguments.space]:
-            truth_by_arch = arch_files.read_truth(data / file, space)
+            truth_by_arch = arch_files.read_truth(DATA / file, space)
             truth = np.asarray([truth_by_arch[arch] for arch in archs])
             plain = [rank_quality(result.score, truth) for result in results]
             blended = {
@@ -116,15 +99,9 @@ def main() -> None:
                     "compile s": f"{np.mean([r['seconds']['compile'] for r in records]):.0f}",
                 }
             )
-    out = ROOT / "benchmarks" / "results"
-    out.mkdir(parents=True, exist_ok=True)
-    command = "python benchmarks/ranking.py " + " ".join(sys.argv[1:])
     title = f"Plain Eproxy on {arguments.space} ({arguments.variant})"
     name = f"ranking_{arguments.space}" + ("" if arguments.variant == "paper" else f"_{arguments.variant}")
-    text = header(title, command) + markdown_table(rows)
-    (out / f"{name}.md").write_text(text)
-    (out / f"{name}.jsonl").write_text("".join(json.dumps({**row, "command": command}) + "\n" for row in rows))
-    print(text)
+    write_page(name, header(title) + markdown_table(rows), rows)
 
 
 if __name__ == "__main__":

@@ -14,19 +14,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import resource
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import header, markdown_table
-
-ROOT = Path(__file__).resolve().parents[1]
+from common import DATA, ROOT, TRUTHS, header, markdown_table, write_page
 
 
 def torch_scorer(space, settings, task):
@@ -136,11 +132,9 @@ def main() -> None:
 
     size = job.task.images.shape[1]
     flops = float(np.mean([needed_flops(space, settings, a, size, job.task.images.shape[0]) for a in archs]))
-    data = Path(os.environ.get("EPROXY_DATA", ROOT / ".." / "shared" / "data"))
     # Only of spaces that are measured as a whole: the architectures are a sample of the space.
-    file = {"nasbench201": "nasbench201/cifar10valid.json", "transnas_micro": "transnas/micro_class_scene.json"}
-    known = data.is_dir() and space.name in file
-    truth = arch_files.read_truth(data / file[space.name], space) if known else None
+    known = DATA.is_dir() and space.name in TRUTHS
+    truth = arch_files.read_truth(DATA / TRUTHS[space.name][0], space) if known else None
     best_peer = min(np.mean(rows["PyTorch, NCHW"]), np.mean(rows["PyTorch, channels_last"]))
     table = []
     for name, seconds in rows.items():
@@ -169,14 +163,9 @@ def main() -> None:
         f"Working memory of our program {job.program().temp_bytes / 2**20:.0f} MiB a device; peak of this process, "
         f"PyTorch included, {memory:.2f} GiB.\n"
     )
-    command = "python benchmarks/score_throughput.py " + " ".join(sys.argv[1:])
-    text = header(f"Throughput on {space.name} ({arguments.variant})", command) + markdown_table(table) + notes
-    out = ROOT / "benchmarks" / "results"
-    out.mkdir(parents=True, exist_ok=True)
     name = f"throughput_{space.name}" + ("" if arguments.variant == "paper" else f"_{arguments.variant}")
-    (out / f"{name}.md").write_text(text)
-    (out / f"{name}.jsonl").write_text("".join(json.dumps({**row, "command": command}) + "\n" for row in table))
-    print(text)
+    title = f"Throughput on {space.name} ({arguments.variant})"
+    write_page(name, header(title) + markdown_table(table) + notes, table)
     assert jnp.isfinite(jnp.asarray(losses["ours"])).all()
 
 

@@ -6,7 +6,7 @@ are named like the Flax ones, so that weights translate by path (:func:`load_par
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,17 +133,19 @@ class Stem(nn.Module):
         return self.norm_b(self.conv_b(F.relu(self.norm_a(self.conv_a(x)))))
 
 
-class TransNasMicro(nn.Module):
-    def __init__(self, cell: Sequence[int], stem_channels: int = 64, macro: str = "41414"):
+class TransNas(nn.Module):
+    """Stem, and two pieces a digit of the macro code, which ``piece(channels_in, channels, stride)`` makes."""
+
+    def __init__(self, macro: str, stem_channels: int, name: str, piece: Callable[[int, int, int], nn.Module]):
         super().__init__()
-        self.stem, channels, self.num_modules = Stem(stem_channels), stem_channels, len(macro)
+        self.stem, channels, self.num_modules, self.name = Stem(stem_channels), stem_channels, len(macro), name
         widths = []
         for m, digit in enumerate(macro):
             if m == len(macro) - 1 and digit == "4":
                 digit = "2"
             doubled = channels * 2 if digit in "24" else channels
-            self.add_module(f"module{m}_cell0", CellNet(cell, channels, doubled, 2 if digit in "34" else 1, True))
-            self.add_module(f"module{m}_cell1", CellNet(cell, doubled, doubled, 1, True))
+            self.add_module(f"module{m}_{name}0", piece(channels, doubled, 2 if digit in "34" else 1))
+            self.add_module(f"module{m}_{name}1", piece(doubled, doubled, 1))
             channels = doubled
             widths.append(channels)
         self.tap_channels = widths[::-1][:3]
@@ -151,9 +153,14 @@ class TransNasMicro(nn.Module):
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         x, taps = self.stem(x), []
         for m in range(self.num_modules):
-            x = getattr(self, f"module{m}_cell1")(getattr(self, f"module{m}_cell0")(x))
+            x = getattr(self, f"module{m}_{self.name}1")(getattr(self, f"module{m}_{self.name}0")(x))
             taps.append(x)
         return taps[::-1][:3]
+
+
+class TransNasMicro(TransNas):
+    def __init__(self, cell: Sequence[int], stem_channels: int = 64, macro: str = "41414"):
+        super().__init__(macro, stem_channels, "cell", lambda i, o, stride: CellNet(cell, i, o, stride, True))
 
 
 class BasicBlock(nn.Module):
@@ -170,28 +177,9 @@ class BasicBlock(nn.Module):
         return F.relu(y + (self.norm_shortcut(self.conv_shortcut(x)) if self.projects else x))
 
 
-class TransNasMacro(nn.Module):
+class TransNasMacro(TransNas):
     def __init__(self, code: Sequence[int], stem_channels: int = 64):
-        super().__init__()
-        self.stem, channels, self.num_modules = Stem(stem_channels), stem_channels, len(code)
-        widths = []
-        for m, digit in enumerate(code):
-            doubles, halves = digit in (2, 4), digit in (3, 4)
-            if m == len(code) - 1 and digit == 4:
-                halves = False
-            doubled = channels * 2 if doubles else channels
-            self.add_module(f"module{m}_block0", BasicBlock(channels, doubled, 2 if halves else 1))
-            self.add_module(f"module{m}_block1", BasicBlock(doubled, doubled, 1))
-            channels = doubled
-            widths.append(channels)
-        self.tap_channels = widths[::-1][:3]
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        x, taps = self.stem(x), []
-        for m in range(self.num_modules):
-            x = getattr(self, f"module{m}_block1")(getattr(self, f"module{m}_block0")(x))
-            taps.append(x)
-        return taps[::-1][:3]
+        super().__init__("".join(map(str, code)), stem_channels, "block", BasicBlock)
 
 
 class ConvBnRelu(nn.Module):

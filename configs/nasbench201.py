@@ -11,25 +11,13 @@ smoke: tens of networks a second. Figures: benchmarks/results/ranking_nasbench20
 
 from eproxy_jax import config as eproxy_config
 
-VARIANTS = ("paper", "small", "smoke")
-
 
 def get_config(variant: str = "paper"):
     """The configuration of one variant."""
-    if variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
-    config = eproxy_config.default_config("nasbench201")
-    if variant == "small":
-        config.sizes.stem_channels = 8
-        config.sizes.cells_per_stage = 2
-        config.images.size = 16
-        config.settings.branches[0]["transform_channels"] = 256
-        eproxy_config.narrow_genes(config, kernels=(1, 3), channels=(16, 32, 64, 128, 256))
-    if variant == "smoke":
-        config.sizes.stem_channels = 4
-        config.sizes.cells_per_stage = 1
-        config.images.size = 8
-        config.settings.branches[0]["transform_channels"] = 16
-        config.settings.branches[0]["target_channels"] = 16
-        eproxy_config.narrow_genes(config, kernels=(1, 3), channels=(4, 8, 16))
-    return config
+    return eproxy_config.variant_config(
+        "nasbench201",
+        variant,
+        small={"stem_channels": 8, "cells_per_stage": 2},
+        smoke={"stem_channels": 4, "cells_per_stage": 1},
+        small_image_size=16,
+    )

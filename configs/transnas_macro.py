@@ -13,22 +13,12 @@ cores that other runs shared, then 0.7 networks a second. (Width 4, 8-pixel imag
 
 from eproxy_jax import config as eproxy_config
 
-VARIANTS = ("paper", "small", "smoke")
-
 
 def get_config(variant: str = "paper"):
     """The configuration of one variant."""
-    if variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
-    config = eproxy_config.default_config("transnas_macro")
-    if variant == "small":
-        config.sizes.stem_channels = 16
-        config.settings.branches[0]["transform_channels"] = 256
-        eproxy_config.narrow_genes(config, kernels=(1, 3), channels=(16, 32, 64, 128, 256))
-    if variant == "smoke":
-        config.sizes.stem_channels = 4
-        config.images.size = 8
-        config.settings.branches[0]["transform_channels"] = 16
-        config.settings.branches[0]["target_channels"] = 16
-        eproxy_config.narrow_genes(config, kernels=(1, 3), channels=(4, 8, 16))
-    return config
+    return eproxy_config.variant_config(
+        "transnas_macro",
+        variant,
+        small={"stem_channels": 16},
+        smoke={"stem_channels": 4},
+    )

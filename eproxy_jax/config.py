@@ -73,6 +73,41 @@ def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
+VARIANTS = ("paper", "small", "smoke")
+
+
+def variant_config(
+    space: str, variant: str, small: dict[str, Any], smoke: dict[str, Any], small_image_size: int | None = None
+) -> Any:
+    """A size of a space's configuration: ``paper``, ``small`` (two cores can afford a search) or ``smoke`` (seconds).
+
+    Args:
+      space: registry name.
+      variant: one of ``VARIANTS``.
+      small: fields of the space at size ``small``.
+      smoke: fields of the space at size ``smoke``.
+      small_image_size: pixels at size ``small``; the paper's when absent.
+
+    Raises:
+      ValueError: unknown variant.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
+    config = default_config(space)
+    (branch,) = config.settings.branches
+    if variant == "small":
+        config.sizes.update(small)
+        config.images.size = small_image_size or config.images.size
+        branch["transform_channels"] = 256
+        narrow_genes(config, kernels=(1, 3), channels=(16, 32, 64, 128, 256))
+    if variant == "smoke":
+        config.sizes.update(smoke)
+        config.images.size = 8
+        branch["transform_channels"] = branch["target_channels"] = 16
+        narrow_genes(config, kernels=(1, 3), channels=(4, 8, 16))
+    return config
+
+
 def narrow_genes(config: Any, kernels: tuple[int, ...], channels: tuple[int, ...]) -> None:
     """Restrict the genes of a configuration to what a small machine can afford, plain settings included.
 

@@ -75,6 +75,10 @@ class SearchSpec:
                 f"dps.tournament_size {self.tournament_size} is larger than dps.population_size {self.population_size}"
             )
 
+    def genes_with_effect(self, table: GeneTable) -> GeneTable:
+        """The table without choices of ``alpha`` where ranks are blended: they would only dilute the mutations."""
+        return table if self.blend == "alpha" else dataclasses.replace(table, alpha=(0.0,))
+
 
 @flax.struct.dataclass
 class SearchState:

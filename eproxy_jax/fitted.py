@@ -121,9 +121,5 @@ def fit_weights(losses: Any, macs: Any, truth: Any) -> tuple[np.ndarray, np.ndar
       (weights [P], fitness [P]); fitness is -inf where a training diverged.
     """
     fitness = selection.fitness(selection.rank_blends(losses, macs), losses, truth)
-    best = fitness.max(1)
-    weights = np.zeros(len(best))
-    for p, row in enumerate(fitness):
-        equal = np.flatnonzero(row >= best[p] - 1e-12)
-        weights[p] = selection.MACS_WEIGHTS[int(equal[(len(equal) - 1) // 2])]
-    return weights, best
+    blends = [selection.best_blend(row) for row in fitness]
+    return np.asarray(selection.MACS_WEIGHTS)[blends], fitness.max(1)

@@ -102,7 +102,11 @@ def conv_bias(key: Array, shape: tuple[int, ...], dtype, fan_in: Any, init: Arra
     Returns:
       Array of ``shape``.
     """
-    default = jax.random.uniform(key, shape, dtype, -1, 1) / jnp.sqrt(jnp.asarray(fan_in, dtype))
-    init = jnp.asarray(init)
+    return scaled_bias(jax.random.uniform(key, shape, dtype, -1, 1), fan_in, init)
+
+
+def scaled_bias(unit: Array, fan_in: Any, init: Array | int) -> Array:
+    """:func:`conv_bias` out of unit draws on [-1, 1), which all kinds but the default leave unused."""
+    init, dtype = jnp.asarray(init), unit.dtype
     constant = jnp.where(init < INITS.index("kaiming_uniform"), jnp.asarray(0.01, dtype), jnp.asarray(0, dtype))
-    return jnp.where(init == 0, default, constant)
+    return jnp.where(init == 0, unit / jnp.sqrt(jnp.asarray(fan_in, dtype)), constant)

@@ -22,7 +22,6 @@ import jax
 import numpy as np
 from jax import Array
 
-from eproxy_jax import images as images_lib
 from eproxy_jax import runner, spaces, tiered
 from eproxy_jax.genes import GeneTable
 from eproxy_jax.results_file import JsonLines, fingerprint
@@ -52,14 +51,9 @@ class BankSpec:
     def identity(self, execution: runner.Execution) -> dict[str, Any]:
         """All of it as plain data, for the file's header."""
         return {
-            "space": self.space.name,
-            "sizes": dataclasses.asdict(self.space),  # pyright: ignore[reportArgumentType]
+            **runner.run_identity(self.space, self.images, self.weight_seed, execution),
             "genes": {name: choices for name, choices in self.table.to_dict().items() if name != "alpha"},
-            "images": images_lib.identity(self.images),
-            "weight_seed": self.weight_seed,
             "num_steps": self.num_steps,
-            "form": execution.label,
-            "platform": execution.devices[0].platform,
         }
 
 
@@ -70,9 +64,7 @@ class LossBank:
       path: the file; made when absent.
       identity: see :meth:`BankSpec.identity`.
 
-    Attributes:
-      archs: canonical strings of the architectures, length A.
-      genes: genomes, length P, in order of first appearance; ``alpha`` genes are 0.
+    A context manager that closes the file.
 
     Raises:
       ValueError: the file is not a bank, or of another space, gene table, images, seed or form.
@@ -80,10 +72,9 @@ class LossBank:
 
     def __init__(self, path: Path, identity: dict[str, Any]):
         header = {"bank": fingerprint(identity), **identity}
-        self.path, self.archs, self.genes = path, [], []
+        self.path = path
         self._position: dict[str, int] = {}
-        self._settings: dict[tuple[int, ...], int] = {}
-        self._losses: dict[int, dict[int, list[float]]] = {}
+        self._losses: dict[tuple[int, ...], dict[int, list[float]]] = {}  # by genome, then by position
         self._file = JsonLines(path)
         try:
             if not self._file.rows:
@@ -109,24 +100,47 @@ class LossBank:
             if "archs" in row:
                 self._add_archs(row["archs"])
             else:
-                index = self._setting(tuple(row["setting"]))
-                start = row["start"]
-                losses = [[math.nan if v is None else v for v in one] for one in row["losses"]]
-                self._losses[index].update(enumerate(losses, start))
+                self._add_losses(tuple(row["setting"]), row["start"], row["losses"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{self.path}:{number}: not a line of a loss bank ({error})") from error
 
     def _add_archs(self, archs: Sequence[str]) -> None:
         for arch in archs:
             self._position.setdefault(arch, len(self._position))
-        self.archs = list(self._position)
 
-    def _setting(self, genes: tuple[int, ...]) -> int:
-        if genes not in self._settings:
-            self._settings[genes] = len(self.genes)
-            self._losses[len(self.genes)] = {}
-            self.genes.append(np.asarray(genes, np.int32))
-        return self._settings[genes]
+    def _add_losses(self, setting: tuple[int, ...], start: int, losses: Sequence[Sequence[float | None]]) -> None:
+        plain = [[math.nan if v is None else v for v in one] for one in losses]
+        self._losses.setdefault(setting, {}).update(enumerate(plain, start))
+
+    @property
+    def archs(self) -> list[str]:
+        """Canonical strings of the architectures, length A."""
+        return list(self._position)
+
+    @property
+    def genes(self) -> list[np.ndarray]:
+        """Genomes, length P, in order of first appearance; ``alpha`` genes are 0."""
+        return [np.asarray(setting, np.int32) for setting in self._losses]
+
+    def columns(self, space: spaces.SearchSpace, archs: Sequence[Any]) -> list[int]:
+        """Position of each architecture's function along A.
+
+        Raises:
+          ValueError: the bank lacks one; says how to add it.
+        """
+        texts = [space.format(space.canonical(arch)) for arch in archs]
+        absent = [text for text in texts if text not in self._position]
+        if absent:
+            raise ValueError(
+                f"{self.path}: lacks {len(absent)} of the architectures, such as {absent[0]}: add them with "
+                "eproxy bank --archs FILE"
+            )
+        return [self._position[text] for text in texts]
+
+    def rows(self, table: GeneTable, settings: Sequence[Any]) -> list[int]:
+        """Position of each genome along P, whatever its ``alpha``; every one must be there."""
+        known = {setting: p for p, setting in enumerate(self._losses)}
+        return [known[tuple(without_alpha(table, genes).tolist())] for genes in settings]
 
     def add_archs(self, archs: Sequence[str]) -> list[int]:
         """Positions of canonical architectures, new ones appended."""
@@ -138,7 +152,7 @@ class LossBank:
 
     def missing(self, genes: Any, positions: Sequence[int]) -> list[int]:
         """Positions whose losses under a setting are not there yet, ascending."""
-        known = self._losses.get(self._settings.get(tuple(int(g) for g in genes), -1), {})
+        known = self._losses.get(tuple(int(g) for g in genes), {})
         return sorted(set(positions) - known.keys())
 
     def append(self, genes: Any, start: int, losses: np.ndarray) -> None:
@@ -146,28 +160,33 @@ class LossBank:
         setting = tuple(int(g) for g in genes)
         plain = [[float(str(v)) if np.isfinite(v) else None for v in np.asarray(one, np.float32)] for one in losses]
         self._file.append([json.dumps({"setting": setting, "start": start, "losses": plain})])
-        index = self._setting(setting)
         # As a reader of the file would see them, so that a resumed run is not told from an undisturbed one.
-        self._losses[index].update(enumerate([[math.nan if v is None else v for v in one] for one in plain], start))
+        self._add_losses(setting, start, plain)
 
     def losses(self, num_steps: int) -> np.ndarray:
         """[P, A, S] float64; NaN where a training diverged, and where nothing has been computed."""
-        out = np.full((len(self.genes), len(self.archs), num_steps), np.nan)
-        for setting, by_arch in self._losses.items():
+        out = np.full((len(self._losses), len(self._position), num_steps), np.nan)
+        for p, by_arch in enumerate(self._losses.values()):
             for position, losses in by_arch.items():
-                out[setting, position] = losses
+                out[p, position] = losses
         return out
 
     def computed(self) -> np.ndarray:
         """[P, A] boolean: which trainings have been done."""
-        out = np.zeros((len(self.genes), len(self.archs)), bool)
-        for setting, by_arch in self._losses.items():
-            out[setting, list(by_arch)] = True
+        out = np.zeros((len(self._losses), len(self._position)), bool)
+        for p, by_arch in enumerate(self._losses.values()):
+            out[p, list(by_arch)] = True
         return out
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def __enter__(self) -> LossBank:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def without_alpha(table: GeneTable, genes: Any) -> np.ndarray:
@@ -216,10 +235,9 @@ def fill(
     """
     space = spec.space
     execution = runner.Execution.of(chunk_size=CHUNK * len(jax.devices())) if execution is None else execution
-    canonical = list(dict.fromkeys(space.canonical(arch) for arch in archs))
-    by_text = {space.format(arch): arch for arch in canonical}
-    positions = bank.add_archs(list(by_text))
-    by_position = dict(zip(positions, canonical, strict=True))
+    distinct = runner.make_plan(archs, space).distinct
+    positions = bank.add_archs([space.format(arch) for arch in distinct])
+    by_position = dict(zip(positions, distinct, strict=True))
     keys = [without_alpha(spec.table, genes) for genes in settings]
     todo = [(genes, missing) for genes in keys if (missing := bank.missing(genes, positions))]
     total, done, diverged = sum(len(missing) for _, missing in todo), 0, 0

@@ -78,6 +78,12 @@ def _lax_conv(x: Array, kernel: Array, stride: int) -> Array:
     )
 
 
+def kernel_centre(kernel: Array, size: int) -> Array:
+    """The central ``size`` x ``size`` positions of kernels [..., k, k, C_in, C_out]."""
+    margin = (kernel.shape[-3] - size) // 2
+    return kernel[..., margin : margin + size, margin : margin + size, :, :]
+
+
 def _fold(x: Array) -> Array:
     """[A, B, ...] -> [A * B, ...]."""
     return x.reshape(-1, *x.shape[2:])

@@ -249,6 +249,25 @@ class Execution:
         return self.form if self.form == "map" else f"vmap {self.vmap_width}"
 
 
+def run_identity(space: spaces.SearchSpace, images: Any, weight_seed: int, execution: Execution) -> dict[str, Any]:
+    """What losses depend on besides architectures and settings, as plain data: equal ones, equal losses.
+
+    Args:
+      space: the search space.
+      images: [B, H, W, 3], standardised.
+      weight_seed: seed of weights, targets and barriers.
+      execution: devices and form.
+    """
+    return {
+        "space": space.name,
+        "sizes": dataclasses.asdict(space),  # pyright: ignore[reportArgumentType]
+        "images": images_lib.identity(images),
+        "weight_seed": weight_seed,
+        "form": execution.label,
+        "platform": execution.devices[0].platform,
+    }
+
+
 def compile_program(
     losses_of: Callable[..., Array], num_steps: int, space: spaces.SearchSpace, execution: Execution, key: Array, shared
 ) -> CompiledProgram:

@@ -53,19 +53,14 @@ class Problem:
     def identity(self, kind: Kind, execution: runner.Execution) -> dict[str, Any]:
         """All of it as plain data: equal identities, equal histories."""
         return {
-            "space": self.space.name,
-            "sizes": dataclasses.asdict(self.space),  # pyright: ignore[reportArgumentType]
+            **runner.run_identity(self.space, self.images, self.weight_seed, execution),
             "genes": self.genes.to_dict(),
             "search": dataclasses.asdict(self.search),
-            "images": images_lib.identity(self.images),
-            "weight_seed": self.weight_seed,
             "seed": self.seed,
             "labelled": [self.space.format(arch) for arch in self.labelled],
             "truth": list(self.truth),
             "warm": [genes.tolist() for genes, *_ in self.warm or ()],
             "kind": kind,
-            "form": execution.label,
-            "platform": execution.devices[0].platform,
         }
 
 
@@ -118,10 +113,8 @@ def run(
         state = checkpoints.restore(state)
     state = execution.replicate(state)
     total = problem.search.num_evaluations
-    warm = len(problem.warm or ()) if kind == "evolution" else 0
-    random_until = total if kind == "random" else max(problem.search.population_size - warm, 0) + warm
-    if warm >= problem.search.population_size:
-        random_until = 0
+    # A warm start counts as evaluations, so fewer random ones are left to fill the population.
+    random_until = total if kind == "random" else problem.search.population_size
     if progress is not None:
         progress(state)
     start = time.perf_counter()
@@ -147,10 +140,6 @@ def _warm_state(search: dps.Search, problem: Problem) -> dps.SearchState:
     for number, (genes, losses, fitness) in enumerate(reversed(warm)):
         host.genes[number], host.fitness[number], host.losses[number] = genes, fitness, losses[None]
     return host.replace(count=np.asarray(len(warm), np.int32))
-
-
-def _macs_fraction(space: spaces.SearchSpace, arch: Any) -> float:
-    return space.macs(space.canonical(arch)) / space.max_macs()
 
 
 class Checkpoints:
@@ -238,23 +227,13 @@ def fittest_of_bank(
     Raises:
       ValueError: the bank lacks a labelled architecture.
     """
-    space, position = spec.space, {arch: i for i, arch in enumerate(bank.archs)}
-    texts = [space.format(space.canonical(arch)) for arch in labelled]
-    absent = [text for text in texts if text not in position]
-    if absent:
-        raise ValueError(
-            f"{bank.path}: lacks {len(absent)} of the labelled architectures, such as {absent[0]}: add them with "
-            "eproxy bank --archs FILE"
-        )
-    losses = bank.losses(spec.num_steps)[:, [position[text] for text in texts], -1]
-    macs = [_macs_fraction(space, arch) for arch in labelled]
+    losses = bank.losses(spec.num_steps)[:, bank.columns(spec.space, list(labelled)), -1]
+    macs = spaces.macs_fractions(spec.space, labelled)
     truth = np.asarray(list(labelled.values()))
     if blend == "alpha":
         fitness = selection.fitness(selection.score_matrix(losses, macs, spec.table.alpha), losses, truth)
     else:
-        fitness = fitted.fit_weights(losses, macs, truth)[1][
-            :, None
-        ]  # the alpha gene is of no effect: its first choice
+        fitness = fitted.fit_weights(losses, macs, truth)[1][:, None]  # alpha has no effect: its first choice
     chosen = []
     for p, k in selection.best_members(fitness, count):
         genes = bank.genes[p].copy()
@@ -282,7 +261,7 @@ def fitted_proxy(problem: Problem, state: dps.SearchState, count: int) -> tuple[
     if problem.search.blend == "alpha":
         weights = [None] * len(numbers)
     else:
-        macs = [_macs_fraction(problem.space, arch) for arch in problem.labelled]
+        macs = spaces.macs_fractions(problem.space, problem.labelled)
         # Several weight seeds count by their mean rank, so ranks stand in for losses.
         ranks = stats.rankdata(np.asarray(state.losses)[numbers], axis=-1).mean(1)
         weights = [float(w) for w in fitted.fit_weights(ranks, macs, problem.truth)[0]]
@@ -355,10 +334,10 @@ def setting_flops(problem: Problem, genes: Any) -> tuple[float, float]:
     they need only (execution form ``map``).
     """
     table, space, shape = problem.genes, problem.space, problem.images.shape
-    canonical = dict.fromkeys(space.canonical(arch) for arch in problem.labelled)
-    backbone = sum(space.macs(arch) for arch in canonical) / len(canonical) * shape[0] * (shape[1] / 32) ** 2
+    distinct = runner.make_plan(problem.labelled, space).distinct
+    backbone = sum(space.macs(arch) for arch in distinct) / len(distinct) * shape[0] * (shape[1] / 32) ** 2
     needed, executed = tiered.head_macs(table, genes, _tap_channels(space, tuple(shape)), shape[0])
-    steps, scale = problem.search.num_steps, 2 * len(canonical) * problem.search.weight_seeds
+    steps, scale = problem.search.num_steps, 2 * len(distinct) * problem.search.weight_seeds
     # Two gradients in all steps but the last; the barrier, third of the pair, has one.
     totals = [
         scale * ((backbone + transform) * (3 * steps - 2) + barrier * (2 * steps - 1))
@@ -391,16 +370,14 @@ def compare(
     """
     space, table, archs = problem.space, problem.genes, list(evaluation)
     truth = np.asarray(list(evaluation.values()))
-    macs = np.asarray([space.macs(arch) for arch in archs])
-    effective = np.asarray([_macs_fraction(space, arch) for arch in archs])
-    labelled_macs = [_macs_fraction(space, arch) for arch in problem.labelled]
+    effective, labelled_macs = (spaces.macs_fractions(space, some) for some in (archs, problem.labelled))
     sign = 1.0 if np.ptp(labelled_macs) == 0 else np.sign(metrics.rank_quality(labelled_macs, problem.truth).spearman)
     scores: dict[str, Any] = {
-        "macs": macs,
+        "macs": [space.macs(arch) for arch in archs],
         "params": [space.params(arch) for arch in archs],
         "macs, fitted": (sign or 1.0) * effective,
         "plain": runner.score(
-            [space.format(arch) for arch in archs],
+            archs,
             space,
             plain,
             problem.images,
@@ -411,21 +388,14 @@ def compare(
         ).score,
     }
     spec = loss_bank.BankSpec(space, table, problem.images, problem.weight_seed, problem.search.num_steps)
-    bank = loss_bank.LossBank(path, spec.identity(execution))
-    try:
-        genomes = {
-            kind: [loss_bank.without_alpha(table, table.encode(m.settings)) for m in proxy.members]
-            for kind, proxy in found.items()
-        }
+    genomes = {kind: [table.encode(m.settings) for m in proxy.members] for kind, proxy in found.items()}
+    with loss_bank.LossBank(path, spec.identity(execution)) as bank:
         wide = dataclasses.replace(execution, chunk_size=loss_bank.CHUNK * len(execution.devices))
         loss_bank.fill(bank, spec, [g for own in genomes.values() for g in own], archs, wide)
-        losses, row = bank.losses(spec.num_steps)[..., -1], {tuple(g.tolist()): p for p, g in enumerate(bank.genes)}
-        position = {text: i for i, text in enumerate(bank.archs)}
-        columns = [position[space.format(space.canonical(arch))] for arch in archs]
-    finally:
-        bank.close()
+        losses = bank.losses(spec.num_steps)[:, bank.columns(space, archs), -1]
+        rows = {kind: bank.rows(table, own) for kind, own in genomes.items()}
     for kind, proxy in found.items():
-        own = losses[[row[tuple(g.tolist())] for g in genomes[kind]]][:, columns]
+        own = losses[rows[kind]]
         scores[kind] = fitted.FittedProxy(proxy.members[:1]).scores(own[:1], effective)
         scores[f"{kind} x {len(proxy.members)}"] = proxy.scores(own, effective)
     return {name: metrics.rank_quality(score, truth) for name, score in scores.items()}
@@ -496,8 +466,7 @@ def search_proxy(
     batch = images_lib.standardize(images_lib.default_images() if images is None else images)
     search = dps.SearchSpec() if search is None else search
     genes = GeneTable() if genes is None else genes
-    if search.blend == "rank":
-        genes = dataclasses.replace(genes, alpha=(0.0,))
+    genes = search.genes_with_effect(genes)
     archs = tuple(space.parse(arch) for arch in labelled)
     problem = Problem(space, genes, search, batch, weight_seed, seed, archs, tuple(labelled.values()))
     compiled = prepare(problem, execution)

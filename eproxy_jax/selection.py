@@ -99,7 +99,7 @@ def fitness(scores: np.ndarray, losses: Any, truth: Any) -> np.ndarray:
 def best_members(fitness_of: np.ndarray, count: int) -> list[tuple[int, int]]:
     """The ``count`` fittest settings, each with its best blend, best first.
 
-    Ties go to the earlier setting and, between blends, to the one nearest the middle of those that are equally good.
+    Ties go to the earlier setting and, between blends, to the middle one (:func:`best_blend`).
 
     Args:
       fitness_of: [P, K].
@@ -112,11 +112,13 @@ def best_members(fitness_of: np.ndarray, count: int) -> list[tuple[int, int]]:
     order = [int(p) for p in np.argsort(-best, kind="stable")[:count] if np.isfinite(best[p])]
     if not order:
         raise ValueError("every setting diverged on a labelled architecture: lower the gene 'lr'")
-    members = []
-    for p in order:
-        equal = np.flatnonzero(fitness_of[p] >= best[p] - 1e-12)
-        members.append((p, int(equal[(len(equal) - 1) // 2])))
-    return members
+    return [(p, best_blend(fitness_of[p])) for p in order]
+
+
+def best_blend(fitness_of: np.ndarray) -> int:
+    """The fittest blend out of [K]; of those that are equally good, the middle one."""
+    equal = np.flatnonzero(fitness_of >= fitness_of.max() - 1e-12)
+    return int(equal[(len(equal) - 1) // 2])
 
 
 def mean_rank(scores: np.ndarray, members: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -275,12 +275,6 @@ def _pad_last(x: Array, channels: int) -> Array:
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, channels - x.shape[-1])])
 
 
-def _centre(kernel: Array, size: int) -> Array:
-    """The central ``size`` x ``size`` of the two axes before the last two."""
-    margin = (kernel.shape[-3] - size) // 2
-    return kernel[..., margin : margin + size, margin : margin + size, :, :]
-
-
 def _uncentre(kernel: Array, size: int) -> Array:
     margin = (size - kernel.shape[0]) // 2
     return jnp.pad(kernel, ((margin, margin), (margin, margin), (0, 0), (0, 0)))
@@ -295,7 +289,7 @@ def _transform_op(kernel_size: int, channels: int, most: int, inputs: int) -> op
 
     def narrow(weights: Any) -> dict[str, Array]:
         return {
-            "kernel": _centre(weights["kernel"], kernel_size)[..., :inputs, :channels],
+            "kernel": ops.kernel_centre(weights["kernel"], kernel_size)[..., :inputs, :channels],
             **{name: weights[name][:channels] for name in ("bias", "scale", "offset")},
         }
 
@@ -423,7 +417,7 @@ class TieredNetwork(nn.Module):
 def _barrier_loss(kernel_size: int, channels: int, outputs: int, with_gradient: bool, h: Array, data: Any):
     """Mean squared error behind the barrier at one tier, and its gradient with respect to ``h``."""
     unit = jnp.where(initializers.is_normal(data["init"]), data["normal"], data["uniform"])
-    unit = _centre(unit, kernel_size)[..., :channels, :outputs]
+    unit = ops.kernel_centre(unit, kernel_size)[..., :channels, :outputs]
     out = ops.frozen_conv2d(h[..., :channels], unit) * data["scale"] + ops.per_channel(data["bias"][:outputs])
     used = (jnp.arange(outputs) < data["target_channels"]).astype(h.dtype)
     count = h.shape[0] * h.shape[1] * h.shape[2] * data["target_channels"]
@@ -471,9 +465,6 @@ def barrier_data(task: TieredTask, setting: SettingData, number: int) -> dict[st
     """What the barrier of one branch needs, computed once a setting."""
     branch, init, dtype = setting.branches[number], setting.barrier_init, task.images.dtype
     fan_in = branch.barrier_area * branch.transform_channels
-    # conv_bias scales a unit draw by 1 / sqrt(fan_in) for the default kind, else it is a constant.
-    constant = initializers.conv_bias(jax.random.key(0), (), dtype, 1, init)
-    bias = jnp.where(init == 0, task.bias[number] / jnp.sqrt(fan_in), constant)
     return {
         "index": branch.barrier,
         "init": init,
@@ -482,7 +473,7 @@ def barrier_data(task: TieredTask, setting: SettingData, number: int) -> dict[st
         "scale": initializers.unit_scale(
             (1, 1, branch.transform_channels, 1), dtype, init, branch.barrier_area, branch.target_channels
         ),
-        "bias": bias,
+        "bias": initializers.scaled_bias(task.bias[number], fan_in, init),
         "target": jnp.tensordot(branch.features, task.maps[number], 1),
         "transform_channels": branch.transform_channels,
         "target_channels": branch.target_channels,

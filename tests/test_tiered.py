@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, pattern_images
 
-from eproxy_jax import proxy, runner, tiered
+from eproxy_jax import ops, proxy, runner, tiered
 from eproxy_jax.genes import GeneTable
 from eproxy_jax.types import ProxySettings, ProxyTask
 
@@ -34,14 +34,14 @@ def plain_twin(network, settings, setting, params, task):
         weights, used = params[f"transform{number}"], branch.transform_channels
         own[f"transform{number}"] = {
             "conv": {
-                "kernel": tiered._centre(weights["kernel"], branch.transform_kernel)[..., :used],
+                "kernel": ops.kernel_centre(weights["kernel"], branch.transform_kernel)[..., :used],
                 "bias": weights["bias"][:used],
             },
             "norm": {"scale": weights["scale"][:used], "bias": weights["offset"][:used]},
         }
         data = tiered.barrier_data(task, setting, number)
         unit = data["normal"] if settings.barrier_init.endswith("normal") else data["uniform"]
-        kernel = tiered._centre(unit, branch.barrier_kernel)[..., :used, : branch.target_channels] * data["scale"]
+        kernel = ops.kernel_centre(unit, branch.barrier_kernel)[..., :used, : branch.target_channels] * data["scale"]
         bias = jnp.broadcast_to(data["bias"], data["target"].shape[-1:])[: branch.target_channels]
         barriers.append({"kernel": kernel, "bias": bias})
         branch_targets.append(data["target"][..., : branch.target_channels])

@@ -22,12 +22,7 @@ again with the same flags, resumes. Settings of the configuration come first, th
 
 def add_parser(commands: Any) -> None:
     """Add the command to the subparsers of ``eproxy``."""
-    bank = commands.add_parser(
-        "bank",
-        help="compute or extend a loss bank",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    bank = common.add_command(commands, "bank", "compute or extend a loss bank", _EPILOG)
     common.add_proxy_flags(bank)
     common.add_arch_flags(bank)
     output = bank.add_argument_group("bank")
@@ -44,6 +39,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     common.check_source(arguments, overrides)
     common.check_archs(arguments)
+    import numpy as np
+
     from eproxy_jax import images, loss_bank, progress
 
     spec = common.run_spec(arguments, overrides)
@@ -58,22 +55,19 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise UsageError(f"the configuration's settings are not among its genes: {error}") from error
     settings = [*first, *loss_bank.random_settings(spec.genes, arguments.num_settings, arguments.settings_seed)]
     out = Path(arguments.out) if arguments.out else Path(arguments.workdir or ".") / "bank.jsonl"
-    bank = loss_bank.LossBank(out, bank_spec.identity(execution))
-    try:
-        meter: list[progress.Progress] = []
+    meter: list[progress.Progress] = []
 
-        def show(done: int, total: int, diverged: int) -> None:
-            if not meter:
-                meter.append(progress.Progress(total, unit="trainings"))
-            meter[0].update(done, diverged)
+    def show(done: int, total: int, diverged: int) -> None:
+        if not meter:  # what the first setting took is not known: it does not count for the rate
+            meter.append(progress.Progress(total, done, unit="trainings"))
+        meter[0].update(done, diverged)
 
+    with loss_bank.LossBank(out, bank_spec.identity(execution)) as bank:
         common.announce("compiling, then training setting after setting")
         seconds = loss_bank.fill(bank, bank_spec, settings, archs, execution, show)
-        losses = bank.losses(spec.settings.num_steps)
-        diverged = int((bank.computed() & ~(losses[..., -1] < float("inf"))).sum())
+        finite = np.isfinite(bank.losses(spec.settings.num_steps)[..., -1])
+        diverged = int((bank.computed() & ~finite).sum())
         print(f"bank:    {out}")
         print(f"         {len(bank.genes)} settings x {len(bank.archs)} distinct networks, {diverged} diverged")
         print(f"seconds: compile {seconds['compile']:.1f}, run {seconds['run']:.1f}")
-    finally:
-        bank.close()
     return 0

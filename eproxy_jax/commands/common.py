@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import platform
 import sys
@@ -33,6 +32,11 @@ def natural(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {text}")
     return value
+
+
+def add_command(commands: Any, name: str, help: str, epilog: str) -> argparse.ArgumentParser:
+    """The parser of one command of ``eproxy``; ``epilog`` is printed as it stands."""
+    return commands.add_parser(name, help=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_proxy_flags(parser: argparse.ArgumentParser) -> Any:
@@ -159,20 +163,6 @@ def architectures(arguments: argparse.Namespace, space: Any) -> list[Any]:
     if arguments.limit is not None and arguments.limit < len(distinct):
         return [distinct[i] for i in draw_distinct(len(distinct), arguments.limit, arguments.seed, "the list")]
     return distinct
-
-
-def proxy_identity(spec: Any, images: Any, execution: Any) -> dict[str, Any]:
-    """What losses depend on besides architecture and settings."""
-    from eproxy_jax import images as images_lib
-
-    return {
-        "space": spec.space.name,
-        "sizes": dataclasses.asdict(spec.space),
-        "images": images_lib.identity(images),
-        "weight_seed": spec.weight_seed,
-        "form": execution.label,
-        "platform": execution.devices[0].platform,
-    }
 
 
 def versions() -> dict[str, str]:

@@ -27,11 +27,8 @@ flags, resumes. Sizes of the search are fields of the configuration: --config.dp
 
 def add_parser(commands: Any) -> None:
     """Add the command to the subparsers of ``eproxy``."""
-    dps = commands.add_parser(
-        "dps",
-        help="search settings that rank a space, from a few labelled architectures",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    dps = common.add_command(
+        commands, "dps", "search settings that rank a space, from a few labelled architectures", _EPILOG
     )
     common.add_proxy_flags(dps)
     labels = dps.add_argument_group("labelled and evaluation architectures")
@@ -140,8 +137,8 @@ def _spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
     genes, search = spec.genes, spec.search
     if arguments.no_macs:
         search = dataclasses.replace(search, blend="alpha")
-    if arguments.no_macs or search.blend == "rank":  # a gene without effect would only dilute the mutations
         genes = dataclasses.replace(genes, alpha=(0.0,))
+    genes = search.genes_with_effect(genes)
     if arguments.num_evaluations is not None:
         search = dataclasses.replace(search, num_evaluations=arguments.num_evaluations)
     return dataclasses.replace(spec, genes=genes, search=search)
@@ -183,11 +180,8 @@ def _warm_start(arguments: argparse.Namespace, spec: Any, execution: Any, batch:
     if not Path(arguments.bank).is_file():
         raise FileNotFoundError(f"no loss bank at {arguments.bank!r}: make one with eproxy bank")
     bank_spec = loss_bank.BankSpec(spec.space, spec.genes, batch, spec.weight_seed, spec.settings.num_steps)
-    bank = loss_bank.LossBank(Path(arguments.bank), bank_spec.identity(execution))
-    try:
+    with loss_bank.LossBank(Path(arguments.bank), bank_spec.identity(execution)) as bank:
         return search_run.fittest_of_bank(bank, bank_spec, labelled, spec.search.population_size, spec.search.blend)
-    finally:
-        bank.close()
 
 
 def _report(workdir: Path, record: dict[str, Any], rows: dict[str, Any], spec: Any) -> None:

@@ -26,12 +26,7 @@ flags, resumes. Overrides of a configuration are --config.FIELD=VALUE.
 
 def add_parser(commands: Any) -> None:
     """Add the command to the subparsers of ``eproxy``."""
-    score = commands.add_parser(
-        "score",
-        help="score architectures of one search space",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    score = common.add_command(commands, "score", "score architectures of one search space", _EPILOG)
     what = common.add_proxy_flags(score)
     what.add_argument("--settings", metavar="FILE", help="proxy settings (JSON, also from eproxy dps)")
 
@@ -99,13 +94,17 @@ def _score_settings(spec: Any, settings: Any, archs: Sequence[Any], out: Path, e
 
     job = runner.make_job(spec.space, settings, spec.images, spec.weight_seed, execution)
     plan = runner.make_plan(archs, spec.space)
-    identity = {**common.proxy_identity(spec, job.task.images, execution), "settings": settings.to_dict()}
+    identity = runner.run_identity(spec.space, job.task.images, spec.weight_seed, execution)
+    identity["settings"] = settings.to_dict()
     run_id = results_file.fingerprint(identity)
     results = results_file.ResultsFile(out, run_id, [spec.space.format(arch) for arch in archs])
     try:
         seconds = _train(job, plan, results, run_id, progress)
     finally:
         results.close()
+    before = _record_path(out)
+    if before.is_file() and (record := common.read_json(before)).get("run") == run_id:  # time of earlier sessions
+        seconds = {name: round(value + record["seconds"][name], 2) for name, value in seconds.items()}
     result = results_file.result_of(results.rows)
     return result, _write_record(out, run_id, identity, result, len(plan.distinct), seconds, execution)
 
@@ -143,12 +142,7 @@ def _score_fitted(spec: Any, proxy: Any, archs: Sequence[Any], out: Path, execut
 def _write_record(
     out: Path, run_id: str, identity: Any, result: Any, distinct: int, seconds: dict[str, float], execution: Any
 ) -> dict[str, Any]:
-    """Write OUT.run.json; time spent by earlier sessions of the same run counts."""
-    path = out.with_suffix(".run.json")
-    if path.is_file():
-        before = common.read_json(path)
-        if before.get("run") == run_id and "members" not in identity:
-            seconds = {name: round(value + before["seconds"][name], 2) for name, value in seconds.items()}
+    """Write OUT.run.json, and return what is in it."""
     record = {
         "run": run_id,
         **identity,
@@ -160,8 +154,12 @@ def _write_record(
         "command": common.command_line(),
         "versions": common.versions(),
     }
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    _record_path(out).write_text(json.dumps(record, indent=1) + "\n")
     return record
+
+
+def _record_path(out: Path) -> Path:
+    return out.with_suffix(".run.json")
 
 
 def _check_choices(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

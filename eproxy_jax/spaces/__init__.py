@@ -3,7 +3,7 @@
 Importing this package registers the built-in spaces; :func:`get` returns one by name.
 """
 
-from eproxy_jax.spaces.base import SearchSpace, arch_identity, get, names, register
+from eproxy_jax.spaces.base import SearchSpace, arch_identity, get, macs_fractions, names, register
 from eproxy_jax.spaces.nasbench101 import NasBench101
 from eproxy_jax.spaces.nasbench201 import NasBench201
 from eproxy_jax.spaces.transnas_macro import TransNasMacro
@@ -17,6 +17,7 @@ __all__ = [
     "TransNasMicro",
     "arch_identity",
     "get",
+    "macs_fractions",
     "names",
     "register",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import flax.linen as nn
@@ -153,6 +153,11 @@ def arch_identity(space: SearchSpace, arch: Any) -> np.ndarray:
     text = space.format(space.canonical(arch))
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return np.frombuffer(digest, "<u4").astype(np.uint32)
+
+
+def macs_fractions(space: SearchSpace, archs: Iterable[Any]) -> np.ndarray:
+    """MACs of the canonical forms over the largest of the space, [A]: what blends of MACs work on."""
+    return np.asarray([space.macs(space.canonical(arch)) for arch in archs]) / space.max_macs()
 
 
 def check_positive(space: Any) -> None:

@@ -33,6 +33,7 @@ from eproxy_jax.spaces.dag_ops import (
     tier_widths,
     vertex_choice,
 )
+from eproxy_jax.spaces.standalone import StandAloneNet
 
 NUM_STACKS = 3
 NUM_SLOTS = dag.MAX_VERTICES - 2  # interior vertices
@@ -86,33 +87,27 @@ class CellNet(nn.Module):
         return functools.reduce(jnp.add, total)
 
 
-class NasBench101Net(nn.Module):
-    """A stand-alone NAS-Bench-101 network that a user can go on to train.
+class NasBench101Net(StandAloneNet):
+    """A stand-alone NAS-Bench-101 network.
 
     Attributes:
       cell: a pruned cell.
       stem_channels: channels of the first stack.
       modules_per_stack: cells in each stack.
-      num_classes: classifier outputs; None for a backbone only.
-      dtype: dtype of the parameters.
     """
 
     cell: dag.Cell
     stem_channels: int = 128
     modules_per_stack: int = 3
-    num_classes: int | None = None
-    dtype: Any = jnp.float32
 
     def setup(self):
         """Name the layers by their place, so that weights can be found by path."""
-        track = self.num_classes is not None
-        self.stem = ConvBnRelu(self.stem_channels, 3, track, self.dtype)
+        super().setup()
+        self.stem = ConvBnRelu(self.stem_channels, 3, self.track, self.dtype)
         for stack in range(NUM_STACKS):
             for module in range(self.modules_per_stack):
-                cell = CellNet(self.cell, self.stem_channels * 2**stack, track, self.dtype)
+                cell = CellNet(self.cell, self.stem_channels * 2**stack, self.track, self.dtype)
                 setattr(self, f"stack{stack}_module{module}", cell)
-        if self.num_classes is not None:
-            self.classifier = nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.dtype)
 
     def features(self, images: Array, train: bool = True) -> list[Array]:
         """Feature taps at the end and before the two max-pools, last first.
@@ -132,13 +127,6 @@ class NasBench101Net(nn.Module):
                 x = getattr(self, f"stack{stack}_module{module}")(x, train)
             taps.append(x)
         return taps[::-1]
-
-    def __call__(self, images: Array, train: bool = True) -> Array | list[Array]:
-        """Class logits [B, num_classes]; the feature taps for a backbone only."""
-        taps = self.features(images, train)
-        if self.num_classes is None:
-            return taps
-        return self.classifier(taps[0].mean((1, 2)))
 
 
 # --- the universal cell --------------------------------------------------------------------------------------

@@ -40,10 +40,7 @@ def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> ops.Op:
     """
 
     def cut(x: Array, weights: Any) -> tuple[Array, Array]:
-        kernel = weights["kernel"]
-        if pointwise:
-            middle = kernel.shape[0] // 2
-            kernel = kernel[middle : middle + 1, middle : middle + 1]
+        kernel = ops.kernel_centre(weights["kernel"], 1) if pointwise else weights["kernel"]
         return (x[..., :width], kernel[..., :width, :width]) if cut_input else (x, kernel[..., :width])
 
     def forward(x: Array, weights: Any):

@@ -195,7 +195,7 @@ class NasBench101:
     def to_flax(self, arch: Cell, num_classes: int | None = None) -> dag_net.NasBench101Net:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
         cell = dag.prune(self.parse(arch))
-        return dag_net.NasBench101Net(cell, self.stem_channels, self.modules_per_stack, num_classes)
+        return dag_net.NasBench101Net(cell, self.stem_channels, self.modules_per_stack, num_classes=num_classes)
 
     def universal(self, dtype: Any = jnp.float32) -> dag_net.UniversalNasBench101:
         """The module that takes the encoded cell as data."""

@@ -23,6 +23,7 @@ from eproxy_jax.errors import did_you_mean
 from eproxy_jax.spaces import base, cell_net
 from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, POOL, SKIP, Cell
 from eproxy_jax.spaces.cell_space import CellSpace
+from eproxy_jax.spaces.standalone import StandAloneNet
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NUM_STAGES = 3
@@ -114,9 +115,8 @@ class NasBench201(CellSpace):
 
     def to_flax(self, arch: Cell, num_classes: int | None = None) -> NasBench201Net:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
-        return NasBench201Net(
-            cell_net.check_cell(arch, self.num_ops, self.name), self.stem_channels, self.cells_per_stage, num_classes
-        )
+        cell = cell_net.check_cell(arch, self.num_ops, self.name)
+        return NasBench201Net(cell, self.stem_channels, self.cells_per_stage, num_classes=num_classes)
 
     def universal(self, dtype: Any = jnp.float32) -> UniversalNasBench201:
         """The module that takes the encoded cell as data."""
@@ -197,38 +197,33 @@ class ResidualBlock(nn.Module):
         return y + shortcut
 
 
-class NasBench201Net(nn.Module):
-    """A stand-alone NAS-Bench-201 network that a user can go on to train.
+class NasBench201Net(StandAloneNet):
+    """A stand-alone NAS-Bench-201 network.
 
     Attributes:
       cell: six operation codes.
       stem_channels: channels of the first stage.
       cells_per_stage: cells in each stage.
-      num_classes: classifier outputs; None for a backbone only.
-      dtype: dtype of the parameters.
     """
 
     cell: Cell
     stem_channels: int = 16
     cells_per_stage: int = 5
-    num_classes: int | None = None
-    dtype: Any = jnp.float32
 
     def setup(self):
         """Name the layers by their place, so that weights can be found by path."""
-        track = self.num_classes is not None
+        super().setup()
         self.stem_conv = layers.Conv(self.stem_channels, 3, dtype=self.dtype)
-        self.stem_norm = layers.BatchNorm(True, track, self.dtype)
+        self.stem_norm = layers.BatchNorm(True, self.track, self.dtype)
         for stage in range(NUM_STAGES):
             channels = self.stem_channels * 2**stage
             if stage:
-                setattr(self, f"reduce{stage}", ResidualBlock(channels, track, self.dtype))
+                setattr(self, f"reduce{stage}", ResidualBlock(channels, self.track, self.dtype))
             for n in range(self.cells_per_stage):
-                cell = cell_net.CellNet(self.cell, channels, track=track, dtype=self.dtype)
+                cell = cell_net.CellNet(self.cell, channels, track=self.track, dtype=self.dtype)
                 setattr(self, f"stage{stage}_cell{n}", cell)
         if self.num_classes is not None:
-            self.last_norm = layers.BatchNorm(True, track, self.dtype)
-            self.classifier = nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.dtype)
+            self.last_norm = layers.BatchNorm(True, self.track, self.dtype)
 
     def features(self, images: Array, train: bool = True) -> list[Array]:
         """Feature taps, last stage first.
@@ -250,13 +245,9 @@ class NasBench201Net(nn.Module):
             taps.append(x)
         return taps[::-1]
 
-    def __call__(self, images: Array, train: bool = True) -> Array | list[Array]:
-        """Class logits [B, num_classes]; the feature taps for a backbone only."""
-        taps = self.features(images, train)
-        if self.num_classes is None:
-            return taps
-        x = nn.relu(self.last_norm(taps[0], train)).mean((1, 2))
-        return self.classifier(x)
+    def before_pooling(self, tap: Array, train: bool) -> Array:
+        """Batch norm and ReLU, [B, H / 4, W / 4, 4 C] -> [B, H / 4, W / 4, 4 C]."""
+        return nn.relu(self.last_norm(tap, train))
 
 
 class UniversalNasBench201(nn.Module):

@@ -25,7 +25,7 @@ from eproxy_jax.spaces import base, macro_code
 from eproxy_jax.spaces.macro_code import MAX_MODULES, Code
 from eproxy_jax.spaces.macro_net import UniversalTransNasMacro, block_shape, map_sizes
 from eproxy_jax.spaces.residual_trunk import BlockShape
-from eproxy_jax.spaces.transnas_net import CELLS_PER_MODULE, NUM_TAPS, Stem, module_shapes, stem_macs, stem_params
+from eproxy_jax.spaces.transnas_net import CELLS_PER_MODULE, TransNasNet, stem_macs, stem_params
 
 
 @base.register("transnas_macro")  # pyright: ignore[reportArgumentType]
@@ -125,7 +125,8 @@ class TransNasMacro:
 
     def to_flax(self, arch: Code, num_classes: int | None = None) -> TransNasMacroNet:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
-        return TransNasMacroNet(macro_code.check_code(arch, arch), self.stem_channels, num_classes)
+        code = macro_code.check_code(arch, arch)
+        return TransNasMacroNet(code, stem_channels=self.stem_channels, num_classes=num_classes)
 
     def universal(self, dtype: Any = jnp.float32) -> UniversalTransNasMacro:
         """The module that takes the encoded code as data."""
@@ -174,53 +175,22 @@ class BasicBlock(nn.Module):
         return nn.relu(y + (conv_norm(x, 1, self.stride, "shortcut") if self.projects else x))
 
 
-class TransNasMacroNet(nn.Module):
-    """A stand-alone TransNAS-Bench-101-macro network that a user can go on to train.
+class TransNasMacroNet(TransNasNet):
+    """A stand-alone TransNAS-Bench-101-macro network.
 
     Attributes:
       code: the macro code; a last 4 is read as 2.
-      stem_channels: channels that enter the first module.
-      num_classes: classifier outputs; None for a backbone only.
-      dtype: dtype of the parameters.
     """
 
     code: Code
-    stem_channels: int = 64
-    num_classes: int | None = None
-    dtype: Any = jnp.float32
 
-    def setup(self):
-        """Name the layers by their place, so that weights can be found by path."""
-        track = self.num_classes is not None
-        self.stem = Stem(self.stem_channels, track, self.dtype)
-        for m, shape in enumerate(module_shapes(macro_code.digits(self.code), self.stem_channels)):
-            for b, (channels_in, stride) in enumerate(shape.cells()):
-                projects = stride > 1 or channels_in != shape.channels
-                block = BasicBlock(shape.channels, stride, projects, track, self.dtype)
-                setattr(self, f"module{m}_block{b}", block)
-        if self.num_classes is not None:
-            self.classifier = nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.dtype)
+    piece: ClassVar[str] = "block"
 
-    def features(self, images: Array, train: bool = True) -> list[Array]:
-        """Feature taps after the last three modules, last first.
+    def macro_code(self) -> str:
+        """Digits 1 to 4, one a module."""
+        return macro_code.digits(self.code)
 
-        Args:
-          images: [B, H, W, 3].
-          train: normalise with batch statistics.
-
-        Returns:
-          Three arrays [B, H', W', C'].
-        """
-        x, taps = self.stem(images, train), []
-        for m, _ in enumerate(self.code):
-            for b in range(CELLS_PER_MODULE):
-                x = getattr(self, f"module{m}_block{b}")(x, train)
-            taps.append(x)
-        return taps[::-1][:NUM_TAPS]
-
-    def __call__(self, images: Array, train: bool = True) -> Array | list[Array]:
-        """Class logits [B, num_classes]; the feature taps for a backbone only."""
-        taps = self.features(images, train)
-        if self.num_classes is None:
-            return taps
-        return self.classifier(taps[0].mean((1, 2)))
+    def make_piece(self, channels_in: int, channels: int, stride: int) -> nn.Module:
+        """A residual block, [B, H, W, channels_in] -> [B, H / stride, W / stride, channels]."""
+        projects = stride > 1 or channels_in != channels
+        return BasicBlock(channels, stride, projects, self.track, self.dtype)

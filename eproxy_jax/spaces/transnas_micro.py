@@ -21,7 +21,7 @@ from eproxy_jax import initializers
 from eproxy_jax.spaces import base, cell_net
 from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, SKIP, Cell
 from eproxy_jax.spaces.cell_space import CellSpace
-from eproxy_jax.spaces.transnas_net import CELLS_PER_MODULE, NUM_TAPS, Stem, module_shapes, stem_macs, stem_params
+from eproxy_jax.spaces.transnas_net import NUM_TAPS, Stem, TransNasNet, module_shapes, stem_macs, stem_params
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")
 _PREFIX = "64-41414-"  # the one macro skeleton of the micro space
@@ -112,7 +112,7 @@ class TransNasMicro(CellSpace):
     def to_flax(self, arch: Cell, num_classes: int | None = None) -> TransNasMicroNet:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
         cell = cell_net.check_cell(arch, self.num_ops, self.name)
-        return TransNasMicroNet(cell, self.stem_channels, self.macro, num_classes)
+        return TransNasMicroNet(cell, self.macro, stem_channels=self.stem_channels, num_classes=num_classes)
 
     def universal(self, dtype: Any = jnp.float32) -> UniversalTransNasMicro:
         """The module that takes the encoded cell as data."""
@@ -148,57 +148,27 @@ class TransNasMicro(CellSpace):
 # --- modules -------------------------------------------------------------------------------------------------
 
 
-class TransNasMicroNet(nn.Module):
-    """A stand-alone TransNAS-Bench-101-micro network that a user can go on to train.
+class TransNasMicroNet(TransNasNet):
+    """A stand-alone TransNAS-Bench-101-micro network.
 
     Attributes:
       cell: six operation codes.
-      stem_channels: channels that enter the first module.
       macro: the macro code.
-      num_classes: classifier outputs; None for a backbone only.
-      dtype: dtype of the parameters.
     """
 
     cell: Cell
-    stem_channels: int = 64
     macro: str = "41414"
-    num_classes: int | None = None
-    dtype: Any = jnp.float32
 
-    def setup(self):
-        """Name the layers by their place, so that weights can be found by path."""
-        track = self.num_classes is not None
-        self.stem = Stem(self.stem_channels, track, self.dtype)
-        for m, shape in enumerate(module_shapes(self.macro, self.stem_channels)):
-            for c, (_, stride) in enumerate(shape.cells()):
-                cell = cell_net.CellNet(self.cell, shape.channels, stride, True, track, self.dtype)
-                setattr(self, f"module{m}_cell{c}", cell)
-        if self.num_classes is not None:
-            self.classifier = nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.dtype)
+    piece: ClassVar[str] = "cell"
 
-    def features(self, images: Array, train: bool = True) -> list[Array]:
-        """Feature taps after the last three modules, last first.
+    def macro_code(self) -> str:
+        """Digits 1 to 4, one a module."""
+        return self.macro
 
-        Args:
-          images: [B, H, W, 3].
-          train: normalise with batch statistics.
-
-        Returns:
-          Three arrays [B, H', W', C'].
-        """
-        x, taps = self.stem(images, train), []
-        for m, _ in enumerate(self.macro):
-            for c in range(CELLS_PER_MODULE):
-                x = getattr(self, f"module{m}_cell{c}")(x, train)
-            taps.append(x)
-        return taps[::-1][:NUM_TAPS]
-
-    def __call__(self, images: Array, train: bool = True) -> Array | list[Array]:
-        """Class logits [B, num_classes]; the feature taps for a backbone only."""
-        taps = self.features(images, train)
-        if self.num_classes is None:
-            return taps
-        return self.classifier(taps[0].mean((1, 2)))
+    def make_piece(self, channels_in: int, channels: int, stride: int) -> nn.Module:
+        """A cell, [B, H, W, channels_in] -> [B, H / stride, W / stride, channels]."""
+        del channels_in  # a cell sees it
+        return cell_net.CellNet(self.cell, channels, stride, True, self.track, self.dtype)
 
 
 class UniversalCell(nn.Module):

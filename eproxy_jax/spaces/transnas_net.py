@@ -6,13 +6,14 @@ Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as PROTOCOL g
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
 from eproxy_jax import layers
+from eproxy_jax.spaces.standalone import StandAloneNet
 
 CELLS_PER_MODULE = 2
 NUM_TAPS = 3
@@ -89,3 +90,50 @@ class Stem(nn.Module):
         x = nn.relu(layers.BatchNorm(True, self.track, self.dtype, name="norm_a")(x, train))
         x = layers.Conv(self.features, 3, 2, dtype=self.dtype, name="conv_b")(x, init)
         return layers.BatchNorm(True, self.track, self.dtype, name="norm_b")(x, train)
+
+
+class TransNasNet(StandAloneNet, kw_only=True):
+    """Base of stand-alone TransNAS-Bench-101 networks: stem, and modules of two pieces each.
+
+    Subclasses say what their macro code is, what a piece is called, and make it.
+
+    Attributes:
+      stem_channels: channels that enter the first module.
+    """
+
+    stem_channels: int = 64
+
+    piece: ClassVar[str]
+
+    def macro_code(self) -> str:
+        """Digits 1 to 4, one a module."""
+        raise NotImplementedError
+
+    def make_piece(self, channels_in: int, channels: int, stride: int) -> nn.Module:
+        """A module ``(x, train)``, [B, H, W, channels_in] -> [B, H / stride, W / stride, channels]."""
+        raise NotImplementedError
+
+    def setup(self):
+        """Name the layers by their place, so that weights can be found by path."""
+        super().setup()
+        self.stem = Stem(self.stem_channels, self.track, self.dtype)
+        for m, shape in enumerate(module_shapes(self.macro_code(), self.stem_channels)):
+            for n, (channels_in, stride) in enumerate(shape.cells()):
+                setattr(self, f"module{m}_{self.piece}{n}", self.make_piece(channels_in, shape.channels, stride))
+
+    def features(self, images: Array, train: bool = True) -> list[Array]:
+        """Feature taps after the last three modules, last first.
+
+        Args:
+          images: [B, H, W, 3].
+          train: normalise with batch statistics.
+
+        Returns:
+          Three arrays [B, H', W', C'].
+        """
+        x, taps = self.stem(images, train), []
+        for m in range(len(self.macro_code())):
+            for n in range(CELLS_PER_MODULE):
+                x = getattr(self, f"module{m}_{self.piece}{n}")(x, train)
+            taps.append(x)
+        return taps[::-1][:NUM_TAPS]
