@@ -103,11 +103,14 @@ def main() -> None:
     archs = distinct[: arguments.num]
     job = runner.make_job(space, settings, spec.images, spec.weight_seed)
     compilations = runner.num_compilations()
-    compile_seconds = job.program().compile_seconds
+    program = job.program(archs[0])
     theirs = torch_scorer(space, settings, job.task)
 
     def ours(block) -> list[float]:
-        return [float(loss) for losses in runner.run(job, block) for loss in losses[:, -1]]
+        losses = np.empty(len(block))
+        for positions, chunk in runner.run(job, block):
+            losses[positions] = chunk[:, -1]
+        return losses.tolist()
 
     ours(archs[:2])
     theirs(archs[0], True)
@@ -147,7 +150,7 @@ def main() -> None:
                 "archs/s": f"{1 / mean:.2f}",
                 "s/arch, median of blocks": f"{np.median(seconds):.3f} [{min(seconds):.3f}-{max(seconds):.3f}]",
                 "speed against best PyTorch": f"{best_peer / mean:.2f}x",
-                "compile s": f"{compile_seconds:.1f}" if name == "ours" else "-",
+                "compile s": f"{program.compile_seconds:.1f}" if name == "ours" else "-",
                 "share of matmul peak": f"{flops / mean / peak:.0%}",
                 "Spearman": f"{quality.spearman:.3f}" if quality else "-",
             }
@@ -160,7 +163,7 @@ def main() -> None:
     notes = (
         f"\nMatmul peak {peak / 1e9:.0f} GFLOP/s; needed {flops / 1e9:.1f} GFLOP a network on average. MACs alone on "
         f"the same {len(archs)}: Spearman {alone:.3f}. Programs compiled: {runner.num_compilations() - compilations}. "
-        f"Working memory of our program {job.program().temp_bytes / 2**20:.0f} MiB a device; peak of this process, "
+        f"Working memory of our program {program.temp_bytes / 2**20:.0f} MiB a device; peak of this process, "
         f"PyTorch included, {memory:.2f} GiB.\n"
     )
     name = f"throughput_{space.name}" + ("" if arguments.variant == "paper" else f"_{arguments.variant}")

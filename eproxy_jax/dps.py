@@ -98,21 +98,34 @@ class SearchState:
 
 
 @flax.struct.dataclass
-class Labels:
-    """The labelled architectures as arrays, padded to a whole number of blocks on every device.
+class Functions:
+    """Distinct functions of one group as arrays, padded to a whole number of blocks on every device.
 
     Attributes:
-      identity: uint32 [M, 2], of the distinct functions among them.
+      identity: uint32 [M, 2].
       encoded: int32 [M, ...].
       valid: [M]; padding is not.
-      position: int32 [A], the function of each labelled architecture.
-      truth: [A], higher is better.
-      macs: [A], MACs of the function over the space's largest.
+      group: their group.
     """
 
     identity: Array
     encoded: Array
     valid: Array
+    group: spaces.Group = flax.struct.field(pytree_node=False)
+
+
+@flax.struct.dataclass
+class Labels:
+    """The labelled architectures as arrays.
+
+    Attributes:
+      functions: what they compute, by group.
+      position: int32 [A], the function of each labelled architecture, counted through all groups, padding included.
+      truth: [A], higher is better.
+      macs: [A], MACs of the function over the space's largest.
+    """
+
+    functions: tuple[Functions, ...]
     position: Array
     truth: Array
     macs: Array
@@ -123,7 +136,7 @@ def make_labels(
 ) -> Labels:
     """Prepare labelled architectures.
 
-    Functions are dealt to devices from the most expensive down, so that devices finish together.
+    The functions of a group are dealt to devices from the most expensive down, so that devices finish together.
 
     Args:
       space: the search space.
@@ -146,17 +159,22 @@ def make_labels(
     plan = runner.make_plan(archs, space)
     macs = np.asarray([space.macs(arch) for arch in plan.distinct])
     block = len(execution.devices) * (1 if execution.form == "map" else execution.vmap_width)
-    size = -(-len(macs) // block) * block
-    # Most expensive first, to each device in turn: device d's shard is every D-th of the order.
-    order = np.concatenate([np.argsort(-macs, kind="stable"), np.full(size - len(macs), -1)])
-    order = order.reshape(-1, len(execution.devices)).T.reshape(-1)
-    chosen = [plan.distinct[i] for i in order]  # padding (-1) repeats the last one and is not valid
+    functions: list[Functions] = []
     place = np.empty(len(macs), np.int32)
-    place[order[order >= 0]] = np.flatnonzero(order >= 0)
+    before = 0
+    for group, members in runner.by_group(plan.distinct, space).items():
+        size = -(-len(members) // block) * block
+        # Most expensive first, to each device in turn: device d's shard is every D-th of the order.
+        dearest = np.asarray(members)[np.argsort(-macs[members], kind="stable")]
+        order = np.concatenate([dearest, np.full(size - len(members), -1)])
+        order = order.reshape(-1, len(execution.devices)).T.reshape(-1)
+        chosen = [plan.distinct[i if i >= 0 else members[-1]] for i in order]  # padding (-1) is not valid
+        place[order[order >= 0]] = before + np.flatnonzero(order >= 0)
+        before += size
+        identity = np.stack([spaces.arch_identity(space, arch) for arch in chosen])
+        functions.append(Functions(identity, group.encode(chosen), order >= 0, group))  # pyright: ignore[reportArgumentType]
     return Labels(
-        identity=np.stack([spaces.arch_identity(space, arch) for arch in chosen]),  # pyright: ignore[reportArgumentType]
-        encoded=space.encode(chosen),  # pyright: ignore[reportArgumentType]
-        valid=order >= 0,  # pyright: ignore[reportArgumentType]
+        functions=tuple(functions),
         position=place[plan.index],  # pyright: ignore[reportArgumentType]
         truth=values.astype(np.float32),  # pyright: ignore[reportArgumentType]
         macs=(macs[plan.index] / space.max_macs()).astype(np.float32),  # pyright: ignore[reportArgumentType]
@@ -267,7 +285,7 @@ def advance(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _advance_search(
-    candidate: tiered.Candidate,
+    table: GeneTable,
     spec: SearchSpec,
     execution: runner.Execution,
     keys: tuple[Array, Array],
@@ -279,21 +297,28 @@ def _advance_search(
 ) -> SearchState:
     dtype = task.images.dtype
     mesh = runner.candidates_mesh(execution.devices)
-    chunk = runner.chunk_program(candidate, spec.num_steps, execution.form, mesh, execution.vmap_width, dtype)
 
+    def chunk(group: spaces.Group) -> Callable[..., Array]:
+        candidate = tiered.Candidate.of(group, table, spec.num_steps, dtype)
+        return runner.chunk_program(candidate, spec.num_steps, execution.form, mesh, execution.vmap_width, dtype)
+
+    parts = [(chunk(part.group), part) for part in labels.functions]
     weights, evolution = keys
 
     def evaluate(genes: Array) -> tuple[Array, Array]:
         def final_losses(seed: Array) -> Array:
             weight_key = jax.random.fold_in(weights, seed)
-            losses = chunk(weight_key, labels.identity, labels.encoded, labels.valid, (task, genes))
-            return losses[labels.position, -1]
+            losses = [
+                train(weight_key, part.identity, part.encoded, part.valid, (task, genes))[:, -1]
+                for train, part in parts
+            ]
+            return jnp.concatenate(losses)[labels.position]
 
         losses = lax.map(final_losses, jnp.arange(spec.weight_seeds))
-        alpha = candidate.table.values(genes, "alpha").astype(dtype)
+        alpha = table.values(genes, "alpha").astype(dtype)
         return fitness_of(losses, alpha, labels, spec.blend), losses
 
-    return advance(candidate.table, spec, evaluate, evolution, state, random_until, stop)
+    return advance(table, spec, evaluate, evolution, state, random_until, stop)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,7 +341,6 @@ class Search:
 
 
 def make_search(
-    space: spaces.SearchSpace,
     table: GeneTable,
     spec: SearchSpec,
     labels: Labels,
@@ -328,7 +352,6 @@ def make_search(
     """Compile a search, once.
 
     Args:
-      space: the search space.
       table: the gene table.
       spec: sizes and rates.
       labels: from :func:`make_labels`.
@@ -337,15 +360,14 @@ def make_search(
       seed: of the evolution.
       execution: devices and form.
     """
-    candidate = tiered.Candidate.of(space, table, spec.num_steps, images.dtype)
     key = jax.random.key(weight_seed)
-    task = jax.jit(tiered.make_task, static_argnums=1)(key, candidate.network.spec, images)
+    task = jax.jit(tiered.make_task, static_argnums=1)(key, tiered.TierSpec.of(table), images)
     evolution_key = jax.random.fold_in(jax.random.key(seed), _TAG_EVOLUTION)
     initial = initial_state(table, spec, len(labels.truth), images.dtype)
     keys, labels, task, initial = execution.replicate(((key, evolution_key), labels, task, initial))
     zero = execution.replicate(np.asarray(0, np.int32))
     start = time.perf_counter()
-    program = _advance_search.lower(candidate, spec, execution, keys, initial, zero, zero, labels, task).compile()
+    program = _advance_search.lower(table, spec, execution, keys, initial, zero, zero, labels, task).compile()
     seconds = time.perf_counter() - start
 
     def call(state: SearchState, random_until: int, stop: int) -> SearchState:

@@ -243,21 +243,27 @@ def fill(
     total, done, diverged = sum(len(missing) for _, missing in todo), 0, 0
     if not todo:
         return {"compile": 0.0, "run": 0.0}
-    candidate = tiered.Candidate.of(space, spec.table, spec.num_steps, spec.images.dtype)
+
+    def candidate_of(group: spaces.Group) -> tiered.Candidate:
+        return tiered.Candidate.of(group, spec.table, spec.num_steps, spec.images.dtype)
+
     key = jax.random.key(spec.weight_seed)
-    task = jax.jit(tiered.make_task, static_argnums=1)(key, candidate.network.spec, spec.images)
+    task = jax.jit(tiered.make_task, static_argnums=1)(key, tiered.TierSpec.of(spec.table), spec.images)
     key, task = execution.replicate((key, task))
-    shared = (task, execution.replicate(np.asarray(keys[0])))
-    program = runner.compile_program(candidate, spec.num_steps, space, execution, key, shared)
+    compiled: list[float] = []
     start_time = time.perf_counter()
     for genes, missing in todo:
         shared = (task, execution.replicate(genes))
         archs = [by_position[position] for position in missing]
-        losses = np.concatenate(list(runner.run_program(program, space, archs, key, shared)))
+        losses = np.empty((len(archs), spec.num_steps))
+        for some, chunk in runner.run_groups(
+            candidate_of, spec.num_steps, space, archs, execution, key, shared, compiled.append
+        ):
+            losses[some] = chunk
         for run in np.split(np.arange(len(missing)), np.flatnonzero(np.diff(missing) != 1) + 1):
             bank.append(genes, missing[run[0]], losses[run])
         done += len(missing)
         diverged += int((~np.isfinite(losses[:, -1])).sum())
         if progress is not None:
             progress(done, total, diverged)
-    return {"compile": program.compile_seconds, "run": time.perf_counter() - start_time}
+    return {"compile": sum(compiled), "run": time.perf_counter() - start_time - sum(compiled)}

@@ -1,12 +1,13 @@
 """The result file: one JSON line an architecture, appended as chunks finish, resumable after a kill.
 
-Lines stand in the order of the architectures asked for, so that a file is at any time a prefix of its final form, and
-a run that was killed and started again ends with the same file. Each line carries the run's fingerprint; lines of
-another run are never continued.
+Lines are appended as networks finish, which need not be in the order asked for: architectures that share a compiled
+program are trained together. The last act of a run puts them in that order, so that a run that was killed and started
+again ends with the same file. Each line carries the run's fingerprint; lines of another run are never continued.
 """
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
 import math
@@ -133,17 +134,43 @@ class ResultsFile(JsonLines):
       run: the run's fingerprint.
       archs: strings of all architectures of the run, in order.
 
+    Attributes:
+      positions: where each line's architecture stands in ``archs``.
+
     Raises:
-      ValueError: the file holds something that is not this run's prefix; says the line and what to do.
+      ValueError: the file holds something that is not part of this run; says the line and what to do.
       OSError: the file cannot be opened for writing.
     """
 
     def __init__(self, path: Path, run: str, archs: Sequence[str]):
-        self._run, self._archs = run, archs
+        self._run = run
+        # Equal strings have equal lines: the n-th line of a string is that of its n-th place.
+        self._places: dict[str, collections.deque[int]] = {}
+        for position, arch in enumerate(archs):
+            self._places.setdefault(arch, collections.deque()).append(position)
+        self.positions: list[int] = []
         super().__init__(path)
 
+    def append(self, lines: Sequence[str]) -> None:
+        """Write lines of architectures that have none yet, and make sure they are on the disk."""
+        super().append(lines)
+        self.positions += [self._places[row["arch"]].popleft() for row in self.rows[len(self.positions) :]]
+
+    def finish(self) -> None:
+        """Put the lines in the order of the architectures; the file is replaced as a whole, if at all."""
+        order = sorted(range(len(self.rows)), key=self.positions.__getitem__)
+        if order == list(range(len(order))):
+            return
+        self.rows, self.positions = [self.rows[i] for i in order], sorted(self.positions)
+        draft = self.path.with_name(self.path.name + ".sorting")
+        with draft.open("wb") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.path)
+
     def _check_rows(self) -> None:
-        path, run, archs = self.path, self._run, self._archs
+        path, run = self.path, self._run
         for number, row in enumerate(self.rows, start=1):
             if not isinstance(row, dict) or any(field not in row for field in _FIELDS):
                 raise ValueError(f"{path}:{number}: not a line of an eproxy score file: {_FIX}")
@@ -152,12 +179,13 @@ class ResultsFile(JsonLines):
                     f"{path}:{number}: written by another run ({row['run']}; this one is {run}): its space, settings, "
                     f"images, seed or execution form differ: {_FIX}"
                 )
-            if number > len(archs) or row["arch"] != archs[number - 1]:
-                expected = archs[number - 1] if number <= len(archs) else "the end of the file"
+            places = self._places.get(row["arch"])
+            if not places:
                 raise ValueError(
-                    f"{path}:{number}: holds {row['arch']!r} where this run's list has {expected!r}: "
-                    f"the list of architectures differs: {_FIX}"
+                    f"{path}:{number}: holds {row['arch']!r}, which this run's list of architectures "
+                    f"{'lacks' if places is None else 'has fewer times'}: {_FIX}"
                 )
+            self.positions.append(places.popleft())
 
 
 def _parse_line(path: Path, number: int, line: bytes) -> Any:

@@ -62,6 +62,14 @@ class Plan:
     index: np.ndarray
 
 
+def by_group(archs: Sequence[Any], space: spaces.SearchSpace) -> dict[spaces.Group, list[int]]:
+    """Positions of canonical architectures by the compiled program they need, in order of first appearance."""
+    positions: dict[spaces.Group, list[int]] = {}
+    for position, arch in enumerate(archs):
+        positions.setdefault(space.group(arch), []).append(position)
+    return positions
+
+
 def make_plan(archs: Sequence[Any], space: spaces.SearchSpace) -> Plan:
     """Canonicalise and merge duplicates.
 
@@ -269,21 +277,25 @@ def run_identity(space: spaces.SearchSpace, images: Any, weight_seed: int, execu
 
 
 def compile_program(
-    losses_of: Callable[..., Array], num_steps: int, space: spaces.SearchSpace, execution: Execution, key: Array, shared
+    losses_of: Callable[..., Array],
+    num_steps: int,
+    encoded_shape: tuple[int, ...],
+    execution: Execution,
+    key: Array,
+    shared: tuple[Any, ...],
 ) -> CompiledProgram:
     """The compiled chunk program; compiled on the first call with equal arguments.
 
     Args:
       losses_of: (key, encoded, *shared) -> losses [S] of one candidate; hashable, equal ones share a program.
       num_steps: S.
-      space: the search space.
+      encoded_shape: shape of one encoded architecture.
       execution: devices and form.
       key: typed key.
       shared: tuple of what all candidates share; only shapes and dtypes matter here.
     """
     leaves, treedef = jax.tree.flatten((key, shared))
     shapes = (treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
-    encoded_shape = space.encode([next(iter(space.enumerate()))]).shape[1:]
     return _compile(
         losses_of,
         num_steps,
@@ -297,14 +309,14 @@ def compile_program(
 
 
 def run_program(
-    program: CompiledProgram, space: spaces.SearchSpace, archs: Sequence[Any], key: Array, shared: tuple[Any, ...]
+    program: CompiledProgram, identity: np.ndarray, encoded: np.ndarray, key: Array, shared: tuple[Any, ...]
 ) -> Iterator[np.ndarray]:
-    """Losses of canonical, distinct architectures, chunk by chunk, in the order given.
+    """Losses of canonical, distinct architectures of one group, chunk by chunk, in the order given.
 
     Args:
       program: from :func:`compile_program`.
-      space: the search space.
-      archs: canonical architectures.
+      identity: [A, 2], see ``spaces.arch_identity``.
+      encoded: [A, ...], as their group encodes them.
       key: typed key.
       shared: what all candidates share, replicated.
 
@@ -313,12 +325,12 @@ def run_program(
     """
     split = NamedSharding(program.mesh, PartitionSpec(_AXIS))
     pending: collections.deque[tuple[Array, int]] = collections.deque()
-    for start in range(0, len(archs), program.chunk_size):
-        chunk = list(archs[start : start + program.chunk_size])
-        count = len(chunk)
-        chunk += chunk[:1] * (program.chunk_size - count)
-        identity = np.stack([spaces.arch_identity(space, arch) for arch in chunk])
-        arrays = (identity, space.encode(chunk), np.arange(len(chunk)) < count)
+    for start in range(0, len(encoded), program.chunk_size):
+        # What is missing in the last chunk repeats its first architecture, and is not valid.
+        chunk = np.arange(start, start + program.chunk_size)
+        count = int((chunk < len(encoded)).sum())
+        chunk[count:] = start
+        arrays = (identity[chunk], encoded[chunk], np.arange(len(chunk)) < count)
         losses = program.call(key, *jax.device_put(arrays, split), shared)
         pending.append((losses, count))
         if len(pending) >= _CHUNKS_IN_FLIGHT:
@@ -329,6 +341,45 @@ def run_program(
 
 def _fetch(losses: Array, count: int) -> np.ndarray:
     return np.asarray(losses)[:count]
+
+
+def run_groups(
+    candidate_of: Callable[[spaces.Group], Callable[..., Array]],
+    num_steps: int,
+    space: spaces.SearchSpace,
+    archs: Sequence[Any],
+    execution: Execution,
+    key: Array,
+    shared: tuple[Any, ...],
+    compiled: Callable[[float], None] | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Losses of canonical, distinct architectures, one group after the other.
+
+    Args:
+      candidate_of: group -> losses_of, see :func:`compile_program`.
+      num_steps: S.
+      space: the search space.
+      archs: canonical architectures.
+      execution: devices and form.
+      key: typed key.
+      shared: what all candidates share, replicated.
+      compiled: called with the seconds of each compilation of this call, before its program runs.
+
+    Yields:
+      (positions [n] in ``archs``, losses [n, S]).
+    """
+    for group, members in by_group(archs, space).items():
+        own = [archs[i] for i in members]
+        encoded = group.encode(own)
+        compilations = num_compilations()
+        program = compile_program(candidate_of(group), num_steps, encoded.shape[1:], execution, key, shared)
+        if compiled is not None and num_compilations() > compilations:
+            compiled(program.compile_seconds)
+        identity = np.stack([spaces.arch_identity(space, arch) for arch in own])
+        done = 0
+        for losses in run_program(program, identity, encoded, key, shared):
+            yield np.asarray(members[done : done + len(losses)]), losses
+            done += len(losses)
 
 
 # --- plain scoring -------------------------------------------------------------------------------------------
@@ -354,13 +405,18 @@ class Job:
     hyper: proxy.ProxyHyper
     execution: Execution
 
-    def program(self) -> CompiledProgram:
-        """The compiled program of this job; compiled on the first call of an equal job."""
+    def candidate(self, group: spaces.Group) -> proxy.Candidate:
+        """What trains one architecture of a group."""
         spec = proxy.ProxySpec.of(self.settings)
         dtype = self.task.images.dtype
-        network = proxy.ProxyNetwork(self.space.universal(dtype), spec.heads, dtype)
-        candidate = proxy.Candidate(network, spec.num_steps)  # pyright: ignore[reportArgumentType]
-        return compile_program(candidate, spec.num_steps, self.space, self.execution, self.key, (self.task, self.hyper))
+        network = proxy.ProxyNetwork(group.universal(dtype), spec.heads, dtype)
+        return proxy.Candidate(network, spec.num_steps)  # pyright: ignore[reportArgumentType]
+
+    def program(self, arch: Any) -> CompiledProgram:
+        """The compiled program of a canonical architecture's group; compiled on the first call of an equal job."""
+        group = self.space.group(arch)
+        shape, shared = group.encode([arch]).shape[1:], (self.task, self.hyper)
+        return compile_program(self.candidate(group), self.settings.num_steps, shape, self.execution, self.key, shared)
 
 
 def make_job(
@@ -393,9 +449,13 @@ def make_job(
     return Job(space, settings, typed_key, task, hyper, execution)
 
 
-def run(job: Job, archs: Sequence[Any]) -> Iterator[np.ndarray]:
-    """Losses of canonical, distinct architectures of a job, chunk by chunk, in the order given."""
-    return run_program(job.program(), job.space, archs, job.key, (job.task, job.hyper))
+def run(
+    job: Job, archs: Sequence[Any], compiled: Callable[[float], None] | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Losses of canonical, distinct architectures of a job: (positions [n], losses [n, S]), see :func:`run_groups`."""
+    shared = (job.task, job.hyper)
+    num_steps = job.settings.num_steps
+    return run_groups(job.candidate, num_steps, job.space, archs, job.execution, job.key, shared, compiled)
 
 
 def collect(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: dict[str, float]) -> ScoreResult:
@@ -476,14 +536,13 @@ def score(
         except ValueError as error:
             raise ValueError(f"archs[{position}]: {error}") from error
     plan = make_plan(parsed, job.space)
-    compilations = num_compilations()
-    program = job.program()
-    compile_seconds = program.compile_seconds if num_compilations() > compilations else 0.0
-    start, done, chunks = time.perf_counter(), 0, []
-    for losses in run(job, plan.distinct):
-        chunks.append(losses)
-        done += len(losses)
+    compiled: list[float] = []
+    start, done = time.perf_counter(), 0
+    losses = np.empty((len(plan.distinct), job.settings.num_steps))
+    for positions, chunk in run(job, plan.distinct, compiled.append):
+        losses[positions] = chunk
+        done += len(chunk)
         if progress is not None:
             progress(done, len(plan.distinct))
-    seconds = {"compile": compile_seconds, "run": time.perf_counter() - start}
-    return collect(job, plan.archs, np.concatenate(chunks)[plan.index], seconds)
+    seconds = {"compile": sum(compiled), "run": time.perf_counter() - start - sum(compiled)}
+    return collect(job, plan.archs, losses[plan.index], seconds)

@@ -68,7 +68,6 @@ def prepare(problem: Problem, execution: runner.Execution) -> dps.Search:
     """Compile the search of a problem; see :func:`dps.make_search`."""
     labels = dps.make_labels(problem.space, problem.labelled, problem.truth, execution)
     return dps.make_search(
-        problem.space,
         problem.genes,
         problem.search,
         labels,
@@ -314,36 +313,31 @@ def record(
     }
 
 
-@functools.lru_cache(maxsize=8)
-def _tap_channels(space: spaces.SearchSpace, shape: tuple[int, ...]) -> tuple[int, ...]:
-    arch = next(iter(space.enumerate()))
-    images = jax.ShapeDtypeStruct(shape, np.float32)
-    encoded = jax.ShapeDtypeStruct(space.encode([arch]).shape[1:], np.int32)
-    taps = jax.eval_shape(
-        lambda images, encoded: space.universal().init_with_output(jax.random.key(0), images, encoded)[0],
-        images,
-        encoded,
-    )
+@functools.lru_cache(maxsize=256)
+def _tap_channels(space: spaces.SearchSpace, arch: Any) -> tuple[int, ...]:
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
+    network = space.to_flax(arch)
+    taps = jax.eval_shape(lambda images: network.init_with_output(jax.random.key(0), images)[0], images)
     return tuple(tap.shape[-1] for tap in taps)
 
 
 def setting_flops(problem: Problem, genes: Any) -> tuple[float, float]:
     """Floating-point operations of the convolutions of one evaluation: (needed, executed).
 
-    Needed counts the setting's own kernels and channels, executed the tiers they are rounded up to. Backbones run what
-    they need only (execution form ``map``).
+    Needed counts the architectures' and the setting's own kernels and channels, executed what those are rounded up to
+    by the architectures' groups and by the tiers of settings (execution form ``map``).
     """
-    table, space, shape = problem.genes, problem.space, problem.images.shape
-    distinct = runner.make_plan(problem.labelled, space).distinct
-    backbone = sum(space.macs(arch) for arch in distinct) / len(distinct) * shape[0] * (shape[1] / 32) ** 2
-    needed, executed = tiered.head_macs(table, genes, _tap_channels(space, tuple(shape)), shape[0])
-    steps, scale = problem.search.num_steps, 2 * len(distinct) * problem.search.weight_seeds
-    # Two gradients in all steps but the last; the barrier, third of the pair, has one.
-    totals = [
-        scale * ((backbone + transform) * (3 * steps - 2) + barrier * (2 * steps - 1))
-        for transform, barrier in (needed, executed)
-    ]
-    return totals[0], totals[1]
+    table, space, (batch, size) = problem.genes, problem.space, problem.images.shape[:2]
+    steps, images = problem.search.num_steps, batch * (size / 32) ** 2
+    totals = np.zeros(2)
+    for arch in runner.make_plan(problem.labelled, space).distinct:
+        backbones = (space.macs(arch), space.group(arch).executed_macs(arch))
+        heads = tiered.head_macs(table, genes, _tap_channels(space, arch), batch)
+        for i, (backbone, (transform, barrier)) in enumerate(zip(backbones, heads, strict=True)):
+            # Two gradients in all steps but the last; the barrier has one.
+            totals[i] += (backbone * images + transform) * (3 * steps - 2) + barrier * (2 * steps - 1)
+    needed, executed = 2 * problem.search.weight_seeds * totals
+    return float(needed), float(executed)
 
 
 def compare(

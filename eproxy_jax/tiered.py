@@ -511,9 +511,9 @@ class Candidate:
     table: GeneTable
 
     @classmethod
-    def of(cls, space: Any, table: GeneTable, num_steps: int = 10, dtype: Any = jnp.float32) -> Candidate:
-        """The candidate of a search space under a gene table."""
-        return cls(TieredNetwork(space.universal(dtype), TierSpec.of(table), dtype), num_steps, table)
+    def of(cls, group: Any, table: GeneTable, num_steps: int = 10, dtype: Any = jnp.float32) -> Candidate:
+        """The candidate of a group of architectures under a gene table."""
+        return cls(TieredNetwork(group.universal(dtype), TierSpec.of(table), dtype), num_steps, table)
 
     def __call__(self, key: Array, encoded: Array, task: TieredTask, genes: Array) -> Array:
         """Losses [S] of one candidate under the setting of one genome [G]; the key is consumed."""

@@ -199,8 +199,8 @@ def test_losses_are_those_of_the_tiered_candidate(searches):
     key = jax.random.fold_in(key, 0)
     shared = execution.replicate((task, np.asarray(history.genes[3])))
     archs = list(dict.fromkeys(SPACE.canonical(arch) for arch in problem.labelled))
-    program = runner.compile_program(candidate, 2, SPACE, execution, key, shared)
-    losses = np.concatenate(list(runner.run_program(program, SPACE, archs, execution.replicate(key), shared)))
+    trained = runner.run_groups(lambda _: candidate, 2, SPACE, archs, execution, execution.replicate(key), shared)
+    losses = np.concatenate([losses for _, losses in trained])
     by_arch = dict(zip(archs, losses[:, -1], strict=True))
     expected = [by_arch[SPACE.canonical(arch)] for arch in problem.labelled]
     np.testing.assert_allclose(history.losses[3, 0], expected, rtol=1e-4)

@@ -90,7 +90,7 @@ def test_the_fittest_of_a_bank(filled):
         fitness = [f for _, _, f in fittest]
         assert fitness == sorted(fitness, reverse=True)
         assert len(fittest) == 3
-    with pytest.raises(ValueError, match="lacks 1 of the labelled"):
+    with pytest.raises(ValueError, match="lacks 1 of the architectures"):
         search_run.fittest_of_bank(bank, SPEC, {**labelled, SPACE.sample(30, 5)[-1]: 9.0}, 3, "rank")
     bank.close()
 

@@ -93,8 +93,8 @@ def test_map_and_vmap_over_candidates_agree(x64):
     for form in ("map", "vmap"):
         execution = runner.Execution.of(jax.devices()[:1], form, vmap_width=3)
         key, shared = execution.replicate((jax.random.key(1), (task, genes)))
-        program = runner.compile_program(candidate, STEPS, space, execution, key, shared)
-        losses[form] = np.concatenate(list(runner.run_program(program, space, archs, key, shared)))
+        trained = runner.run_groups(lambda _: candidate, STEPS, space, archs, execution, key, shared)
+        losses[form] = np.concatenate([chunk for _, chunk in trained])
     np.testing.assert_allclose(losses["vmap"], losses["map"], rtol=1e-9)
 
 

@@ -170,54 +170,58 @@ def _check_choices(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
 
 
 def _train(job: Any, plan: Any, results: Any, run: str, progress_lib: Any) -> dict[str, float]:
-    """Train what is missing in the file, appending lines in order as chunks finish."""
+    """Train what is missing in the file, appending lines as chunks finish."""
     import numpy as np
 
     from eproxy_jax import results_file, runner
 
-    written = len(results.rows)
     if results.torn:
         print(f"eproxy: {results.path}: dropped a half-written last line", file=sys.stderr)
-    if written:
-        print(f"eproxy: {results.path}: resuming after {written} of {len(plan.archs)} architectures", file=sys.stderr)
-    # Networks are numbered by first appearance, so lines already written hold every network below this number.
-    known = int(plan.index[:written].max()) + 1 if written else 0
-    losses: list[Any] = [None] * len(plan.distinct)
-    for row, network in zip(results.rows, plan.index[:written], strict=True):
-        losses[network] = [np.nan if value is None else value for value in row["losses"]]
+    if results.rows:
+        print(
+            f"eproxy: {results.path}: resuming after {len(results.rows)} of {len(plan.archs)} architectures",
+            file=sys.stderr,
+        )
+    missing: dict[int, list[int]] = {}  # architectures without a line, by network
+    for position in sorted(set(range(len(plan.archs))) - set(results.positions)):
+        missing.setdefault(int(plan.index[position]), []).append(position)
     diverged = sum(row["status"] == "diverged" for row in results.rows)
 
-    def append_ready() -> None:
-        """Append the lines, next in order, whose network has been trained."""
-        nonlocal written, diverged
-        end = written
-        while end < len(plan.archs) and plan.index[end] < known:
-            end += 1
-        if end > written:
-            ready = np.asarray([losses[network] for network in plan.index[written:end]])
-            result = runner.collect(job, plan.archs[written:end], ready, {})
-            results.append(results_file.lines_of(result, run))
-            diverged += result.status.count("diverged")
-            written = end
+    def append(networks: Sequence[int], losses: np.ndarray) -> None:
+        """Append the lines of trained networks."""
+        nonlocal diverged
+        places = sorted((position, row) for row, n in enumerate(networks) for position in missing.pop(n))
+        archs = [plan.archs[position] for position, _ in places]
+        result = runner.collect(job, archs, losses[[row for _, row in places]], {})
+        results.append(results_file.lines_of(result, run))
+        diverged += result.status.count("diverged")
 
-    append_ready()  # after a kill, the next lines may be of networks that earlier lines hold
-    if known == len(plan.distinct):
-        return {"compile": 0.0, "run": 0.0}
-    print(
-        f"eproxy: compiling for {len(job.execution.devices)} {job.execution.devices[0].platform} device(s)",
-        file=sys.stderr,
-    )
-    compile_seconds = job.program().compile_seconds
-    print(f"eproxy: compiled in {compile_seconds:.1f} s", file=sys.stderr)
+    # After a kill, lines may be missing of networks that other lines hold.
+    line_of = {int(plan.index[position]): line for line, position in enumerate(results.positions)}
+    if again := [n for n in missing if n in line_of]:
+        append(again, results_file.result_of([results.rows[line_of[n]] for n in again]).losses)
+    todo = list(missing)
+    compiled: list[float] = []
     start = time.perf_counter()
-    meter = progress_lib.Progress(len(plan.archs), written)
-    for chunk in runner.run(job, plan.distinct[known:]):
-        for row in chunk:
-            losses[known] = row
-            known += 1
-        append_ready()
-        meter.update(written, diverged)
-    return {"compile": round(compile_seconds, 2), "run": round(time.perf_counter() - start, 2)}
+    if todo:
+        groups = runner.by_group([plan.distinct[n] for n in todo], job.space)
+        print(
+            f"eproxy: {len(todo)} distinct networks, {len(groups)} program(s), "
+            f"{len(job.execution.devices)} {job.execution.devices[0].platform} device(s)",
+            file=sys.stderr,
+        )
+        meter = progress_lib.Progress(len(plan.archs), len(results.rows))
+
+        def show_compiled(seconds: float) -> None:
+            compiled.append(seconds)
+            print(f"eproxy: compiled program {len(compiled)} in {seconds:.1f} s", file=sys.stderr)
+
+        for positions, losses in runner.run(job, [plan.distinct[n] for n in todo], show_compiled):
+            append([todo[i] for i in positions], losses)
+            meter.update(len(results.rows), diverged)
+    results.finish()
+    seconds = time.perf_counter() - start - sum(compiled)
+    return {"compile": round(sum(compiled), 2), "run": round(seconds, 2)}
 
 
 def _plot(path: Path, result: Any, truth: Any, title: str) -> None:

@@ -3,13 +3,14 @@
 Importing this package registers the built-in spaces; :func:`get` returns one by name.
 """
 
-from eproxy_jax.spaces.base import SearchSpace, arch_identity, get, macs_fractions, names, register
+from eproxy_jax.spaces.base import Group, SearchSpace, arch_identity, get, macs_fractions, names, register
 from eproxy_jax.spaces.nasbench101 import NasBench101
 from eproxy_jax.spaces.nasbench201 import NasBench201
 from eproxy_jax.spaces.transnas_macro import TransNasMacro
 from eproxy_jax.spaces.transnas_micro import TransNasMicro
 
 __all__ = [
+    "Group",
     "NasBench101",
     "NasBench201",
     "SearchSpace",

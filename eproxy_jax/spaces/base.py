@@ -19,6 +19,30 @@ from eproxy_jax.errors import did_you_mean
 Arch = Hashable
 
 
+class Group(Protocol):
+    """Architectures that share one compiled program: hashable, and equal for all of them.
+
+    A space whose every architecture fits one program is its own group (:class:`OneGroup`). A space of many widths and
+    depths has a few, by size. The group of an architecture depends on nothing else, so neither does its score.
+    """
+
+    def encode(self, archs: Sequence[Any]) -> np.ndarray:
+        """Small integers, [A, ...]: what the universal module takes."""
+        ...
+
+    def universal(self, dtype: Any = ...) -> nn.Module:
+        """One module for all of the group: ``module(images, encoded, init) -> feature taps``, last stage first."""
+        ...
+
+    def extract(self, arch: Any, universal_params: Any) -> dict[str, Any]:
+        """The parameters of the space's ``to_flax(arch)`` out of those of ``universal()``."""
+        ...
+
+    def executed_macs(self, arch: Any) -> int:
+        """Multiply-accumulates that the program executes where ``macs`` of the canonical form are needed."""
+        ...
+
+
 @runtime_checkable
 class SearchSpace(Protocol):
     """What the proxy, the runner and the command line need to know of a search space.
@@ -68,8 +92,8 @@ class SearchSpace(Protocol):
         """The representative of all architectures that compute the same function, without dead work."""
         ...
 
-    def encode(self, archs: Sequence[Any]) -> np.ndarray:
-        """Small integers, [A, ...]: what the universal module takes."""
+    def group(self, arch: Any) -> Group:
+        """What the canonical architecture shares its compiled program with."""
         ...
 
     def macs(self, arch: Any) -> int:
@@ -85,16 +109,21 @@ class SearchSpace(Protocol):
         ...
 
     def to_flax(self, arch: Any, num_classes: int | None = None) -> nn.Module:
-        """A stand-alone module of exactly this network; see :class:`Backbone` for its methods."""
+        """A stand-alone module of exactly this network, a ``StandAloneNet``."""
         ...
 
-    def universal(self, dtype: Any = ...) -> nn.Module:
-        """One module for all architectures: ``module(images, encoded, init) -> feature taps``, last stage first."""
-        ...
 
-    def extract(self, arch: Any, universal_params: Any) -> dict[str, Any]:
-        """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
-        ...
+class OneGroup:
+    """Base of spaces that are their own and only group: one program runs exactly what each architecture needs."""
+
+    def group(self, arch: Any) -> Any:
+        """The space itself."""
+        del arch
+        return self
+
+    def executed_macs(self, arch: Any) -> int:
+        """MACs of the architecture."""
+        return self.macs(arch)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 _Space = TypeVar("_Space", bound=Callable[..., SearchSpace])

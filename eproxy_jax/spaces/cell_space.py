@@ -12,7 +12,7 @@ from eproxy_jax.spaces import base
 from eproxy_jax.spaces.cell_graph import NONE, NUM_EDGES, Cell, all_cells, function_key
 
 
-class CellSpace:
+class CellSpace(base.OneGroup):
     """Base of spaces whose architecture is one four-node cell, repeated.
 
     Attributes:

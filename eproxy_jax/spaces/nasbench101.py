@@ -27,7 +27,7 @@ _AREA = {dag.CONV1X1: 1, dag.CONV3X3: 9, dag.POOL: 0}
 
 @base.register("nasbench101")  # pyright: ignore[reportArgumentType]
 @dataclasses.dataclass(frozen=True)
-class NasBench101:
+class NasBench101(base.OneGroup):
     """The NAS-Bench-101 space.
 
     An architecture is a pair (matrix, ops) as written, see :mod:`eproxy_jax.spaces.dag`; vertices that are on no path

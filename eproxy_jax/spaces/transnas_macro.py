@@ -30,7 +30,7 @@ from eproxy_jax.spaces.transnas_net import CELLS_PER_MODULE, TransNasNet, stem_m
 
 @base.register("transnas_macro")  # pyright: ignore[reportArgumentType]
 @dataclasses.dataclass(frozen=True)
-class TransNasMacro:
+class TransNasMacro(base.OneGroup):
     """The TransNAS-Bench-101 macro space.
 
     An architecture is a tuple of four to six digits.
