@@ -32,8 +32,16 @@ from eproxy_jax.types import TARGET_SIZE
 # Fields of an instruction. Slots count maps of the cell's own size from the cell's place on the tape.
 BODY, SOURCE, TARGET, FIRST, ROW, SCALE, NODES, SAVED = range(8)
 NUM_FIELDS = 8
-_WIDE = 4  # a map before a reduction takes up to four slots
+WIDE = 4  # a map before a reduction takes up to four slots
 _SAVED = 4  # slots that the operation of an edge keeps at most: twice a map in the middle and a normalised one
+
+
+def saved_slots_of(unit: nds_ops.Unit | None) -> int:
+    """Slots that a unit keeps: its normalised output, and the map in the middle, if any.
+
+    That map is twice as large as the output at most: where a 1x7 convolution has halved one direction.
+    """
+    return 0 if unit is None else 1 if len(unit) == 1 else 2 if unit[0].depthwise else 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,17 +80,17 @@ class MachineSpec:
 
     def slot_of_input(self, side: int, wide: bool) -> int:
         """Slot of an input of the cell, which is wide in a reduction cell."""
-        return self.nodes + self.edges + side * (_WIDE if wide else 1)
+        return self.nodes + self.edges + side * (WIDE if wide else 1)
 
     @property
     def slots(self) -> int:
         """Slots of a cell on the tape of values."""
-        return self.nodes + self.edges + 2 * _WIDE
+        return self.nodes + self.edges + 2 * WIDE
 
     @property
     def saved_slots(self) -> int:
         """Slots of a cell on the tape of what is kept for the backward pass."""
-        return 2 * _WIDE + _SAVED * self.edges
+        return 2 * WIDE + _SAVED * self.edges
 
 
 class Program(NamedTuple):
