@@ -291,8 +291,8 @@ class NdsGroup:
 class UniversalNdsCells(nn.Module):
     """Every network of a group in one module: the genotype and the depth are data.
 
-    Parameters beside the stem's: ``kernels`` [R, width], ``scale`` and ``bias`` [V], those of the first cell first, long
-    enough for the largest network; what a smaller network does not use is never read.
+    Parameters beside the stem's: ``kernels`` [R, width], ``scale`` and ``bias`` [V], those of the first cell first;
+    what a network does not use of them is never read.
 
     Attributes:
       group_spec: the group.
@@ -334,7 +334,7 @@ class UniversalNdsCells(nn.Module):
 
 @functools.cache
 def _kernel_table(spec: MachineSpec) -> np.ndarray:
-    """[3, bodies + 4, 2, 4]: rows, area, features and inputs of the kernels of each body, each kind of input, nothing."""
+    """[3, bodies + 4, 2, 4]: rows, area, features, inputs of the kernels of each body, kind of input, nothing."""
     every, _ = nds_plan.bodies(spec.ops)
     table = np.zeros((NUM_STAGES, len(every) + len(PRE_UNITS) + 1, 2, 4), np.int64)
     for stage in range(NUM_STAGES):

@@ -115,9 +115,7 @@ def parse(source: Any, rules: Rules) -> NdsArch:
     if not isinstance(genotype, dict):
         raise ValueError(f"{what}: the genotype is {_short(genotype)}; expected an object like {rules.example}")
     _check_keys(genotype, _KEYS, _KEYS, f"{what}: the genotype", rules)
-    arch = _check(
-        genotype["normal"], genotype["reduce"], source["width"], source["depth"], rules=rules, what=what
-    )
+    arch = _check(genotype["normal"], genotype["reduce"], source["width"], source["depth"], rules=rules, what=what)
     for name, cell in (("normal", arch.normal), ("reduce", arch.reduce)):
         given, expected = genotype[f"{name}_concat"], concat(cell, rules)
         if not isinstance(given, (list, tuple)) or not all(map(_is_int, given)) or tuple(sorted(given)) != expected:
@@ -157,10 +155,8 @@ def _check_cell(cell: Any, name: str, rules: Rules, what: str) -> Cell:
     if not isinstance(cell, (list, tuple)) or len(cell) != number:
         count = f" of {len(cell)}" if isinstance(cell, (list, tuple)) else ""
         raise ValueError(
-            f"{what}: {name} is {_short(cell)}, a list{count}; expected {number} [operation, input] pairs, two for each "
-            f"of {rules.nodes} nodes"
-            if count
-            else f"{what}: {name} is {_short(cell)}; expected a list of {number} [operation, input] pairs"
+            f"{what}: {name} is {_short(cell)}, a {type(cell).__name__}{count}; expected a list of {number} "
+            f"[operation, input] pairs, two for each of {rules.nodes} nodes"
         )
     for place, edge in enumerate(cell):
         where = f"{what}: {name}[{place}]"

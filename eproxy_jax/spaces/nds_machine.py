@@ -3,7 +3,8 @@
 Instructions say what is computed where. All values lie on one tape, at places that follow from cell and slot; all
 weights lie one after the other in one bank, at places that the instructions say. Nothing is padded but the ends of tape
 and bank, which nothing reads. Loops run as many turns as the network has cells, and each cell as many as it has units;
-each body is compiled once a stage, forward and backward. Under ``vmap`` candidates run one after the other.
+kernel sizes and dilations are numbers of turns and steps. So each kind of operation is compiled once a stage and
+stride, forward and backward. Under ``vmap`` candidates run one after the other.
 
 The backward pass is written out: gradients of values lie on a second tape of the same layout, zeroed where the network
 has cells. Of a unit only what cannot be had cheaply again is kept, its normalised output and, between its two
@@ -24,9 +25,9 @@ from flax import linen as nn
 from jax import Array, lax
 from jax.custom_batching import sequential_vmap
 
-from eproxy_jax import ops
+from eproxy_jax import ops, spatial_ops
 from eproxy_jax.spaces import nds_ops, nds_plan, tape
-from eproxy_jax.spaces.nds_plan import NUM_STAGES, PRE_SAME, PRE_UNITS, STEM_NODES, Body
+from eproxy_jax.spaces.nds_plan import NUM_STAGES, PRE_SAME, PRE_UNITS, STEM_NODES, Kind
 from eproxy_jax.types import TARGET_SIZE
 
 # Fields of an instruction. Slots count maps of the cell's own size from the cell's place on the tape.
@@ -207,19 +208,6 @@ class _Backward(NamedTuple):
     weights: Weights
 
 
-def _channels(stage: int, spec: MachineSpec) -> int:
-    return spec.width * 2**stage
-
-
-def _kernels(unit: nds_ops.Unit, channels_in: int, channels: int, bank: Array, row: Array) -> tuple[list[Array], Array]:
-    """Kernels of a unit from a row of the bank on, and the row after them."""
-    found = []
-    for linear in unit:
-        found.append(tape.read_rows(bank, row, linear.kernel_shape(channels_in, channels)))
-        row = row + linear.num_weights(channels_in, channels) // bank.shape[1]
-    return found, row
-
-
 def _norm(z: Array, weights: Weights, at: Array) -> tuple[Array, Array, Array]:
     """Output of the batch norm, normalised map, reciprocal deviations."""
     normalized, rstd = ops.standardize(z)
@@ -247,78 +235,169 @@ def _pull(linear: nds_ops.Linear, x: Array, kernel: Array, grad: Array) -> tuple
 # --- one instruction -----------------------------------------------------------------------------------------
 
 
-def _body_shapes(layout: _Layout, stage: int, body: Body) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of a body's input and output."""
-    return layout.map(stage - 1 if body.stride == 2 else stage, stage), layout.map(stage)
+class _Unit(NamedTuple):
+    """What an instruction computes, with kernel size and dilation as data.
+
+    Attributes:
+      forward: (input, bank) -> (map in the middle or None, output before the norm).
+      backward: (input, middle, gradient, bank, bank of gradients) -> (gradient of the input, bank of gradients).
+    """
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
 
 
-def _middle_shape(unit: nds_ops.Unit, shape: tuple[int, ...]) -> tuple[int, ...]:
-    kernel = jax.ShapeDtypeStruct(unit[0].kernel_shape(shape[-1], shape[-1]), jnp.float32)
-    return jax.eval_shape(unit[0].apply, jax.ShapeDtypeStruct(shape, jnp.float32), kernel).shape
+def _pointwise_rows(shape: tuple[int, ...], bank: Array) -> int:
+    return shape[-1] ** 2 // bank.shape[1]
 
 
-def _body_forward(
-    layout: _Layout, stage: int, body: Body, weights: Weights, place: Array, at: Array, state: _Forward
+def _depthwise_unit(spec: MachineSpec, kind: Kind, shape: tuple[int, ...], at: Array) -> _Unit:
+    """Depthwise convolution, then a 1x1 one."""
+    size, dilation, margin = *_sizes(spec, at), nds_plan.kinds(spec.ops).margin
+    channels = shape[-1]
+    rows, matrix = channels // spec.width, (1, 1, channels, channels)
+    last = at[ROW] + size * size * rows
+
+    def weights_in(bank: Array) -> Callable[[Array], Array]:
+        return lambda n: tape.read_rows(bank, at[ROW] + n * rows, (channels,))
+
+    def put(grads: Array, n: Array, row: Array) -> Array:
+        return tape.write_rows(grads, at[ROW] + n * rows, row)
+
+    def forward(x: Array, bank: Array):
+        middle = spatial_ops.depthwise(x, weights_in(bank), size, dilation, kind.stride, margin)
+        return middle, ops.conv2d(middle, tape.read_rows(bank, last, matrix))
+
+    def backward(x: Array, middle: Array, grad: Array, bank: Array, grads: Array):
+        grad, of_matrix = jax.vjp(ops.conv2d, middle, tape.read_rows(bank, last, matrix))[1](grad)
+        grads = tape.write_rows(grads, last, of_matrix)
+        return spatial_ops.depthwise_gradient(
+            x, grad, weights_in(bank), put, grads, size, dilation, kind.stride, margin
+        )
+
+    return _Unit(forward, backward)
+
+
+def _line_unit(spec: MachineSpec, kind: Kind, shape: tuple[int, ...], at: Array) -> _Unit:
+    """Convolution along the width, then along the height."""
+    (size, _), margin, channels = _sizes(spec, at), nds_plan.kinds(spec.ops).margin, shape[-1]
+    rows = channels * channels // spec.width
+
+    def kernels_in(bank: Array, place: int) -> Callable[[Array], Array]:
+        return lambda n: tape.read_rows(bank, at[ROW] + (place * size + n) * rows, (channels, channels))
+
+    def put(place: int) -> Callable[[Array, Array, Array], Array]:
+        return lambda grads, n, matrix: tape.write_rows(grads, at[ROW] + (place * size + n) * rows, matrix)
+
+    def forward(x: Array, bank: Array):
+        middle = spatial_ops.line(x, kernels_in(bank, 0), channels, size, 2, kind.stride, margin)
+        return middle, spatial_ops.line(middle, kernels_in(bank, 1), channels, size, 1, kind.stride, margin)
+
+    def backward(x: Array, middle: Array, grad: Array, bank: Array, grads: Array):
+        for z, place, axis in ((middle, 1, 1), (x, 0, 2)):
+            grad, grads = spatial_ops.line_gradient(
+                z, grad, kernels_in(bank, place), put(place), grads, size, axis, kind.stride, margin
+            )
+        return grad, grads
+
+    return _Unit(forward, backward)
+
+
+def _single_unit(spec: MachineSpec, kind: Kind, shape: tuple[int, ...], at: Array) -> _Unit:
+    """One convolution of one size."""
+    assert kind.body.unit is not None
+    (linear,) = kind.body.unit
+    kernel_shape = linear.kernel_shape(shape[-1], shape[-1])
+
+    def forward(x: Array, bank: Array):
+        return None, linear.apply(x, tape.read_rows(bank, at[ROW], kernel_shape))
+
+    def backward(x: Array, middle: None, grad: Array, bank: Array, grads: Array):
+        del middle
+        grad_x, of_kernel = _pull(linear, x, tape.read_rows(bank, at[ROW], kernel_shape), grad)
+        return grad_x, tape.write_rows(grads, at[ROW], of_kernel)
+
+    return _Unit(forward, backward)
+
+
+_UNITS = {"depthwise": _depthwise_unit, "line": _line_unit, "": _single_unit}
+
+
+def _sizes(spec: MachineSpec, at: Array) -> tuple[Array, Array]:
+    """Kernel or window size, and dilation, of an instruction."""
+    kinds = nds_plan.kinds(spec.ops)
+    return jnp.asarray(kinds.size, jnp.int32)[at[BODY]], jnp.asarray(kinds.dilation, jnp.int32)[at[BODY]]
+
+
+def _kind_shapes(layout: _Layout, stage: int, kind: Kind) -> tuple[tuple[int, ...], ...]:
+    """Shapes of a kind's input, middle and output."""
+    shape, out = layout.map(stage - 1 if kind.stride == 2 else stage, stage), layout.map(stage)
+    middle = (*shape[:2], *out[2:]) if kind.family == "line" else out
+    return shape, middle, out
+
+
+def _weightless(spec: MachineSpec, kind: Kind, at: Array) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Forward and gradient (x, gradient) -> gradient of something without weights."""
+    if kind.family == "max":
+        size, margin = _sizes(spec, at)[0], nds_plan.kinds(spec.ops).margin
+        return (
+            lambda x: spatial_ops.maxima(x, size, kind.stride, margin),
+            lambda x, grad: spatial_ops.maxima_gradient(x, grad, size, kind.stride, margin),
+        )
+    function = nds_ops.weightless(kind.body.op, kind.stride)
+    assert function is not None
+    return function, lambda x, grad: jax.vjp(function, x)[1](grad)[0]
+
+
+def _unit_forward(
+    layout: _Layout, stage: int, kind: Kind, weights: Weights, place: Array, at: Array, state: _Forward
 ) -> _Forward:
-    shape, out = _body_shapes(layout, stage, body)
+    shape, _, out = _kind_shapes(layout, stage, kind)
     base, slot = layout.cell(stage, place), layout.slot(stage)
     x = tape.read(state.values, base + at[SOURCE] * slot, shape)
-    if body.unit is None:
-        function = nds_ops.weightless(body.op, body.stride)
-        assert function is not None
-        y = function(x)
+    if kind.body.unit is None:
+        y = _weightless(layout.spec, kind, at)[0](x)
     else:
-        kernels, _ = _kernels(body.unit, shape[-1], shape[-1], weights.kernels, at[ROW])
-        where = layout.saved(stage, place) + at[SAVED] * slot
-        saved, z = state.saved, nn.relu(x)
-        for number, (linear, kernel) in enumerate(zip(body.unit, kernels, strict=True)):
-            if number:
-                saved, where = tape.write(saved, where, z), where + z.size
-            z = linear.apply(z, kernel)
+        unit = _UNITS[kind.family](layout.spec, kind, shape, at)
+        middle, z = unit.forward(nn.relu(x), weights.kernels)
         y, normalized, rstd = _norm(z, weights, at)
-        state = state._replace(
-            saved=tape.write(saved, where, normalized), rstd=tape.write(state.rstd, at[SCALE], rstd)
-        )
+        where, saved = layout.saved(stage, place) + at[SAVED] * slot, state.saved
+        if middle is not None:
+            saved, where = tape.write(saved, where, middle), where + middle.size
+        saved = tape.write(saved, where, normalized)
+        state = state._replace(saved=saved, rstd=tape.write(state.rstd, at[SCALE], rstd))
     target = base + at[TARGET] * slot
     y = y + jnp.where(at[FIRST] > 0, 0, tape.read(state.values, target, out))
     return state._replace(values=tape.write(state.values, target, y))
 
 
-def _body_backward(
+def _unit_backward(
     layout: _Layout,
     stage: int,
-    body: Body,
+    kind: Kind,
     weights: Weights,
     forward: _Forward,
     place: Array,
     at: Array,
     state: _Backward,
 ) -> _Backward:
-    shape, out = _body_shapes(layout, stage, body)
+    shape, middle_shape, out = _kind_shapes(layout, stage, kind)
     base, slot = layout.cell(stage, place), layout.slot(stage)
     source = base + at[SOURCE] * slot
     grad = tape.read(state.grads, base + at[TARGET] * slot, out)
     x, grads = tape.read(forward.values, source, shape), state.weights
-    if body.unit is None:
-        function = nds_ops.weightless(body.op, body.stride)
-        assert function is not None
-        (grad_x,) = jax.vjp(function, x)[1](grad)
+    if kind.body.unit is None:
+        grad_x = _weightless(layout.spec, kind, at)[1](x, grad)
     else:
-        unit = body.unit
-        kernels, _ = _kernels(unit, shape[-1], shape[-1], weights.kernels, at[ROW])
-        inputs, where = [nn.relu(x)], layout.saved(stage, place) + at[SAVED] * slot
-        if len(unit) == 2:
-            middle = _middle_shape(unit, shape)
-            inputs.append(tape.read(forward.saved, where, middle))
-            where = where + int(np.prod(middle))
+        where, middle = layout.saved(stage, place) + at[SAVED] * slot, None
+        if len(kind.body.unit) == 2:
+            middle = tape.read(forward.saved, where, middle_shape)
+            where = where + int(np.prod(middle_shape))
         normalized, rstd = tape.read(forward.saved, where, out), tape.read(forward.rstd, at[SCALE], out[-1:])
         grad, grads = _norm_backward(grad, normalized, rstd, weights, grads, at)
-        of_kernels = []
-        for linear, z, kernel in zip(unit[::-1], inputs[::-1], kernels[::-1], strict=True):
-            grad, of_kernel = _pull(linear, z, kernel, grad)
-            of_kernels.insert(0, of_kernel.reshape(-1, grads.kernels.shape[1]))
-        grads = grads._replace(kernels=tape.write_rows(grads.kernels, at[ROW], jnp.concatenate(of_kernels)))
-        grad_x = grad * (x > 0)
+        unit = _UNITS[kind.family](layout.spec, kind, shape, at)
+        grad, kernels = unit.backward(nn.relu(x), middle, grad, weights.kernels, grads.kernels)
+        grads, grad_x = grads._replace(kernels=kernels), grad * (x > 0)
     grad_x = grad_x + tape.read(state.grads, source, shape)
     return _Backward(tape.write(state.grads, source, grad_x), grads)
 
@@ -389,11 +468,14 @@ def _input_backward(
 # --- the whole network ---------------------------------------------------------------------------------------
 
 
-def _stage_bodies(spec: MachineSpec, stage: int) -> tuple[tuple[Body, ...], tuple[int, ...]]:
-    """Bodies and kinds of inputs that a stage can have: nothing comes before the first one."""
-    every, unstrided = nds_plan.bodies(spec.ops)
-    kinds = tuple(range(len(PRE_UNITS)))
-    return (every, kinds) if stage else (every[:unstrided], kinds[:1])
+def _stage_kinds(spec: MachineSpec, stage: int) -> tuple[tuple[Kind, ...], tuple[int, ...]]:
+    """Kinds of units and of inputs that a stage can have: nothing comes before the first one."""
+    every, inputs = nds_plan.kinds(spec.ops), tuple(range(len(PRE_UNITS)))
+    return (every.kinds, inputs) if stage else (every.kinds[: every.unstrided], inputs[:1])
+
+
+def _kind_of(spec: MachineSpec, at: Array) -> Array:
+    return jnp.asarray(nds_plan.kinds(spec.ops).of_body, jnp.int32)[at[BODY]]
 
 
 def _forward(layout: _Layout, stem: Array, weights: Weights, program: Program) -> tuple[list[Array], _Forward]:
@@ -404,9 +486,9 @@ def _forward(layout: _Layout, stem: Array, weights: Weights, program: Program) -
         values = tape.write(values, layout.cell(0, 0) + number * layout.slot(0), node)
     state, taps = _Forward(values, saved, lax.empty(weights.scale.shape, dtype)), []
     for stage in range(NUM_STAGES):
-        stage_bodies, kinds = _stage_bodies(spec, stage)
+        kinds, inputs = _stage_kinds(spec, stage)
 
-        def cell(place: Array, state: _Forward, stage=stage, stage_bodies=stage_bodies, kinds=kinds) -> _Forward:
+        def cell(place: Array, state: _Forward, stage=stage, kinds=kinds, inputs=inputs) -> _Forward:
             code, count = program.code[stage, place], program.counts[stage, place]
             # A node whose edges are all ``none`` is written by no instruction.
             nodes = jnp.zeros((spec.nodes * layout.slot(stage),), dtype)
@@ -416,16 +498,16 @@ def _forward(layout: _Layout, stem: Array, weights: Weights, program: Program) -
                 at = code[n]
                 functions = [
                     functools.partial(_input_forward, layout, stage, kind, weights, program, place, at)
-                    for kind in kinds
+                    for kind in inputs
                 ]
                 return tape.apply_chosen(functions, at[BODY], state)
 
             def unit(n: Array, state: _Forward) -> _Forward:
                 at = code[n]
                 functions = [
-                    functools.partial(_body_forward, layout, stage, body, weights, place, at) for body in stage_bodies
+                    functools.partial(_unit_forward, layout, stage, kind, weights, place, at) for kind in kinds
                 ]
-                return tape.apply_chosen(functions, at[BODY], state)
+                return tape.apply_chosen(functions, _kind_of(spec, at), state)
 
             return lax.fori_loop(2, count, unit, lax.fori_loop(0, 2, side, state))
 
@@ -489,27 +571,27 @@ def _backward(
         grads = _clear(layout, stage, program, grads)
     state = _Backward(grads, jax.tree.map(jnp.zeros_like, weights))
     for stage in reversed(range(NUM_STAGES)):
-        stage_bodies, kinds = _stage_bodies(spec, stage)
+        kinds, inputs = _stage_kinds(spec, stage)
         grads = _add_tap(layout, stage, program, state.grads, grad_taps[NUM_STAGES - 1 - stage])
         state, last = state._replace(grads=grads), program.cells[stage]
 
-        def cell(turn: Array, state: _Backward, stage=stage, stage_bodies=stage_bodies, kinds=kinds, last=last):
+        def cell(turn: Array, state: _Backward, stage=stage, kinds=kinds, inputs=inputs, last=last):
             place = last - turn
             code, count = program.code[stage, place], program.counts[stage, place]
 
             def unit(turn: Array, state: _Backward) -> _Backward:
                 at = code[count - 1 - turn]
                 functions = [
-                    functools.partial(_body_backward, layout, stage, body, weights, forward, place, at)
-                    for body in stage_bodies
+                    functools.partial(_unit_backward, layout, stage, kind, weights, forward, place, at)
+                    for kind in kinds
                 ]
-                return tape.apply_chosen(functions, at[BODY], state)
+                return tape.apply_chosen(functions, _kind_of(spec, at), state)
 
             def side(turn: Array, state: _Backward) -> _Backward:
                 at = code[1 - turn]
                 functions = [
                     functools.partial(_input_backward, layout, stage, kind, weights, program, forward, place, at)
-                    for kind in kinds
+                    for kind in inputs
                 ]
                 return tape.apply_chosen(functions, at[BODY], state)
 

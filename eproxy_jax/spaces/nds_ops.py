@@ -33,6 +33,7 @@ class Linear(NamedTuple):
       depthwise: one kernel a channel; else every output channel reads every input channel.
       outputs: (n) -> output positions, where the unit's input has n x n pixels.
       shape: height and width of the kernel.
+      dilation: distance between kernel positions.
       halves: the output channels are two convolutions of half the channels each, for the fans.
     """
 
@@ -41,7 +42,13 @@ class Linear(NamedTuple):
     depthwise: bool
     outputs: Callable[[int], int]
     shape: tuple[int, int]
+    dilation: int = 1
     halves: bool = False
+
+    @property
+    def size(self) -> int:
+        """Kernel size, the longer one."""
+        return max(self.shape)
 
     def kernel_shape(self, channels_in: int, channels: int) -> tuple[int, ...]:
         """Shape of the kernel: [k, k', C_in, C_out], C_in being 1 where it is depthwise."""
@@ -69,9 +76,7 @@ def _square(stride: int) -> Callable[[int], int]:
 
 @functools.cache
 def _conv(size: int, stride: int) -> Linear:
-    return Linear(
-        lambda x, kernel: ops.conv2d(x, kernel, stride), size * size, False, _square(stride), (size, size)
-    )
+    return Linear(lambda x, kernel: ops.conv2d(x, kernel, stride), size * size, False, _square(stride), (size, size))
 
 
 @functools.cache
@@ -79,7 +84,7 @@ def _depthwise(size: int, stride: int, dilation: int) -> Linear:
     def apply(x: Array, kernel: Array) -> Array:
         return spatial_ops.depthwise_conv2d(x, kernel[:, :, 0], stride, dilation)
 
-    return Linear(apply, size * size, True, _square(stride), (size, size))
+    return Linear(apply, size * size, True, _square(stride), (size, size), dilation)
 
 
 @functools.cache

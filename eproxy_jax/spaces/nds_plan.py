@@ -90,6 +90,61 @@ def bodies(ops: tuple[str, ...]) -> tuple[tuple[Body, ...], int]:
     return tuple(ordered), sum(body.stride == 1 for body in ordered)
 
 
+class Kind(NamedTuple):
+    """Bodies that are one program: kernel size and dilation are data.
+
+    Attributes:
+      family: "depthwise" (then pointwise), "line" (along both directions), "max", or "" for a body of its own.
+      stride: 1 or 2.
+      body: one of them.
+    """
+
+    family: str
+    stride: int
+    body: Body
+
+
+class Kinds(NamedTuple):
+    """The kinds of a space.
+
+    Attributes:
+      kinds: those at stride 1 first.
+      unstrided: how many those are.
+      of_body: kind of each of :func:`bodies`.
+      size: kernel or window size of each body.
+      dilation: of each body.
+      margin: pixels around a map that the largest kernel or window needs.
+    """
+
+    kinds: tuple[Kind, ...]
+    unstrided: int
+    of_body: tuple[int, ...]
+    size: tuple[int, ...]
+    dilation: tuple[int, ...]
+    margin: int
+
+
+@functools.cache
+def kinds(ops: tuple[str, ...]) -> Kinds:
+    """What a space's operations are compiled to."""
+    found: dict[tuple, Kind] = {}
+    of_body, size, dilation = [], [], []
+    for body in bodies(ops)[0]:
+        linear = body.unit[0] if body.unit else None
+        size.append(linear.size if linear else int(body.op[-1]) if "_pool_" in body.op else 1)
+        dilation.append(linear.dilation if linear else 1)
+        family = "max" if body.op.startswith("max_pool") else ""
+        if body.unit and len(body.unit) == 2:
+            family = "depthwise" if body.unit[0].depthwise else "line"
+        key = (family, body.stride, None if family else body)
+        found.setdefault(key, Kind(family, body.stride, body))
+        of_body.append(list(found).index(key))
+    every = tuple(found.values())
+    margin = max(s // 2 * d for s, d in zip(size, dilation, strict=True))
+    unstrided = sum(kind.stride == 1 for kind in every)
+    return Kinds(every, unstrided, tuple(of_body), tuple(size), tuple(dilation), margin)
+
+
 @functools.cache
 def _body_index(ops: tuple[str, ...]) -> dict[tuple, int]:
     every, _ = bodies(ops)

@@ -1,7 +1,7 @@
-"""Arrays of many shapes on one flat array, at places that are data, and programs chosen by data that update it in place.
+"""Arrays of many shapes on one flat array, at places that are data; functions chosen by data that update it in place.
 
-XLA copies whatever passes through a conditional, but updates the carry of a loop in place: the chosen function is a loop
-of one turn among loops of none.
+XLA copies whatever passes through a conditional, but updates the carry of a loop in place: the chosen function is a
+loop of one turn among loops of none.
 """
 
 from __future__ import annotations
