@@ -379,12 +379,12 @@ def _unit_backward(
     forward: _Forward,
     place: Array,
     at: Array,
+    grad: Array,
     state: _Backward,
 ) -> _Backward:
     shape, middle_shape, out = _kind_shapes(layout, stage, kind)
     base, slot = layout.cell(stage, place), layout.slot(stage)
     source = base + at[SOURCE] * slot
-    grad = tape.read(state.grads, base + at[TARGET] * slot, out)
     x, grads = tape.read(forward.values, source, shape), state.weights
     if kind.body.unit is None:
         grad_x = _weightless(layout.spec, kind, at)[1](x, grad)
@@ -442,6 +442,7 @@ def _input_backward(
     forward: _Forward,
     place: Array,
     at: Array,
+    wide_grad: Array,
     state: _Backward,
 ) -> _Backward:
     source, shape, out = _input_shapes(layout, stage, kind)
@@ -449,7 +450,7 @@ def _input_backward(
     base, slot = layout.cell(source, at[SOURCE]), layout.slot(source)
     outputs, rows = program.outputs[at[FIRST]], shape[-1] * out[-1] // layout.spec.width
     kernel_shape = linear.kernel_shape(shape[-1], out[-1])
-    grad = tape.read(state.grads, layout.cell(stage, place) + at[TARGET] * layout.slot(stage), out)
+    grad = tape.read(wide_grad, 0, out)
     where = layout.saved(stage, place) + at[SAVED] * layout.slot(stage)
     normalized, rstd = tape.read(forward.saved, where, out), tape.read(forward.rstd, at[SCALE], out[-1:])
     grad, grads = _norm_backward(grad, normalized, rstd, weights, state.weights, at)
@@ -581,16 +582,21 @@ def _backward(
 
             def unit(turn: Array, state: _Backward) -> _Backward:
                 at = code[count - 1 - turn]
+                # Read out here: in one fused loop with what is written to the same tape, XLA would copy the tape.
+                target = layout.cell(stage, place) + at[TARGET] * layout.slot(stage)
+                grad = tape.read(state.grads, target, layout.map(stage))
                 functions = [
-                    functools.partial(_unit_backward, layout, stage, kind, weights, forward, place, at)
+                    functools.partial(_unit_backward, layout, stage, kind, weights, forward, place, at, grad)
                     for kind in kinds
                 ]
                 return tape.apply_chosen(functions, _kind_of(spec, at), state)
 
             def side(turn: Array, state: _Backward) -> _Backward:
                 at = code[1 - turn]
+                target, wide = layout.cell(stage, place) + at[TARGET] * layout.slot(stage), WIDE * layout.slot(stage)
+                grad = tape.read(state.grads, target, (wide,))
                 functions = [
-                    functools.partial(_input_backward, layout, stage, kind, weights, program, forward, place, at)
+                    functools.partial(_input_backward, layout, stage, kind, weights, program, forward, place, at, grad)
                     for kind in inputs
                 ]
                 return tape.apply_chosen(functions, at[BODY], state)
