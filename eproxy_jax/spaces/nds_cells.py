@@ -6,10 +6,11 @@ it.
 Notations read by ``parse``: the ``net`` object of an NDS file, as it is or as JSON text. What it means, and which
 genotypes there are, says :mod:`eproxy_jax.spaces.nds_genotype`.
 
-Architectures of one width share a program, whatever their genotype and depth (up to 24 cells; then up to 48, and so
-on): the design spaces have three to five widths. Spaces with dense 7x1-1x7 convolutions have two programs a width, with
-a quarter of the largest network's weights and with all of them, because initialisation and optimiser work on the whole
-bank. Operations run on exactly the network's maps and kernels: MACs executed over MACs needed are 1.
+Architectures of one width share a program, whatever their genotype and depth (up to 23 cells; then up to 44, and
+so on): the published networks of a space have three to five widths. Spaces with dense 7x1-1x7 convolutions have two
+programs a width, with a quarter of the largest network's weights and with all of them, because initialisation and
+optimiser work on the whole bank. Operations run on exactly the network's maps and kernels: MACs executed over MACs
+needed are 1.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ import numpy as np
 from jax import Array
 
 from eproxy_jax import initializers, layers
-from eproxy_jax.spaces import base, nds_genotype, nds_machine, nds_ops, nds_plan
+from eproxy_jax.spaces import base, nds_budget, nds_genotype, nds_machine, nds_ops, nds_plan
 from eproxy_jax.spaces.nds_genotype import NdsArch, Rules
 from eproxy_jax.spaces.nds_machine import MachineSpec
 from eproxy_jax.spaces.nds_net import NdsNet
 from eproxy_jax.spaces.nds_plan import NUM_STAGES, PRE_UNITS, STEM_NODES, Piece
 
-_MIN_PLACES = 8  # normal cells of a stage that a program holds: the design spaces' 22 cells need seven
+_MIN_PLACES = 7  # normal cells of a stage that a program holds: what the design spaces' 22 cells need
 _POOLS = ("max_pool_3x3", "avg_pool_3x3")
 
 
@@ -80,7 +81,9 @@ class _NdsCells:
         )
 
     def sample(self, num: int, seed: int) -> list[NdsArch]:
-        """Distinct architectures, operations, inputs, width and depth drawn uniformly.
+        """Distinct architectures of the design space: uniform over operations, inputs, widths and depths.
+
+        Those whose ImageNet form has too many parameters are drawn again, see :mod:`eproxy_jax.spaces.nds_budget`.
 
         Raises:
           ValueError: ``num`` is less than 1.
@@ -96,12 +99,15 @@ class _NdsCells:
         found: dict[NdsArch, None] = {}
         while len(found) < num:
             width, depth = (int(values[rng.integers(len(values))]) for values in (rules.widths, rules.depths))
-            found[NdsArch(cell(), cell(), width, depth)] = None
+            arch = NdsArch(cell(), cell(), width, depth)
+            if nds_budget.fits(arch, rules):
+                found[arch] = None
         return list(found)
 
     def neighbours(self, arch: NdsArch) -> list[NdsArch]:
         """The architectures with one operation or input changed, or the next width or depth of the design space."""
-        return nds_genotype.neighbours(arch, self.rules)
+        found = nds_genotype.neighbours(arch, self.rules)
+        return [other for other in found if nds_budget.fits(other, self.rules)]
 
     def canonical(self, arch: NdsArch) -> NdsArch:
         """Both cells in their canonical form, see :func:`nds_genotype.canonical_cell`."""
@@ -119,16 +125,8 @@ class _NdsCells:
         return _macs(arch, self.rules, self.channels(arch))
 
     def max_macs(self) -> int:
-        """MACs of the largest network of the design space.
-
-        Each edge has the operation with most MACs and reads the cell's inputs, so that all nodes are its output.
-        """
-
-        def macs(op: str) -> int:
-            cell = ((op, 0),) * (2 * self.rules.nodes)
-            return self.macs(NdsArch(cell, cell, max(self.rules.widths), max(self.rules.depths)))
-
-        return max(map(macs, self.rules.ops))
+        """MACs of the largest network of the design space; networks that are read from a file may have more."""
+        return nds_budget.max_macs(self.rules, self.width_divisor)
 
     def params(self, arch: NdsArch) -> int:
         """Trainable parameters of the backbone."""
@@ -174,7 +172,7 @@ def _max_rows(rules: Rules, width: int, places: int) -> int:
 
     def rows(op: str) -> int:
         cell = ((op, 0),) * (2 * rules.nodes)
-        arch = NdsArch(cell, cell, width, 3 * places)
+        arch = NdsArch(cell, cell, width, 3 * places + 2)  # so many normal cells in every stage
         return sum(piece.num_weights for piece in nds_plan.pieces(arch, rules, width)) // width
 
     return max(map(rows, rules.ops))
@@ -227,7 +225,7 @@ class NdsGroup:
         code = np.full((NUM_STAGES, self.places + 1, spec.instructions, nds_machine.NUM_FIELDS), -1, np.int32)
         counts = np.zeros(code.shape[:2], np.int32)
         inputs = {(cell.stage, cell.place): cell.inputs for cell in nds_plan.cells(arch.depth)}
-        saved = 0
+        saved = row = 0
         for piece, row, scale in self._placed(arch):
             at = piece.stage, piece.place
             reduces = piece.stage > 0 and piece.place == 0
@@ -235,9 +233,10 @@ class NdsGroup:
                 side = piece.edge + 2
                 source_stage, source_place = inputs[at][side]
                 kind = nds_plan.source_kind(source_stage, source_place)
-                target, saved = spec.slot_of_input(side, reduces), side * nds_machine.WIDE
+                step = nds_machine.WIDE if reduces else 1
+                target, saved = spec.slot_of_input(side, reduces), side * step
                 line = (piece.body, source_place, target, kind, row, scale, piece.sources, saved)
-                saved = 2 * nds_machine.WIDE
+                saved = 2 * step
             else:
                 op, source = (arch.reduce if reduces else arch.normal)[piece.edge]
                 stride = 2 if reduces and source < 2 else 1
@@ -249,6 +248,8 @@ class NdsGroup:
                 saved += nds_machine.saved_slots_of(piece.unit)
             code[at][counts[at]] = line
             counts[at] += 1
+        if max(nds_plan.normal_cells(arch.depth)) > self.places or row > self.rows:
+            raise ValueError(f"{arch} is not of the group {self}: encode it with the group that its space gives")
         # Only the first instruction that writes to a slot does not add to what is there.
         for at in np.ndindex(*counts.shape):
             written: set[int] = set()

@@ -53,6 +53,7 @@ class Rules:
       concat_all: all nodes are the output; else those that no other node reads.
       widths: of the design space; others can be read, but are not drawn.
       depths: the same.
+      max_params: parameters of the ImageNet form of what is drawn are fewer.
     """
 
     label: str
@@ -61,6 +62,7 @@ class Rules:
     concat_all: bool
     widths: tuple[int, ...] = (32, 48, 64, 80, 96)
     depths: tuple[int, ...] = (6, 10, 14, 18, 22)
+    max_params: int = 6_000_000
 
     @property
     def example(self) -> str:
@@ -104,7 +106,8 @@ def parse(source: Any, rules: Rules) -> NdsArch:
         except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{what}: {_short(source)} is not JSON; expected text like {rules.example}") from error
     if isinstance(source, (list, tuple)) and len(source) == 4:
-        return _check(*source, rules=rules, what=what)
+        normal, reduce, width, depth = source
+        return _check(normal, reduce, width, depth, rules=rules, what=what)
     if not isinstance(source, dict):
         raise ValueError(f"{what}: {_short(source)}; expected an object like {rules.example}")
     allowed = ("genotype", "width", "depth", "aux", "drop_prob")

@@ -83,15 +83,13 @@ class MachineSpec:
         """Slot of an input of the cell, which is wide in a reduction cell."""
         return self.nodes + self.edges + side * (WIDE if wide else 1)
 
-    @property
-    def slots(self) -> int:
+    def slots(self, wide: bool) -> int:
         """Slots of a cell on the tape of values."""
-        return self.nodes + self.edges + 2 * WIDE
+        return self.slot_of_input(2, wide)
 
-    @property
-    def saved_slots(self) -> int:
+    def saved_slots(self, wide: bool) -> int:
         """Slots of a cell on the tape of what is kept for the backward pass."""
-        return 2 * WIDE + _SAVED * self.edges
+        return 2 * (WIDE if wide else 1) + _SAVED * self.edges
 
 
 class Program(NamedTuple):
@@ -177,9 +175,11 @@ class _Layout:
         """Where what is kept of a cell begins."""
         return self._cell(stage, place, self.spec.saved_slots)
 
-    def _cell(self, stage: int, place: Any, slots: int) -> Any:
-        before = sum(self.slot(s) for s in range(stage)) * (self.spec.places + 1) * slots
-        return before + place * (slots * self.slot(stage))
+    def _cell(self, stage: int, place: Any, slots: Callable[[bool], int]) -> Any:
+        first, other = slots(True), slots(False)
+        before = sum(self.slot(s) for s in range(stage)) * (first + self.spec.places * other)
+        # Place 0 is wide, the others are not.
+        return before + ((place > 0) * (first - other) + place * other) * self.slot(stage)
 
     def lengths(self) -> tuple[int, int]:
         """Lengths of the two tapes.
@@ -187,7 +187,8 @@ class _Layout:
         Raises:
           ValueError: one is too long to be indexed.
         """
-        lengths = self.cell(NUM_STAGES, 0), self.saved(NUM_STAGES, 0)
+        # An input of the last cell is read as if it were wide.
+        lengths = self.cell(NUM_STAGES, 0) + WIDE * self.slot(NUM_STAGES - 1), self.saved(NUM_STAGES, 0)
         if max(lengths) >= 2**31:
             raise ValueError(
                 f"NDS networks of width {self.spec.width} with up to {self.spec.places} normal cells a stage do not "
@@ -553,12 +554,12 @@ def _add_tap(layout: _Layout, stage: int, program: Program, grads: Array, grad: 
 def _clear(layout: _Layout, stage: int, program: Program, grads: Array) -> Array:
     """Zeros where the cells of a stage (and the stem) have their values."""
     spec, slot = layout.spec, layout.slot(stage)
-    narrow = (spec.nodes + spec.edges + 2) * slot
+    narrow = spec.slots(False) * slot
 
     def clear(place: Array, grads: Array) -> Array:
         return tape.write(grads, layout.cell(stage, place), jnp.zeros((narrow,), grads.dtype))
 
-    grads = tape.write(grads, layout.cell(stage, 0), jnp.zeros((spec.slots * slot,), grads.dtype))
+    grads = tape.write(grads, layout.cell(stage, 0), jnp.zeros((spec.slots(True) * slot,), grads.dtype))
     return lax.fori_loop(1, program.cells[stage] + 1, clear, grads)
 
 
