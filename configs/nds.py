@@ -1,7 +1,7 @@
 """The NDS spaces with plain Eproxy; the argument is the space and the variant.
 
   eproxy score --config configs/nds.py:DARTS,paper --sample 100 --seed 0 --workdir runs/nds-darts
-  eproxy score --config configs/nds.py:DARTS,small --archs DARTS_in.json --truth DARTS_in.json --workdir runs/darts-small
+  eproxy score --config configs/nds.py:DARTS,small --archs DARTS_in.json --truth DARTS_in.json --workdir runs/darts
   eproxy score --config configs/nds.py:DARTS,smoke --sample 10  --seed 0 --workdir runs/nds-smoke
 
 Spaces: DARTS, ENAS, PNAS, NASNet, Amoeba, ResNet, ResNeXt-A, ResNeXt-B, Vanilla. ``--archs`` and ``--truth`` take the

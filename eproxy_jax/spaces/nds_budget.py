@@ -4,7 +4,8 @@ All published networks of the cell spaces have fewer than six million parameters
 the whole grid of widths and depths do not: 45 to 80 % of them have more. So that bound is part of the space.
 
 Parameters and MACs are sums over the edges of both cells, plus what the number of outputs of each cell adds. The
-largest network within a bound is thus a knapsack, solved by fronts: pairs (parameters, MACs) that no other pair beats in both.
+largest network within a bound is thus a knapsack, solved by fronts: pairs (parameters, MACs) that no other pair beats
+in both.
 """
 
 from __future__ import annotations

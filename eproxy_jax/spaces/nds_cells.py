@@ -76,8 +76,7 @@ class _NdsCells:
           ValueError: always: there are too many.
         """
         raise ValueError(
-            f"the space {self.name!r} has too many architectures to list: draw some with --sample, "
-            "or give a file with --archs"
+            f"the space {self.name!r} has too many to enumerate: sample some (--sample), or give a file (--archs)"
         )
 
     def sample(self, num: int, seed: int) -> list[NdsArch]:

@@ -1,8 +1,8 @@
 """Parameters and flops of the ImageNet networks that NDS trained, as its files report them.
 
 Those networks have a stem that reduces 224 pixels by 8 in three convolutions and a classifier of 1000 classes; a
-score's backbone has neither. The counts are here to check operations, reductions and outputs of cells against every row of the
-files: both numbers come out exactly.
+score's backbone has neither. The counts are here to check operations, reductions and outputs of cells against every row
+of the files: both numbers come out exactly.
 
 What the files call flops counts, for one image: a multiply-accumulate of a convolution as one, an element that enters a
 ReLU as one, k * k for each output of a pool, an element of the last map for the average before the classifier, and
