@@ -145,15 +145,19 @@ class _NdsCells:
         while places < max(nds_plan.normal_cells(arch.depth)):
             places *= 2
         largest = _max_rows(self.rules, width, places)
-        rows = sum(piece.num_weights for piece in nds_plan.pieces(arch, self.rules, width)) // width
         quarter = -(-largest // 4)
-        is_small = _heaviest(self.rules) > 4 and rows <= quarter
+        is_small = _heaviest(self.rules) > 4 and _rows(arch, self.rules, width) <= quarter
         return NdsGroup(self.rules, width, places, quarter if is_small else largest)
 
 
 @functools.lru_cache(maxsize=1 << 16)
 def _macs(arch: NdsArch, rules: Rules, width: int) -> int:
     return nds_plan.macs(arch, rules, width)
+
+
+def _rows(arch: NdsArch, rules: Rules, width: int) -> int:
+    """Rows of ``width`` weights that a network has."""
+    return sum(piece.num_weights for piece in nds_plan.pieces(arch, rules, width)) // width
 
 
 def _heaviest(rules: Rules) -> int:
@@ -168,13 +172,9 @@ def _heaviest(rules: Rules) -> int:
 @functools.lru_cache(maxsize=256)
 def _max_rows(rules: Rules, width: int, places: int) -> int:
     """Rows of ``width`` weights that the largest network with up to ``places`` normal cells a stage has."""
-
-    def rows(op: str) -> int:
-        cell = ((op, 0),) * (2 * rules.nodes)
-        arch = NdsArch(cell, cell, width, 3 * places + 2)  # so many normal cells in every stage
-        return sum(piece.num_weights for piece in nds_plan.pieces(arch, rules, width)) // width
-
-    return max(map(rows, rules.ops))
+    cells = [((op, 0),) * (2 * rules.nodes) for op in rules.ops]
+    depth = 3 * places + 2  # so many normal cells in every stage
+    return max(_rows(NdsArch(cell, cell, width, depth), rules, width) for cell in cells)
 
 
 # --- groups --------------------------------------------------------------------------------------------------
@@ -221,10 +221,12 @@ class NdsGroup:
 
     def _encode(self, arch: NdsArch) -> np.ndarray:
         spec, rules = self.spec, self.rules
+        if max(nds_plan.normal_cells(arch.depth)) > self.places or _rows(arch, rules, self.width) > self.rows:
+            raise ValueError(f"{arch} is not of the group {self}: encode it with the group that its space gives")
         code = np.full((NUM_STAGES, self.places + 1, spec.instructions, nds_machine.NUM_FIELDS), -1, np.int32)
         counts = np.zeros(code.shape[:2], np.int32)
         inputs = {(cell.stage, cell.place): cell.inputs for cell in nds_plan.cells(arch.depth)}
-        saved = row = 0
+        saved = 0
         for piece, row, scale in self._placed(arch):
             at = piece.stage, piece.place
             reduces = piece.stage > 0 and piece.place == 0
@@ -247,8 +249,6 @@ class NdsGroup:
                 saved += nds_machine.saved_slots_of(piece.unit)
             code[at][counts[at]] = line
             counts[at] += 1
-        if max(nds_plan.normal_cells(arch.depth)) > self.places or row > self.rows:
-            raise ValueError(f"{arch} is not of the group {self}: encode it with the group that its space gives")
         # Only the first instruction that writes to a slot does not add to what is there.
         for at in np.ndindex(*counts.shape):
             written: set[int] = set()
