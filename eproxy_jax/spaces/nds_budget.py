@@ -63,7 +63,8 @@ def max_macs(rules: Rules, width_divisor: int) -> int:
     """MACs of the backbone of the space's largest network."""
     nodes, edges, most = rules.nodes, 2 * rules.nodes, 0
     counts = (nodes,) if rules.concat_all else range(1, nodes + 1)
-    full = _cell(nodes, nodes, rules.concat_all)
+    cells = {number: _cell(number, nodes, rules.concat_all) for number in counts}
+    full = cells[nodes]
 
     def cost(normal: Cell, reduce: Cell, width: int, depth: int) -> np.ndarray:
         arch = NdsArch(normal, reduce, width, depth)
@@ -87,8 +88,7 @@ def max_macs(rules: Rules, width_divisor: int) -> int:
             of_inner = [_sums(strided[edges - number], unstrided[number]) for number in range(edges - 1)]
             for of_normal in counts:
                 for of_reduce in counts:
-                    cells = (_cell(n, nodes, rules.concat_all) for n in (of_normal, of_reduce))
-                    base = cost(*cells, width, depth)
+                    base = cost(cells[of_normal], cells[of_reduce], width, depth)
                     budget = int(rules.max_params - base[0])
                     hidden = nodes - of_reduce
                     inner_edges = range(hidden, edges - 1) if hidden or rules.concat_all else (0,)

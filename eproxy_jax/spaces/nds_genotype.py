@@ -149,8 +149,8 @@ def _check(normal: Any, reduce: Any, width: Any, depth: Any, rules: Rules, what:
             f"{what}: depth is {_short(depth)}; expected {MIN_DEPTH} cells or more, like {rules.depths[0]}, so that "
             "normal cells stand before, between and after the two reduction cells"
         )
-    cells = (_check_cell(cell, name, rules, what) for cell, name in ((normal, "normal"), (reduce, "reduce")))
-    return NdsArch(*cells, width, depth)
+    normal, reduce = _check_cell(normal, "normal", rules, what), _check_cell(reduce, "reduce", rules, what)
+    return NdsArch(normal, reduce, width, depth)
 
 
 def _check_cell(cell: Any, name: str, rules: Rules, what: str) -> Cell:
