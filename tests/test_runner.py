@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SPACES, THREE_BRANCHES, TINY, pattern_images
+from helpers import CELLS, SPACES, THREE_BRANCHES, TINY, pattern_images
 
 from eproxy_jax import proxy, runner, score, spaces
 
@@ -40,18 +40,20 @@ def test_bit_equal_within_a_form(form):
         np.testing.assert_array_equal(losses, whole[: len(losses)], err_msg=name)
 
 
-@pytest.mark.parametrize("name", SPACES)
+# One machine runs all cell spaces of NDS.
+@pytest.mark.parametrize("name", sorted(set(SPACES) - {"nds_amoeba", "nds_enas", "nds_nasnet", "nds_pnas"}))
 def test_map_vmap_and_loop_agree_in_float64(x64, name):
     """All ten steps within 1e-6, step 1 far closer; the loop is each candidate's own jitted program."""
     sizes = {
         "nasbench101": {"stem_channels": 4, "modules_per_stack": 1},
         "nasbench201": {"stem_channels": 2, "cells_per_stage": 1},
-        **{name: {"width_divisor": 32} for name in SPACES if name.startswith("nds_")},
+        "nds_darts": {"width_divisor": 32},
         "transnas_micro": {"stem_channels": 2, "macro": "414"},
         "transnas_macro": {"stem_channels": 2},
     }
     space = spaces.get(name, **sizes[name])
-    archs = space.sample(4, 1)
+    # Networks of one width share a program.
+    archs = [CELLS[name][0], *space.neighbours(CELLS[name][0])[:3]] if name == "nds_darts" else space.sample(4, 1)
     images = pattern_images(4, 8)
     # Batch norms over single pixels of 4 images make gradients explode: from the third step on, a change of 1e-13 in the
     # weights turns a finite loss into NaN, in the stand-alone networks too.
