@@ -65,6 +65,20 @@ def _patches(x: Array, kernel_size: int, stride: int) -> Array:
     return jnp.concatenate([shift for row in _shifts(x, kernel_size, stride) for shift in row], axis=-1)
 
 
+def patches(x: Array, kernel_size: int, stride: int = 1) -> Array:
+    """What each output position of a convolution reads, zero outside.
+
+    Args:
+      x: [B, H, W, C].
+      kernel_size: k, odd.
+      stride: the same in both spatial directions.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), k * k * C], kernel position major.
+    """
+    return _patches(x, kernel_size, stride)
+
+
 def _patches_conv(x: Array, kernel: Array, stride: int) -> Array:
     patches = _patches(x, kernel.shape[0], stride)
     rows = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
@@ -229,6 +243,28 @@ frozen_conv2d.defvjp(
     lambda x, kernel: (_forward(1)(x, kernel), kernel),
     lambda kernel, grad: (_forward(1)(grad, _flip(kernel)), None),
 )
+
+
+def grouped_conv2d(x: Array, kernel: Array, groups: int, stride: int = 1) -> Array:
+    """:func:`conv2d` whose channels fall into groups that do not meet: one batched product over the groups' patches.
+
+    Its gradients are batched products as well, and so are all of them under ``vmap``.
+
+    Args:
+      x: [B, H, W, C_in], group major.
+      kernel: [k, k, C_in / groups, C_out], k odd; output channels group major.
+      groups: divides the channels on both sides.
+      stride: the same in both spatial directions.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), C_out].
+    """
+    size, channels = kernel.shape[0], kernel.shape[-1]
+    columns = _patches(x, size, stride)
+    shape = columns.shape[:-1]
+    columns = columns.reshape(-1, size * size, groups, kernel.shape[2])
+    kernel = kernel.reshape(size * size, kernel.shape[2], groups, channels // groups)
+    return jnp.einsum("npgi,pigo->ngo", columns, kernel).reshape(*shape, channels)
 
 
 # --- batch norm ----------------------------------------------------------------------------------------------

@@ -1,0 +1,297 @@
+"""NDS AnyNets: stages of equal blocks whose depths, widths, bottlenecks and groups vary.
+
+Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; the skeleton as PROTOCOL gives
+it (NDS networks as the architecture says; AnyNets take a 12-channel stem; taps after stages 2, 3, 4).
+
+TODO docstring
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from eproxy_jax.spaces import anynet_rules, anynet_universal, base
+from eproxy_jax.spaces.anynet_counts import Block, stage_blocks
+from eproxy_jax.spaces.anynet_net import AnyNet
+from eproxy_jax.spaces.anynet_rules import BASIC_BLOCK, BOTTLENECK, PLAIN, AnyNetArch, Rules
+from eproxy_jax.spaces.anynet_universal import Layer, UniversalAnyNet
+from eproxy_jax.spaces.tile_trunk import Kind
+
+_IMAGE = 32  # height and width that MACs are counted for
+
+
+@dataclasses.dataclass(frozen=True)
+class AnyNetSpace:
+    """Base of the NDS AnyNet spaces; an architecture is an ``AnyNetArch``.
+
+    Attributes:
+      stem_channels: channels that enter the first stage.
+      width_divisor: what all widths of the stages are divided by, see :meth:`stage_widths`.
+    """
+
+    stem_channels: int = 12
+    width_divisor: int = 1
+
+    name: ClassVar[str]
+    block: ClassVar[str]
+    rules: ClassVar[tuple[Rules, ...]]
+    num_archs: ClassVar[int | None] = None
+
+    def __post_init__(self):
+        base.check_positive(self)
+
+    def parse(self, source: Any) -> AnyNetArch:
+        """Read an architecture from the official ``net``, as JSON or as a dict.
+
+        Raises:
+          ValueError: not an architecture of this space.
+        """
+        return anynet_rules.parse(source, self.block, self.rules, self.name)
+
+    def format(self, arch: AnyNetArch) -> str:
+        """The official ``net`` as compact JSON."""
+        return anynet_rules.to_string(arch, self.block)
+
+    def enumerate(self) -> Iterator[AnyNetArch]:
+        """Not for this space.
+
+        Raises:
+          ValueError: always.
+        """
+        raise ValueError(
+            f"{self.name} has {self.rules[0].size:,} architectures, too many to enumerate: "
+            "draw some with sample, or read a file"
+        )
+
+    def sample(self, num: int, seed: int) -> list[AnyNetArch]:
+        """Distinct architectures of the design space on ImageNet, uniformly, in the order drawn.
+
+        Raises:
+          ValueError: ``num`` is not in 1..size of the space.
+        """
+        rules = self.rules[0]
+        return [rules.arch(number) for number in base.draw_distinct(rules.size, num, seed, type(self).__name__)]
+
+    def _rules_of(self, arch: AnyNetArch) -> Rules:
+        return next(rules for rules in self.rules if rules.strides == arch.ss)
+
+    def neighbours(self, arch: AnyNetArch) -> list[AnyNetArch]:
+        """The architectures with another value in one place; not in the stem's, which the backbone has its own of."""
+        return self._rules_of(arch).neighbours(arch)
+
+    def canonical(self, arch: AnyNetArch) -> AnyNetArch:
+        """The same stages behind the narrowest stem of the first design space with such strides.
+
+        Stems of the benchmark are not in the backbone. Where ``width_divisor`` makes bottlenecks of several multipliers
+        equal, the smallest one stands for all.
+        """
+        rules = next(one for one in self.rules if one.strides[1:] == arch.ss[1:])
+        arch = arch._replace(ss=rules.strides, ws=(rules.stem_widths[0], *arch.ws[1:]))
+        if not arch.bot_muls:
+            return arch
+        narrowest = [arch.bot_muls[0]]
+        for stage in range(1, len(arch.ds)):
+            muls = arch.bot_muls
+            same = [
+                mul
+                for mul in rules.bot_muls
+                if self.stage_widths(arch._replace(bot_muls=(*muls[:stage], mul, *muls[stage + 1 :])), stage)
+                == self.stage_widths(arch, stage)
+            ]
+            narrowest.append(same[0])
+        return arch._replace(bot_muls=tuple(narrowest))
+
+    def stage_widths(self, arch: AnyNetArch, stage: int) -> tuple[int, int]:
+        """(outer, hidden) width of the backbone's stage 1, 2, ...; hidden is 0 where blocks are no bottlenecks.
+
+        Both are the benchmark's over ``width_divisor``, rounded up: the outer one to an integer, the hidden one to a
+        multiple of the groups.
+        """
+        outer, divisor = -(-arch.ws[stage] // self.width_divisor), self.width_divisor
+        if not arch.bot_muls:
+            return outer, 0
+        groups = arch.num_gs[stage]
+        return outer, groups * -(-arch.hidden(stage) // (groups * divisor))
+
+    def blocks(self, arch: AnyNetArch) -> tuple[Block, ...]:
+        """The backbone's blocks, sizes for 32-pixel images."""
+        found: list[Block] = []
+        channels, size = self.stem_channels, _IMAGE
+        for stage in range(1, len(arch.ds)):
+            width, hidden = self.stage_widths(arch, stage)
+            found += stage_blocks(arch, self.block, stage, channels, width, hidden, size)
+            channels, size = width, -(-size // arch.ss[stage])
+        return tuple(found)
+
+    @property
+    def residual(self) -> bool:
+        """Whether blocks have shortcuts."""
+        return self.block != PLAIN
+
+    def macs(self, arch: AnyNetArch) -> int:
+        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image."""
+        stem = 9 * 3 * self.stem_channels * _IMAGE**2
+        return stem + sum(conv.macs for block in self.blocks(arch) for conv in block.all_convs)
+
+    def max_macs(self) -> int:
+        """MACs of the architecture with the largest depths and widths everywhere, and no groups."""
+        return max(self.macs(_largest(rules)) for rules in self.rules)
+
+    def params(self, arch: AnyNetArch) -> int:
+        """Trainable parameters of the backbone."""
+        stem = (27 + 2) * self.stem_channels
+        convs = (conv for block in self.blocks(arch) for conv in block.all_convs)
+        return stem + sum(conv.weights + 2 * conv.channels for conv in convs)
+
+    def to_flax(self, arch: AnyNetArch, num_classes: int | None = None) -> AnyNet:
+        """The stand-alone network; with ``num_classes`` it ends in a classifier."""
+        blocks = self.blocks(self.parse(arch))
+        return AnyNet(
+            stem_channels=self.stem_channels, blocks=blocks, residual=self.residual, num_classes=num_classes
+        )
+
+    def chain(self, arch: AnyNetArch) -> list[Layer]:
+        """The backbone's convolutions behind the stem, in order."""
+        return anynet_universal.chain(self.blocks(arch), self.residual)
+
+    def group(self, arch: AnyNetArch) -> AnyNetGroup:
+        """What the canonical architecture shares its compiled program with."""
+        layers_ = self.chain(arch)
+        return AnyNetGroup(self, *choose(layers_))
+
+
+@functools.lru_cache(maxsize=None)
+def _nothing():
+    return None
+
+
+FORCE = [16, 0]
+
+
+def choose(layers_):
+    tile = FORCE[0]
+    need = sum(l.bank_rows(tile) for l in layers_) * tile
+    tier = 1 << 18
+    while tier < need:
+        tier *= 4
+    return tile, tier
+
+
+def _largest(rules: Rules) -> AnyNetArch:
+    stages = len(rules.strides) - 1
+    bottleneck = bool(rules.bot_muls)
+    return AnyNetArch(
+        (1, *(rules.depths[-1],) * stages),
+        (rules.stem_widths[-1], *(rules.widths[-1],) * stages),
+        rules.strides,
+        (1.0,) * (stages + 1) if bottleneck else (),
+        (1,) * (stages + 1) if bottleneck else (),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AnyNetGroup:
+    """Architectures of a space that one program serves.
+
+    Attributes:
+      space: the space.
+      tile: channels in a tile.
+      weights: what the program's bank has room for.
+    """
+
+    space: AnyNetSpace
+    tile: int
+    weights: int
+
+    def encode(self, archs: Sequence[AnyNetArch]) -> np.ndarray:
+        """Tables, int32 [A, fields, N]; see ``anynet_universal.Table``."""
+        length = max(len(self.space.chain(_largest(rules))) for rules in self.space.rules)
+        module = self.universal()
+        return np.stack(
+            [
+                anynet_universal.encode_chain(self.space.chain(arch), module.kinds, self.tile, module.widths, length)
+                for arch in archs
+            ]
+        )
+
+    def universal(self, dtype: Any = jnp.float32) -> UniversalAnyNet:
+        """The module that takes a table as data."""
+        space = self.space
+        largest = [space.chain(_largest(rules)) for rules in space.rules]
+        divisor = space.width_divisor
+        widths = sorted({-(-width // divisor) for rules in space.rules for width in rules.widths})
+        kinds = {Kind(layer.size, layer.stride, layer.conv.kernel): None for layers_ in largest for layer in layers_}
+        tiles = [[layer.blocks(self.tile)[1] for layer in layers_] for layers_ in largest]
+        tape = max(
+            sum(2 * n / 4 ** (layer.size + layer.stride - 1) for n, layer in zip(ns, layers_, strict=True))
+            for ns, layers_ in zip(tiles, largest, strict=True)
+        )
+        return UniversalAnyNet(
+            stem_channels=space.stem_channels,
+            num_sizes=1 + max(sum(stride == 2 for stride in rules.strides[1:]) for rules in space.rules),
+            kinds=tuple(kinds),
+            tile=self.tile,
+            bank_rows=self.weights // self.tile,
+            vector_tiles=max(map(sum, tiles)),
+            tape_tiles=int(np.ceil(tape)),
+            wide_tiles=max(map(max, tiles)),
+            widths=tuple(widths),
+            dtype=dtype,
+        )
+
+    def extract(self, arch: AnyNetArch, universal_params: Any) -> dict[str, Any]:
+        """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
+        return anynet_universal.extract_chain(self.space.chain(arch), self.tile, universal_params)
+
+    def executed_macs(self, arch: AnyNetArch) -> int:
+        """Multiply-accumulates that the program executes for one 3x32x32 image."""
+        stem = 9 * 3 * self.space.stem_channels * _IMAGE**2
+        return stem + sum(
+            layer.bank_rows(self.tile) * self.tile * layer.conv.size**2 for layer in self.space.chain(arch)
+        )
+
+
+@base.register("nds_resnet")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class NdsResNet(AnyNetSpace):
+    """Residual networks of two 3x3 convolutions a block."""
+
+    name: ClassVar[str] = "nds_resnet"
+    block: ClassVar[str] = BASIC_BLOCK
+    rules: ClassVar[tuple[Rules, ...]] = anynet_rules.BASIC
+
+
+@base.register("nds_vanilla")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class NdsVanilla(AnyNetSpace):
+    """Plain networks: the blocks of ``nds_resnet`` without shortcuts."""
+
+    name: ClassVar[str] = "nds_vanilla"
+    block: ClassVar[str] = PLAIN
+    rules: ClassVar[tuple[Rules, ...]] = anynet_rules.BASIC
+
+
+@base.register("nds_resnext_a")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class NdsResNextA(AnyNetSpace):
+    """Bottlenecks with a grouped 3x3 convolution; narrow, few groups."""
+
+    name: ClassVar[str] = "nds_resnext_a"
+    block: ClassVar[str] = BOTTLENECK
+    rules: ClassVar[tuple[Rules, ...]] = anynet_rules.RESNEXT_A
+
+
+@base.register("nds_resnext_b")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class NdsResNextB(AnyNetSpace):
+    """Bottlenecks with a grouped 3x3 convolution; wide, up to 16 groups."""
+
+    name: ClassVar[str] = "nds_resnext_b"
+    block: ClassVar[str] = BOTTLENECK
+    rules: ClassVar[tuple[Rules, ...]] = anynet_rules.RESNEXT_B
