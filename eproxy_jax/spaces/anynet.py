@@ -9,7 +9,6 @@ TODO docstring
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -24,6 +23,11 @@ from eproxy_jax.spaces.anynet_universal import Layer, UniversalAnyNet
 from eproxy_jax.spaces.tile_trunk import Kind
 
 _IMAGE = 32  # height and width that MACs are counted for
+_TILES = (8, 16, 32, 64)
+_MAX_PADDING = 1.3  # executed over needed MACs up to which a wider tile, whose products are faster, is taken
+# Room of a group of tier 0: kernel weights, tile padding included, and numbers on the tape for each pixel of the first
+# stage. All published networks need less. Each further tier has eight times as much.
+_WEIGHTS, _TAPE, _TIER_FACTOR = 9 * 2**20, 20480, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,24 +167,20 @@ class AnyNetSpace:
     def group(self, arch: AnyNetArch) -> AnyNetGroup:
         """What the canonical architecture shares its compiled program with."""
         layers_ = self.chain(arch)
-        return AnyNetGroup(self, *choose(layers_))
+        needed = sum(layer.conv.macs for layer in layers_)
+        tile = _TILES[0]
+        for wider in _TILES[1:]:
+            if wider * self.width_divisor <= _TILES[-1] and _padded_macs(layers_, wider) <= _MAX_PADDING * needed:
+                tile = wider
+        group = AnyNetGroup(self, tile, 0)
+        while not group.has_room(layers_):
+            group = AnyNetGroup(self, tile, group.tier + 1)
+        return group
 
 
-@functools.lru_cache(maxsize=None)
-def _nothing():
-    return None
-
-
-FORCE = [16, 0]
-
-
-def choose(layers_):
-    tile = FORCE[0]
-    need = sum(l.bank_rows(tile) for l in layers_) * tile
-    tier = 1 << 18
-    while tier < need:
-        tier *= 4
-    return tile, tier
+def _padded_macs(layers_: Sequence[Layer], tile: int) -> int:
+    """Multiply-accumulates that these convolutions take in tiles of that width."""
+    return sum(layer.bank_rows(tile) * tile * layer.conv.size**2 for layer in layers_)
 
 
 def _largest(rules: Rules) -> AnyNetArch:
@@ -195,6 +195,11 @@ def _largest(rules: Rules) -> AnyNetArch:
     )
 
 
+def _tape(layers_: Sequence[Layer], tile: int) -> float:
+    """Tiles that these layers write on the tape, smaller maps counted less."""
+    return sum(2 * layer.blocks(tile)[1] / 4 ** (layer.size + layer.stride - 1) for layer in layers_)
+
+
 @dataclasses.dataclass(frozen=True)
 class AnyNetGroup:
     """Architectures of a space that one program serves.
@@ -202,12 +207,28 @@ class AnyNetGroup:
     Attributes:
       space: the space.
       tile: channels in a tile.
-      weights: what the program's bank has room for.
+      tier: how large the arrays are that weights and activations have room in.
     """
 
     space: AnyNetSpace
     tile: int
-    weights: int
+    tier: int
+
+    @property
+    def weights(self) -> int:
+        """Kernel weights, tile padding included, that there is room for: a multiple of ``tile``."""
+        divisor = self.space.width_divisor**2 * self.tile
+        return -(-_WEIGHTS // divisor) * self.tile * _TIER_FACTOR**self.tier
+
+    @property
+    def tape_tiles(self) -> int:
+        """Tiles that there is room for on the tape, those of maps of half the height and width counted a quarter."""
+        return -(-_TAPE // (self.space.width_divisor * self.tile)) * _TIER_FACTOR**self.tier
+
+    def has_room(self, layers_: Sequence[Layer]) -> bool:
+        """Whether the network fits."""
+        weights = self.tile * sum(layer.bank_rows(self.tile) for layer in layers_)
+        return weights <= self.weights and _tape(layers_, self.tile) <= self.tape_tiles
 
     def encode(self, archs: Sequence[AnyNetArch]) -> np.ndarray:
         """Tables, int32 [A, fields, N]; see ``anynet_universal.Table``."""
@@ -225,23 +246,19 @@ class AnyNetGroup:
         space = self.space
         largest = [space.chain(_largest(rules)) for rules in space.rules]
         divisor = space.width_divisor
-        widths = sorted({-(-width // divisor) for rules in space.rules for width in rules.widths})
-        kinds = {Kind(layer.size, layer.stride, layer.conv.kernel): None for layers_ in largest for layer in layers_}
-        tiles = [[layer.blocks(self.tile)[1] for layer in layers_] for layers_ in largest]
-        tape = max(
-            sum(2 * n / 4 ** (layer.size + layer.stride - 1) for n, layer in zip(ns, layers_, strict=True))
-            for ns, layers_ in zip(tiles, largest, strict=True)
-        )
+        widths = {-(-width // divisor) for rules in space.rules for width in rules.widths}
+        kinds = {Kind(layer.size, layer.stride, layer.conv.kernel) for layers_ in largest for layer in layers_}
+        tiles_out = [[layer.blocks(self.tile)[1] for layer in layers_] for layers_ in largest]
         return UniversalAnyNet(
             stem_channels=space.stem_channels,
-            num_sizes=1 + max(sum(stride == 2 for stride in rules.strides[1:]) for rules in space.rules),
-            kinds=tuple(kinds),
+            num_sizes=1 + max(rules.strides[1:].count(2) for rules in space.rules),
+            kinds=tuple(sorted(kinds)),
             tile=self.tile,
             bank_rows=self.weights // self.tile,
-            vector_tiles=max(map(sum, tiles)),
-            tape_tiles=int(np.ceil(tape)),
-            wide_tiles=max(map(max, tiles)),
-            widths=tuple(widths),
+            vector_tiles=max(map(sum, tiles_out)),
+            tape_tiles=self.tape_tiles,
+            wide_tiles=max(map(max, tiles_out)),
+            widths=tuple(sorted(widths)),
             dtype=dtype,
         )
 
@@ -252,9 +269,7 @@ class AnyNetGroup:
     def executed_macs(self, arch: AnyNetArch) -> int:
         """Multiply-accumulates that the program executes for one 3x32x32 image."""
         stem = 9 * 3 * self.space.stem_channels * _IMAGE**2
-        return stem + sum(
-            layer.bank_rows(self.tile) * self.tile * layer.conv.size**2 for layer in self.space.chain(arch)
-        )
+        return stem + _padded_macs(self.space.chain(arch), self.tile)
 
 
 @base.register("nds_resnet")  # pyright: ignore[reportArgumentType]

@@ -30,7 +30,7 @@ from eproxy_jax import ops
 from eproxy_jax.types import TARGET_SIZE
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, order=True)
 class Kind:
     """A convolution as far as it is compiled.
 
@@ -196,8 +196,7 @@ def _forward_step(spec: TrunkSpec, kind: Kind, weights: Weights, at: Instruction
     """(tape, sums, reciprocal deviations) with those of one instruction written."""
     rows_in, rows, unit = spec.rows(kind.size), spec.rows(kind.size_out), kind.kernel**2 * spec.tile
 
-    def from_input(i: Array, carry: tuple[Array, Array]):
-        tape, _ = carry
+    def from_input(tape: Array, i: Array, sums: Array) -> Array:
         columns = _columns(spec, kind, _read(tape, at.source + i * rows_in, rows_in))
         first = (i // at.block_in) * at.block_out
 
@@ -207,23 +206,30 @@ def _forward_step(spec: TrunkSpec, kind: Kind, weights: Weights, at: Instruction
             before = jnp.where(i % at.block_in == 0, 0, _read(sums, place, rows))
             return _write(sums, place, columns @ kernel + before)
 
-        return tape, lax.fori_loop(0, at.block_out, to_output, carry[1])
+        return lax.fori_loop(0, at.block_out, to_output, sums)
 
-    def finish(o: Array, carry: tuple[Array, Array, Array]):
-        tape, sums, rstds = carry
+    # Each loop reads and writes different arrays: where a body reads from an array and writes to other places of it,
+    # XLA copies it whole.
+    def normalise(sums: Array, o: Array, carry: tuple[Array, Array]):
+        tape, rstds = carry
         z, rstd = ops.standardize(_maps(spec, kind.size_out, _read(sums, o * rows, rows)))
-        z = z.reshape(rows, spec.tile)
+        rstds = lax.dynamic_update_slice_in_dim(rstds, rstd, (at.vector + o) * spec.tile, 0)
+        return _write(tape, at.base + o * rows, z.reshape(rows, spec.tile)), rstds
+
+    def activate(tape: Array, o: Array, sums: Array) -> Array:
+        z = _read(tape, at.base + o * rows, rows)
         y = z * _vector(weights.scale, at, o, spec.tile)[None] + _vector(weights.bias, at, o, spec.tile)[None]
-        shortcut = _read(tape, jnp.maximum(at.shortcut, 0) + o * rows, rows)
-        y = y + jnp.where(at.shortcut >= 0, shortcut, 0)
-        y = jnp.where((at.relu > 0) & (y < 0), 0, y)
-        tape = _write(tape, at.base + o * rows, z)
-        tape = _write(tape, at.base + (at.tiles_out + o) * rows, y)
-        return tape, sums, lax.dynamic_update_slice_in_dim(rstds, rstd, (at.vector + o) * spec.tile, 0)
+        y = y + jnp.where(at.shortcut >= 0, _read(tape, jnp.maximum(at.shortcut, 0) + o * rows, rows), 0)
+        return _write(sums, o * rows, jnp.where((at.relu > 0) & (y < 0), 0, y))
+
+    def record(sums: Array, o: Array, tape: Array) -> Array:
+        return _write(tape, at.base + (at.tiles_out + o) * rows, _read(sums, o * rows, rows))
 
     tape, sums, rstds = carry
-    tape, sums = lax.fori_loop(0, at.tiles_in, from_input, (tape, sums))
-    return lax.fori_loop(0, at.tiles_out, finish, (tape, sums, rstds))
+    sums = lax.fori_loop(0, at.tiles_in, functools.partial(from_input, tape), sums)
+    tape, rstds = lax.fori_loop(0, at.tiles_out, functools.partial(normalise, sums), (tape, rstds))
+    sums = lax.fori_loop(0, at.tiles_out, functools.partial(activate, tape), sums)
+    return lax.fori_loop(0, at.tiles_out, functools.partial(record, sums), tape), sums, rstds
 
 
 def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tuple[Array, tuple[Array, Array]]:
