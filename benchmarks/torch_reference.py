@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
+from torch_anynet import ResNet, ResNeXt, Vanilla
 
 NONE, SKIP, CONV1X1, CONV3X3, POOL = range(5)
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
@@ -265,6 +266,10 @@ class NasBench101(nn.Module):
 BACKBONES = {
     "nasbench101": NasBench101,
     "nasbench201": NasBench201,
+    "nds_resnet": ResNet,
+    "nds_resnext_a": ResNeXt,
+    "nds_resnext_b": ResNeXt,
+    "nds_vanilla": Vanilla,
     "transnas_micro": TransNasMicro,
     "transnas_macro": TransNasMacro,
 }

@@ -1,18 +1,31 @@
 """Tiny spaces, settings and deterministic weights for the tests."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from eproxy_jax import layers, spaces
+from eproxy_jax.spaces.anynet_rules import AnyNetArch
 from eproxy_jax.types import ProxySettings
 
 SPACES = {
     # Five channels divide by no number of vertices: remainders and truncation everywhere.
     "nasbench101": spaces.get("nasbench101", stem_channels=5, modules_per_stack=1),
     "nasbench201": spaces.get("nasbench201", stem_channels=4, cells_per_stage=1),
+    "nds_resnet": spaces.get("nds_resnet", stem_channels=4, width_divisor=8),
+    "nds_resnext_a": spaces.get("nds_resnext_a", stem_channels=4, width_divisor=8),
+    "nds_resnext_b": spaces.get("nds_resnext_b", stem_channels=4, width_divisor=32),
+    "nds_vanilla": spaces.get("nds_vanilla", stem_channels=4, width_divisor=8),
     "transnas_micro": spaces.get("transnas_micro", stem_channels=4, macro="4141"),
     "transnas_macro": spaces.get("transnas_macro", stem_channels=4),
 }
+
+
+def anynet(depths, widths, bot_muls=(), num_gs=(), cifar=False):
+    """An AnyNet from its stages: residual or plain without multipliers, else ResNeXt."""
+    if bot_muls:
+        return AnyNetArch((1, *depths), (64, *widths), (8, 1, 2, 2), (1.0, *bot_muls), (1, *num_gs))
+    return AnyNetArch((1, *depths), (16, *widths), (1, 1, 2, 2) if cifar else (4, 1, 2, 2, 2))
 
 
 def dag_cell(edges: str, ops: str):
@@ -35,6 +48,15 @@ CELLS = {
         dag_cell("01", ""),  # no interior vertex
     ],
     "nasbench201": [(3, 1, 2, 4, 3, 1), (2, 3, 4, 1, 0, 3), (0, 4, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
+    # Several tiles and parts of one, identity and projected shortcuts, an identity behind the stem, three stages.
+    "nds_resnet": [anynet((2, 1, 1, 2), (32, 96, 48, 16)), anynet((1, 2, 1), (24, 72, 16), cifar=True)],
+    # Groups narrower than a tile, of the tile's width and wider, alone and together, and hidden widths rounded up.
+    "nds_resnext_a": [
+        anynet((1, 2, 1), (128, 64, 256), (0.5, 1.0, 1.0), (4, 2, 2)),
+        anynet((2, 1, 1), (32, 16, 64), (1.0, 0.25, 1.0), (4, 2, 1)),
+    ],
+    "nds_resnext_b": [anynet((1, 1, 2), (64, 1024, 256), (0.25, 0.5, 1.0), (16, 2, 8))],
+    "nds_vanilla": [anynet((1, 2, 1, 1), (64, 96, 16, 48))],
     "transnas_micro": [(3, 1, 2, 1, 3, 1), (1, 2, 3, 0, 1, 3), (0, 0, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
     "transnas_macro": [(1, 2, 3, 1), (1, 1, 1, 4, 4), (2, 2, 2, 1, 1, 3), (3, 3, 3, 4, 2, 1)],
 }
@@ -56,6 +78,13 @@ THREE_BRANCHES = ProxySettings.from_dict(
 def true_taps(taps) -> list:
     """Feature taps of a universal module without padding: resized ones, where their width is data."""
     return [t.features[..., : int(t.channels)] if isinstance(t, layers.PaddedTap) else t for t in taps]
+
+
+def used_params(group, arch, params):
+    """Parameters of a universal module with zeros where ``arch`` uses none: what is padded starts there and stays."""
+    extracted, pull = jax.vjp(lambda tree: group.extract(arch, tree), params)
+    (used,) = pull(jax.tree.map(jnp.ones_like, extracted))
+    return jax.tree.map(lambda values, counts: values * (counts != 0), params, used)
 
 
 def tap_params(space, arch, params):

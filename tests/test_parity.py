@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
-from helpers import CELLS, SPACES, pattern, pattern_images, pattern_tree, true_taps
+from helpers import CELLS, SPACES, pattern, pattern_images, pattern_tree, true_taps, used_params
 
 from eproxy_jax import layers, ops, proxy
 
@@ -53,15 +53,15 @@ def test_features_equal_live_pytorch(x64, name):
 
     space = SPACES[name]
     images = pattern_images(4, 16)
-    universal = space.universal(jnp.float64)
-    apply = jax.jit(universal.apply)
+    apply = jax.jit(lambda universal, *arguments: universal.apply(*arguments), static_argnums=0)
     for cell in CELLS[name]:
-        encoded = jnp.asarray(space.encode([cell])[0])
+        group = space.group(cell)
+        universal, encoded = group.universal(jnp.float64), jnp.asarray(group.encode([cell])[0])
         shapes = jax.eval_shape(lambda e, u=universal: u.init(jax.random.key(0), images, e), encoded)
-        params = pattern_tree(shapes["params"])
-        ours = apply({"params": params}, images, encoded)
+        params = used_params(group, cell, pattern_tree(shapes["params"]))
+        ours = apply(universal, {"params": params}, images, encoded)
         module = reference.BACKBONES[name](cell, **dataclasses.asdict(space)).double()
-        reference.load_params(module, space.extract(cell, params))
+        reference.load_params(module, group.extract(cell, params))
         for a, b, tap in zip(true_taps(ours), module(reference.tensor(images)), ours, strict=True):
             expected = b.detach().numpy().transpose(0, 2, 3, 1)
             if isinstance(tap, layers.PaddedTap):
@@ -130,7 +130,7 @@ def test_standalone_training_equals_universal_training(x64, name):
             tap = self.backbone(images)[0]
             return (proxy.Transform(1, 8, jnp.float64, name="transform0")(tap, init),)
 
-    _, params = parity.network_and_params(space, settings)
+    _, params = parity.network_and_params(space, settings, cell)
     network = Alone(space.to_flax(cell).clone(dtype=jnp.float64))
     losses = jax.jit(proxy.train_losses, static_argnums=(0, 1))(
         network,

@@ -3,6 +3,7 @@
 Importing this package registers the built-in spaces; :func:`get` returns one by name.
 """
 
+from eproxy_jax.spaces.anynet import NdsResNet, NdsResNextA, NdsResNextB, NdsVanilla
 from eproxy_jax.spaces.base import Group, SearchSpace, arch_identity, get, macs_fractions, names, register
 from eproxy_jax.spaces.flax_family import FlaxFamily, from_flax
 from eproxy_jax.spaces.nasbench101 import NasBench101
@@ -15,6 +16,10 @@ __all__ = [
     "Group",
     "NasBench101",
     "NasBench201",
+    "NdsResNet",
+    "NdsResNextA",
+    "NdsResNextB",
+    "NdsVanilla",
     "SearchSpace",
     "TransNasMacro",
     "TransNasMicro",

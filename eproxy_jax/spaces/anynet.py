@@ -69,8 +69,7 @@ class AnyNetSpace:
           ValueError: always.
         """
         raise ValueError(
-            f"{self.name} has {self.rules[0].size:,} architectures, too many to enumerate: "
-            "draw some with sample, or read a file"
+            f"{self.name} has {self.rules[0].size:,} architectures, too many to enumerate: sample some, or read a file"
         )
 
     def sample(self, num: int, seed: int) -> list[AnyNetArch]:
@@ -156,9 +155,7 @@ class AnyNetSpace:
     def to_flax(self, arch: AnyNetArch, num_classes: int | None = None) -> AnyNet:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
         blocks = self.blocks(self.parse(arch))
-        return AnyNet(
-            stem_channels=self.stem_channels, blocks=blocks, residual=self.residual, num_classes=num_classes
-        )
+        return AnyNet(stem_channels=self.stem_channels, blocks=blocks, residual=self.residual, num_classes=num_classes)
 
     def chain(self, arch: AnyNetArch) -> list[Layer]:
         """The backbone's convolutions behind the stem, in order."""

@@ -137,7 +137,5 @@ def published_params(arch: AnyNetArch, block: str) -> int:
 def published_flops(arch: AnyNetArch, block: str) -> int:
     """FLOPs of the official network for one image, a row's ``flops``."""
     size, classes = _image(arch)
-    convs = sum(
-        conv.macs + _FLOPS_BESIDE * conv.channels * conv.size**2 for conv in network_convs(arch, block, size)
-    )
+    convs = sum(conv.macs + _FLOPS_BESIDE * conv.channels * conv.size**2 for conv in network_convs(arch, block, size))
     return convs + arch.ws[-1] * classes + classes

@@ -102,9 +102,7 @@ class Rules:
         for place, digit in enumerate(rest):
             field = self.free_fields[place % len(self.free_fields)]
             values[field].append(self.choices(field)[digit])
-        return AnyNetArch(
-            ss=self.strides, **{field: tuple(values[field]) for field in self.free_fields}
-        )  # pyright: ignore[reportCallIssue]
+        return AnyNetArch(ss=self.strides, **{field: tuple(values[field]) for field in self.free_fields})  # pyright: ignore[reportCallIssue]
 
     def problem(self, arch: AnyNetArch) -> str:
         """What is wrong with an architecture that has these strides, or nothing."""

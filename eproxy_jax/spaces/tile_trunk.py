@@ -371,9 +371,7 @@ def _backward(
         at = _at(plan.instructions, plan.count - 1 - number)
 
         def back(kind: Kind, carry: tuple[Array, Weights]):
-            return _backward_step(
-                spec, kind, weights, tape, rstds, at, (add_tap(kind, at, carry[0]), carry[1])
-            )
+            return _backward_step(spec, kind, weights, tape, rstds, at, (add_tap(kind, at, carry[0]), carry[1]))
 
         return _apply_chosen([functools.partial(back, kind) for kind in spec.kinds], at.kind, carry)
 
