@@ -228,15 +228,19 @@ class AnyNetGroup:
         return weights <= self.weights and _tape(layers_, self.tile) <= self.tape_tiles
 
     def encode(self, archs: Sequence[AnyNetArch]) -> np.ndarray:
-        """Tables, int32 [A, fields, N]; see ``anynet_universal.Table``."""
+        """Tables, int32 [A, fields, N]; see ``anynet_universal.Table``.
+
+        Raises:
+          ValueError: an architecture does not fit.
+        """
         length = max(len(self.space.chain(_largest(rules))) for rules in self.space.rules)
-        module = self.universal()
-        return np.stack(
-            [
-                anynet_universal.encode_chain(self.space.chain(arch), module.kinds, self.tile, module.widths, length)
-                for arch in archs
-            ]
-        )
+        module, tables = self.universal(), []
+        for arch in archs:
+            chain = self.space.chain(arch)
+            if not self.has_room(chain):
+                raise ValueError(f"{self} has no room for {self.space.format(arch)}: ask the space for its group")
+            tables.append(anynet_universal.encode_chain(chain, module.kinds, self.tile, module.widths, length))
+        return np.stack(tables)
 
     def universal(self, dtype: Any = jnp.float32) -> UniversalAnyNet:
         """The module that takes a table as data."""

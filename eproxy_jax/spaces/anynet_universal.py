@@ -332,9 +332,8 @@ def make_plan(spec: tile_trunk.TrunkSpec, table: Table, stem_rows: int) -> tuple
         **{name: getattr(table, name) for name in tile_trunk.Instructions._fields if name in _AS_THEY_ARE},
     )
     at = jnp.stack([jnp.argmax(used & (table.tap == slot)) for slot in range(spec.num_taps)])
-    size_out = jnp.asarray([kind.size_out for kind in spec.kinds], jnp.int32)[table.kind]
     count = jnp.sum(used.astype(jnp.int32))
-    plan = tile_trunk.Plan(instructions, count, size_out[at], table.tiles_out[at], activations[at + 1])
+    plan = tile_trunk.Plan(instructions, count, spec.size_out(table.kind[at]), table.tiles_out[at], activations[at + 1])
     return plan, table.tap_level[at]
 
 

@@ -79,6 +79,10 @@ class TrunkSpec:
         height, width = self.sizes[size]
         return self.batch * height * width
 
+    def size_out(self, kind: Array) -> Array:
+        """Indices of the map sizes of the outputs of these kinds."""
+        return jnp.asarray([one.size_out for one in self.kinds], jnp.int32)[kind]
+
 
 class Instructions(NamedTuple):
     """Convolutions in the order of the forward pass; integer arrays [N], or scalars of one instruction.
@@ -192,11 +196,11 @@ def _vector(vectors: Array, at: Instructions, out: Array, tile: int) -> Array:
     return lax.dynamic_slice_in_dim(vectors, (at.vector + out) * tile, tile)
 
 
-def _forward_step(spec: TrunkSpec, kind: Kind, weights: Weights, at: Instructions, carry: tuple[Array, Array, Array]):
-    """(tape, sums, reciprocal deviations) with those of one instruction written."""
+def _convolve(spec: TrunkSpec, kind: Kind, weights: Weights, tape: Array, at: Instructions, sums: Array) -> Array:
+    """``sums`` with the convolution's output tiles, before its batch norm, in front."""
     rows_in, rows, unit = spec.rows(kind.size), spec.rows(kind.size_out), kind.kernel**2 * spec.tile
 
-    def from_input(tape: Array, i: Array, sums: Array) -> Array:
+    def from_input(i: Array, sums: Array) -> Array:
         columns = _columns(spec, kind, _read(tape, at.source + i * rows_in, rows_in))
         first = (i // at.block_in) * at.block_out
 
@@ -208,11 +212,20 @@ def _forward_step(spec: TrunkSpec, kind: Kind, weights: Weights, at: Instruction
 
         return lax.fori_loop(0, at.block_out, to_output, sums)
 
-    # Each loop reads and writes different arrays: where a body reads from an array and writes to other places of it,
-    # XLA copies it whole.
+    return lax.fori_loop(0, at.tiles_in, from_input, sums)
+
+
+def _finish(spec: TrunkSpec, size: int, weights: Weights, at: Instructions, carry: tuple[Array, Array, Array]):
+    """Batch norm, shortcut and ReLU: (tape, sums, reciprocal deviations) with those of one instruction written.
+
+    Each loop reads and writes different arrays: where a body reads from an array and writes to other places of it, XLA
+    copies it whole.
+    """
+    rows = spec.rows(size)
+
     def normalise(sums: Array, o: Array, carry: tuple[Array, Array]):
         tape, rstds = carry
-        z, rstd = ops.standardize(_maps(spec, kind.size_out, _read(sums, o * rows, rows)))
+        z, rstd = ops.standardize(_maps(spec, size, _read(sums, o * rows, rows)))
         rstds = lax.dynamic_update_slice_in_dim(rstds, rstd, (at.vector + o) * spec.tile, 0)
         return _write(tape, at.base + o * rows, z.reshape(rows, spec.tile)), rstds
 
@@ -226,7 +239,6 @@ def _forward_step(spec: TrunkSpec, kind: Kind, weights: Weights, at: Instruction
         return _write(tape, at.base + (at.tiles_out + o) * rows, _read(sums, o * rows, rows))
 
     tape, sums, rstds = carry
-    sums = lax.fori_loop(0, at.tiles_in, functools.partial(from_input, tape), sums)
     tape, rstds = lax.fori_loop(0, at.tiles_out, functools.partial(normalise, sums), (tape, rstds))
     sums = lax.fori_loop(0, at.tiles_out, functools.partial(activate, tape), sums)
     return lax.fori_loop(0, at.tiles_out, functools.partial(record, sums), tape), sums, rstds
@@ -240,8 +252,11 @@ def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tupl
 
     def step(number: Array, carry: tuple[Array, Array, Array]):
         at = _at(plan.instructions, number)
-        steps = [functools.partial(_forward_step, spec, kind, weights, at) for kind in spec.kinds]
-        return _apply_chosen(steps, at.kind, carry)
+        tape, sums, rstds = carry
+        convs = [functools.partial(_convolve, spec, kind, weights, tape, at) for kind in spec.kinds]
+        sums = _apply_chosen(convs, at.kind, sums)
+        finishes = [functools.partial(_finish, spec, size, weights, at) for size in range(len(spec.sizes))]
+        return _apply_chosen(finishes, spec.size_out(at.kind), (tape, sums, rstds))
 
     tape, _, rstds = lax.fori_loop(0, plan.count, step, (tape, sums, jnp.zeros_like(weights.scale)))
     taps = []
@@ -262,21 +277,34 @@ def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tupl
     return jnp.stack(taps), (tape, rstds)
 
 
-def _backward_step(
+def _tap_backward(spec: TrunkSpec, size: int, tiled: Array, at: Instructions, flows: Array) -> Array:
+    """Gradients of activations with those of a tap, [T, N, B, 8, 8, tile], added where the output is one."""
+    rows = spec.rows(size)
+    like = jax.ShapeDtypeStruct((spec.batch, *spec.sizes[size], spec.tile), flows.dtype)
+    transpose = jax.linear_transpose(lambda x: ops.resize_nearest(x, TARGET_SIZE), like)
+    first = at.tap == 0  # the last of the chain: nothing has come back yet
+
+    def add(i: Array, flows: Array) -> Array:
+        place = at.grad_source * spec.slot_rows + i * rows
+        grad = transpose(tiled[jnp.maximum(at.tap, 0), i])[0].reshape(rows, spec.tile)
+        return _write(flows, place, grad + jnp.where(first, 0, _read(flows, place, rows)))
+
+    return lax.fori_loop(0, jnp.where(at.tap >= 0, at.tiles_out, 0), add, flows)
+
+
+def _finish_backward(
     spec: TrunkSpec,
-    kind: Kind,
+    size: int,
     weights: Weights,
     tape: Array,
     rstds: Array,
+    tiled: Array,
     at: Instructions,
-    carry: tuple[Array, Weights],
+    carry: tuple[Array, Array, Array],
 ):
-    """(gradients of activations [slots, tile], gradients of weights) behind one instruction."""
-    rows_in, rows, size, tile = spec.rows(kind.size), spec.rows(kind.size_out), kind.kernel, spec.tile
-    unit = size**2 * tile
-    own, source, target = (slot * spec.slot_rows for slot in (_OWN_SLOT, at.grad_source, at.grad_target))
-    lanes = jnp.arange(tile) // at.lane_group
-    same_group = jnp.broadcast_to(lanes[:, None] == lanes[None], (size**2, tile, tile)).reshape(unit, tile)
+    """(gradients of activations [slots, tile], of scales, of biases) behind tap, ReLU and batch norm."""
+    rows, tile = spec.rows(size), spec.tile
+    own, source = _OWN_SLOT * spec.slot_rows, at.grad_source * spec.slot_rows
 
     def through_norm(o: Array, carry: tuple[Array, Array, Array]):
         flows, scales, biases = carry
@@ -288,12 +316,27 @@ def _backward_step(
         scales = lax.dynamic_update_slice_in_dim(scales, jnp.sum(grad * z, 0), place, 0)
         biases = lax.dynamic_update_slice_in_dim(biases, jnp.sum(grad, 0), place, 0)
         own_grad = ops.normalize_gradient(
-            _maps(spec, kind.size_out, grad * _vector(weights.scale, at, o, tile)[None]),
-            _maps(spec, kind.size_out, z),
+            _maps(spec, size, grad * _vector(weights.scale, at, o, tile)[None]),
+            _maps(spec, size, z),
             _vector(rstds, at, o, tile),
         )
         flows = _write(flows, source + o * rows, grad)
         return _write(flows, own + o * rows, own_grad.reshape(rows, tile)), scales, biases
+
+    flows, scales, biases = carry
+    flows = _tap_backward(spec, size, tiled, at, flows)
+    return lax.fori_loop(0, at.tiles_out, through_norm, (flows, scales, biases))
+
+
+def _convolve_backward(
+    spec: TrunkSpec, kind: Kind, weights: Weights, tape: Array, at: Instructions, carry: tuple[Array, Array]
+):
+    """(gradients of activations [slots, tile], gradients of kernels) behind one convolution."""
+    rows_in, rows, size, tile = spec.rows(kind.size), spec.rows(kind.size_out), kind.kernel, spec.tile
+    unit = size**2 * tile
+    own, target = _OWN_SLOT * spec.slot_rows, at.grad_target * spec.slot_rows
+    lanes = jnp.arange(tile) // at.lane_group
+    same_group = jnp.broadcast_to(lanes[:, None] == lanes[None], (size**2, tile, tile)).reshape(unit, tile)
 
     def put(flows: Array, i: Array, grad: Array, adds: Array) -> Array:
         place = target + i * rows_in
@@ -338,13 +381,9 @@ def _backward_step(
         grad = jax.linear_transpose(functools.partial(_columns, spec, kind), like)(back)[0]
         return put(flows, i, grad, at.grad_adds > 0), kernels
 
-    flows, (kernels, scales, biases) = carry
-    flows, scales, biases = lax.fori_loop(0, at.tiles_out, through_norm, (flows, scales, biases))
     if kind.stride == 1:
-        flows, kernels = lax.fori_loop(0, at.tiles_out, from_output, (flows, kernels))
-    else:
-        flows, kernels = lax.fori_loop(0, at.tiles_in, from_input, (flows, kernels))
-    return flows, Weights(kernels, scales, biases)
+        return lax.fori_loop(0, at.tiles_out, from_output, carry)
+    return lax.fori_loop(0, at.tiles_in, from_input, carry)
 
 
 def _backward(
@@ -354,26 +393,15 @@ def _backward(
     tape, rstds = saved
     tiled = jnp.moveaxis(grad_taps.reshape(*grad_taps.shape[:4], spec.tap_tiles, spec.tile), -2, 1)
 
-    def add_tap(kind: Kind, at: Instructions, flows: Array) -> Array:
-        rows, size = spec.rows(kind.size_out), kind.size_out
-        like = jax.ShapeDtypeStruct((spec.batch, *spec.sizes[size], spec.tile), tape.dtype)
-        transpose = jax.linear_transpose(lambda x: ops.resize_nearest(x, TARGET_SIZE), like)
-        first = at.tap == 0  # the last of the chain: nothing has come back yet
-
-        def add(i: Array, flows: Array) -> Array:
-            place = at.grad_source * spec.slot_rows + i * rows
-            grad = transpose(tiled[jnp.maximum(at.tap, 0), i])[0].reshape(rows, spec.tile)
-            return _write(flows, place, grad + jnp.where(first, 0, _read(flows, place, rows)))
-
-        return lax.fori_loop(0, jnp.where(at.tap >= 0, at.tiles_out, 0), add, flows)
-
     def step(number: Array, carry: tuple[Array, Weights]):
         at = _at(plan.instructions, plan.count - 1 - number)
-
-        def back(kind: Kind, carry: tuple[Array, Weights]):
-            return _backward_step(spec, kind, weights, tape, rstds, at, (add_tap(kind, at, carry[0]), carry[1]))
-
-        return _apply_chosen([functools.partial(back, kind) for kind in spec.kinds], at.kind, carry)
+        flows, (kernels, scales, biases) = carry
+        sizes = range(len(spec.sizes))
+        finishes = [functools.partial(_finish_backward, spec, n, weights, tape, rstds, tiled, at) for n in sizes]
+        flows, scales, biases = _apply_chosen(finishes, spec.size_out(at.kind), (flows, scales, biases))
+        convs = [functools.partial(_convolve_backward, spec, kind, weights, tape, at) for kind in spec.kinds]
+        flows, kernels = _apply_chosen(convs, at.kind, (flows, kernels))
+        return flows, Weights(kernels, scales, biases)
 
     flows = lax.empty((NUM_SLOTS * spec.slot_rows, spec.tile), tape.dtype)
     return lax.fori_loop(0, plan.count, step, (flows, jax.tree.map(jnp.zeros_like, weights)))
