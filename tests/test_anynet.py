@@ -206,7 +206,7 @@ def test_tables_lay_arrays_side_by_side(name, arch, tile):
     spec = module._spec((2, 16, 16, 4))
     plan, _ = anynet_universal.make_plan(spec, anynet_universal.Table(*map(jnp.asarray, table)), 2 * 16 * 16)
     end, row, vector = 2 * 16 * 16, 0, 0
-    assert int(plan.count) == len(chain)
+    assert int(plan.length) == len(chain)
     for number, layer in enumerate(chain):
         kind = spec.kinds[table.kind[number]]
         rows = spec.rows(kind.size_out) * table.tiles_out[number]

@@ -1,9 +1,37 @@
 """NDS AnyNets: stages of equal blocks whose depths, widths, bottlenecks and groups vary.
 
 Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; the skeleton as PROTOCOL gives
-it (NDS networks as the architecture says; AnyNets take a 12-channel stem; taps after stages 2, 3, 4).
+it: "as the architecture says", a 12-channel stem, taps after stages 2, 3, 4.
 
-TODO docstring
+How that is read. In the official lists the first entry is the stem, whose stride of 4 or 8 is for 224-pixel images: the
+published parameters are those of a stem without blocks (:mod:`eproxy_jax.spaces.anynet_counts` matches every row). The
+backbone has the 12-channel stem in its place, a 3x3 convolution with batch norm and ReLU at stride 1; the stem's entry
+changes nothing but the string. The stages behind it keep their strides, 1, 2, 2 (and 2): a 32-pixel image has maps of
+32, 16, 8 (and 4). Counted with the stem as stage 1, the three stages of ResNeXt are stages 2, 3, 4; counted without it,
+the last three of the four of the residual and plain spaces are. So taps are after the last three stages, in both.
+
+Blocks, each convolution with a batch norm behind it and a ReLU behind that, the last one's behind the sum:
+  * ``res_bottleneck_block``: conv1x1, grouped conv3x3 (takes the stride), conv1x1
+  * ``res_basic_block``: conv3x3 (takes the stride), conv3x3
+  * ``double_plain_block``: the same without a shortcut
+A shortcut has a convolution of 1x1 and a batch norm where the shape changes.
+
+Programs. Weights and activations lie in tiles of 8 to 64 channels (:mod:`eproxy_jax.spaces.tile_trunk`); depths, widths,
+bottlenecks and groups are data. The group of an architecture is the widest tile that pads its work by 30 % at most, and
+a tier of room, which one tier suffices for in all that is published. Executed over needed MACs, the published rows (mean
+of the rows; all rows together) and the number of groups they fall into:
+
+============== ================ ==================== =========
+space          full widths      ``width_divisor`` 4  groups
+============== ================ ==================== =========
+nds_resnext_a  1.13; 1.08       1.99; 1.17           4 and 2
+nds_resnext_b  1.14; 1.12       1.24; 1.15           4 and 2
+nds_resnet     1.08; 1.08       1.29; 1.14           3 and 2
+nds_vanilla    1.08; 1.08       1.28; 1.14           3 and 2
+============== ================ ==================== =========
+
+Both gradients are padded as the forward pass is. Initialisation and the optimiser work on a bank of 9.4 M weights (over
+the square of the divisor); the mean network has 0.8 to 3.0 M.
 """
 
 from __future__ import annotations

@@ -332,8 +332,10 @@ def make_plan(spec: tile_trunk.TrunkSpec, table: Table, stem_rows: int) -> tuple
         **{name: getattr(table, name) for name in tile_trunk.Instructions._fields if name in _AS_THEY_ARE},
     )
     at = jnp.stack([jnp.argmax(used & (table.tap == slot)) for slot in range(spec.num_taps)])
-    count = jnp.sum(used.astype(jnp.int32))
-    plan = tile_trunk.Plan(instructions, count, spec.size_out(table.kind[at]), table.tiles_out[at], activations[at + 1])
+    length = jnp.sum(used.astype(jnp.int32))
+    plan = tile_trunk.Plan(
+        instructions, length, spec.size_out(table.kind[at]), table.tiles_out[at], activations[at + 1]
+    )
     return plan, table.tap_level[at]
 
 
@@ -362,7 +364,7 @@ def _init_bank(
     owner = jnp.searchsorted(jnp.cumsum(filled), row, side="right")
     inside = owner < jnp.sum(used)
     owner = jnp.minimum(owner, len(filled) - 1)
-    at = Table(*(field[owner][:, None] for field in table))
+    at = Table(*(jnp.asarray(field)[owner][:, None] for field in table))
     positions, offset = positions[owner][:, None], (row[:, None] - at.row)
     pair, lane_in = offset // (positions * tile), offset % tile
     tile_in = pair // jnp.maximum(at.block_out, 1)

@@ -129,15 +129,15 @@ class Plan(NamedTuple):
     """A network as data.
 
     Attributes:
-      instructions: its convolutions; those from ``count`` on are ignored.
-      count: how many there are.
+      instructions: its convolutions; those from ``length`` on are ignored.
+      length: how many there are.
       tap_size: [T], index of each tap's map size.
       tap_tiles: [T], tiles of each tap.
       tap_source: [T], first row on the tape.
     """
 
     instructions: Instructions
-    count: Array
+    length: Array
     tap_size: Array
     tap_tiles: Array
     tap_source: Array
@@ -258,7 +258,7 @@ def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tupl
         finishes = [functools.partial(_finish, spec, size, weights, at) for size in range(len(spec.sizes))]
         return _apply_chosen(finishes, spec.size_out(at.kind), (tape, sums, rstds))
 
-    tape, _, rstds = lax.fori_loop(0, plan.count, step, (tape, sums, jnp.zeros_like(weights.scale)))
+    tape, _, rstds = lax.fori_loop(0, plan.length, step, (tape, sums, jnp.zeros_like(weights.scale)))
     taps = []
     for slot in range(spec.num_taps):
 
@@ -394,7 +394,7 @@ def _backward(
     tiled = jnp.moveaxis(grad_taps.reshape(*grad_taps.shape[:4], spec.tap_tiles, spec.tile), -2, 1)
 
     def step(number: Array, carry: tuple[Array, Weights]):
-        at = _at(plan.instructions, plan.count - 1 - number)
+        at = _at(plan.instructions, plan.length - 1 - number)
         flows, (kernels, scales, biases) = carry
         sizes = range(len(spec.sizes))
         finishes = [functools.partial(_finish_backward, spec, n, weights, tape, rstds, tiled, at) for n in sizes]
@@ -404,7 +404,7 @@ def _backward(
         return flows, Weights(kernels, scales, biases)
 
     flows = lax.empty((NUM_SLOTS * spec.slot_rows, spec.tile), tape.dtype)
-    return lax.fori_loop(0, plan.count, step, (flows, jax.tree.map(jnp.zeros_like, weights)))
+    return lax.fori_loop(0, plan.length, step, (flows, jax.tree.map(jnp.zeros_like, weights)))
 
 
 @functools.cache
