@@ -16,10 +16,10 @@ Blocks, each convolution with a batch norm behind it and a ReLU behind that, the
   * ``double_plain_block``: the same without a shortcut
 A shortcut has a convolution of 1x1 and a batch norm where the shape changes.
 
-Programs. Weights and activations lie in tiles of 8 to 64 channels (:mod:`eproxy_jax.spaces.tile_trunk`); depths, widths,
-bottlenecks and groups are data. The group of an architecture is the widest tile that pads its work by 30 % at most, and
-a tier of room, which one tier suffices for in all that is published. Executed over needed MACs, the published rows (mean
-of the rows; all rows together) and the number of groups they fall into:
+Programs. Weights and activations lie in tiles of 8 to 64 channels (:mod:`eproxy_jax.spaces.tile_trunk`); depths,
+widths, bottlenecks and groups are data. The group of an architecture is the widest tile that pads its work by 30 % at
+most, and a tier of room, of which one suffices for all that is published. Executed over needed MACs of the published
+rows (mean of the rows; all rows together), and into how many groups they fall, with full widths and with small ones:
 
 ============== ================ ==================== =========
 space          full widths      ``width_divisor`` 4  groups

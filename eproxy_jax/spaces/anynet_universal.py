@@ -17,10 +17,9 @@ from jax import Array
 from eproxy_jax import initializers, layers
 from eproxy_jax.spaces import tile_trunk
 from eproxy_jax.spaces.anynet_counts import Block, Conv
-from eproxy_jax.spaces.anynet_net import Stem
+from eproxy_jax.spaces.anynet_net import NUM_TAPS, Stem
 from eproxy_jax.spaces.tile_trunk import Kind
 
-NUM_TAPS = 3
 _HIDDEN_SLOTS = (2, 3)  # buffers of gradients inside a block; those between blocks are 0 and 1
 
 
@@ -282,7 +281,7 @@ class UniversalAnyNet(nn.Module):
           Three taps of ``widths[-1]`` channels at most.
         """
         x = Stem(self.stem_channels, dtype=self.dtype, name="stem")(images, True, init)
-        table = Table(*encoded)
+        table = Table(*(encoded[number] for number in range(len(Table._fields))))
         spec = self._spec(x.shape)
         stem_tiles = num_tiles(self.stem_channels, 1, self.tile)
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, stem_tiles * self.tile - self.stem_channels)))
@@ -294,7 +293,8 @@ class UniversalAnyNet(nn.Module):
             self.param("bias", nn.initializers.zeros, vectors, self.dtype),
         )
         plan, levels = make_plan(spec, table, stem_tiles * spec.rows(0))
-        features: Any = tile_trunk.trunk(spec, x, weights, plan)[..., : self.widths[-1]]
+        features: Any = tile_trunk.trunk(spec, x, weights, plan)
+        features = features[..., : self.widths[-1]]
         return [layers.PaddedTap(features[slot], levels[slot], self.widths) for slot in range(NUM_TAPS)]
 
     def _spec(self, stem: tuple[int, ...]) -> tile_trunk.TrunkSpec:
