@@ -45,7 +45,7 @@ import numpy as np
 
 from eproxy_jax.spaces import anynet_rules, anynet_universal, base
 from eproxy_jax.spaces.anynet_counts import Block, stage_blocks
-from eproxy_jax.spaces.anynet_net import AnyNet
+from eproxy_jax.spaces.anynet_net import NUM_TAPS, AnyNet
 from eproxy_jax.spaces.anynet_rules import BASIC_BLOCK, BOTTLENECK, PLAIN, AnyNetArch, Rules
 from eproxy_jax.spaces.anynet_universal import Layer, UniversalAnyNet
 from eproxy_jax.spaces.tile_trunk import Kind
@@ -180,6 +180,12 @@ class AnyNetSpace:
         convs = (conv for block in self.blocks(arch) for conv in block.all_convs)
         return stem + sum(conv.weights + 2 * conv.channels for conv in convs)
 
+    def tap_channels(self, arch: AnyNetArch) -> tuple[int, ...]:
+        """Channels of the feature taps, last stage first."""
+        return tuple(
+            self.stage_widths(arch, stage)[0] for stage in range(arch.num_stages, arch.num_stages - NUM_TAPS, -1)
+        )
+
     def to_flax(self, arch: AnyNetArch, num_classes: int | None = None) -> AnyNet:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
         blocks = self.blocks(self.parse(arch))
@@ -201,6 +207,10 @@ class AnyNetSpace:
         while not group.has_room(layers_):
             group = AnyNetGroup(self, tile, group.tier + 1)
         return group
+
+    def fine_group(self, arch: AnyNetArch) -> AnyNetGroup:
+        """As :meth:`group`: under ``vmap`` too, candidates run one after the other, each with its own work only."""
+        return self.group(arch)
 
 
 def _padded_macs(layers_: Sequence[Layer], tile: int) -> int:
