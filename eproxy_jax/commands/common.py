@@ -155,7 +155,8 @@ def architectures(arguments: argparse.Namespace, space: Any) -> list[Any]:
     from eproxy_jax.spaces.base import draw_distinct
 
     if arguments.archs is None and not arguments.all:
-        return space.sample(arguments.sample or min(20, space.num_archs), arguments.seed)
+        few = 20 if space.num_archs is None else min(20, space.num_archs)
+        return space.sample(arguments.sample or few, arguments.seed)
     if arguments.archs is not None:
         archs = [record.arch for record in arch_files.read_archs(arguments.archs, space)]
     else:
