@@ -6,6 +6,7 @@ Importing this package registers the built-in spaces; :func:`get` returns one by
 from eproxy_jax.spaces.base import Group, SearchSpace, arch_identity, get, macs_fractions, names, register
 from eproxy_jax.spaces.nasbench101 import NasBench101
 from eproxy_jax.spaces.nasbench201 import NasBench201
+from eproxy_jax.spaces.nasbench_mr import NasBenchMr
 from eproxy_jax.spaces.transnas_macro import TransNasMacro
 from eproxy_jax.spaces.transnas_micro import TransNasMicro
 
@@ -13,6 +14,7 @@ __all__ = [
     "Group",
     "NasBench101",
     "NasBench201",
+    "NasBenchMr",
     "SearchSpace",
     "TransNasMacro",
     "TransNasMicro",

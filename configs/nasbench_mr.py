@@ -1,0 +1,23 @@
+"""NAS-Bench-MR with plain Eproxy.
+
+eproxy score --config configs/nasbench_mr.py         --sample 300 --seed 0 --workdir runs/mr
+eproxy score --config configs/nasbench_mr.py:small   --sample 300 --seed 0 --workdir runs/mr-small
+eproxy score --config configs/nasbench_mr.py:smoke   --sample 10  --seed 0 --workdir runs/mr-smoke
+
+A search uses one branch only, as the paper does here.
+"""
+
+from eproxy_jax import config as eproxy_config
+
+
+def get_config(variant: str = "paper"):
+    """The configuration of one variant."""
+    config = eproxy_config.variant_config(
+        "nasbench_mr",
+        variant,
+        small={"channel_divisor": 4},
+        smoke={"channel_divisor": 8},
+        small_image_size=16,
+    )
+    config.dps.genes.num_branches = (1,)
+    return config
