@@ -13,6 +13,9 @@ from typing import Any
 
 import jax
 
+from eproxy_jax import arch_files, spaces
+from eproxy_jax.spaces.base import draw_distinct
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("EPROXY_DATA", ROOT / ".." / "shared" / "data"))
 RESULTS = ROOT / "benchmarks" / "results"
@@ -26,12 +29,53 @@ _TRANSNAS_TASKS = (
     "room_layout",
     "segmentsemantic",
 )
-# Files of measured values below DATA, one a task.
-TRUTHS = {
-    "nasbench201": [f"nasbench201/{name}.json" for name in ("cifar10valid", "cifar100", "tinyimagenet")],
-    "transnas_micro": [f"transnas/micro_{task}.json" for task in _TRANSNAS_TASKS],
-    "transnas_macro": [f"transnas/macro_{task}.json" for task in _TRANSNAS_TASKS],
+_MR_TASKS = ("seg", "seg-4x", "3ddet", "cls-50-1000", "cls-10-1000", "cls-10c", "cls-50-100", "video", "video-p")
+_NDS = {
+    "nds_darts": "DARTS",
+    "nds_enas": "ENAS",
+    "nds_pnas": "PNAS",
+    "nds_nasnet": "NASNet",
+    "nds_amoeba": "Amoeba",
+    "nds_resnext_a": "ResNeXt-A",
+    "nds_resnext_b": "ResNeXt-B",
 }
+# Files of measured values below DATA, one a task; those of one list hold the same architectures.
+POOLS = {
+    "nasbench101": [["nasbench101/nasbench1_2500.json"], ["nasbench101/nasbench1_imgnet.json"]],
+    "nasbench201": [[f"nasbench201/{name}.json" for name in ("cifar10valid", "cifar100", "tinyimagenet")]],
+    "transnas_micro": [[f"transnas/micro_{task}.json" for task in _TRANSNAS_TASKS]],
+    "transnas_macro": [[f"transnas/macro_{task}.json" for task in _TRANSNAS_TASKS]],
+    "nasbench_mr": [[f"nasbench_mr/{task}.json" for task in _MR_TASKS]],
+    **{space: [[f"nds/{name}_in.json"]] for space, name in _NDS.items()},
+}
+
+
+def config_source(space: str, variant: str) -> str:
+    """``PATH:VARIANT`` of a space's configuration."""
+    if space in _NDS:
+        return f"{ROOT}/configs/nds.py:{_NDS[space]},{variant}"
+    return f"{ROOT}/configs/{space}.py:{variant}"
+
+
+def draw_archs(space: spaces.SearchSpace, file: str, num: int, seed: int) -> tuple[list[str], list[Any]]:
+    """A random sample of a benchmark's architectures, all of them where it holds fewer.
+
+    Args:
+      space: the search space.
+      file: of measured values, below DATA.
+      num: how many.
+      seed: of the draw.
+
+    Returns:
+      (flags that make ``eproxy`` draw the same, the architectures).
+    """
+    measured = list(dict.fromkeys(record.arch for record in arch_files.read_archs(DATA / file, space)))
+    seeded = ["--seed", str(seed)]
+    if len(measured) == space.num_archs:
+        return ["--sample", str(num), *seeded], space.sample(num, seed)
+    if num < len(measured):
+        measured = [measured[i] for i in draw_distinct(len(measured), num, seed, file)]
+    return ["--archs", str(DATA / file), "--limit", str(num), *seeded], measured
 
 
 def command() -> str:

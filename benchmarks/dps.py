@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import DATA, RESULTS, ROOT, TRUTHS, header, markdown_table, write_page
+from common import DATA, POOLS, RESULTS, ROOT, config_source, draw_archs, header, markdown_table, write_page
 
 from eproxy_jax import arch_files, config, fitted, images, loss_bank, metrics, runner, selection, spaces
 
@@ -131,9 +131,89 @@ def searches_of(folders: list[str]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def bank_path(arguments: argparse.Namespace) -> Path:
+    return Path(arguments.workdir) / f"{arguments.space}-{arguments.variant}.jsonl"
+
+
+def fill_bank(arguments: argparse.Namespace, spec: config.RunSpec, source: str, file: str) -> list[Any]:
+    """Train what the bank lacks, by the command line; returns the architectures."""
+    drawn: dict[Any, None] = {}
+    for seed, count in enumerate(arguments.num_archs):
+        flags, archs = draw_archs(spec.space, file, count, seed)
+        bank = [sys.executable, "-m", "eproxy_jax.cli", "bank", "--config", source, "--out", str(bank_path(arguments))]
+        bank += [*flags, "--num-settings", str(arguments.num_settings)]
+        subprocess.run(bank, check=True, stdout=subprocess.DEVNULL)
+        drawn |= dict.fromkeys(archs)
+    return list(drawn)
+
+
+def task_rows(
+    arguments: argparse.Namespace,
+    spec: config.RunSpec,
+    m: Matrix,
+    archs: list[Any],
+    file: str,
+    searches: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """One row a method on one task, and the points of its label-efficiency curve."""
+    truth_by_arch = arch_files.read_truth(DATA / file, spec.space)
+    truth, task = np.asarray([truth_by_arch[arch] for arch in archs]), Path(file).stem
+    early = None
+    if task in EARLY_STOPPING:
+        name, column = EARLY_STOPPING[task]
+        by_arch = arch_files.read_truth(DATA / name, spec.space, column)
+        early = np.asarray([by_arch[arch] for arch in archs])
+    quality: dict[str, list[metrics.RankQuality]] = {}
+    for seed in range(arguments.draws):
+        labelled, held_out = draw(m, arguments.num_labels, seed, arguments.num_labels)
+        scores = fit_all(m, truth, labelled, held_out, arguments.ensemble)
+        if early is not None:
+            scores["12 epochs of training"] = early[held_out]
+        if seed == 0:
+            proxy = found_proxy(m, spec, truth, labelled, arguments.ensemble)
+            (FOUND / f"{arguments.space}_{task}.json").write_text(json.dumps(proxy.to_dict(), indent=1) + "\n")
+        for method, score in scores.items():
+            quality.setdefault(method, []).append(metrics.rank_quality(score, truth[held_out]))
+
+    def row(method: str, found: list[metrics.RankQuality]) -> dict[str, Any]:
+        return {"task": task, "method": method, "draws": len(found), "held out": found[0].count, **summary(found)}
+
+    rows = [row(method, found) for method, found in quality.items()]
+    for method in ("evolution", "random"):
+        for name in (method, f"{method} x"):
+            found = [
+                metrics.RankQuality(**values)
+                for record in searches
+                for key, values in record["evaluation"].items()
+                if (key == name if name == method else key.startswith(name))
+            ]
+            if found:
+                label = f"eproxy dps, {searches[0]['evaluations']} {method}"
+                rows.append(row(label + (", settings together" if name != method else ""), found))
+    most = max(n for n in LABEL_COUNTS if n <= len(archs) // 3)
+    curve = []
+    for count in (n for n in LABEL_COUNTS if n <= most):
+        by_method: dict[str, list[float]] = {}
+        for seed in range(arguments.draws):
+            labelled, held_out = draw(m, count, seed, most)
+            for method, score in fit_all(m, truth, labelled, held_out, arguments.ensemble).items():
+                by_method.setdefault(method, []).append(metrics.rank_quality(score, truth[held_out]).spearman)
+        curve += [
+            {
+                "task": task,
+                "labels": count,
+                "method": method,
+                "mean": float(np.mean(v)),
+                "spread": float(np.std(v, ddof=1)),
+            }
+            for method, v in by_method.items()
+        ]
+    return rows, curve
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="nasbench201", choices=("nasbench201", "transnas_micro"))
+    parser.add_argument("--space", default="nasbench201", choices=POOLS)
     parser.add_argument("--variant", default="small")
     parser.add_argument("--num-archs", type=int, nargs="+", default=[600], help="sizes of samples of seed 0, 1, ...")
     parser.add_argument("--num-settings", type=int, default=48)
@@ -143,96 +223,36 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/bank")
     parser.add_argument("--searches", nargs="*", default=[], help="folders of finished eproxy dps runs")
     arguments = parser.parse_args()
-    source = f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"
+    source = config_source(arguments.space, arguments.variant)
     spec = config.build(config.load_config(source))
-    path = Path(arguments.workdir) / f"{arguments.space}-{arguments.variant}.jsonl"
-    drawn: dict[Any, None] = {}
-    for seed, count in enumerate(arguments.num_archs):
-        bank = [sys.executable, "-m", "eproxy_jax.cli", "bank", "--config", source, "--out", str(path)]
-        bank += ["--sample", str(count), "--seed", str(seed), "--num-settings", str(arguments.num_settings)]
-        subprocess.run(bank, check=True, stdout=subprocess.DEVNULL)
-        drawn |= dict.fromkeys(spec.space.sample(count, seed))
-    archs = list(drawn)
-    m = Matrix(spec, archs, path, spec.settings.num_steps)
-
-    rows, curve = [], []
+    rows, curve, matrices = [], [], []
     searches = searches_of(arguments.searches)
-    most = max(n for n in LABEL_COUNTS if n <= len(archs) // 3)
-    for file in TRUTHS[arguments.space]:
-        truth_by_arch = arch_files.read_truth(DATA / file, spec.space)
-        truth, task = np.asarray([truth_by_arch[arch] for arch in archs]), Path(file).stem
-        early = None
-        if task in EARLY_STOPPING:
-            name, column = EARLY_STOPPING[task]
-            by_arch = arch_files.read_truth(DATA / name, spec.space, column)
-            early = np.asarray([by_arch[arch] for arch in archs])
-        quality: dict[str, list[metrics.RankQuality]] = {}
-        for seed in range(arguments.draws):
-            labelled, held_out = draw(m, arguments.num_labels, seed, arguments.num_labels)
-            scores = fit_all(m, truth, labelled, held_out, arguments.ensemble)
-            if early is not None:
-                scores["12 epochs of training"] = early[held_out]
-            if seed == 0:
-                proxy = found_proxy(m, spec, truth, labelled, arguments.ensemble)
-                (FOUND / f"{arguments.space}_{task}.json").write_text(json.dumps(proxy.to_dict(), indent=1) + "\n")
-            for method, score in scores.items():
-                quality.setdefault(method, []).append(metrics.rank_quality(score, truth[held_out]))
-        for method, found in quality.items():
-            rows.append(
-                {"task": task, "method": method, "draws": len(found), "held out": found[0].count, **summary(found)}
-            )
-        for method in ("evolution", "random"):
-            for name in (method, f"{method} x"):
-                found = [
-                    metrics.RankQuality(**row)
-                    for record in searches.get(task, [])
-                    for key, row in record["evaluation"].items()
-                    if (key == name if name == method else key.startswith(name))
-                ]
-                if found:
-                    evaluations = searches[task][0]["evaluations"]
-                    label = f"eproxy dps, {evaluations} {method}" + (", settings together" if name != method else "")
-                    rows.append(
-                        {
-                            "task": task,
-                            "method": label,
-                            "draws": len(found),
-                            "held out": found[0].count,
-                            **summary(found),
-                        }
-                    )
-        for count in LABEL_COUNTS:
-            if count > most:
-                continue
-            by_method: dict[str, list[float]] = {}
-            for seed in range(arguments.draws):
-                labelled, held_out = draw(m, count, seed, most)
-                for method, score in fit_all(m, truth, labelled, held_out, arguments.ensemble).items():
-                    value = metrics.rank_quality(score, truth[held_out]).spearman
-                    by_method.setdefault(method, []).append(value)
-            curve += [
-                {
-                    "task": task,
-                    "labels": count,
-                    "method": method,
-                    "mean": float(np.mean(v)),
-                    "spread": float(np.std(v, ddof=1)),
-                }
-                for method, v in by_method.items()
-            ]
-    write(arguments, m, rows, curve)
+    for pool in POOLS[arguments.space]:
+        archs = fill_bank(arguments, spec, source, pool[0])
+        m = Matrix(spec, archs, bank_path(arguments), spec.settings.num_steps)
+        for file in pool:
+            more, points = task_rows(arguments, spec, m, archs, file, searches.get(Path(file).stem, []))
+            rows += more
+            curve += points
+        matrices.append(m)
+    write(arguments, matrices, rows, curve)
 
 
-def write(arguments: argparse.Namespace, m: Matrix, rows: list[dict[str, Any]], curve: list[dict[str, Any]]) -> None:
+def write(
+    arguments: argparse.Namespace, matrices: list[Matrix], rows: list[dict[str, Any]], curve: list[dict[str, Any]]
+) -> None:
     """The page, its JSON lines, and the label-efficiency figure."""
     name = f"dps_{arguments.space}"
     text = header(f"Discrete Proxy Search on {arguments.space} ({arguments.variant})")
+    text += "Bank: " + "; ".join(
+        f"{len(m.losses)} settings (plain Eproxy first, the others random) x {len(np.unique(m.functions))} distinct "
+        f"functions of {len(m.functions)} random architectures, {m.diverged} trainings diverged"
+        for m in matrices
+    )
     text += (
-        f"Bank: {len(m.losses)} settings (plain Eproxy first, the others random) x {len(np.unique(m.functions))} "
-        f"distinct functions of {len(m.functions)} random architectures, {m.diverged} trainings diverged, weight seed "
-        f"0. {arguments.num_labels} labels a draw, mean and standard deviation over the draws; labelled and held-out "
-        "architectures are disjoint as functions. Choosing out of the bank is a random search of "
-        f"{len(m.losses)} settings. MACs, fitted: without dead edges, sign by the labels.\n\n"
+        f"; weight seed 0. {arguments.num_labels} labels a draw, mean and standard deviation over the draws; labelled "
+        "and held-out architectures are disjoint as functions. Choosing out of the bank is a random search of "
+        f"{len(matrices[0].losses)} settings. MACs, fitted: without dead edges, sign by the labels.\n\n"
     )
     for task in dict.fromkeys(row["task"] for row in rows):
         text += f"## {task}\n\n"

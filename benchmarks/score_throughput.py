@@ -22,7 +22,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import DATA, ROOT, TRUTHS, header, markdown_table, write_page
+from common import DATA, POOLS, ROOT, header, markdown_table, write_page
 
 
 def torch_scorer(space, settings, task):
@@ -136,8 +136,8 @@ def main() -> None:
     size = job.task.images.shape[1]
     flops = float(np.mean([needed_flops(space, settings, a, size, job.task.images.shape[0]) for a in archs]))
     # Only of spaces that are measured as a whole: the architectures are a sample of the space.
-    known = DATA.is_dir() and space.name in TRUTHS
-    truth = arch_files.read_truth(DATA / TRUTHS[space.name][0], space) if known else None
+    known = DATA.is_dir() and space.name in POOLS
+    truth = arch_files.read_truth(DATA / POOLS[space.name][0][0], space) if known else None
     best_peer = min(np.mean(rows["PyTorch, NCHW"]), np.mean(rows["PyTorch, channels_last"]))
     table = []
     for name, seconds in rows.items():

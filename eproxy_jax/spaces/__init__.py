@@ -4,6 +4,7 @@ Importing this package registers the built-in spaces; :func:`get` returns one by
 """
 
 from eproxy_jax.spaces.base import Group, SearchSpace, arch_identity, get, macs_fractions, names, register
+from eproxy_jax.spaces.flax_family import FlaxFamily, from_flax
 from eproxy_jax.spaces.nasbench101 import NasBench101
 from eproxy_jax.spaces.nasbench201 import NasBench201
 from eproxy_jax.spaces.nasbench_mr import NasBenchMr
@@ -11,6 +12,7 @@ from eproxy_jax.spaces.transnas_macro import TransNasMacro
 from eproxy_jax.spaces.transnas_micro import TransNasMicro
 
 __all__ = [
+    "FlaxFamily",
     "Group",
     "NasBench101",
     "NasBench201",
@@ -19,6 +21,7 @@ __all__ = [
     "TransNasMacro",
     "TransNasMicro",
     "arch_identity",
+    "from_flax",
     "get",
     "macs_fractions",
     "names",

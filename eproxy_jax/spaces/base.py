@@ -131,19 +131,25 @@ _REGISTRY: dict[str, Callable[..., SearchSpace]] = {}
 
 
 def register(name: str) -> Callable[[_Space], _Space]:
-    """Class decorator that adds a space to the registry.
+    """Class decorator that adds a space to the registry. A module that is loaded again replaces its own spaces.
 
     Raises:
       ValueError: the name is taken.
     """
 
     def add(space: _Space) -> _Space:
-        if name in _REGISTRY:
-            raise ValueError(f"search space {name!r} is registered twice: {_REGISTRY[name]!r} and {space!r}")
+        known = _REGISTRY.get(name)
+        reloaded = known is not space and _origin(known) == _origin(space)
+        if known is not None and not reloaded:
+            raise ValueError(f"search space {name!r} is registered twice: {known!r} and {space!r}")
         _REGISTRY[name] = space
         return space
 
     return add
+
+
+def _origin(space: Any) -> tuple[Any, Any]:
+    return getattr(space, "__module__", None), getattr(space, "__qualname__", None)
 
 
 def names() -> tuple[str, ...]:

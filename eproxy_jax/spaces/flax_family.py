@@ -1,0 +1,298 @@
+"""A user's own family of networks: any function from an architecture to a Flax module.
+
+Nothing but the function and the list of architectures is asked for. Each architecture is a group of its own, hence one
+compilation each; where that takes too long, write a universal module (CONTRIBUTING.md).
+
+  def build(arch):                  # arch: a hashable of plain values, such as (width, depth)
+      return MyNet(*arch)           # MyNet()(images [B, H, W, 3]) -> feature maps [B, H', W', C'], last one first
+
+  space = spaces.from_flax(build, archs=[(w, d) for w in (16, 32) for d in (2, 4)])
+  result = eproxy_jax.score(space.archs, space)
+
+configs/mixer.py is a whole example, for the command line as well. What the modules need to know:
+
+  * The proxy trains in training mode: batch norms normalise with batch statistics, dropout is off. Collections other
+    than ``params`` start fresh in each step.
+  * ``settings.network_init`` reaches the module only if its ``__call__`` has a parameter ``init`` (an index into
+    ``initializers.INITS``, for ``layers.Conv``); otherwise its own initialisers hold.
+  * Convolutions should be ``layers.Conv``: on CPUs the gradient of ``flax.linen.Conv`` is slow inside loops.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from eproxy_jax.errors import did_you_mean
+from eproxy_jax.spaces import base, traced_macs
+
+_KEY = 0  # of what is only looked at for its shape, or is no parameter
+
+
+class FlaxFamily:
+    """Base of spaces whose networks come from a function, one compiled program each.
+
+    Subclasses are frozen dataclasses; they give ``build`` and ``archs``.
+    """
+
+    name: ClassVar[str] = "flax family"
+
+    def build(self, arch: Any) -> nn.Module:
+        """The network of an architecture: ``module(images) -> feature maps [B, H, W, C]``, last one first."""
+        raise NotImplementedError
+
+    @property
+    def archs(self) -> tuple[Any, ...]:
+        """Every architecture: distinct, hashable, of numbers, strings and nested tuples."""
+        raise NotImplementedError
+
+    @property
+    def num_archs(self) -> int:
+        """Number of architectures."""
+        return len(self.archs)
+
+    def parse(self, source: Any) -> Any:
+        """An architecture from itself, from lists in place of its tuples, or from the JSON text of either.
+
+        Raises:
+          ValueError: not in ``archs``.
+        """
+        if isinstance(source, str):
+            try:
+                value = json.loads(source)
+            except ValueError:
+                value = source
+        else:
+            value = source
+        arch = _frozen(value)
+        if arch not in _positions(self):
+            texts = [self.format(a) for a in self.archs]
+            near = did_you_mean(source if isinstance(source, str) else self.format(arch), texts)
+            raise ValueError(
+                f"not one of the {len(texts)} architectures of {self.name!r}: {source!r}{near}; the first is {texts[0]}"
+            )
+        return arch
+
+    def format(self, arch: Any) -> str:
+        """The architecture as JSON."""
+        return json.dumps(arch)
+
+    def enumerate(self) -> Iterator[Any]:
+        """Every architecture, in the order given."""
+        return iter(self.archs)
+
+    def sample(self, num: int, seed: int) -> list[Any]:
+        """Distinct architectures drawn uniformly.
+
+        Raises:
+          ValueError: ``num`` is not in 1..num_archs.
+        """
+        return [self.archs[i] for i in base.draw_distinct(self.num_archs, num, seed, self.name)]
+
+    def neighbours(self, arch: Any) -> list[Any]:
+        """Architectures that differ in one entry of the tuple; all others, where they are no tuples."""
+        others = [other for other in self.archs if other != arch]
+        if not isinstance(arch, tuple):
+            return others
+        return [
+            other
+            for other in others
+            if isinstance(other, tuple)
+            and len(other) == len(arch)
+            and sum(a != b for a, b in zip(arch, other, strict=True)) == 1
+        ]
+
+    def canonical(self, arch: Any) -> Any:
+        """The architecture itself: what a function builds is not looked into."""
+        return arch
+
+    def group(self, arch: Any) -> FlaxGroup:
+        """A group of this architecture alone."""
+        return FlaxGroup(self, arch)
+
+    def macs(self, arch: Any) -> int:
+        """Multiply-accumulates of convolutions and matrix products for one 3x32x32 image, counted in the trace."""
+        return _sizes(self, arch)[0]
+
+    def max_macs(self) -> int:
+        """The largest ``macs``; traces every network of the family once."""
+        return max(self.macs(arch) for arch in self.archs)
+
+    def params(self, arch: Any) -> int:
+        """Parameters of the module."""
+        return _sizes(self, arch)[1]
+
+    def to_flax(self, arch: Any, num_classes: int | None = None) -> nn.Module:
+        """The module itself.
+
+        Raises:
+          ValueError: ``num_classes`` is given: the family's modules have no classifier but what they bring.
+        """
+        if num_classes is not None:
+            raise ValueError(f"{self.name!r}: num_classes is not known to the function that builds the networks")
+        return self.build(arch)
+
+
+@functools.cache
+def _positions(family: FlaxFamily) -> dict[Any, int]:
+    return {arch: position for position, arch in enumerate(family.archs)}
+
+
+@functools.cache
+def _sizes(family: FlaxFamily, arch: Any) -> tuple[int, int]:
+    """(MACs, parameters)."""
+    module, images = family.build(arch), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(_KEY), x), images)
+    params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return traced_macs.count(lambda x, v: _apply(module, v, x, ()), images, variables), params
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def _apply(module: nn.Module, variables: Any, images: Array, init: tuple[Any, ...]) -> Any:
+    taps, _ = module.apply(variables, images, *init, mutable=[name for name in variables if name != "params"])
+    return taps
+
+
+class FlaxNetwork(nn.Module):
+    """A family's module in the form that the proxy calls.
+
+    Attributes:
+      family: the family.
+      arch: the architecture.
+      dtype: dtype of the parameters.
+    """
+
+    family: Any
+    arch: Any
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, encoded: Array, init: Array | int = 0) -> list[Array]:
+        """Feature taps, last one first.
+
+        Args:
+          images: [B, H, W, 3].
+          encoded: integer [1]; the architecture is static.
+          init: index into ``initializers.INITS``.
+
+        Returns:
+          What the module returns: arrays [B, H', W', C'].
+
+        Raises:
+          ValueError: the module returns anything else.
+        """
+        del encoded
+        module = self.family.build(self.arch)
+        takes_init = "init" in inspect.signature(type(module).__call__).parameters
+        keywords = {"init": init} if takes_init else {}
+
+        def initial(key: Array) -> Any:
+            return module.init(key, images, **keywords)
+
+        def make(key: Array) -> Any:
+            return jax.tree.map(lambda leaf: leaf.astype(self.dtype), initial(key)["params"])
+
+        params = self.param("network", make)
+        state = {name: value for name, value in initial(jax.random.key(_KEY)).items() if name != "params"}
+        taps, _ = module.apply({"params": params, **state}, images, **keywords, mutable=list(state))
+        ok = isinstance(taps, (list, tuple)) and len(taps) > 0
+        if not ok or any(getattr(tap, "ndim", None) != 4 or len(tap) != len(images) for tap in taps):
+            shapes = jax.tree.map(lambda leaf: leaf.shape, taps)
+            raise ValueError(
+                f"the network of {self.arch!r} returns {shapes}: expected a list of feature maps [B, H, W, C], last "
+                "one first (reshape tokens to a map)"
+            )
+        return list(taps)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlaxGroup:
+    """One architecture of a family and its program."""
+
+    family: Any
+    arch: Any
+
+    def encode(self, archs: Sequence[Any]) -> np.ndarray:
+        """Zeros, int32 [A, 1]: the architecture is static."""
+        return np.zeros((len(archs), 1), np.int32)
+
+    def universal(self, dtype: Any = jnp.float32) -> FlaxNetwork:
+        """The architecture's module."""
+        return FlaxNetwork(self.family, self.arch, dtype)
+
+    def extract(self, arch: Any, universal_params: Any) -> dict[str, Any]:
+        """The module's own parameters."""
+        del arch
+        return universal_params["network"]
+
+    def executed_macs(self, arch: Any) -> int:
+        """MACs of the architecture."""
+        return self.family.macs(arch)
+
+
+@dataclasses.dataclass(frozen=True)
+class FromFlax(FlaxFamily):
+    """See :func:`from_flax`."""
+
+    function: Callable[[Any], nn.Module]
+    choices: tuple[Any, ...]
+    label: str = "from_flax"
+
+    @property
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The family's name."""
+        return self.label
+
+    @property
+    def archs(self) -> tuple[Any, ...]:
+        """Every architecture."""
+        return self.choices
+
+    def build(self, arch: Any) -> nn.Module:
+        """What the function makes of an architecture."""
+        return self.function(arch)
+
+
+def from_flax(function: Callable[[Any], nn.Module], archs: Sequence[Any], name: str = "from_flax") -> FromFlax:
+    """A search space out of a function that builds networks.
+
+    Args:
+      function: architecture -> Flax module; ``module(images [B, H, W, 3])`` gives feature maps [B, H', W', C'], last
+        one first. It must build equal modules for equal architectures.
+      archs: every architecture: distinct, of numbers, strings, and tuples or lists of them.
+      name: for messages and records.
+
+    Returns:
+      A search space for ``eproxy_jax.score`` and ``eproxy_jax.search_proxy``.
+
+    Raises:
+      ValueError: no architectures, or one of them twice.
+
+    Example:
+      >>> from eproxy_jax import layers
+      >>> class Net(nn.Module):
+      ...     width: int
+      ...     @nn.compact
+      ...     def __call__(self, images, init=0):
+      ...         return [nn.relu(layers.Conv(self.width, 3, stride=4)(images, init))]
+      >>> space = from_flax(Net, archs=[8, 16])
+      >>> space.macs(8), space.params(16)
+      (13824, 432)
+    """
+    choices = tuple(_frozen(arch) for arch in archs)
+    if not choices or len(set(choices)) < len(choices):
+        raise ValueError("from_flax: expected a list of distinct architectures" + (", got none" if not choices else ""))
+    return FromFlax(function, choices, name)
