@@ -211,7 +211,8 @@ class Encoded(NamedTuple):
     """The parts of an encoded architecture.
 
     Attributes:
-      steps: [MAX_STEPS, 9]: shape (-1 for none), source, addend, after, inputs, features, three registers.
+      steps: [MAX_STEPS, 11]: shape (-1 for none), source, addend, inputs, features; three flags: the addend comes after
+        the ReLU, the gradient of the source starts here on the way back, that of the addend does; three registers.
       taps: [3, 3, 4]: per tap the numbers, registers and channels of its branches; ``ZERO``, ``NOWHERE`` and 0 for
         branches that are not there.
       ends: channels of the first stem convolution and of the fusion at the end.
@@ -222,7 +223,7 @@ class Encoded(NamedTuple):
     ends: np.ndarray
 
 
-_COLUMNS = 9
+_COLUMNS = 11
 
 
 def encode(arch: Arch, divisor: int) -> np.ndarray:
@@ -230,9 +231,12 @@ def encode(arch: Arch, divisor: int) -> np.ndarray:
     parts = program(arch)
     steps = np.zeros((MAX_STEPS, _COLUMNS), np.int32)
     steps[:, 0] = -1
-    for row, step in zip(steps, parts.steps, strict=False):
+    started = {value for tap in parts.taps for value in tap.values}
+    for row, step in reversed(list(zip(steps, parts.steps, strict=False))):
         widths = (step.inputs // divisor, step.features // divisor)
-        row[:] = (step.shape, step.source, step.addend, step.after, *widths, *step.registers)
+        flags = (step.after, step.source not in started, step.addend not in started)
+        row[:] = (step.shape, step.source, step.addend, *widths, *flags, *step.registers)
+        started |= {step.source, step.addend}
     taps = np.zeros((NUM_TAPS, 3, NUM_LEVELS), np.int32)
     for slot, tap in zip(taps, parts.taps, strict=True):
         slot[:, : len(tap.values)] = (tap.values, tap.registers, [c // divisor for c in tap.channels])

@@ -94,6 +94,8 @@ class StepPlan(NamedTuple):
     Attributes:
       shape: index into ``CONV_SHAPES``; -1 for none.
       after: 1 where the addend comes after the ReLU.
+      first_source: 1 where the gradient of its input starts here.
+      first_addend: the same for the addend.
       source: row of its input among the values.
       addend: row of what it adds.
       out: row of its output.
@@ -107,6 +109,8 @@ class StepPlan(NamedTuple):
 
     shape: Array
     after: Array
+    first_source: Array
+    first_addend: Array
     source: Array
     addend: Array
     out: Array
@@ -159,13 +163,13 @@ def _of_shape(spec: TapeSpec, column: int, shape: Array) -> Array:
 
 def make_plan(spec: TapeSpec, parts: programs.Encoded) -> Plan:
     """Where the arrays of an encoded network are."""
-    shape, source, addend, after, _, _, *registers = jnp.asarray(parts.steps).T
+    shape, source, addend, _, _, after, first_source, first_addend, *registers = jnp.asarray(parts.steps).T
     rows, norms, kernels, scales = (_of_shape(spec, column, shape) for column in range(4))
     out = 2 * spec.rows(0) + _before(rows)
     values = jnp.concatenate([jnp.asarray([0, spec.rows(0)], jnp.int32), out])
     register_rows = jnp.asarray(spec.register_rows, jnp.int32)
     places = (values[source], values[addend], out, _before(norms), _before(kernels), _before(scales))
-    steps = StepPlan(shape, after, *places, *(register_rows[register] for register in registers))
+    steps = StepPlan(shape, after, first_source, first_addend, *places, *(register_rows[register] for register in registers))
     count = jnp.sum(shape >= 0)
     return Plan(count, steps, values[parts.taps[:, 0]], register_rows[parts.taps[:, 1]])
 
@@ -183,8 +187,14 @@ def _write_map(rows: Array, row: Any, values: Array) -> Array:
     return lax.dynamic_update_slice(rows, values.reshape(-1, values.shape[-1]), (row, jnp.zeros_like(row)))
 
 
-def _add_map(spec: TapeSpec, rows: Array, row: Any, level: int, values: Array) -> Array:
-    return _write_map(rows, row, _read_map(spec, rows, row, level, values.shape[-1]) + values)
+def _add_map(spec: TapeSpec, rows: Array, row: Any, level: int, values: Array, first: Array) -> Array:
+    """Add to a register, or overwrite what it holds of an earlier value.
+
+    Overwriting, where clearing after the last read seems simpler: XLA would copy all registers, as it does wherever a
+    write does not depend on the reads that must come before it.
+    """
+    old = _read_map(spec, rows, row, level, values.shape[-1])
+    return _write_map(rows, row, jnp.where(first > 0, 0, old) + values)
 
 
 def _read(flat: Array, start: Any, shape: tuple[int, ...]) -> Array:
@@ -243,25 +253,23 @@ def _conv_backward(
     """(registers, gradients of weights) with this convolution's output's gradient handed on."""
     (values, norms, rstds), (registers, grads) = saved, carry
     channels, level_out = spec.channels_of(shape), shape.level_out
-    grad = _read_map(spec, registers, at.out_register, level_out, channels)
-    registers = _write_map(registers, at.out_register, jnp.zeros_like(grad))
+    # A loop of one turn: what reads registers inside a fused operation that others repeat makes XLA copy them all.
+    zeros = jnp.zeros((spec.batch, *spec.map_size(level_out), channels), values.dtype)
+    read = functools.partial(_read_map, spec, registers, at.out_register, level_out, channels)
+    grad: Any = apply_chosen([lambda _: read()], jnp.minimum(at.shape, 0), zeros)
     kernel, scale, bias = _read_weights(spec, shape, weights, at)
     x = _read_map(spec, values, at.source, shape.level, channels)
     normalized = _read(norms, at.norm, (spec.batch, *spec.map_size(shape.conv_level), channels))
     rstd = _read(rstds, at.scale, (channels,))
     y = _affine(normalized, scale, bias)
-    if shape.kind == UP:
-        to_addend = grad
+    if shape.kind == UP:  # the addend has the output's register, and its gradient
         grad = ops.upsample_2x_gradient(grad) * (y > 0)
     else:
         addend = _read_map(spec, values, at.addend, level_out, channels)
         masked = grad * (y + jnp.where(at.after > 0, 0, addend) > 0)
-        grad, to_addend = masked, jnp.where(at.after > 0, grad, masked)
-
-    def add_to_addend(registers: Array) -> Array:
-        return _add_map(spec, registers, at.addend_register, level_out, to_addend)
-
-    registers: Any = apply_chosen([add_to_addend], jnp.where(at.addend_register > 0, 0, -1), registers)
+        to_addend = jnp.where(at.after > 0, grad, masked)
+        registers = _add_map(spec, registers, at.addend_register, level_out, to_addend, at.first_addend)
+        grad = masked
     vectors = jnp.sum(grad * normalized, (0, 1, 2)), jnp.sum(grad, (0, 1, 2))
     grad = ops.normalize_gradient(grad * ops.per_channel(scale), normalized, rstd)
     grad_x, grad_kernel = jax.vjp(functools.partial(ops.conv2d, stride=shape.stride), x, kernel)[1](grad)
@@ -271,7 +279,7 @@ def _conv_backward(
         _write(grads.scale, at.scale, vectors[0]),
         _write(grads.bias, at.scale, vectors[1]),
     )
-    return _add_map(spec, registers, at.source_register, shape.level, grad_x), grads
+    return _add_map(spec, registers, at.source_register, shape.level, grad_x, at.first_source), grads
 
 
 # --- the whole program ----------------------------------------------------------------------------------------
@@ -332,7 +340,7 @@ def _backward(
         for level in range(NUM_LEVELS):
             x = jnp.zeros((spec.batch, *spec.map_size(level), spec.channels), registers.dtype)
             grad = jax.vjp(functools.partial(_resize, spec, slot), x)[1](maps[level])[0]
-            registers = _add_map(spec, registers, plan.tap_registers[slot, level], level, grad)
+            registers = _write_map(registers, plan.tap_registers[slot, level], grad)
 
     def body(index: Array, carry: Any) -> Any:
         at = _step(plan.steps, plan.count - 1 - index)
@@ -394,7 +402,7 @@ def init_bank(key: Array, spec: TapeSpec, parts: programs.Encoded, plan: Plan, d
     sizes = _of_shape(spec, 2, plan.steps.shape)
     owner = jnp.searchsorted(jnp.cumsum(sizes), jnp.arange(rows), side="right")
     owner = jnp.minimum(owner, len(sizes) - 1)
-    inputs, features = (jnp.asarray(parts.steps)[:, column][owner] for column in (4, 5))
+    inputs, features = (jnp.asarray(parts.steps)[:, column][owner] for column in (3, 4))
     shape = plan.steps.shape[owner]
     width = _of_shape(spec, 3, shape)
     area = jnp.asarray([*(s.kernel_size**2 for s in CONV_SHAPES), 1], jnp.int32)[shape]
