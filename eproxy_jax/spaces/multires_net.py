@@ -214,14 +214,16 @@ def _padded_tap(features: Array, used: Array) -> layers.PaddedTap:
 
 
 class UniversalNasBenchMr(nn.Module):
-    """Every NAS-Bench-MR network in one module: the network is data.
+    """Every NAS-Bench-MR network of a tier in one module: the network is data.
 
     Attributes:
       channels: the largest number of channels.
+      tier: of the networks that it takes, see :func:`eproxy_jax.spaces.multires_tape.tier_of`.
       dtype: dtype of the parameters.
     """
 
     channels: int
+    tier: int
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -241,7 +243,7 @@ class UniversalNasBenchMr(nn.Module):
         """
         _check_images(images)
         most, parts = self.channels, programs.decode(encoded)
-        spec = tape.TapeSpec(images.shape[0], images.shape[1], images.shape[2], most)
+        spec = tape.TapeSpec(images.shape[0], images.shape[1], images.shape[2], most, self.tier)
         plan = tape.make_plan(spec, parts)
         first, last = parts.ends[0], parts.ends[1]
         x = MaskedConvBnRelu(most, 3, self.dtype, name="stem_a")(images, jnp.ones(3, bool), first, init)

@@ -27,9 +27,15 @@ from jax.custom_batching import sequential_vmap
 
 from eproxy_jax import initializers, ops
 from eproxy_jax.spaces import multires_program as programs
+from eproxy_jax.spaces.multires_arch import Arch
 from eproxy_jax.spaces.multires_program import CONV_SHAPES, FUSED_LEVEL, NUM_LEVELS, NUM_TAPS, UP, ConvShape
 from eproxy_jax.spaces.residual_trunk import apply_chosen
 from eproxy_jax.types import TARGET_SIZE
+
+
+# XLA's CPU backend fills an empty array with zeros, so that tapes and banks cost what they are long: networks that need
+# no more than these shares of the largest network's rows of values, second tape, bank and scales get shorter ones.
+_SHARES = ((0.6, 0.4, 0.4, 0.5), (1.0, 1.0, 1.0, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +47,14 @@ class TapeSpec:
       height: of the images.
       width: of the images.
       channels: the largest number of channels, a multiple of 8.
+      tier: how long tapes and bank are, see :func:`tier_of`.
     """
 
     batch: int
     height: int
     width: int
     channels: int
+    tier: int
 
     @property
     def unit(self) -> int:
@@ -82,10 +90,25 @@ class TapeSpec:
             table.append((self.rows(shape.level_out), self.rows(shape.conv_level) * width, weights, width))
         return np.asarray(table, np.int64)
 
+    def needs(self, arch: Arch) -> np.ndarray:
+        """The sums of ``sizes`` in a network, [4]."""
+        return self.sizes[[step.shape for step in programs.program(arch).steps]].sum(0)
+
     @functools.cached_property
     def totals(self) -> np.ndarray:
-        """The sums of ``sizes`` in the largest network, [4]."""
-        return self.sizes[[step.shape for step in programs.program(programs.LARGEST).steps]].sum(0)
+        """The most that ``needs`` can be in the tier, [4]."""
+        return np.floor(self.needs(programs.LARGEST) * np.asarray(_SHARES[self.tier])).astype(np.int64)
+
+
+@functools.cache
+def _smallest_specs() -> tuple[TapeSpec, ...]:
+    """Specs of one small image: shares do not depend on the sizes."""
+    return tuple(TapeSpec(1, 8, 8, 8, tier) for tier in range(len(_SHARES)))
+
+
+def tier_of(arch: Arch) -> int:
+    """The smallest tier whose tapes and bank are long enough for an architecture."""
+    return next(spec.tier for spec in _smallest_specs() if np.all(spec.needs(arch) <= spec.totals))
 
 
 class StepPlan(NamedTuple):

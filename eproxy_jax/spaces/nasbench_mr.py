@@ -27,6 +27,7 @@ import numpy as np
 
 from eproxy_jax.spaces import base, multires_arch
 from eproxy_jax.spaces import multires_program as programs
+from eproxy_jax.spaces import multires_tape as tape
 from eproxy_jax.spaces.multires_arch import CHANNEL_STEP, MAX_CHANNELS, Arch
 from eproxy_jax.spaces.multires_net import NasBenchMrNet, UniversalNasBenchMr
 from eproxy_jax.spaces.multires_program import CONV_SHAPES, FUSED_LEVEL, NUM_LEVELS
@@ -34,9 +35,68 @@ from eproxy_jax.spaces.multires_program import CONV_SHAPES, FUSED_LEVEL, NUM_LEV
 _IMAGE_SIZE = 32
 
 
+@dataclasses.dataclass(frozen=True)
+class NasBenchMrGroup:
+    """Networks that share one compiled program.
+
+    Attributes:
+      channel_divisor: of the space.
+      tier: see :func:`eproxy_jax.spaces.multires_tape.tier_of`.
+    """
+
+    channel_divisor: int
+    tier: int
+
+    def encode(self, archs: Sequence[Arch]) -> np.ndarray:
+        """The programs of the networks, int32 [A, N]; see :func:`eproxy_jax.spaces.multires_program.encode`."""
+        return np.stack([programs.encode(arch, self.channel_divisor) for arch in archs])
+
+    def executed_macs(self, arch: Arch) -> int:
+        """MACs that the universal module executes, padded channels included."""
+        most = MAX_CHANNELS // self.channel_divisor
+        total = _positions(0) * 27 * most + _positions(FUSED_LEVEL) * NUM_LEVELS * most**2
+        for step in programs.program(arch).steps:
+            shape = CONV_SHAPES[step.shape]
+            total += _positions(shape.conv_level) * shape.kernel_size**2 * (shape.eighths * most // 8) ** 2
+        return total
+
+    def universal(self, dtype: Any = jnp.float32) -> UniversalNasBenchMr:
+        """The module that takes the encoded network as data."""
+        return UniversalNasBenchMr(MAX_CHANNELS // self.channel_divisor, self.tier, dtype)
+
+    def extract(self, arch: Arch, universal_params: Any) -> dict[str, Any]:
+        """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
+        most = MAX_CHANNELS // self.channel_divisor
+        first, last = arch[0][0] // self.channel_divisor, arch[2] // self.channel_divisor
+        channels = [c // self.channel_divisor for c in arch[1][-1][2]]
+        rows = np.concatenate([level * most + np.arange(c) for level, c in enumerate(channels)])
+        params: dict[str, Any] = {
+            name: {
+                "kernel": universal_params[name]["kernel"],
+                "norm": {key: universal_params[name]["norm"][key][:width] for key in ("scale", "bias")},
+            }
+            for name, width in (("stem_a", first), ("fuse_end", last))
+        }
+        params["stem_a"]["conv"] = {"kernel": params["stem_a"].pop("kernel")[..., :first]}
+        params["fuse_end"]["conv"] = {"kernel": params["fuse_end"].pop("kernel")[:, :, rows, :last]}
+        kernels, weight, vector = universal_params["kernels"].reshape(-1), 0, 0
+        for step in programs.program(arch).steps:
+            shape = CONV_SHAPES[step.shape]
+            size, width = shape.kernel_size, shape.eighths * most // 8
+            inputs, features = step.inputs // self.channel_divisor, step.features // self.channel_divisor
+            kernel = kernels[weight : weight + size * size * width * width].reshape(size, size, width, width)
+            layer = params.setdefault(step.name, {})
+            layer[f"conv{step.suffix}"] = {"kernel": kernel[:, :, :inputs, :features]}
+            layer[f"norm{step.suffix}"] = {
+                key: universal_params[key][vector : vector + features] for key in ("scale", "bias")
+            }
+            weight, vector = weight + size * size * width * width, vector + width
+        return params
+
+
 @base.register("nasbench_mr")  # pyright: ignore[reportArgumentType]
 @dataclasses.dataclass(frozen=True)
-class NasBenchMr(base.OneGroup):
+class NasBenchMr:
     """The NAS-Bench-MR space.
 
     An architecture is a tuple (input channels, modules, last channels), see :mod:`eproxy_jax.spaces.multires_arch`.
@@ -101,9 +161,9 @@ class NasBenchMr(base.OneGroup):
         """The architecture itself: none has dead parts, and different ones compute different functions."""
         return arch
 
-    def encode(self, archs: Sequence[Arch]) -> np.ndarray:
-        """The programs of the networks, int32 [A, N]; see :func:`eproxy_jax.spaces.multires_program.encode`."""
-        return np.stack([programs.encode(arch, self.channel_divisor) for arch in archs])
+    def group(self, arch: Arch) -> NasBenchMrGroup:
+        """One of two groups: nine of ten networks of the benchmark, and those that need more memory."""
+        return NasBenchMrGroup(self.channel_divisor, tape.tier_of(arch))
 
     def _channels(self, arch: Arch) -> tuple[int, int, int]:
         """Channels of the first stem convolution, of the branches at the end together, and after their fusion."""
@@ -124,15 +184,6 @@ class NasBenchMr(base.OneGroup):
         """MACs of the network with everything at its most."""
         return self.macs(programs.LARGEST)
 
-    def executed_macs(self, arch: Arch) -> int:
-        """MACs that the universal module executes, padded channels included."""
-        most = MAX_CHANNELS // self.channel_divisor
-        total = _positions(0) * 27 * most + _positions(FUSED_LEVEL) * NUM_LEVELS * most**2
-        for step in programs.program(arch).steps:
-            shape = CONV_SHAPES[step.shape]
-            total += _positions(shape.conv_level) * shape.kernel_size**2 * (shape.eighths * most // 8) ** 2
-        return total
-
     def params(self, arch: Arch) -> int:
         """Trainable parameters of the backbone."""
         first, ends, last = self._channels(arch)
@@ -145,39 +196,6 @@ class NasBenchMr(base.OneGroup):
     def to_flax(self, arch: Arch, num_classes: int | None = None) -> NasBenchMrNet:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
         return NasBenchMrNet(multires_arch.parse(arch), self.channel_divisor, num_classes=num_classes)
-
-    def universal(self, dtype: Any = jnp.float32) -> UniversalNasBenchMr:
-        """The module that takes the encoded network as data."""
-        return UniversalNasBenchMr(MAX_CHANNELS // self.channel_divisor, dtype)
-
-    def extract(self, arch: Arch, universal_params: Any) -> dict[str, Any]:
-        """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
-        most = MAX_CHANNELS // self.channel_divisor
-        first, _, last = self._channels(arch)
-        channels = [c // self.channel_divisor for c in arch[1][-1][2]]
-        rows = np.concatenate([level * most + np.arange(c) for level, c in enumerate(channels)])
-        params: dict[str, Any] = {
-            name: {
-                "kernel": universal_params[name]["kernel"],
-                "norm": {key: universal_params[name]["norm"][key][:width] for key in ("scale", "bias")},
-            }
-            for name, width in (("stem_a", first), ("fuse_end", last))
-        }
-        params["stem_a"]["conv"] = {"kernel": params["stem_a"].pop("kernel")[..., :first]}
-        params["fuse_end"]["conv"] = {"kernel": params["fuse_end"].pop("kernel")[:, :, rows, :last]}
-        kernels, weight, vector = universal_params["kernels"].reshape(-1), 0, 0
-        for step in programs.program(arch).steps:
-            shape = CONV_SHAPES[step.shape]
-            size, width = shape.kernel_size, shape.eighths * most // 8
-            inputs, features = step.inputs // self.channel_divisor, step.features // self.channel_divisor
-            kernel = kernels[weight : weight + size * size * width * width].reshape(size, size, width, width)
-            layer = params.setdefault(step.name, {})
-            layer[f"conv{step.suffix}"] = {"kernel": kernel[:, :, :inputs, :features]}
-            layer[f"norm{step.suffix}"] = {
-                key: universal_params[key][vector : vector + features] for key in ("scale", "bias")
-            }
-            weight, vector = weight + size * size * width * width, vector + width
-        return params
 
 
 def _positions(level: int) -> int:
