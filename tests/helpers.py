@@ -1,6 +1,7 @@
 """Tiny spaces, settings and deterministic weights for the tests."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from eproxy_jax import layers, spaces
@@ -10,6 +11,7 @@ SPACES = {
     # Five channels divide by no number of vertices: remainders and truncation everywhere.
     "nasbench101": spaces.get("nasbench101", stem_channels=5, modules_per_stack=1),
     "nasbench201": spaces.get("nasbench201", stem_channels=4, cells_per_stage=1),
+    "nasbench_mr": spaces.get("nasbench_mr", channel_divisor=8),
     "transnas_micro": spaces.get("transnas_micro", stem_channels=4, macro="4141"),
     "transnas_macro": spaces.get("transnas_macro", stem_channels=4),
 }
@@ -24,6 +26,12 @@ def dag_cell(edges: str, ops: str):
     return matrix, ("input", *(names[op] for op in ops), "output")
 
 
+def multires(entering, *stages, last):
+    """A NAS-Bench-MR architecture from (number of modules, blocks, channels) of each stage."""
+    modules = [(i, blocks, channels) for i, (count, blocks, channels) in enumerate(stages, 1) for _ in range(count)]
+    return entering, tuple(modules), last
+
+
 # Cells that between them use every operation, dead edges, shared nodes and the zero network; macro codes of every
 # length with every digit, a last 4, maps of one pixel and the widest ones.
 CELLS = {
@@ -35,9 +43,19 @@ CELLS = {
         dag_cell("01", ""),  # no interior vertex
     ],
     "nasbench201": [(3, 1, 2, 4, 3, 1), (2, 3, 4, 1, 0, 3), (0, 4, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
+    "nasbench_mr": [
+        multires(
+            (16, 32), (1, (1,), (24,)), (1, (1, 1), (32, 16)), (1, (1, 1, 1), (16, 40, 64)),
+            (1, (1, 1, 1, 1), (24, 32, 16, 48)), last=40,
+        ),
+        multires(
+            (40, 16), (2, (1,), (16,)), (1, (1, 1), (64, 128)), (1, (1, 1, 2), (128, 24, 16)),
+            (1, (1, 1, 1, 1), (32, 32, 72, 32)), last=128,
+        ),
+    ],
     "transnas_micro": [(3, 1, 2, 1, 3, 1), (1, 2, 3, 0, 1, 3), (0, 0, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
     "transnas_macro": [(1, 2, 3, 1), (1, 1, 1, 4, 4), (2, 2, 2, 1, 1, 3), (3, 3, 3, 4, 2, 1)],
-}
+}  # fmt: skip
 TINY = ProxySettings.from_dict({"branches": [{"transform_channels": 8, "target_channels": 4}]})
 THREE_BRANCHES = ProxySettings.from_dict(
     {
@@ -56,6 +74,13 @@ THREE_BRANCHES = ProxySettings.from_dict(
 def true_taps(taps) -> list:
     """Feature taps of a universal module without padding: resized ones, where their width is data."""
     return [t.features[..., : int(t.channels)] if isinstance(t, layers.PaddedTap) else t for t in taps]
+
+
+def used_params(group, arch, params):
+    """Parameters of a universal module with zeros where ``arch`` uses none: what is padded starts there and stays."""
+    extracted, pull = jax.vjp(lambda tree: group.extract(arch, tree), params)
+    (used,) = pull(jax.tree.map(jnp.ones_like, extracted))
+    return jax.tree.map(lambda values, counts: values * (counts != 0), params, used)
 
 
 def tap_params(space, arch, params):

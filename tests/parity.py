@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from helpers import CELLS, SPACES, THREE_BRANCHES, TINY, pattern, pattern_images, pattern_tree, tap_params
+from helpers import CELLS, SPACES, THREE_BRANCHES, TINY, pattern, pattern_images, pattern_tree, tap_params, used_params
 
 from eproxy_jax import proxy
 from eproxy_jax.types import ProxyTask
@@ -39,18 +39,20 @@ def task_arrays(settings) -> ProxyTask:
     return ProxyTask(images=images, targets=tuple(targets), barriers=tuple(barriers))
 
 
-def network_and_params(space, settings):
-    """The universal proxy network in float64 and pattern weights for it."""
-    network = proxy.ProxyNetwork(space.universal(jnp.float64), proxy.ProxySpec.of(settings).heads, jnp.float64)
+def network_and_params(space, settings, cell):
+    """The universal proxy network of a cell in float64 and pattern weights for it."""
+    group = space.group(cell)
+    network = proxy.ProxyNetwork(group.universal(jnp.float64), proxy.ProxySpec.of(settings).heads, jnp.float64)
     images = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.float64)
-    encoded = jax.ShapeDtypeStruct(space.encode([CELLS[space.name][0]])[0].shape, jnp.int32)
+    encoded = jax.ShapeDtypeStruct(group.encode([cell])[0].shape, jnp.int32)
     shapes = jax.eval_shape(lambda x, e: network.init(jax.random.key(0), x, e), images, encoded)["params"]
-    return network, pattern_tree(shapes)
+    params = pattern_tree(shapes)
+    return network, {**params, "backbone": used_params(group, cell, params["backbone"])}
 
 
 def standalone_params(space, cell, params):
     """The same weights for backbone ``to_flax(cell)`` and the transforms."""
-    return {**tap_params(space, cell, params), "backbone": space.extract(cell, params["backbone"])}
+    return {**tap_params(space, cell, params), "backbone": space.group(cell).extract(cell, params["backbone"])}
 
 
 def torch_losses(name: str, settings_name: str, number: int) -> list[float]:
@@ -62,7 +64,7 @@ def torch_losses(name: str, settings_name: str, number: int) -> list[float]:
     import torch_reference as reference
 
     space, settings, cell = SPACES[name], SETTINGS[settings_name], CELLS[name][number]
-    _, params = network_and_params(space, settings)
+    _, params = network_and_params(space, settings, cell)
     task = task_arrays(settings)
     backbone = reference.BACKBONES[name](cell, **dataclasses.asdict(space))
     network = reference.ProxyNetwork(backbone, proxy.ProxySpec.of(settings).heads).to(torch.float64)
@@ -78,8 +80,8 @@ def torch_losses(name: str, settings_name: str, number: int) -> list[float]:
 def our_losses(name: str, settings_name: str, number: int) -> np.ndarray:
     """The case in the universal form, float64: [S]."""
     space, settings, cell = SPACES[name], SETTINGS[settings_name], CELLS[name][number]
-    network, params = network_and_params(space, settings)
-    encoded = jnp.asarray(space.encode([cell])[0])
+    network, params = network_and_params(space, settings, cell)
+    encoded = jnp.asarray(space.group(cell).encode([cell])[0])
     hyper = proxy.ProxyHyper.of(settings, jnp.float64)
     task = jax.tree.map(jnp.asarray, task_arrays(settings))
     train = jax.jit(proxy.train_losses, static_argnums=(0, 1))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
-from helpers import CELLS, SPACES, pattern, pattern_images, pattern_tree, true_taps
+from helpers import CELLS, SPACES, pattern, pattern_images, pattern_tree, true_taps, used_params
 
 from eproxy_jax import layers, ops, proxy
 
@@ -53,15 +53,15 @@ def test_features_equal_live_pytorch(x64, name):
 
     space = SPACES[name]
     images = pattern_images(4, 16)
-    universal = space.universal(jnp.float64)
-    apply = jax.jit(universal.apply)
+    apply = jax.jit(lambda universal, *arguments: universal.apply(*arguments), static_argnums=0)
     for cell in CELLS[name]:
-        encoded = jnp.asarray(space.encode([cell])[0])
+        group = space.group(cell)
+        universal, encoded = group.universal(jnp.float64), jnp.asarray(group.encode([cell])[0])
         shapes = jax.eval_shape(lambda e, u=universal: u.init(jax.random.key(0), images, e), encoded)
-        params = pattern_tree(shapes["params"])
-        ours = apply({"params": params}, images, encoded)
+        params = used_params(group, cell, pattern_tree(shapes["params"]))
+        ours = apply(universal, {"params": params}, images, encoded)
         module = reference.BACKBONES[name](cell, **dataclasses.asdict(space)).double()
-        reference.load_params(module, space.extract(cell, params))
+        reference.load_params(module, group.extract(cell, params))
         for a, b, tap in zip(true_taps(ours), module(reference.tensor(images)), ours, strict=True):
             expected = b.detach().numpy().transpose(0, 2, 3, 1)
             if isinstance(tap, layers.PaddedTap):
@@ -104,6 +104,16 @@ def test_ops_equal_live_pytorch(x64):
         check(ops.max_pool_2x2, lambda t: F.max_pool2d(t, 2), shape, ties)
         check(ops.max_pool_3x3, lambda t: F.max_pool2d(t, 3, 1, 1), shape, ties)
         check(ops.normalize, lambda t: F.batch_norm(t, None, None, training=True), shape)
+        check(ops.upsample_2x, lambda t: F.interpolate(t, scale_factor=2, mode="nearest"), shape)
+        grad = jnp.asarray(pattern((2, 2 * size, 2 * size, 4), 5))
+        pulled = jax.vjp(ops.upsample_2x, jnp.zeros(shape))[1](grad)[0]
+        np.testing.assert_allclose(ops.upsample_2x_gradient(grad), pulled, rtol=1e-12, atol=1e-14)
+        for target in ((8, 8), (3, 16), (1, 2)):
+            check(
+                lambda x, t=target: ops.resize_bilinear(x, *t),
+                lambda x, t=target: F.interpolate(x, size=t, mode="bilinear", align_corners=False),
+                shape,
+            )
         check(lambda x: ops.resize_nearest(x, 8), lambda t: F.interpolate(t, size=(8, 8), mode="nearest"), shape)
         for stride in (1, 2):
             kernel = pattern((1, 1, 4, 6), 3)
@@ -130,7 +140,7 @@ def test_standalone_training_equals_universal_training(x64, name):
             tap = self.backbone(images)[0]
             return (proxy.Transform(1, 8, jnp.float64, name="transform0")(tap, init),)
 
-    _, params = parity.network_and_params(space, settings)
+    _, params = parity.network_and_params(space, settings, cell)
     network = Alone(space.to_flax(cell).clone(dtype=jnp.float64))
     losses = jax.jit(proxy.train_losses, static_argnums=(0, 1))(
         network,
