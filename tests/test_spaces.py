@@ -296,7 +296,7 @@ def test_universal_and_standalone_give_the_same_features(name, cell):
     images = jnp.asarray(pattern_images(4, 16), jnp.float32)
     group = space.group(cell)
     universal, encoded = group.universal(), jnp.asarray(group.encode([cell])[0])
-    params = jax.jit(universal.init)(jax.random.key(3), images, encoded)["params"]
+    params = jax.device_get(jax.jit(universal.init)(jax.random.key(3), images, encoded)["params"])
     ours = jax.jit(universal.apply)({"params": params}, images, encoded)
     alone = jax.jit(space.to_flax(cell).apply)({"params": group.extract(cell, params)}, images)
     assert len(ours) == len(alone) == 3

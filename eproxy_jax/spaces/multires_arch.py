@@ -1,10 +1,10 @@
 """Architectures of NAS-Bench-MR: which there are, and how they are written.
 
 An architecture is a tuple (input channels, modules, last channels): channels of the two stem convolutions; one
-(branches, blocks of each branch, channels of each branch) per module; channels of the fused output. Its rules, from the
-benchmark: four stages of one to four modules each, stage s has s branches, all modules of a stage are alike, a branch has
-one to four residual blocks, and every number of channels is a multiple of 8 from 8 to 128. So 27 numbers make an
-architecture: 2 + 4 (modules a stage) + 10 (blocks) + 10 (channels) + 1.
+(branches, blocks of each branch, channels of each branch) per module; channels of the fused output. Its rules, from
+the benchmark: four stages of one to four modules each, stage s has s branches, all modules of a stage are alike, a
+branch has one to four residual blocks, and every number of channels is a multiple of 8 from 8 to 128. So 27 numbers
+make an architecture: 2 + 4 (modules a stage) + 10 (blocks) + 10 (channels) + 1.
 
 Source: Ding et al., "Learning Versatile Neural Architectures by Propagating Network Codes", ICLR 2022, and the
 benchmark's rows, all of which keep these rules.
@@ -33,7 +33,7 @@ REPEATS = tuple(range(1, MAX_REPEATS + 1))
 MAX_MODULES = NUM_STAGES * MAX_REPEATS
 
 KEYS = ("input_channel", "inverted_residual_setting", "last_channel")
-_EXAMPLE = '[1, [2], [16]], [2, [1, 4], [16, 32]], [3, [1, 1, 1], [8, 16, 24]], [4, [1, 1, 1, 1], [8, 8, 8, 8]]'
+_EXAMPLE = "[1, [2], [16]], [2, [1, 4], [16, 32]], [3, [1, 1, 1], [8, 16, 24]], [4, [1, 1, 1, 1], [8, 8, 8, 8]]"
 _HINT = f'like {{"input_channel": [16, 16], "inverted_residual_setting": [{_EXAMPLE}], "last_channel": 16}}'
 
 # (choices of each of the 27 numbers), in the order of ``to_numbers``.
@@ -74,7 +74,7 @@ def from_numbers(numbers: Sequence[int]) -> Arch:
         for number, module in zip(repeats, zip(range(1, NUM_STAGES + 1), blocks, channels, strict=True), strict=True)
         for _ in range(number)
     ]
-    return (entering[0], entering[1]), tuple(modules), *take(1)
+    return (entering[0], entering[1]), tuple(modules), next(values)
 
 
 def to_json(arch: Arch) -> str:
@@ -129,7 +129,9 @@ def parse(source: Any) -> Arch:
                 raise ValueError(f"NAS-Bench-MR architecture: key {key!r} is missing; {_HINT}")
         values = [values[key] for key in KEYS]
     if not isinstance(values, (list, tuple)) or len(values) != len(KEYS):
-        raise ValueError(f"not a NAS-Bench-MR architecture: {source!r}; expected a dict with {', '.join(KEYS)}, {_HINT}")
+        raise ValueError(
+            f"not a NAS-Bench-MR architecture: {source!r}; expected a dict with {', '.join(KEYS)}, {_HINT}"
+        )
     entering, modules, last = values
     first = _numbers(entering, "input_channel", 2, CHANNELS, "the channels of the two stem convolutions")
     _number(last, "last_channel", CHANNELS)
@@ -165,13 +167,15 @@ def _modules(values: Any) -> tuple[Module, ...]:
     for place, value in enumerate(values):
         where = f"{name}[{place}]"
         if not isinstance(value, (list, tuple)) or len(value) != 3:
-            raise ValueError(f"NAS-Bench-MR {where}: expected [branches, blocks, channels] like [1, [2], [16]], got {value!r}")
+            raise ValueError(
+                f"NAS-Bench-MR {where}: expected [branches, blocks, channels] like [1, [2], [16]], got {value!r}"
+            )
         branches = _number(value[0], f"{where} branches", range(1, NUM_STAGES + 1))
         blocks = _numbers(value[1], f"{where} blocks", branches, BLOCKS, "one a branch")
         channels = _numbers(value[2], f"{where} channels", branches, CHANNELS, "one a branch")
         module = (branches, blocks, channels)
         before = modules[-1] if modules else (0, (), ())
-        if branches not in (before[0], before[0] + 1) or not modules and branches != 1:
+        if branches not in (before[0], before[0] + 1):
             raise ValueError(
                 f"NAS-Bench-MR {where}: {branches} branches after {before[0]}; modules start with 1 branch and add at "
                 "most one at a time"

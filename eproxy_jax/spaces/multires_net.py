@@ -25,8 +25,8 @@ _SMALLEST_MAP = 2 ** (NUM_LEVELS - 1)
 def _check_images(images: Array) -> None:
     if images.shape[1] % _SMALLEST_MAP or images.shape[2] % _SMALLEST_MAP:
         raise ValueError(
-            f"NAS-Bench-MR networks halve their maps {NUM_LEVELS - 1} times: expected images whose height and width are "
-            f"multiples of {_SMALLEST_MAP}, got {images.shape[1]} x {images.shape[2]}"
+            f"NAS-Bench-MR networks halve their maps {NUM_LEVELS - 1} times: expected images whose height and width "
+            f"are multiples of {_SMALLEST_MAP}, got {images.shape[1]} x {images.shape[2]}"
         )
 
 

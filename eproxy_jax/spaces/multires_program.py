@@ -5,20 +5,22 @@ The network, as the benchmark's authors built it (Ding et al., ICLR 2022; their 
 
 * Stem: two times conv3x3-BN-ReLU, at stride 1 here (PROTOCOL), to the two input channels.
 * A module: fusion, then per branch its residual blocks (conv3x3-BN-ReLU-conv3x3-BN plus identity, ReLU). The branch at
-  level l of module m has that module's channels; the fusion is what changes channels, so blocks never project.
-* Fusion: the new value of a branch that was there before is the sum of conv-BN-ReLU of itself (3x3) and of its neighbours
-  only: 3x3 at stride 2 from the level above, 1x1 and then nearest upsampling from the level below. A branch that was
-  not there before is conv3x3-BN-ReLU at stride 2 of the new value one level above. The first fusion reads the stem.
-* End: all four branches, resized to the third one's size (1/4 of the images; bilinear), side by side, conv1x1-BN-ReLU to
-  the last channels.
+  level l of a module has that module's channels; the fusion is what changes channels, so blocks never project.
+* Fusion: the new value of a branch that was there before is the sum of conv-BN-ReLU of itself (3x3) and of its
+  neighbours only: 3x3 at stride 2 from the level above, 1x1 and then nearest upsampling from the level below. A branch
+  that was not there before is conv3x3-BN-ReLU at stride 2 of the new value one level above. The first fusion reads the
+  stem.
+* End: all four branches, resized to the third one's size (1/4 of the images; bilinear), side by side, and
+  conv1x1-BN-ReLU to the last channels.
 * Feature taps: the end; and the branches of the second and third last module, resized to 8x8 (bilinear), side by side.
 
-Fixed by PROTOCOL: stride 1 in the stem; the taps, "two and four modules earlier" where fusions and stacks of blocks count
-as modules of their own; bilinear resizing. Read out of the published code, as the data does not say: fusion of neighbours
-only, its 3x3 convolution from a branch to itself, ReLU inside the sum, fusion before the blocks, and the size at the end.
-With this reading the Spearman correlations of MACs (and of parameters) with the benchmark's nine tasks are .51 (.60) for
-seg, .45 (.37) seg-4x, .41 (.34) 3ddet, .54 (.55) cls-50-1000, -.13 (-.15) cls-10-1000, -.06 (-.02) cls-10c, -.30 (-.30)
-cls-50-100, -.31 (-.33) video and -.31 (-.33) video-p.
+Fixed by PROTOCOL: stride 1 in the stem, the taps ("two and four modules earlier", where fusions and stacks of blocks
+count as modules of their own), bilinear resizing. Read out of the published code of the benchmark and of the proxy,
+because the data does not say: fusion of neighbours only, its 3x3 convolution from a branch to itself, ReLU inside the
+sum, fusion before the blocks, and the size at the end. The rows carry no counts to check this against, but its Spearman
+correlations of MACs / parameters with the nine tasks are those that were measured before with the published code: seg
+.51 / .60, seg-4x .45 / .37, 3ddet .41 / .34, cls-50-1000 .54 / .55, cls-10-1000 -.13 / -.15, cls-10c -.06 / -.02,
+cls-50-100 -.30 / -.30, video -.31 / -.33, video-p -.31 / -.33.
 """
 
 from __future__ import annotations
@@ -37,11 +39,11 @@ NUM_TAPS = 3
 FUSED_LEVEL = NUM_LEVELS - 2  # where the branches meet at the end
 SAME, DOWN, UP = "same", "down", "up"  # 3x3; 3x3 at stride 2; 1x1, then upsampling
 
-# Values are numbered: the zero map, the first stem convolution's output, then the outputs of the program's convolutions.
+# Values are numbered: the zero map, the first stem convolution's output, then the outputs of the convolutions in order.
 ZERO, STEM, FIRST_CONV = range(3)
 
-# Gradients of values live in registers. A value's register is its own from its definition to its last use; the outputs of
-# the last three modules, which taps read, are in three different ones. Code of a branch: FIRST_BRANCH + 4 * turn + level.
+# Gradients of values live in registers. A value's register is its own from its definition to its last use; the outputs
+# of the last three modules, which taps read, are in three different ones. A branch's is FIRST_BRANCH + 4 turn + level.
 NOWHERE, HIDDEN, FIRST_BRANCH = range(3)
 _TURNS = NUM_TAPS
 
@@ -107,8 +109,8 @@ def conv_shape(kind: str, level: int, channels: int) -> int:
 class ConvStep(NamedTuple):
     """One convolution of a network with its batch norm.
 
-    What it computes: ``relu(norm(conv(source)) + addend)`` inside a residual block, ``relu(norm(conv(source))) + addend``
-    in a fusion (upsampled before the sum from a lower level).
+    What it computes: ``relu(norm(conv(source)) + addend)`` inside a residual block, ``relu(norm(conv(source))) +
+    addend`` in a fusion (upsampled before the sum from a lower level).
 
     Attributes:
       name: of the stand-alone network's layer that holds the convolution.
@@ -188,7 +190,9 @@ def program(arch: Arch) -> Program:
                 continue
             total = conv(f"{name}_{level}", "", SAME, level, branches[level], width, out)
             if level > 0:
-                total = conv(f"{name}_{level - 1}", "", DOWN, level - 1, branches[level - 1], width, out, total[:2], True)
+                total = conv(
+                    f"{name}_{level - 1}", "", DOWN, level - 1, branches[level - 1], width, out, total[:2], True
+                )
             if level + 1 < len(branches):
                 total = conv(f"{name}_{level + 1}", "", UP, level + 1, branches[level + 1], width, out, total[:2], True)
             fused.append(total)

@@ -1,11 +1,11 @@
-"""The interpreter of NAS-Bench-MR programs: every network of the space in one compiled program.
+"""The interpreter of NAS-Bench-MR programs: many networks in one compiled program.
 
-Like :mod:`eproxy_jax.spaces.residual_trunk`, for a graph instead of a chain: only the convolutions of a network run, one
-after the other, each one of the few shapes of ``CONV_SHAPES``, chosen by data. Weights lie one after the other in one
-bank, as long as the largest network needs. Values lie one after the other on a tape of rows as wide as the widest network
-(a pixel is a row, channels that are not in use are zero), so that a convolution reads whatever width is its own; the
-normalised outputs, which only the backward pass reads, lie packed on a second tape. Gradients of values live in
-registers, for a value's gradient is needed from its last use back to its definition only.
+Like :mod:`eproxy_jax.spaces.residual_trunk`, for a graph instead of a chain: only the convolutions of a network run,
+one after the other, each one of the few shapes of ``CONV_SHAPES``, chosen by data. Weights lie one after the other in
+one bank, as long as the largest network needs. Values lie one after the other on a tape of rows as wide as the widest
+network (a pixel is a row, channels that are not in use are zero), so that a convolution reads whatever width is its
+own; the normalised outputs, which only the backward pass reads, lie packed on a second tape. Gradients of values live
+in registers, for a value's gradient is needed from its last use back to its definition only.
 
 Unused channels need a mask in the weights' initialisation only: zero kernels give zero outputs, batch norm keeps them
 zero, and no gradient leaves zero.
@@ -31,7 +31,6 @@ from eproxy_jax.spaces.multires_arch import Arch
 from eproxy_jax.spaces.multires_program import CONV_SHAPES, FUSED_LEVEL, NUM_LEVELS, NUM_TAPS, UP, ConvShape
 from eproxy_jax.spaces.residual_trunk import apply_chosen
 from eproxy_jax.types import TARGET_SIZE
-
 
 # XLA's CPU backend fills an empty array with zeros, so that tapes and banks cost what they are long: networks that need
 # no more than these shares of the largest network's rows of values, second tape, bank and scales get shorter ones.
@@ -149,13 +148,13 @@ class Plan(NamedTuple):
     """A network as data.
 
     Attributes:
-      count: number of convolutions.
+      num_steps: number of convolutions.
       steps: the convolutions.
       taps: [3, 4], rows of the tapped values.
       tap_registers: [3, 4], rows of their gradients.
     """
 
-    count: Array
+    num_steps: Array
     steps: StepPlan
     taps: Array
     tap_registers: Array
@@ -192,7 +191,9 @@ def make_plan(spec: TapeSpec, parts: programs.Encoded) -> Plan:
     values = jnp.concatenate([jnp.asarray([0, spec.rows(0)], jnp.int32), out])
     register_rows = jnp.asarray(spec.register_rows, jnp.int32)
     places = (values[source], values[addend], out, _before(norms), _before(kernels), _before(scales))
-    steps = StepPlan(shape, after, first_source, first_addend, *places, *(register_rows[register] for register in registers))
+    steps = StepPlan(
+        shape, after, first_source, first_addend, *places, *(register_rows[register] for register in registers)
+    )
     count = jnp.sum(shape >= 0)
     return Plan(count, steps, values[parts.taps[:, 0]], register_rows[parts.taps[:, 1]])
 
@@ -341,7 +342,7 @@ def _forward(spec: TapeSpec, stem: Array, weights: Weights, plan: Plan) -> tuple
         return apply_chosen(convs, at.shape, carry)
 
     carry = (values, lax.empty((norms,), dtype), lax.empty((scales,), dtype))
-    saved = lax.fori_loop(0, plan.count, body, carry)
+    saved = lax.fori_loop(0, plan.num_steps, body, carry)
     slots = [
         jnp.stack(
             [
@@ -366,12 +367,12 @@ def _backward(
             registers = _write_map(registers, plan.tap_registers[slot, level], grad)
 
     def body(index: Array, carry: Any) -> Any:
-        at = _step(plan.steps, plan.count - 1 - index)
+        at = _step(plan.steps, plan.num_steps - 1 - index)
         convs = [functools.partial(_conv_backward, spec, shape, weights, saved, at) for shape in CONV_SHAPES]
         return apply_chosen(convs, at.shape, carry)
 
     start = (registers, jax.tree.map(jnp.zeros_like, weights))
-    registers, grad_weights = lax.fori_loop(0, plan.count, body, start)
+    registers, grad_weights = lax.fori_loop(0, plan.num_steps, body, start)
     row = jnp.asarray(spec.register_rows[programs.HIDDEN])
     return _read_map(spec, registers, row, 0, spec.channels), grad_weights
 
