@@ -305,7 +305,8 @@ def test_universal_and_standalone_give_the_same_features(name, cell):
         if isinstance(tap, layers.PaddedTap):
             assert not np.any(tap.features[..., b.shape[-1] :])
             b = ops.resize_nearest(b, 8)
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale + 1e-12)
+        # Float32: dozens of batch norms in a row amplify its rounding. The parity tests have float64.
+        np.testing.assert_allclose(a, b, rtol=0, atol=5e-5 * scale + 1e-12)
 
 
 @pytest.mark.parametrize(("name", "cell"), CELLS_OF)
