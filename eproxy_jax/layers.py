@@ -222,7 +222,7 @@ def relu_conv3x3(stride: int) -> Callable[[Array, Array], Array]:
 
 def relu_conv1x1(stride: int) -> Callable[[Array, Array], Array]:
     """ReLU, then the 1x1 convolution in the centre of an edge's kernel slot."""
-    return lambda x, kernel: ops.conv2d(nn.relu(x), kernel[1:2, 1:2], stride)
+    return lambda x, kernel: ops.conv2d(nn.relu(x), ops.kernel_centre(kernel, 1), stride)
 
 
 def factorized_reduce(x: Array, kernel: Array, stride: int) -> Array:

@@ -49,6 +49,11 @@ def test_space_fulfils_the_protocol(name):
     for arch in every[:: max(1, len(every) // 200)]:
         assert space.parse(space.format(arch)) == arch
         assert space.parse(arch) == arch
+    for arch in CELLS[name]:
+        network = space.to_flax(arch)
+        images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+        taps = jax.eval_shape(lambda x, n=network: n.init_with_output(jax.random.key(0), x)[0], images)
+        assert space.tap_channels(arch) == tuple(tap.shape[-1] for tap in taps)
     drawn = space.sample(300, 7)
     assert len(set(drawn)) == 300
     assert drawn == space.sample(300, 7) != space.sample(300, 8)
