@@ -165,6 +165,10 @@ class NasBenchMr:
         """One of two groups: nine of ten networks of the benchmark, and those that need more memory."""
         return NasBenchMrGroup(self.channel_divisor, tape.tier_of(arch))
 
+    def fine_group(self, arch: Arch) -> NasBenchMrGroup:
+        """As :meth:`group`: in a batch, too, networks run one after the other, each at its own cost."""
+        return self.group(arch)
+
     def _channels(self, arch: Arch) -> tuple[int, int, int]:
         """Channels of the first stem convolution, of the branches at the end together, and after their fusion."""
         (first, _), modules, last = arch
@@ -192,6 +196,11 @@ class NasBenchMr:
             inputs, features = step.inputs // self.channel_divisor, step.features // self.channel_divisor
             total += CONV_SHAPES[step.shape].kernel_size ** 2 * inputs * features + 2 * features
         return total
+
+    def tap_channels(self, arch: Arch) -> tuple[int, ...]:
+        """Channels of the feature taps: of the end, and of the second and third last module's branches together."""
+        _, modules, last = arch
+        return tuple(c // self.channel_divisor for c in (last, sum(modules[-2][2]), sum(modules[-3][2])))
 
     def to_flax(self, arch: Arch, num_classes: int | None = None) -> NasBenchMrNet:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
