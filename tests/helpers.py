@@ -1,7 +1,6 @@
 """Tiny spaces, settings and deterministic weights for the tests."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from eproxy_jax import layers, spaces
@@ -16,6 +15,7 @@ SPACES = {
     "nds_resnext_a": spaces.get("nds_resnext_a", stem_channels=4, width_divisor=8),
     "nds_resnext_b": spaces.get("nds_resnext_b", stem_channels=4, width_divisor=32),
     "nds_vanilla": spaces.get("nds_vanilla", stem_channels=4, width_divisor=8),
+    "nasbench_mr": spaces.get("nasbench_mr", channel_divisor=8),
     "transnas_micro": spaces.get("transnas_micro", stem_channels=4, macro="4141"),
     "transnas_macro": spaces.get("transnas_macro", stem_channels=4),
 }
@@ -35,6 +35,12 @@ def dag_cell(edges: str, ops: str):
     size = len(ops) + 2
     matrix = tuple(tuple(int((i, j) in pairs) for j in range(size)) for i in range(size))
     return matrix, ("input", *(names[op] for op in ops), "output")
+
+
+def multires(entering, *stages, last):
+    """A NAS-Bench-MR architecture from (number of modules, blocks, channels) of each stage."""
+    modules = [(i, blocks, channels) for i, (count, blocks, channels) in enumerate(stages, 1) for _ in range(count)]
+    return entering, tuple(modules), last
 
 
 # Cells that between them use every operation, dead edges, shared nodes and the zero network; macro codes of every
@@ -57,9 +63,15 @@ CELLS = {
     ],
     "nds_resnext_b": [anynet((1, 1, 2), (64, 1024, 256), (0.25, 0.5, 1.0), (16, 2, 8))],
     "nds_vanilla": [anynet((1, 2, 1, 1), (64, 96, 16, 48))],
+    "nasbench_mr": [
+        multires(
+            (16, 32), (2, (1,), (24,)), (1, (1, 1), (32, 16)), (1, (1, 1, 2), (16, 40, 128)),
+            (1, (1, 1, 1, 1), (24, 32, 16, 48)), last=40,
+        )
+    ],
     "transnas_micro": [(3, 1, 2, 1, 3, 1), (1, 2, 3, 0, 1, 3), (0, 0, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
     "transnas_macro": [(1, 2, 3, 1), (1, 1, 1, 4, 4), (2, 2, 2, 1, 1, 3), (3, 3, 3, 4, 2, 1)],
-}
+}  # fmt: skip
 TINY = ProxySettings.from_dict({"branches": [{"transform_channels": 8, "target_channels": 4}]})
 THREE_BRANCHES = ProxySettings.from_dict(
     {
@@ -82,9 +94,14 @@ def true_taps(taps) -> list:
 
 def used_params(group, arch, params):
     """Parameters of a universal module with zeros where ``arch`` uses none: what is padded starts there and stays."""
-    extracted, pull = jax.vjp(lambda tree: group.extract(arch, tree), params)
-    (used,) = pull(jax.tree.map(jnp.ones_like, extracted))
-    return jax.tree.map(lambda values, counts: values * (counts != 0), params, used)
+    leaves, treedef = jax.tree.flatten(params)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    places = [np.arange(end - leaf.size, end).reshape(leaf.shape) for leaf, end in zip(leaves, ends, strict=True)]
+    used = np.zeros(ends[-1], bool)
+    for kept in jax.tree.leaves(group.extract(arch, jax.tree.unflatten(treedef, places))):
+        used[np.asarray(kept)] = True
+    masked = [np.asarray(leaf) * used[place] for leaf, place in zip(leaves, places, strict=True)]
+    return jax.tree.unflatten(treedef, masked)
 
 
 def tap_params(space, arch, params):

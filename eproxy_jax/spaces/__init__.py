@@ -8,6 +8,7 @@ from eproxy_jax.spaces.base import Group, SearchSpace, arch_identity, get, macs_
 from eproxy_jax.spaces.flax_family import FlaxFamily, from_flax
 from eproxy_jax.spaces.nasbench101 import NasBench101
 from eproxy_jax.spaces.nasbench201 import NasBench201
+from eproxy_jax.spaces.nasbench_mr import NasBenchMr
 from eproxy_jax.spaces.transnas_macro import TransNasMacro
 from eproxy_jax.spaces.transnas_micro import TransNasMicro
 
@@ -16,6 +17,7 @@ __all__ = [
     "Group",
     "NasBench101",
     "NasBench201",
+    "NasBenchMr",
     "NdsResNet",
     "NdsResNextA",
     "NdsResNextB",
