@@ -6,6 +6,7 @@ are named like the Flax ones, so that weights translate by path (:func:`load_par
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 from torch_anynet import ResNet, ResNeXt, Vanilla
+from torch_nds import NdsCells
 
 NONE, SKIP, CONV1X1, CONV3X3, POOL = range(5)
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
@@ -324,6 +326,8 @@ BACKBONES = {
     "nds_resnext_b": ResNeXt,
     "nds_vanilla": Vanilla,
     "nasbench_mr": NasBenchMr,
+    **dict.fromkeys(("nds_darts", "nds_pnas"), functools.partial(NdsCells, concat_all=True)),
+    **dict.fromkeys(("nds_enas", "nds_nasnet", "nds_amoeba"), NdsCells),
     "transnas_micro": TransNasMicro,
     "transnas_macro": TransNasMacro,
 }

@@ -2,7 +2,8 @@
 
 * ``.txt``: one architecture a line; blank lines and lines that start with ``#`` are skipped
 * ``.json``: a list of architectures, or of ``[architecture, value]`` pairs; or a table, an object with ``"fields"``
-  (names of columns) and ``"rows"``, read like a ``.csv`` file
+  (names of columns) and ``"rows"``, read like a ``.csv`` file; or the files of NDS, a list of objects with ``"net"``
+  (or an object of such lists), whose value is the last of ``"test_ep_top1"``, errors in %, taken from 100
 * ``.jsonl``: one object with ``"arch"`` a line, such as ``eproxy score`` writes; numbers beside it are values
 * ``.csv``: a header and rows; the architecture's column is found by trying, numeric columns are values
 """
@@ -32,11 +33,13 @@ class ArchRecord:
       where: ``FILE:LINE`` or ``FILE: entry N``.
       arch: as ``space.parse`` returns it.
       values: numbers beside it, by column name.
+      is_run: the values are those of one training run of maybe several of the architecture.
     """
 
     where: str
     arch: Any
     values: dict[str, float]
+    is_run: bool = False
 
 
 def read_archs(path: str | Path, space: SearchSpace) -> list[ArchRecord]:
@@ -58,7 +61,7 @@ def read_archs(path: str | Path, space: SearchSpace) -> list[ArchRecord]:
         raise ValueError(f"{path}: not a text file ({error})") from error
     if not entries:
         raise ValueError(f"{path}: no architectures in it")
-    return [ArchRecord(where, _parse(source, space, where), values) for where, source, values in entries]
+    return [ArchRecord(where, _parse(source, space, where), *rest) for where, source, *rest in entries]
 
 
 def read_truth(path: str | Path, space: SearchSpace, column: str | None = None) -> dict[Any, float]:
@@ -70,7 +73,7 @@ def read_truth(path: str | Path, space: SearchSpace, column: str | None = None) 
       column: which value, where a file has several.
 
     Returns:
-      Value of each architecture, higher is better.
+      Value of each architecture, higher is better: the mean of its runs, where the file has single runs.
 
     Raises:
       FileNotFoundError: no such file.
@@ -85,14 +88,17 @@ def read_truth(path: str | Path, space: SearchSpace, column: str | None = None) 
         column = columns[0]
     elif column not in columns:
         raise ValueError(f"{path}: no value column {column!r}{did_you_mean(column, columns)}; it has {columns}")
-    truth: dict[Any, float] = {}
+    truth: dict[Any, list[float]] = {}
     for record in records:
         value = record.values.get(column, math.nan)
         if not math.isfinite(value):
             raise ValueError(f"{record.where}: {column!r} is not a finite number")
-        if truth.setdefault(record.arch, value) != value:
-            raise ValueError(f"{record.where}: the architecture stands twice, with {truth[record.arch]} and {value}")
-    return truth
+        runs = truth.setdefault(record.arch, [])
+        if record.is_run or not runs:
+            runs.append(value)
+        elif runs[0] != value:
+            raise ValueError(f"{record.where}: the architecture stands twice, with {runs[0]} and {value}")
+    return {arch: math.fsum(runs) / len(runs) for arch, runs in truth.items()}
 
 
 def _parse(source: Any, space: SearchSpace, where: str) -> Any:
@@ -116,7 +122,7 @@ def _parses(source: Any, space: SearchSpace) -> bool:
     return True
 
 
-_Entries = Iterator[tuple[str, Any, dict[str, float]]]
+_Entries = Iterator[tuple[Any, ...]]  # (where, source, values), and is_run where it is so
 
 
 def _read_txt(path: Path, space: SearchSpace) -> _Entries:
@@ -134,10 +140,17 @@ def _read_json(path: Path, space: SearchSpace) -> _Entries:
     if isinstance(content, dict) and {"fields", "rows"} <= content.keys():
         yield from _read_table(path, content["fields"], content["rows"], space)
         return
+    lists: dict[str, Any] = {str(path): content}
+    if isinstance(content, dict):
+        lists = {f"{path}: {name}": rows for name, rows in content.items()}
+    if lists and all(map(_is_nds_list, lists.values())):
+        for where, rows in lists.items():
+            yield from _read_nds(where, rows)
+        return
     if not isinstance(content, list):
         raise ValueError(
             f"{path}: expected a list of architectures or of [architecture, value] pairs, "
-            'or an object with "fields" and "rows"'
+            'an object with "fields" and "rows", or the rows of an NDS file, objects with "net"'
         )
     for number, entry in enumerate(content, start=1):
         where = f"{path}: entry {number}"
@@ -145,6 +158,25 @@ def _read_json(path: Path, space: SearchSpace) -> _Entries:
             yield where, entry[0], {_VALUE: float(entry[1])}
         else:
             yield where, entry, {}
+
+
+def _is_nds_list(content: Any) -> bool:
+    """Whether this is a list of NDS rows: the first one tells, so that a bad later row is named as such."""
+    return isinstance(content, list) and bool(content) and isinstance(content[0], dict) and "net" in content[0]
+
+
+def _read_nds(where: str, rows: list[Any]) -> _Entries:
+    for number, row in enumerate(rows, start=1):
+        place = f"{where}: entry {number}"
+        if not isinstance(row, dict) or "net" not in row:
+            raise ValueError(f'{place}: expected an object with "net", as the rows before it are')
+        errors = row.get("test_ep_top1")
+        if errors is None:  # architectures only
+            yield place, row["net"], {}
+            continue
+        if not isinstance(errors, list) or not errors or not _is_number(errors[-1]):
+            raise ValueError(f'{place}: expected "test_ep_top1" to be a list of errors in %, one an epoch')
+        yield place, row["net"], {_VALUE: 100 - float(errors[-1])}, True
 
 
 def _read_table(path: Path, fields: Any, rows: Any, space: SearchSpace) -> _Entries:

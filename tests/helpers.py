@@ -5,6 +5,7 @@ import numpy as np
 
 from eproxy_jax import layers, spaces
 from eproxy_jax.spaces.anynet_rules import AnyNetArch
+from eproxy_jax.spaces.nds_genotype import NdsArch
 from eproxy_jax.types import ProxySettings
 
 SPACES = {
@@ -16,6 +17,11 @@ SPACES = {
     "nds_resnext_b": spaces.get("nds_resnext_b", stem_channels=4, width_divisor=32),
     "nds_vanilla": spaces.get("nds_vanilla", stem_channels=4, width_divisor=8),
     "nasbench_mr": spaces.get("nasbench_mr", channel_divisor=8),
+    "nds_amoeba": spaces.get("nds_amoeba", width_divisor=16),
+    "nds_darts": spaces.get("nds_darts", width_divisor=16),
+    "nds_enas": spaces.get("nds_enas", width_divisor=16),
+    "nds_nasnet": spaces.get("nds_nasnet", width_divisor=16),
+    "nds_pnas": spaces.get("nds_pnas", width_divisor=16),
     "transnas_micro": spaces.get("transnas_micro", stem_channels=4, macro="4141"),
     "transnas_macro": spaces.get("transnas_macro", stem_channels=4),
 }
@@ -41,6 +47,20 @@ def multires(entering, *stages, last):
     """A NAS-Bench-MR architecture from (number of modules, blocks, channels) of each stage."""
     modules = [(i, blocks, channels) for i, (count, blocks, channels) in enumerate(stages, 1) for _ in range(count)]
     return entering, tuple(modules), last
+
+
+def nds(normal: str, reduce: str, width: int = 64, depth: int = 5):
+    """An NDS network from edges like ``s3-0``: letters of an operation, its size, and what it reads."""
+    names = {
+        "n": "none", "i": "skip_connect", "m": "max_pool_{0}x{0}", "a": "avg_pool_{0}x{0}", "s": "sep_conv_{0}x{0}",
+        "d": "dil_conv_{0}x{0}", "ds": "dil_sep_conv_{0}x{0}", "c": "conv_{0}x{0}", "l": "conv_{0}x1_1x{0}",
+    }  # fmt: skip
+
+    def cell(text: str):
+        edges = [edge.split("-") for edge in text.split()]
+        return tuple((names[op.rstrip("1357")].format(op[-1]), int(source)) for op, source in edges)
+
+    return NdsArch(cell(normal), cell(reduce), width, depth)
 
 
 # Cells that between them use every operation, dead edges, shared nodes and the zero network; macro codes of every
@@ -69,6 +89,16 @@ CELLS = {
             (1, (1, 1, 1, 1), (24, 32, 16, 48)), last=40,
         )
     ],
+    # All operations between them (NASNet's at both strides), one or several outputs; few with weights: less to compile.
+    "nds_amoeba": [
+        nds("ds3-0 i-1 m3-2 a3-0 a3-1 i-3 s5-2 i-0 i-4 i-0", "ds3-0 i-1 m3-0 a3-1 a3-0 m3-1 i-2 m3-0 m3-3 i-2")
+    ],
+    "nds_darts": [nds("n-0 s3-1 d3-0 i-2 m3-1 d5-3 a3-2 s5-0", "i-0 s3-1 d3-0 n-1 m3-1 d5-0 a3-2 s5-3", 50, 5)],
+    "nds_enas": [nds("s3-0 a3-1 i-2 a3-0 m3-3 i-2 i-3 s5-4 m3-5 i-5", "m3-1 a3-0 a3-1 i-0 i-0 m3-0 s3-2 i-2 i-2 a3-3")],
+    "nds_nasnet": [
+        nds("c1-0 c3-1 l3-0 l7-1 m5-0 m7-2 s7-1 d3-3 i-4 a3-0", "c1-0 c3-1 l3-0 l7-1 m5-0 m7-1 s7-0 d3-0 i-1 s5-2"),
+    ],
+    "nds_pnas": [nds("i-0 l7-1 m3-2 a3-0 m3-3 i-1 i-4 s7-0 i-2 i-5", "i-1 l7-0 m3-1 a3-2 m3-0 a3-1 m3-0 i-3 i-4 i-5")],
     "transnas_micro": [(3, 1, 2, 1, 3, 1), (1, 2, 3, 0, 1, 3), (0, 0, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
     "transnas_macro": [(1, 2, 3, 1), (1, 1, 1, 4, 4), (2, 2, 2, 1, 1, 3), (3, 3, 3, 4, 2, 1)],
 }  # fmt: skip

@@ -47,6 +47,7 @@ def test_map_vmap_and_loop_agree_in_float64(x64, name):
         "nasbench101": {"stem_channels": 4, "modules_per_stack": 1},
         "nasbench201": {"stem_channels": 2, "cells_per_stage": 1},
         "nasbench_mr": {"channel_divisor": 8},
+        **{name: {"width_divisor": 32} for name in SPACES if name.startswith("nds_")},
         "transnas_micro": {"stem_channels": 2, "macro": "414"},
         "transnas_macro": {"stem_channels": 2},
     }

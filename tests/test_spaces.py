@@ -265,9 +265,12 @@ def test_params_and_macs_are_those_of_the_module(name, cell):
     assert space.macs(cell) == _count_macs(jaxpr.jaxpr)
 
 
-def _count_macs(jaxpr) -> int:
+def _count_macs(jaxpr, in_loop=False) -> int:
+    """Convolutions, matrix products, and the products of maps in loops: those of depthwise convolutions."""
     total = 0
     for eqn in jaxpr.eqns:
+        if in_loop and eqn.primitive.name == "mul" and eqn.outvars[0].aval.ndim == 4:
+            total += eqn.outvars[0].aval.size
         if eqn.primitive.name == "conv_general_dilated":
             kernel = eqn.invars[1].aval.shape
             total += int(np.prod(eqn.outvars[0].aval.shape)) * kernel[0] * kernel[1] * kernel[2]
@@ -280,7 +283,8 @@ def _count_macs(jaxpr) -> int:
             for inner in value if isinstance(value, (tuple, list)) else (value,):
                 inner = getattr(inner, "jaxpr", inner)
                 if hasattr(inner, "eqns"):
-                    total += _count_macs(inner)
+                    is_loop = eqn.primitive.name == "scan"
+                    total += (eqn.params["length"] if is_loop else 1) * _count_macs(inner, in_loop or is_loop)
     return total
 
 

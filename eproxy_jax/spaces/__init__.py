@@ -9,6 +9,7 @@ from eproxy_jax.spaces.flax_family import FlaxFamily, from_flax
 from eproxy_jax.spaces.nasbench101 import NasBench101
 from eproxy_jax.spaces.nasbench201 import NasBench201
 from eproxy_jax.spaces.nasbench_mr import NasBenchMr
+from eproxy_jax.spaces.nds_cells import NdsAmoeba, NdsDarts, NdsEnas, NdsNasnet, NdsPnas
 from eproxy_jax.spaces.transnas_macro import TransNasMacro
 from eproxy_jax.spaces.transnas_micro import TransNasMicro
 
@@ -18,6 +19,11 @@ __all__ = [
     "NasBench101",
     "NasBench201",
     "NasBenchMr",
+    "NdsAmoeba",
+    "NdsDarts",
+    "NdsEnas",
+    "NdsNasnet",
+    "NdsPnas",
     "NdsResNet",
     "NdsResNextA",
     "NdsResNextB",

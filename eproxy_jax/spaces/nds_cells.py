@@ -1,0 +1,447 @@
+"""The cell spaces of NDS: DARTS, ENAS, PNAS, NASNet and Amoeba, with any width and depth.
+
+Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; the skeleton as PROTOCOL gives
+it.
+
+Notations read by ``parse``: the ``net`` object of an NDS file, as it is or as JSON text. What it means, and which
+genotypes there are, says :mod:`eproxy_jax.spaces.nds_genotype`.
+
+Architectures of one width share a program, whatever their genotype and depth (up to 23 cells; then up to 44, and
+so on): the published networks of a space have three to five widths. Spaces with dense 7x1-1x7 convolutions have two
+programs a width, with a quarter of the largest network's weights and with all of them, because initialisation and
+optimiser work on the whole bank. Operations run on exactly the network's maps and kernels: MACs executed over MACs
+needed are 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from eproxy_jax import initializers, layers
+from eproxy_jax.spaces import base, nds_budget, nds_genotype, nds_machine, nds_ops, nds_plan
+from eproxy_jax.spaces.nds_genotype import NdsArch, Rules
+from eproxy_jax.spaces.nds_machine import MachineSpec
+from eproxy_jax.spaces.nds_net import NdsNet
+from eproxy_jax.spaces.nds_plan import NUM_STAGES, PRE_UNITS, STEM_NODES, Piece
+
+_MIN_PLACES = 7  # normal cells of a stage that a program holds: what the design spaces' 22 cells need
+_POOLS = ("max_pool_3x3", "avg_pool_3x3")
+
+
+@dataclasses.dataclass(frozen=True)
+class _NdsCells:
+    """What the five spaces share. Subclasses give ``name`` and ``rules``.
+
+    Attributes:
+      width_divisor: widths are divided by it (and rounded up): a size for small machines.
+    """
+
+    width_divisor: int = 1
+
+    name: ClassVar[str]
+    rules: ClassVar[Rules]
+    num_archs: ClassVar[None] = None
+
+    def __post_init__(self):
+        base.check_positive(self)
+
+    # --- strings ---------------------------------------------------------------------------------------------
+
+    def parse(self, source: Any) -> NdsArch:
+        """Read an architecture: the ``net`` object of an NDS file, or its JSON text.
+
+        Raises:
+          ValueError: not an architecture of the space.
+        """
+        return nds_genotype.parse(source, self.rules)
+
+    def format(self, arch: NdsArch) -> str:
+        """The ``net`` object as JSON text without spaces."""
+        return nds_genotype.to_text(arch, self.rules)
+
+    # --- the set of architectures ----------------------------------------------------------------------------
+
+    def enumerate(self) -> Iterator[NdsArch]:
+        """Refuses.
+
+        Raises:
+          ValueError: always: there are too many.
+        """
+        raise ValueError(
+            f"the space {self.name!r} has too many to enumerate: sample some (--sample), or give a file (--archs)"
+        )
+
+    def sample(self, num: int, seed: int) -> list[NdsArch]:
+        """Distinct architectures of the design space: uniform over operations, inputs, widths and depths.
+
+        Those whose ImageNet form has too many parameters are drawn again, see :mod:`eproxy_jax.spaces.nds_budget`.
+
+        Raises:
+          ValueError: ``num`` is less than 1.
+        """
+        if num < 1:
+            raise ValueError(f"cannot draw {num} distinct architectures from {self.name}: choose a positive number")
+        rng, rules = np.random.default_rng(seed), self.rules
+
+        def cell() -> nds_genotype.Cell:
+            edges = ((rules.ops[rng.integers(len(rules.ops))], place // 2 + 2) for place in range(2 * rules.nodes))
+            return tuple((op, int(rng.integers(inputs))) for op, inputs in edges)
+
+        found: dict[NdsArch, None] = {}
+        while len(found) < num:
+            width, depth = (int(values[rng.integers(len(values))]) for values in (rules.widths, rules.depths))
+            arch = NdsArch(cell(), cell(), width, depth)
+            if nds_budget.fits(arch, rules):
+                found[arch] = None
+        return list(found)
+
+    def neighbours(self, arch: NdsArch) -> list[NdsArch]:
+        """The architectures with one operation or input changed, or the next width or depth of the design space."""
+        found = nds_genotype.neighbours(arch, self.rules)
+        return [other for other in found if nds_budget.fits(other, self.rules)]
+
+    def canonical(self, arch: NdsArch) -> NdsArch:
+        """Both cells in their canonical form, see :func:`nds_genotype.canonical_cell`."""
+        normal, reduce = (nds_genotype.canonical_cell(cell) for cell in (arch.normal, arch.reduce))
+        return arch._replace(normal=normal, reduce=reduce)
+
+    # --- counts ----------------------------------------------------------------------------------------------
+
+    def channels(self, arch: NdsArch) -> int:
+        """Channels of a node before the first reduction: the width over ``width_divisor``, rounded up."""
+        return -(-arch.width // self.width_divisor)
+
+    def macs(self, arch: NdsArch) -> int:
+        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image."""
+        return _macs(arch, self.rules, self.channels(arch))
+
+    def max_macs(self) -> int:
+        """MACs of the largest network of the design space; networks that are read from a file may have more."""
+        return nds_budget.max_macs(self.rules, self.width_divisor)
+
+    def params(self, arch: NdsArch) -> int:
+        """Trainable parameters of the backbone."""
+        return nds_plan.params(arch, self.rules, self.channels(arch))
+
+    # --- modules ---------------------------------------------------------------------------------------------
+
+    def to_flax(self, arch: NdsArch, num_classes: int | None = None) -> NdsNet:
+        """The stand-alone network; with ``num_classes`` it ends in a classifier."""
+        arch = self.parse(arch)
+        return NdsNet(arch, self.rules, self.channels(arch), num_classes=num_classes)
+
+    def group(self, arch: NdsArch) -> NdsGroup:
+        """The program that runs this architecture: by width, and by size where that matters much."""
+        width = self.channels(arch)
+        places = _MIN_PLACES
+        while places < max(nds_plan.normal_cells(arch.depth)):
+            places *= 2
+        largest = _max_rows(self.rules, width, places)
+        quarter = -(-largest // 4)
+        is_small = _heaviest(self.rules) > 4 and _rows(arch, self.rules, width) <= quarter
+        return NdsGroup(self.rules, width, places, quarter if is_small else largest)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _macs(arch: NdsArch, rules: Rules, width: int) -> int:
+    return nds_plan.macs(arch, rules, width)
+
+
+def _rows(arch: NdsArch, rules: Rules, width: int) -> int:
+    """Rows of ``width`` weights that a network has."""
+    return sum(piece.num_weights for piece in nds_plan.pieces(arch, rules, width)) // width
+
+
+def _heaviest(rules: Rules) -> int:
+    """Dense kernel positions of the heaviest operation, at stride 1."""
+
+    def positions(op: str) -> int:
+        return sum(linear.positions for unit in nds_ops.units(op, 1) for linear in unit if not linear.depthwise)
+
+    return max(map(positions, rules.ops))
+
+
+@functools.lru_cache(maxsize=256)
+def _max_rows(rules: Rules, width: int, places: int) -> int:
+    """Rows of ``width`` weights that the largest network with up to ``places`` normal cells a stage has."""
+    cells = [((op, 0),) * (2 * rules.nodes) for op in rules.ops]
+    depth = 3 * places + 2  # so many normal cells in every stage
+    return max(_rows(NdsArch(cell, cell, width, depth), rules, width) for cell in cells)
+
+
+# --- groups --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class NdsGroup:
+    """Architectures that share a program.
+
+    Attributes:
+      rules: of the space.
+      width: channels of a node before the first reduction.
+      places: normal cells of a stage at most.
+      rows: rows of ``width`` weights in the bank.
+    """
+
+    rules: Rules
+    width: int
+    places: int
+    rows: int
+
+    @property
+    def spec(self) -> MachineSpec:
+        """The machine that runs them."""
+        return MachineSpec(self.rules.ops, self.rules.nodes, self.width, self.places)
+
+    @property
+    def scales(self) -> int:
+        """Scales, and as many biases, in the bank."""
+        per_cell = self.spec.instructions
+        return per_cell * (self.places + 1) * sum(self.width * 2**stage for stage in range(NUM_STAGES))
+
+    def _placed(self, arch: NdsArch) -> Iterator[tuple[Piece, int, int]]:
+        """Pieces with the row of their first kernel and the position of their first scale."""
+        row = scale = 0
+        for piece in nds_plan.pieces(arch, self.rules, self.width):
+            yield piece, row, scale
+            row += piece.num_weights // self.width
+            scale += piece.channels if piece.unit else 0
+
+    def encode(self, archs: Sequence[NdsArch]) -> np.ndarray:
+        """Programs of the machine, int32 [A, K]."""
+        return np.stack([self._encode(arch) for arch in archs])
+
+    def _encode(self, arch: NdsArch) -> np.ndarray:
+        spec, rules = self.spec, self.rules
+        if max(nds_plan.normal_cells(arch.depth)) > self.places or _rows(arch, rules, self.width) > self.rows:
+            raise ValueError(f"{arch} is not of the group {self}: encode it with the group that its space gives")
+        code = np.full((NUM_STAGES, self.places + 1, spec.instructions, nds_machine.NUM_FIELDS), -1, np.int32)
+        counts = np.zeros(code.shape[:2], np.int32)
+        inputs = {(cell.stage, cell.place): cell.inputs for cell in nds_plan.cells(arch.depth)}
+        saved = 0
+        for piece, row, scale in self._placed(arch):
+            at = piece.stage, piece.place
+            reduces = piece.stage > 0 and piece.place == 0
+            if piece.edge < 0:
+                side = piece.edge + 2
+                source_stage, source_place = inputs[at][side]
+                kind = nds_plan.source_kind(source_stage, source_place)
+                step = nds_machine.WIDE if reduces else 1
+                target, saved = spec.slot_of_input(side, reduces), side * step
+                line = (piece.body, source_place, target, kind, row, scale, piece.sources, saved)
+                saved = 2 * step
+            else:
+                op, source = (arch.reduce if reduces else arch.normal)[piece.edge]
+                stride = 2 if reduces and source < 2 else 1
+                parts = max(1, len(nds_ops.units(op, stride)))
+                reads = spec.slot_of_node(source - 2) if source > 1 else spec.slot_of_input(source, reduces)
+                writes, middle = spec.slot_of_node(piece.edge // 2), spec.slot_of_middle(piece.edge)
+                target = writes if piece.part == parts - 1 else middle
+                line = (piece.body, middle if piece.part else reads, target, 1, row, scale, 1, saved)
+                saved += nds_machine.saved_slots_of(piece.unit)
+            code[at][counts[at]] = line
+            counts[at] += 1
+        # Only the first instruction that writes to a slot does not add to what is there.
+        for at in np.ndindex(*counts.shape):
+            written: set[int] = set()
+            for line in code[at][2 : counts[at]]:
+                line[nds_machine.FIRST] = int(line[nds_machine.TARGET]) not in written
+                written.add(int(line[nds_machine.TARGET]))
+        outputs = np.zeros((NUM_STAGES, 1 + rules.nodes), np.int32)
+        for number, nodes in enumerate(nds_plan.outputs(arch, rules)):
+            outputs[number, : 1 + len(nodes)] = (len(nodes), *nodes)
+        return nds_machine.pack(spec, (nds_plan.normal_cells(arch.depth), outputs, counts, code))
+
+    def universal(self, dtype: Any = jnp.float32) -> UniversalNdsCells:
+        """The module that takes a program as data."""
+        return UniversalNdsCells(self, dtype)
+
+    def executed_macs(self, arch: NdsArch) -> int:
+        """MACs of the architecture: programs do no other work."""
+        return _macs(arch, self.rules, self.width)
+
+    def extract(self, arch: NdsArch, universal_params: Any) -> dict[str, Any]:
+        """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
+        params: dict[str, Any] = {name: universal_params[name] for name in ("stem_conv", "stem_norm")}
+        kernels = universal_params["kernels"].reshape(-1)
+        for piece, row, scale in self._placed(arch):
+            if piece.unit is None:
+                continue
+            module, start = params, row * self.width
+            for name in piece.path:
+                module = module.setdefault(name, {})
+            for number, linear in enumerate(piece.unit):
+                size = linear.num_weights(piece.channels_in, piece.channels)
+                kernel = kernels[start : start + size].reshape(linear.kernel_shape(piece.channels_in, piece.channels))
+                module[f"conv{number}"] = {"kernel": kernel}
+                start += size
+            place = slice(scale, scale + piece.channels)
+            module["norm"] = {name: universal_params[name][place] for name in ("scale", "bias")}
+        return params
+
+
+class UniversalNdsCells(nn.Module):
+    """Every network of a group in one module: the genotype and the depth are data.
+
+    Parameters beside the stem's: ``kernels`` [R, width], ``scale`` and ``bias`` [V], those of the first cell first;
+    what a network does not use of them is never read.
+
+    Attributes:
+      group_spec: the group.
+      dtype: dtype of the parameters.
+    """
+
+    group_spec: NdsGroup
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, program: Array, init: Array | int = 0) -> list[layers.PaddedTap]:
+        """Feature taps at the end and before the two reduction cells, last first.
+
+        Args:
+          images: [B, H, W, 3].
+          program: as ``encode`` gives it, integer [K].
+          init: index into ``initializers.INITS``.
+
+        Returns:
+          Three taps of at most all nodes' channels.
+        """
+        group = self.group_spec
+        code, nodes = nds_machine.unpack(group.spec, program), group.rules.nodes
+        stem = layers.Conv(STEM_NODES * group.width, 3, dtype=self.dtype, name="stem_conv")(images, init)
+        stem = layers.BatchNorm(dtype=self.dtype, name="stem_norm")(stem)
+        weights = nds_machine.Weights(
+            self.param("kernels", _init_bank, group, code, self.dtype, init),
+            self.param("scale", nn.initializers.ones, (group.scales,), self.dtype),
+            self.param("bias", nn.initializers.zeros, (group.scales,), self.dtype),
+        )
+        features: Any = nds_machine.run(group.spec, stem, weights, code)
+        level = code.outputs[nds_plan.SOURCE_NORMAL, 0] - 1
+        taps = []
+        for tap, stage in zip(features, reversed(range(NUM_STAGES)), strict=True):
+            channels = group.width * 2**stage
+            taps.append(layers.PaddedTap(tap, level, tuple(channels * n for n in range(1, nodes + 1))))
+        return taps
+
+
+@functools.cache
+def _kernel_table(spec: MachineSpec) -> np.ndarray:
+    """[3, bodies + 4, 2, 4]: rows, area, features, inputs of the kernels of each body, kind of input, nothing."""
+    every, _ = nds_plan.bodies(spec.ops)
+    table = np.zeros((NUM_STAGES, len(every) + len(PRE_UNITS) + 1, 2, 4), np.int64)
+    for stage in range(NUM_STAGES):
+        channels = spec.width * 2**stage
+        units = [(body.unit or (), channels) for body in every]
+        units += [(unit, channels if kind == 0 else max(channels // 2, 1)) for kind, unit in enumerate(PRE_UNITS)]
+        for number, (unit, channels_in) in enumerate(units):
+            for place, linear in enumerate(unit):
+                rows = linear.num_weights(channels_in, channels) // spec.width
+                table[stage, number, place] = (rows, *linear.fans(channels_in, channels))
+    return table
+
+
+def _init_bank(key: Array, group: NdsGroup, program: nds_machine.Program, dtype: Any, init: Array | int) -> Array:
+    """Kernels of all units, [R, U], each row scaled by the fans of the kernel that it is part of."""
+    table = _kernel_table(group.spec)
+    body = program.code[..., nds_machine.BODY]  # [3, places + 1, instructions]
+    is_input = (jnp.arange(body.shape[2]) < 2)[None, None, :]
+    nothing = table.shape[1] - 1
+    index = jnp.where(body < 0, nothing, body + jnp.where(is_input, nothing - len(PRE_UNITS), 0))
+    kernels = jnp.asarray(table, jnp.int32)[jnp.arange(NUM_STAGES)[:, None, None], index]
+    sources = jnp.maximum(program.code[..., nds_machine.NODES], 1)[..., None]
+    rows = (kernels[..., 0] * sources).reshape(-1)
+    area, features, inputs = (
+        kernels[..., field] * (sources if field == 3 else jnp.ones_like(sources)) for field in (1, 2, 3)
+    )
+    # Kernels without rows start where the next one does, and the last of those that start there is the one with rows.
+    owner = jnp.searchsorted(jnp.cumsum(rows), jnp.arange(group.rows), side="right")
+    owner = jnp.minimum(owner, len(rows) - 1)
+    sizes = [jnp.maximum(part.reshape(-1), 1).astype(dtype)[owner][:, None] for part in (area, features, inputs)]
+    return initializers.conv_kernel(key, (group.rows, group.width), dtype, init, *sizes)
+
+
+# --- the five spaces -----------------------------------------------------------------------------------------
+
+
+@base.register("nds_darts")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class NdsDarts(_NdsCells):
+    """The DARTS space of NDS: four nodes, all of them the output.
+
+    Example:
+      >>> space = NdsDarts()
+      >>> space.canonical(space.sample(1, 0)[0]).width in space.rules.widths
+      True
+    """
+
+    name: ClassVar[str] = "nds_darts"
+    rules: ClassVar[Rules] = Rules(
+        "DARTS",
+        ("none", "skip_connect", *_POOLS, "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"),
+        nodes=4,
+        concat_all=True,
+    )
+
+
+@base.register("nds_enas")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class NdsEnas(_NdsCells):
+    """The ENAS space of NDS: five nodes, of which those that no other node reads are the output."""
+
+    name: ClassVar[str] = "nds_enas"
+    rules: ClassVar[Rules] = Rules(
+        "ENAS", ("skip_connect", *_POOLS, "sep_conv_3x3", "sep_conv_5x5"), nodes=5, concat_all=False
+    )
+
+
+@base.register("nds_pnas")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class NdsPnas(_NdsCells):
+    """The PNAS space of NDS: five nodes, all of them the output."""
+
+    name: ClassVar[str] = "nds_pnas"
+    rules: ClassVar[Rules] = Rules(
+        "PNAS",
+        ("skip_connect", *_POOLS, "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "conv_7x1_1x7", "dil_conv_3x3"),
+        nodes=5,
+        concat_all=True,
+    )
+
+
+@base.register("nds_nasnet")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class NdsNasnet(_NdsCells):
+    """The NASNet space of NDS: five nodes, of which those that no other node reads are the output."""
+
+    name: ClassVar[str] = "nds_nasnet"
+    rules: ClassVar[Rules] = Rules(
+        "NASNet",
+        (
+            "skip_connect", *_POOLS, "max_pool_5x5", "max_pool_7x7", "conv_1x1", "conv_3x3", "conv_3x1_1x3",
+            "conv_7x1_1x7", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "dil_conv_3x3",
+        ),
+        nodes=5,
+        concat_all=False,
+    )  # fmt: skip
+
+
+@base.register("nds_amoeba")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class NdsAmoeba(_NdsCells):
+    """The AmoebaNet space of NDS: five nodes, of which those that no other node reads are the output."""
+
+    name: ClassVar[str] = "nds_amoeba"
+    rules: ClassVar[Rules] = Rules(
+        "Amoeba",
+        ("skip_connect", *_POOLS, "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "conv_7x1_1x7", "dil_sep_conv_3x3"),
+        nodes=5,
+        concat_all=False,
+    )

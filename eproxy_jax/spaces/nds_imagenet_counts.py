@@ -1,0 +1,100 @@
+"""Parameters and flops of the ImageNet networks that NDS trained, as its files report them.
+
+Those networks have a stem that reduces 224 pixels by 8 in three convolutions and a classifier of 1000 classes; a
+score's backbone has neither. The counts are here to check operations, reductions and outputs of cells against every row
+of the files: both numbers come out exactly.
+
+What the files call flops counts, for one image: a multiply-accumulate of a convolution as one, an element that enters a
+ReLU as one, k * k for each output of a pool, an element of the last map for the average before the classifier, and
+weights and biases of the classifier. Batch norms and sums are free. A dilated convolution is counted as if it were not
+dilated but had the padding of one: the output it seems to have is larger than it is (k = 3: n + 2 instead of n).
+
+Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; the rules of counting are
+ours, found by fitting the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from eproxy_jax.spaces import nds_genotype, nds_ops
+from eproxy_jax.spaces.nds_genotype import NdsArch, Rules
+
+IMAGE_SIZE, NUM_CLASSES = 224, 1000
+
+
+class Counts(NamedTuple):
+    """Parameters and flops in the files' sense."""
+
+    params: int
+    flops: int
+
+    def plus(self, other: Counts) -> Counts:
+        """Sum of both counts."""
+        return Counts(self.params + other.params, self.flops + other.flops)
+
+
+def _unit(unit: nds_ops.Unit, channels_in: int, channels: int, size: int) -> Counts:
+    """ReLU, convolutions and batch norm on a map of ``size`` pixels."""
+    params, flops = 2 * channels, channels_in * size**2
+    for linear in unit:
+        weights, seen = linear.num_weights(channels_in, channels), linear.outputs(size)
+        if linear.dilation > 1:
+            seen = (int(seen**0.5) + (linear.dilation - 1) * (linear.size - 1) // _stride(linear, size)) ** 2
+        params, flops = params + weights, flops + weights * seen
+    return Counts(params, flops)
+
+
+def _stride(linear: nds_ops.Linear, size: int) -> int:
+    return size // int(linear.outputs(size) ** 0.5)
+
+
+def _operation(op: str, stride: int, channels: int, size: int) -> Counts:
+    total, out = Counts(0, 0), -(-size // stride)
+    if "_pool_" in op:
+        return Counts(0, channels * (int(op[-1]) * out) ** 2)
+    for part, unit in enumerate(nds_ops.units(op, stride)):
+        total = total.plus(_unit(unit, channels, channels, out if part else size))
+    return total
+
+
+def _stem(width: int) -> Iterator[Counts]:
+    """conv-BN-ReLU-conv-BN, ReLU-conv-BN, each at stride 2."""
+    half, size = width // 2, IMAGE_SIZE // 2
+    yield Counts(27 * half + 2 * half, 27 * half * size**2 + half * size**2)
+    yield Counts(9 * half * width + 2 * width, 9 * half * width * (size // 2) ** 2 + width * (size // 2) ** 2)
+    yield Counts(9 * width * width + 2 * width, 9 * width * width * (size // 4) ** 2)
+
+
+def counts(arch: NdsArch, rules: Rules) -> Counts:
+    """Parameters and flops of the ImageNet network of a genotype.
+
+    Example:
+      >>> from eproxy_jax import spaces
+      >>> space = spaces.get("nds_darts")
+      >>> edges = (("skip_connect", 0),) * 8
+      >>> counts(nds_genotype.NdsArch(edges, edges, 32, 6), space.rules).params
+      908088
+    """
+    total = Counts(0, 0)
+    for part in _stem(arch.width):
+        total = total.plus(part)
+    size = IMAGE_SIZE // 8
+    older, newer = (arch.width, 2 * size), (arch.width, size)  # channels and size of the two inputs
+    channels = arch.width
+    for place in range(arch.depth):
+        reduces = place in (arch.depth // 3, 2 * arch.depth // 3)
+        cell = arch.reduce if reduces else arch.normal
+        channels *= 2 if reduces else 1
+        for wide, at in (older, newer):
+            unit = (nds_ops.pointwise(1),) if at == size else (nds_ops.FACTORIZED_REDUCE,)
+            total = total.plus(_unit(unit, wide, channels, at))
+        out = size // 2 if reduces else size
+        for op, source in cell:
+            stride = 2 if reduces and source < 2 else 1
+            total = total.plus(_operation(op, stride, channels, size if source < 2 else out))
+        size, older = out, newer
+        newer = len(nds_genotype.concat(cell, rules)) * channels, size
+    classifier = newer[0] * NUM_CLASSES + NUM_CLASSES
+    return total.plus(Counts(classifier, classifier + newer[0] * size**2))

@@ -1,0 +1,176 @@
+"""Operations of the NDS cells, as data: what they are made of, how large their weights are, how they are computed.
+
+An operation with weights is one or two units. A unit is ReLU, one or two linear maps (convolutions), batch norm; the
+first unit of an operation takes its stride. The rest, pools and ``skip_connect`` at stride 1, has no weights and no
+batch norm.
+
+Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; operations as in DARTS. The
+parameters that NDS reports confirm every kernel shape here (see :mod:`eproxy_jax.spaces.nds_imagenet_counts`).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from eproxy_jax import ops, spatial_ops
+
+NONE, SKIP = "none", "skip_connect"
+
+
+class Linear(NamedTuple):
+    """A linear map of a unit.
+
+    Attributes:
+      apply: (x [B, H, W, C_in], kernel) -> [B, H', W', C_out].
+      positions: kernel positions; the area that fans count.
+      depthwise: one kernel a channel; else every output channel reads every input channel.
+      outputs: (n) -> output positions, where the unit's input has n x n pixels.
+      shape: height and width of the kernel.
+      dilation: distance between kernel positions.
+      halves: the output channels are two convolutions of half the channels each, for the fans.
+    """
+
+    apply: Callable[[Array, Array], Array]
+    positions: int
+    depthwise: bool
+    outputs: Callable[[int], int]
+    shape: tuple[int, int]
+    dilation: int = 1
+    halves: bool = False
+
+    @property
+    def size(self) -> int:
+        """Kernel size, the longer one."""
+        return max(self.shape)
+
+    def kernel_shape(self, channels_in: int, channels: int) -> tuple[int, ...]:
+        """Shape of the kernel: [k, k', C_in, C_out], C_in being 1 where it is depthwise."""
+        return (*self.shape, 1 if self.depthwise else channels_in, channels)
+
+    def num_weights(self, channels_in: int, channels: int) -> int:
+        """Kernel weights."""
+        return self.positions * channels * (1 if self.depthwise else channels_in)
+
+    def fans(self, channels_in: int, channels: int) -> tuple[int, int, int]:
+        """(area, features, inputs) as ``initializers.conv_kernel`` takes them, those of PyTorch."""
+        return self.positions, channels // 2 if self.halves else channels, 1 if self.depthwise else channels_in
+
+
+Unit = tuple[Linear, ...]
+
+
+def _after(n: int, stride: int) -> int:
+    return -(-n // stride)
+
+
+def _square(stride: int) -> Callable[[int], int]:
+    return lambda n: _after(n, stride) ** 2
+
+
+@functools.cache
+def _conv(size: int, stride: int) -> Linear:
+    return Linear(lambda x, kernel: ops.conv2d(x, kernel, stride), size * size, False, _square(stride), (size, size))
+
+
+@functools.cache
+def _depthwise(size: int, stride: int, dilation: int) -> Linear:
+    def apply(x: Array, kernel: Array) -> Array:
+        return spatial_ops.depthwise_conv2d(x, kernel[:, :, 0], stride, dilation)
+
+    return Linear(apply, size * size, True, _square(stride), (size, size), dilation)
+
+
+@functools.cache
+def _line(size: int, axis: int, stride: int) -> Linear:
+    def outputs(n: int) -> int:
+        return (n if axis == 2 else _after(n, stride)) * _after(n, stride)
+
+    def apply(x: Array, kernel: Array) -> Array:
+        return spatial_ops.line_conv(x, kernel.reshape(size, *kernel.shape[2:]), axis, stride)
+
+    return Linear(apply, size, False, outputs, (size, 1) if axis == 1 else (1, size))
+
+
+def shifted(x: Array) -> Array:
+    """The map moved up and left by one pixel, zeros in the last row and column."""
+    return jnp.pad(x[:, 1:, 1:], ((0, 0), (0, 1), (0, 1), (0, 0)))
+
+
+def _factorized(x: Array, kernel: Array) -> Array:
+    half = kernel.shape[-1] // 2
+    return jnp.concatenate(
+        [ops.conv2d(x, kernel[..., :half], 2), ops.conv2d(shifted(x), kernel[..., half:], 2)], axis=-1
+    )
+
+
+@functools.cache
+def pointwise(stride: int) -> Linear:
+    """A 1x1 convolution at stride 1, in a unit that whose first map has the stride."""
+    return Linear(lambda x, kernel: ops.conv2d(x, kernel), 1, False, _square(stride), (1, 1))
+
+
+FACTORIZED_REDUCE = Linear(_factorized, 1, False, _square(2), (1, 1), halves=True)
+
+
+@functools.cache
+def units(op: str, stride: int) -> tuple[Unit, ...]:
+    """The units of an operation, empty where it has no weights.
+
+    Raises:
+      ValueError: no operation of that name.
+
+    Example:
+      >>> [[linear.positions for linear in unit] for unit in units("sep_conv_5x5", 1)]
+      [[25, 1], [25, 1]]
+    """
+    if op == NONE or "_pool_" in op:
+        return ()
+    if op == SKIP:
+        return ((FACTORIZED_REDUCE,),) if stride == 2 else ()
+    kind, size = re.fullmatch(r"(\w+?)_(\d)x\d(?:_\dx\d)?", op).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    size = int(size)
+    if kind in ("sep_conv", "dil_sep_conv"):
+        dilation = 2 if kind == "dil_sep_conv" else 1
+        return tuple((_depthwise(size, s, dilation), pointwise(s)) for s in (stride, 1))
+    if kind == "dil_conv":
+        return ((_depthwise(size, stride, 2), pointwise(stride)),)
+    if op.count("x") == 2:  # conv_7x1_1x7: along the width first, as the reference does
+        return ((_line(size, 2, stride), _line(size, 1, stride)),)
+    return ((_conv(size, stride),),)
+
+
+@functools.cache
+def weightless(op: str, stride: int) -> Callable[[Array], Array] | None:
+    """A pool or the identity, [B, H, W, C] -> [B, H', W', C]; None for operations with weights and for ``none``."""
+    if op == SKIP and stride == 1:
+        return lambda x: x
+    if op == "avg_pool_3x3":
+        return lambda x: spatial_ops.avg_pool_3x3(x, stride)
+    if op.startswith("max_pool"):
+        return lambda x: spatial_ops.max_pool(x, int(op[-1]), stride)
+    return None
+
+
+def apply_unit(unit: Unit, x: Array, kernels: list[Array]) -> Array:
+    """A unit without its batch norm."""
+    x = nn.relu(x)
+    for linear, kernel in zip(unit, kernels, strict=True):
+        x = linear.apply(x, kernel)
+    return x
+
+
+def unit_weights(unit: Unit, channels_in: int, channels: int) -> int:
+    """Kernel weights of a unit."""
+    return sum(linear.num_weights(channels_in, channels) for linear in unit)
+
+
+def unit_macs(unit: Unit, channels_in: int, channels: int, size: int) -> int:
+    """Multiply-accumulates of a unit whose input has ``size`` x ``size`` pixels."""
+    return sum(linear.num_weights(channels_in, channels) * linear.outputs(size) for linear in unit)

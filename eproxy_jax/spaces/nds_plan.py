@@ -1,0 +1,238 @@
+"""What an NDS cell network consists of, unit by unit: the one walk that counts, weights and instructions come from.
+
+Cells stand in three stages, of which the second and third begin with a reduction cell. Place 0 of a stage is that
+reduction cell (in the first stage: the stem, three nodes of ``width`` channels), places 1, 2, ... its normal cells.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from eproxy_jax.spaces import nds_genotype, nds_ops
+from eproxy_jax.spaces.nds_genotype import NdsArch, Rules
+from eproxy_jax.spaces.nds_ops import Unit
+
+NUM_STAGES = 3
+STEM_NODES = 3
+# How a cell's input gets the cell's channels: a 1x1 convolution from the same stage; from the stage before, at its size
+# (reduction cells); or from the stage before, at half its size (the older input of a stage's first normal cell).
+PRE_SAME, PRE_BEFORE, PRE_REDUCE = range(3)
+PRE_UNITS: tuple[Unit, ...] = (
+    (nds_ops.pointwise(1),),
+    (nds_ops.pointwise(1),),
+    (nds_ops.FACTORIZED_REDUCE,),
+)
+SOURCE_NORMAL, SOURCE_REDUCE, SOURCE_STEM = range(3)
+
+
+class Body(NamedTuple):
+    """Something that a cell computes from one map of its channels.
+
+    Attributes:
+      op: operation it is (part of).
+      stride: 1 or 2; 2 reads a map of the stage before.
+      unit: what it is; None where the operation has no weights.
+    """
+
+    op: str
+    stride: int
+    unit: Unit | None
+
+
+class Piece(NamedTuple):
+    """One body of one cell, or one of its two input units.
+
+    Attributes:
+      stage: 0 to 2.
+      place: of the cell in its stage.
+      path: names of its module in the stand-alone network.
+      unit: its unit; None where it has no weights.
+      channels_in: channels that its kernels read.
+      channels: channels that it writes.
+      halvings: how often the image's size was halved in what it reads.
+      edge: index of the edge; -1 and -2 for the inputs 0 and 1.
+      part: number of the unit in its operation.
+      body: index into :func:`bodies`; for inputs, how they get their channels.
+      sources: nodes that it reads, 1 but for inputs.
+    """
+
+    stage: int
+    place: int
+    path: tuple[str, ...]
+    unit: Unit | None
+    channels_in: int
+    channels: int
+    halvings: int
+    edge: int
+    part: int
+    body: int
+    sources: int
+
+    @property
+    def num_weights(self) -> int:
+        """Kernel weights."""
+        return nds_ops.unit_weights(self.unit, self.channels_in, self.channels) if self.unit else 0
+
+
+@functools.cache
+def bodies(ops: tuple[str, ...]) -> tuple[tuple[Body, ...], int]:
+    """Distinct bodies of the operations of a space, those at stride 1 first, and how many those are."""
+    found: dict[tuple, Body] = {}
+    for stride in (1, 2):
+        for op in ops:
+            for part, unit in enumerate(nds_ops.units(op, stride)):
+                found.setdefault((unit,), Body(op, 1 if part else stride, unit))
+            if nds_ops.weightless(op, stride) is not None:
+                found.setdefault((op, stride), Body(op, stride, None))
+    ordered = sorted(found.values(), key=lambda body: body.stride)
+    return tuple(ordered), sum(body.stride == 1 for body in ordered)
+
+
+class Kind(NamedTuple):
+    """Bodies that are one program: kernel size and dilation are data.
+
+    Attributes:
+      family: "depthwise" (then pointwise), "line" (along both directions), "max", or "" for a body of its own.
+      stride: 1 or 2.
+      body: one of them.
+    """
+
+    family: str
+    stride: int
+    body: Body
+
+
+class Kinds(NamedTuple):
+    """The kinds of a space.
+
+    Attributes:
+      kinds: those at stride 1 first.
+      unstrided: how many those are.
+      of_body: kind of each of :func:`bodies`.
+      size: kernel or window size of each body.
+      dilation: of each body.
+      margin: pixels around a map that the largest kernel or window needs.
+    """
+
+    kinds: tuple[Kind, ...]
+    unstrided: int
+    of_body: tuple[int, ...]
+    size: tuple[int, ...]
+    dilation: tuple[int, ...]
+    margin: int
+
+
+@functools.cache
+def kinds(ops: tuple[str, ...]) -> Kinds:
+    """What a space's operations are compiled to."""
+    found: dict[tuple, Kind] = {}
+    of_body, size, dilation = [], [], []
+    for body in bodies(ops)[0]:
+        linear = body.unit[0] if body.unit else None
+        size.append(linear.size if linear else int(body.op[-1]) if "_pool_" in body.op else 1)
+        dilation.append(linear.dilation if linear else 1)
+        family = "max" if body.op.startswith("max_pool") else ""
+        if body.unit and len(body.unit) == 2:
+            family = "depthwise" if body.unit[0].depthwise else "line"
+        key = (family, body.stride, None if family else body)
+        found.setdefault(key, Kind(family, body.stride, body))
+        of_body.append(list(found).index(key))
+    every = tuple(found.values())
+    margin = max(s // 2 * d for s, d in zip(size, dilation, strict=True))
+    unstrided = sum(kind.stride == 1 for kind in every)
+    return Kinds(every, unstrided, tuple(of_body), tuple(size), tuple(dilation), margin)
+
+
+@functools.cache
+def _body_index(ops: tuple[str, ...]) -> dict[tuple, int]:
+    every, _ = bodies(ops)
+    return {(body.unit,) if body.unit else (body.op, body.stride): i for i, body in enumerate(every)}
+
+
+def normal_cells(depth: int) -> tuple[int, int, int]:
+    """Normal cells of each stage."""
+    first, second = depth // 3, 2 * depth // 3
+    return first, second - first - 1, depth - second - 1
+
+
+class CellPlace(NamedTuple):
+    """A cell of a network.
+
+    Attributes:
+      stage: 0 to 2.
+      place: in its stage; 0 is a reduction cell.
+      inputs: (stage, place) of the cells before the last one and before this one.
+    """
+
+    stage: int
+    place: int
+    inputs: tuple[tuple[int, int], tuple[int, int]]
+
+
+def cells(depth: int) -> Iterator[CellPlace]:
+    """The cells of a network in order; (0, 0) is the stem."""
+    before = ((0, 0), (0, 0))
+    for stage, count in enumerate(normal_cells(depth)):
+        for place in range(0 if stage else 1, count + 1):
+            yield CellPlace(stage, place, before)
+            before = (before[1], (stage, place))
+
+
+def source_kind(stage: int, place: int) -> int:
+    """Which list of nodes is the output of a cell."""
+    return SOURCE_NORMAL if place else SOURCE_REDUCE if stage else SOURCE_STEM
+
+
+def outputs(arch: NdsArch, rules: Rules) -> tuple[tuple[int, ...], ...]:
+    """Nodes, counted from 0 on, that are the output of normal cell, reduction cell and stem."""
+    found = [tuple(n - 2 for n in nds_genotype.concat(cell, rules)) for cell in (arch.normal, arch.reduce)]
+    return (*found, tuple(range(STEM_NODES)))
+
+
+def pieces(arch: NdsArch, rules: Rules, width: int) -> Iterator[Piece]:
+    """All that a network computes after the stem, in order; ``width`` stands in for the architecture's own."""
+    lists, index = outputs(arch, rules), _body_index(rules.ops)
+    for number, (stage, place, inputs) in enumerate(cells(arch.depth)):
+        channels, reduces = width * 2**stage, stage > 0 and place == 0
+        for side, (source_stage, source_place) in enumerate(inputs):
+            kind = PRE_SAME
+            if source_stage != stage:
+                kind = PRE_BEFORE if reduces else PRE_REDUCE
+            nodes = len(lists[source_kind(source_stage, source_place)])
+            path = (f"cell{number}", f"input{side}")
+            wide = nodes * width * 2**source_stage
+            unit = PRE_UNITS[kind]
+            yield Piece(stage, place, path, unit, wide, channels, source_stage, side - 2, 0, kind, nodes)
+        for edge, (op, source) in enumerate(arch.reduce if reduces else arch.normal):
+            stride = 2 if reduces and source < 2 else 1
+            units = nds_ops.units(op, stride)
+            for part, unit in enumerate(units or (None,)):
+                if unit is None and nds_ops.weightless(op, stride) is None:
+                    continue
+                body = index[(unit,) if unit else (op, stride)]
+                halvings = stage - 1 if stride == 2 and part == 0 else stage
+                path = (f"cell{number}", f"edge{edge}", f"unit{part}")
+                yield Piece(stage, place, path, unit, channels, channels, halvings, edge, part, body, 1)
+
+
+def stem_weights(width: int) -> int:
+    """Weights of the stem's 3x3 convolution."""
+    return 27 * STEM_NODES * width
+
+
+def params(arch: NdsArch, rules: Rules, width: int) -> int:
+    """Trainable parameters of the backbone."""
+    units = (p for p in pieces(arch, rules, width) if p.unit)
+    return stem_weights(width) + 2 * STEM_NODES * width + sum(p.num_weights + 2 * p.channels for p in units)
+
+
+def macs(arch: NdsArch, rules: Rules, width: int, size: int = 32) -> int:
+    """Multiply-accumulates of the backbone's convolutions for one image of ``size`` pixels."""
+    total = stem_weights(width) * size**2
+    for piece in pieces(arch, rules, width):
+        if piece.unit:
+            side = -(-size // 2**piece.halvings)
+            total += nds_ops.unit_macs(piece.unit, piece.channels_in, piece.channels, side)
+    return total
