@@ -69,22 +69,6 @@ def matmul_peak() -> float:
     return len(copies) * 2 * 2048**3 / min(seconds)
 
 
-def needed_flops(space, settings, arch, image_size: int, batch: int) -> float:
-    """Floating-point operations of the convolutions: forward in every step, two gradients in all but the last.
-
-    The barrier has one gradient only. The first layer is counted with two, though it needs one: under 1 % of the whole.
-    """
-    backbone = space.macs(arch) * (image_size / 32) ** 2
-    taps = {"nasbench101": [4, 2, 1], "nasbench201": [4, 2, 1], "transnas_micro": [8, 4, 4]}[space.name]
-    head = barrier = 0
-    for branch, width in zip(settings.branches, taps, strict=False):
-        channels = space.stem_channels * width
-        head += branch.transform_kernel**2 * channels * branch.transform_channels * 64
-        barrier += branch.barrier_kernel**2 * branch.transform_channels * branch.target_channels * 64
-    steps = settings.num_steps
-    return 2 * batch * ((backbone + head) * (steps + 2 * (steps - 1)) + barrier * (steps + steps - 1))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="nasbench201")
@@ -96,6 +80,7 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
     from eproxy_jax import arch_files, config, metrics, runner
+    from eproxy_jax import flops as flops_lib
 
     spec = config.build(config.load_config(f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"))
     space, settings = spec.space, spec.settings
@@ -134,7 +119,7 @@ def main() -> None:
             )
 
     size = job.task.images.shape[1]
-    flops = float(np.mean([needed_flops(space, settings, a, size, job.task.images.shape[0]) for a in archs]))
+    flops = float(np.mean([flops_lib.needed_flops(space, settings, a, job.task.images.shape[0], size) for a in archs]))
     # Only of spaces that are measured as a whole: the architectures are a sample of the space.
     known = DATA.is_dir() and space.name in POOLS
     truth = arch_files.read_truth(DATA / POOLS[space.name][0][0], space) if known else None

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
+from torch_anynet import ResNet, ResNeXt, Vanilla
 from torch_nds import NdsCells
 
 NONE, SKIP, CONV1X1, CONV3X3, POOL = range(5)
@@ -185,9 +186,9 @@ class TransNasMacro(TransNas):
 
 
 class ConvBnRelu(nn.Module):
-    def __init__(self, channels_in: int, channels: int, size: int):
+    def __init__(self, channels_in: int, channels: int, size: int, stride: int = 1):
         super().__init__()
-        self.conv, self.norm = conv(channels_in, channels, size), norm(channels)
+        self.conv, self.norm = conv(channels_in, channels, size, stride), norm(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.norm(self.conv(x)))
@@ -263,10 +264,68 @@ class NasBench101(nn.Module):
         return taps[::-1]
 
 
+def resized(branches: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+    """Branches at one size, side by side."""
+    parts = [F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False) for x in branches]
+    return torch.cat(parts, dim=1)
+
+
+class NasBenchMr(nn.Module):
+    """Multi-resolution network: a fusion and a stack of residual blocks per module; see multires_program."""
+
+    def __init__(self, arch: Sequence[Any], channel_divisor: int = 1):
+        super().__init__()
+        (first, second), modules, last = arch
+        first, second, last = (n // channel_divisor for n in (first, second, last))
+        self.stem_a, self.stem_b = ConvBnRelu(3, first, 3), ConvBnRelu(first, second, 3)
+        self.blocks, widths, self.tap_channels = [module[1] for module in modules], [second], []
+        for m, (branches, blocks, written) in enumerate(modules):
+            channels = [n // channel_divisor for n in written]
+            for i in range(branches):
+                if i >= len(widths):
+                    self.add_module(f"module{m}_fuse{i}_new", ConvBnRelu(channels[i - 1], channels[i], 3, 2))
+                else:
+                    for j in range(max(i - 1, 0), min(i + 2, len(widths))):
+                        layer = ConvBnRelu(widths[j], channels[i], 1 if j > i else 3, 2 if j < i else 1)
+                        self.add_module(f"module{m}_fuse{i}_{j}", layer)
+                for n in range(blocks[i]):
+                    self.add_module(f"module{m}_branch{i}_block{n}", BasicBlock(channels[i], channels[i], 1))
+            widths = channels
+            self.tap_channels.append(sum(widths))
+        self.fuse_end = ConvBnRelu(sum(widths), last, 1)
+        self.tap_channels = [last, *self.tap_channels[-2:-4:-1]]
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        branches, outputs = [self.stem_b(self.stem_a(images))], []
+        for m, blocks in enumerate(self.blocks):
+            fused: list[torch.Tensor] = []
+            for i in range(len(blocks)):
+                if i >= len(branches):
+                    fused.append(getattr(self, f"module{m}_fuse{i}_new")(fused[i - 1]))
+                    continue
+                terms = []
+                for j in range(max(i - 1, 0), min(i + 2, len(branches))):
+                    term = getattr(self, f"module{m}_fuse{i}_{j}")(branches[j])
+                    terms.append(F.interpolate(term, scale_factor=2, mode="nearest") if j > i else term)
+                fused.append(F.relu(sum(terms[1:], terms[0])))
+            for i, count in enumerate(blocks):
+                for n in range(count):
+                    fused[i] = getattr(self, f"module{m}_branch{i}_block{n}")(fused[i])
+            branches = fused
+            outputs.append(branches)
+        end = self.fuse_end(resized(branches, branches[2].shape[2:]))
+        return [resized([end], (8, 8)), *(resized(tap, (8, 8)) for tap in outputs[-2:-4:-1])]
+
+
 # By registry name; keyword arguments are the fields of the space.
 BACKBONES = {
     "nasbench101": NasBench101,
     "nasbench201": NasBench201,
+    "nds_resnet": ResNet,
+    "nds_resnext_a": ResNeXt,
+    "nds_resnext_b": ResNeXt,
+    "nds_vanilla": Vanilla,
+    "nasbench_mr": NasBenchMr,
     **dict.fromkeys(("nds_darts", "nds_pnas"), functools.partial(NdsCells, concat_all=True)),
     **dict.fromkeys(("nds_enas", "nds_nasnet", "nds_amoeba"), NdsCells),
     "transnas_micro": TransNasMicro,

@@ -18,7 +18,8 @@ from eproxy_jax import spaces
 from eproxy_jax.errors import did_you_mean
 
 _CELL = {"small": {"width_divisor": 4}, "smoke": {"width_divisor": 16}}
-_ANYNET = {"small": {"width_divisor": 4}, "smoke": {"width_divisor": 16}}
+_ANYNET = {"small": {"width_divisor": 4}, "smoke": {"width_divisor": 8}}
+_WIDE_ANYNET = {"small": {"width_divisor": 4}, "smoke": {"width_divisor": 32}}
 
 # By the name in the argument: registry name, sizes of the variants, pixels at size ``small``.
 SPACES = {
@@ -29,7 +30,7 @@ SPACES = {
     "Amoeba": ("nds_amoeba", _CELL, 16),
     "ResNet": ("nds_resnet", _ANYNET, 16),
     "ResNeXt-A": ("nds_resnext_a", _ANYNET, 16),
-    "ResNeXt-B": ("nds_resnext_b", _ANYNET, 16),
+    "ResNeXt-B": ("nds_resnext_b", _WIDE_ANYNET, 16),
     "Vanilla": ("nds_vanilla", _ANYNET, 16),
 }
 

@@ -1,4 +1,4 @@
-"""The command line: ``eproxy score``, ``eproxy dps``, ``eproxy bank``.
+"""The command line: ``eproxy score``, ``eproxy plan``, ``eproxy dps``, ``eproxy bank``.
 
 Reads flags and configuration at the edge, hands frozen specs to the library, and turns its errors into one line and
 exit status 2. Nothing here is numeric.
@@ -11,11 +11,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from eproxy_jax.commands import bank, dps, score
+from eproxy_jax.commands import bank, dps, plan, score
 from eproxy_jax.commands.common import UsageError
 
 EXIT_USAGE = 2
-_COMMANDS = {"score": score, "dps": dps, "bank": bank}
+_COMMANDS = {"score": score, "plan": plan, "dps": dps, "bank": bank}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

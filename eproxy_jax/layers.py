@@ -100,13 +100,16 @@ class PaddedTap:
 
     Attributes:
       features: [B, 8, 8, C_max], already resized; channels above those in use are zero.
-      level: index into ``widths``: how many channels are in use.
+      level: index into ``widths``: how many channels are read.
       widths: numbers of channels that may be in use, ascending; the last is C_max.
+      used: how many channels are in use, where ``widths`` are steps that this number lies between; else
+        ``widths[level]`` are.
     """
 
     features: Array
     level: Array
     widths: tuple[int, ...] = flax.struct.field(pytree_node=False)
+    used: Array | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -116,7 +119,7 @@ class PaddedTap:
     @property
     def channels(self) -> Array:
         """How many channels are in use."""
-        return jnp.asarray(self.widths)[self.level]
+        return jnp.asarray(self.widths)[self.level] if self.used is None else self.used
 
 
 def _narrow_conv_op(width: int) -> ops.Op:
@@ -219,7 +222,7 @@ def relu_conv3x3(stride: int) -> Callable[[Array, Array], Array]:
 
 def relu_conv1x1(stride: int) -> Callable[[Array, Array], Array]:
     """ReLU, then the 1x1 convolution in the centre of an edge's kernel slot."""
-    return lambda x, kernel: ops.conv2d(nn.relu(x), kernel[1:2, 1:2], stride)
+    return lambda x, kernel: ops.conv2d(nn.relu(x), ops.kernel_centre(kernel, 1), stride)
 
 
 def factorized_reduce(x: Array, kernel: Array, stride: int) -> Array:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
@@ -63,6 +64,20 @@ def _patches(x: Array, kernel_size: int, stride: int) -> Array:
     if kernel_size == 1:
         return x[:, ::stride, ::stride]
     return jnp.concatenate([shift for row in _shifts(x, kernel_size, stride) for shift in row], axis=-1)
+
+
+def patches(x: Array, kernel_size: int, stride: int = 1) -> Array:
+    """What each output position of a convolution reads, zero outside.
+
+    Args:
+      x: [B, H, W, C].
+      kernel_size: k, odd.
+      stride: the same in both spatial directions.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), k * k * C], kernel position major.
+    """
+    return _patches(x, kernel_size, stride)
 
 
 def _patches_conv(x: Array, kernel: Array, stride: int) -> Array:
@@ -229,6 +244,28 @@ frozen_conv2d.defvjp(
     lambda x, kernel: (_forward(1)(x, kernel), kernel),
     lambda kernel, grad: (_forward(1)(grad, _flip(kernel)), None),
 )
+
+
+def grouped_conv2d(x: Array, kernel: Array, groups: int, stride: int = 1) -> Array:
+    """:func:`conv2d` whose channels fall into groups that do not meet: one batched product over the groups' patches.
+
+    Its gradients are batched products as well, and so are all of them under ``vmap``.
+
+    Args:
+      x: [B, H, W, C_in], group major.
+      kernel: [k, k, C_in / groups, C_out], k odd; output channels group major.
+      groups: divides the channels on both sides.
+      stride: the same in both spatial directions.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), C_out].
+    """
+    size, channels = kernel.shape[0], kernel.shape[-1]
+    columns = _patches(x, size, stride)
+    shape = columns.shape[:-1]
+    columns = columns.reshape(-1, size * size, groups, kernel.shape[2])
+    kernel = kernel.reshape(size * size, kernel.shape[2], groups, channels // groups)
+    return jnp.einsum("npgi,pigo->ngo", columns, kernel).reshape(*shape, channels)
 
 
 # --- batch norm ----------------------------------------------------------------------------------------------
@@ -467,6 +504,52 @@ def resize_nearest(x: Array, size: int) -> Array:
         else:
             x = jnp.take(x, jnp.arange(size) * old // size, axis=axis)
     return x
+
+
+@functools.cache
+def _bilinear_weights(old: int, size: int) -> np.ndarray:
+    """What each of ``size`` pixels takes of each of ``old``, [size, old]: half-pixel centres, edges repeated."""
+    source = np.maximum((np.arange(size) + 0.5) * old / size - 0.5, 0)
+    low = np.minimum(source.astype(int), old - 1)
+    share = np.where(low < old - 1, source - low, 0)
+    weights = np.zeros((size, old))
+    weights[np.arange(size), low] = 1 - share
+    weights[np.arange(size), np.minimum(low + 1, old - 1)] += share
+    return weights
+
+
+def resize_bilinear(x: Array, height: int, width: int) -> Array:
+    """Bilinear resize as PyTorch's ``interpolate(mode="bilinear", align_corners=False)`` does it: no smoothing.
+
+    Args:
+      x: [B, H, W, C].
+      height: wanted.
+      width: wanted.
+
+    Returns:
+      [B, height, width, C].
+    """
+    for axis, size in ((1, height), (2, width)):
+        old = x.shape[axis]
+        if old == size:
+            continue
+        # A weighted sum over the few pixels that count, whose gradient is one too: no gather, no scatter.
+        shape = [1] * 5
+        shape[axis], shape[axis + 1] = size, old
+        weights = jnp.asarray(_bilinear_weights(old, size), x.dtype).reshape(shape)
+        x = jnp.sum(jnp.expand_dims(x, axis) * weights, axis + 1)
+    return x
+
+
+def upsample_2x(x: Array) -> Array:
+    """Each pixel four times, [B, H, W, C] -> [B, 2 H, 2 W, C]: PyTorch's nearest upsampling by two."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def upsample_2x_gradient(grad: Array) -> Array:
+    """The transpose of ``upsample_2x``, [B, 2 H, 2 W, C] -> [B, H, W, C]."""
+    b, h, w, c = grad.shape
+    return grad.reshape(b, h // 2, 2, w // 2, 2, c).sum((2, 4))
 
 
 # --- operations as data --------------------------------------------------------------------------------------

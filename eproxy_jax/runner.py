@@ -32,10 +32,12 @@ from eproxy_jax import proxy, spaces
 from eproxy_jax.types import STATUS_DIVERGED, STATUS_OK, ProxySettings, ProxyTask, ScoreResult
 
 Form = Literal["map", "vmap"]
+Grouping = Literal["coarse", "fine"]
 Device: TypeAlias = Any  # jax.Device, which type checkers take for a variable
 
 _AXIS = "candidates"
 _FORMS = ("map", "vmap")
+_GROUPINGS = ("coarse", "fine")
 # Candidates of one block of the vmap form. Rounding depends on a batch's size, so it is fixed, whatever the chunks.
 VMAP_WIDTH = 32
 # Candidates per device and chunk of the map form: few, so that results are safe on disk every few seconds.
@@ -62,11 +64,14 @@ class Plan:
     index: np.ndarray
 
 
-def by_group(archs: Sequence[Any], space: spaces.SearchSpace) -> dict[spaces.Group, list[int]]:
+def by_group(
+    archs: Sequence[Any], space: spaces.SearchSpace, grouping: Grouping = "coarse"
+) -> dict[spaces.Group, list[int]]:
     """Positions of canonical architectures by the compiled program they need, in order of first appearance."""
+    group_of = space.fine_group if grouping == "fine" else space.group
     positions: dict[spaces.Group, list[int]] = {}
     for position, arch in enumerate(archs):
-        positions.setdefault(space.group(arch), []).append(position)
+        positions.setdefault(group_of(arch), []).append(position)
     return positions
 
 
@@ -215,12 +220,15 @@ class Execution:
       form: execution form.
       chunk_size: candidates per dispatched chunk, a multiple of the number of devices.
       vmap_width: candidates of one block of the vmap form; rounding depends on it.
+      grouping: ``coarse``, few programs, or ``fine``, more of them where a batch then wastes less work; rounding
+        depends on it.
     """
 
     devices: tuple[Device, ...]
     form: Form
     chunk_size: int
     vmap_width: int = VMAP_WIDTH
+    grouping: Grouping = "coarse"
 
     @classmethod
     def of(
@@ -229,23 +237,28 @@ class Execution:
         form: Form | None = None,
         chunk_size: int | None = None,
         vmap_width: int = VMAP_WIDTH,
+        grouping: Grouping | None = None,
     ) -> Execution:
         """Fill in what is absent: all devices, the form of their platform, a chunk of a few seconds.
 
+        Groups are fine by default in the vmap form, where candidates of a coarse one pay for each other's operations.
+
         Raises:
-          ValueError: an unknown form, a size below 1.
+          ValueError: an unknown form or grouping, a size below 1.
         """
         devices = tuple(jax.devices() if devices is None else devices)
         form = default_form(devices) if form is None else form
-        if form not in _FORMS:
-            raise ValueError(f"unknown execution form {form!r}; known: {', '.join(_FORMS)}")
+        grouping = ("coarse" if form == "map" else "fine") if grouping is None else grouping
+        for name, value, known in (("execution form", form, _FORMS), ("grouping", grouping, _GROUPINGS)):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
         for name, value in (("chunk_size", chunk_size), ("vmap_width", vmap_width)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected an integer >= 1, got {value}")
         block = len(devices) * (1 if form == "map" else vmap_width)
         if chunk_size is None:
             chunk_size = len(devices) * (_MAP_CHUNK if form == "map" else vmap_width)
-        return cls(devices, form, -(-chunk_size // block) * block, vmap_width)
+        return cls(devices, form, -(-chunk_size // block) * block, vmap_width, grouping)
 
     def replicate(self, tree: Any) -> Any:
         """Put what all candidates share on every device."""
@@ -254,7 +267,8 @@ class Execution:
     @property
     def label(self) -> str:
         """What of it the losses depend on, for the record of a run."""
-        return self.form if self.form == "map" else f"vmap {self.vmap_width}"
+        form = self.form if self.form == "map" else f"vmap {self.vmap_width}"
+        return form if self.grouping == "coarse" else f"{form}, fine groups"
 
 
 def run_identity(space: spaces.SearchSpace, images: Any, weight_seed: int, execution: Execution) -> dict[str, Any]:
@@ -368,7 +382,7 @@ def run_groups(
     Yields:
       (positions [n] in ``archs``, losses [n, S]).
     """
-    for group, members in by_group(archs, space).items():
+    for group, members in by_group(archs, space, execution.grouping).items():
         own = [archs[i] for i in members]
         encoded = group.encode(own)
         compilations = num_compilations()
@@ -414,7 +428,7 @@ class Job:
 
     def program(self, arch: Any) -> CompiledProgram:
         """The compiled program of a canonical architecture's group; compiled on the first call of an equal job."""
-        group = self.space.group(arch)
+        (group,) = by_group([arch], self.space, self.execution.grouping)
         shape, shared = group.encode([arch]).shape[1:], (self.task, self.hyper)
         return compile_program(self.candidate(group), self.settings.num_steps, shape, self.execution, self.key, shared)
 
@@ -496,6 +510,7 @@ def score(
     form: Form | None = None,
     chunk_size: int | None = None,
     vmap_width: int = VMAP_WIDTH,
+    grouping: Grouping | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScoreResult:
     """Eproxy scores of a list of architectures.
@@ -513,6 +528,7 @@ def score(
       form: ``"map"`` or ``"vmap"``; chosen by the devices' platform when absent.
       chunk_size: candidates per dispatched chunk.
       vmap_width: candidates of one block of the vmap form; more fill an accelerator better and need more memory.
+      grouping: ``"coarse"`` or ``"fine"``, see :class:`Execution`; chosen by the form when absent.
       progress: called with (networks done, networks in total) after each chunk.
 
     Returns:
@@ -528,7 +544,7 @@ def score(
       >>> result.status
       ('ok',)
     """
-    job = make_job(space, settings, images, key, Execution.of(devices, form, chunk_size, vmap_width))
+    job = make_job(space, settings, images, key, Execution.of(devices, form, chunk_size, vmap_width, grouping))
     parsed = []
     for position, arch in enumerate(archs):
         try:

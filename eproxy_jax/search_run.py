@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from jax import Array
 from scipy import stats
 
-from eproxy_jax import dps, fitted, loss_bank, metrics, runner, selection, spaces, tiered
+from eproxy_jax import dps, fitted, flops, loss_bank, metrics, runner, selection, spaces, tiered
 from eproxy_jax import images as images_lib
 from eproxy_jax.genes import GeneTable
 from eproxy_jax.progress import Progress
@@ -313,30 +312,22 @@ def record(
     }
 
 
-@functools.lru_cache(maxsize=256)
-def _tap_channels(space: spaces.SearchSpace, arch: Any) -> tuple[int, ...]:
-    images = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
-    network = space.to_flax(arch)
-    taps = jax.eval_shape(lambda images: network.init_with_output(jax.random.key(0), images)[0], images)
-    return tuple(tap.shape[-1] for tap in taps)
-
-
 def setting_flops(problem: Problem, genes: Any) -> tuple[float, float]:
     """Floating-point operations of the convolutions of one evaluation: (needed, executed).
 
     Needed counts the architectures' and the setting's own kernels and channels, executed what those are rounded up to
     by the architectures' groups and by the tiers of settings (execution form ``map``).
     """
-    table, space, (batch, size) = problem.genes, problem.space, problem.images.shape[:2]
-    steps, images = problem.search.num_steps, batch * (size / 32) ** 2
+    space, (batch, size) = problem.space, problem.images.shape[:2]
+    settings = (problem.genes.decode(genes), tiered.rounded(problem.genes, genes))
     totals = np.zeros(2)
     for arch in runner.make_plan(problem.labelled, space).distinct:
         backbones = (space.macs(arch), space.group(arch).executed_macs(arch))
-        heads = tiered.head_macs(table, genes, _tap_channels(space, arch), batch)
-        for i, (backbone, (transform, barrier)) in enumerate(zip(backbones, heads, strict=True)):
-            # Two gradients in all steps but the last; the barrier has one.
-            totals[i] += (backbone * images + transform) * (3 * steps - 2) + barrier * (2 * steps - 1)
-    needed, executed = 2 * problem.search.weight_seeds * totals
+        for i, (backbone, setting) in enumerate(zip(backbones, settings, strict=True)):
+            transforms, barriers = flops.head_macs(setting, space.tap_channels(arch), batch)
+            trained = backbone * batch * (size / 32) ** 2 + transforms
+            totals[i] += flops.training_flops(trained, barriers, problem.search.num_steps)
+    needed, executed = problem.search.weight_seeds * totals
     return float(needed), float(executed)
 
 
@@ -379,6 +370,7 @@ def compare(
             devices=execution.devices,
             form=execution.form,
             vmap_width=execution.vmap_width,
+            grouping=execution.grouping,
         ).score,
     }
     spec = loss_bank.BankSpec(space, table, problem.images, problem.weight_seed, problem.search.num_steps)

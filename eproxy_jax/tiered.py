@@ -20,7 +20,6 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from eproxy_jax import initializers, layers, ops, proxy, targets
@@ -237,35 +236,23 @@ def make_task(key: Array, spec: TierSpec, images: Array) -> TieredTask:
     return TieredTask(images, jnp.stack(maps), jnp.stack(uniform), jnp.stack(normal), jnp.stack(bias))
 
 
-def head_macs(
-    table: GeneTable, genes: Any, tap_channels: Sequence[int], batch: int
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Multiply-accumulates of one forward pass of all branches in use.
+def rounded(table: GeneTable, genes: Any) -> ProxySettings:
+    """The settings that are executed for a genome: its channels rounded up to tiers.
 
     Args:
       table: the gene table.
       genes: [G], concrete.
-      tap_channels: channels of the backbone's feature taps, last stage first.
-      batch: B.
-
-    Returns:
-      (transforms, barriers) of the setting's own sizes, and the same of the tiers that are executed for it.
     """
     spec, settings = TierSpec.of(table), table.decode(genes)
-    positions = batch * TARGET_SIZE**2
-    needed, executed = np.zeros(2), np.zeros(2)
-    for branch, channels in zip(settings.branches, tap_channels, strict=False):
-        wide = min(tier for tier in spec.transform_tiers if tier >= branch.transform_channels)
-        out = min(tier for tier in spec.target_tiers if tier >= branch.target_channels)
-        for total, inner, outer in (
-            (needed, branch.transform_channels, branch.target_channels),
-            (executed, wide, out),
-        ):
-            total += (
-                positions * branch.transform_kernel**2 * channels * inner,
-                positions * branch.barrier_kernel**2 * inner * outer,
-            )
-    return (float(needed[0]), float(needed[1])), (float(executed[0]), float(executed[1]))
+    branches = tuple(
+        dataclasses.replace(
+            branch,
+            transform_channels=min(tier for tier in spec.transform_tiers if tier >= branch.transform_channels),
+            target_channels=min(tier for tier in spec.target_tiers if tier >= branch.target_channels),
+        )
+        for branch in settings.branches
+    )
+    return dataclasses.replace(settings, branches=branches)
 
 
 # --- transform -----------------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """Tiny spaces, settings and deterministic weights for the tests."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from eproxy_jax import layers, spaces
+from eproxy_jax.spaces.anynet_rules import AnyNetArch
 from eproxy_jax.spaces.nds_genotype import NdsArch
 from eproxy_jax.types import ProxySettings
 
@@ -12,6 +12,11 @@ SPACES = {
     # Five channels divide by no number of vertices: remainders and truncation everywhere.
     "nasbench101": spaces.get("nasbench101", stem_channels=5, modules_per_stack=1),
     "nasbench201": spaces.get("nasbench201", stem_channels=4, cells_per_stage=1),
+    "nds_resnet": spaces.get("nds_resnet", stem_channels=4, width_divisor=8),
+    "nds_resnext_a": spaces.get("nds_resnext_a", stem_channels=4, width_divisor=8),
+    "nds_resnext_b": spaces.get("nds_resnext_b", stem_channels=4, width_divisor=32),
+    "nds_vanilla": spaces.get("nds_vanilla", stem_channels=4, width_divisor=8),
+    "nasbench_mr": spaces.get("nasbench_mr", channel_divisor=8),
     "nds_amoeba": spaces.get("nds_amoeba", width_divisor=16),
     "nds_darts": spaces.get("nds_darts", width_divisor=16),
     "nds_enas": spaces.get("nds_enas", width_divisor=16),
@@ -22,6 +27,13 @@ SPACES = {
 }
 
 
+def anynet(depths, widths, bot_muls=(), num_gs=(), cifar=False):
+    """An AnyNet from its stages: residual or plain without multipliers, else ResNeXt."""
+    if bot_muls:
+        return AnyNetArch((1, *depths), (64, *widths), (8, 1, 2, 2), (1.0, *bot_muls), (1, *num_gs))
+    return AnyNetArch((1, *depths), (16, *widths), (1, 1, 2, 2) if cifar else (4, 1, 2, 2, 2))
+
+
 def dag_cell(edges: str, ops: str):
     """A NAS-Bench-101 cell from edges like ``01 12`` and one letter a vertex: 1 and 3 convolutions, m max pool."""
     names = {"1": "conv1x1-bn-relu", "3": "conv3x3-bn-relu", "m": "maxpool3x3"}
@@ -29,6 +41,12 @@ def dag_cell(edges: str, ops: str):
     size = len(ops) + 2
     matrix = tuple(tuple(int((i, j) in pairs) for j in range(size)) for i in range(size))
     return matrix, ("input", *(names[op] for op in ops), "output")
+
+
+def multires(entering, *stages, last):
+    """A NAS-Bench-MR architecture from (number of modules, blocks, channels) of each stage."""
+    modules = [(i, blocks, channels) for i, (count, blocks, channels) in enumerate(stages, 1) for _ in range(count)]
+    return entering, tuple(modules), last
 
 
 def nds(normal: str, reduce: str, width: int = 64, depth: int = 5):
@@ -56,6 +74,21 @@ CELLS = {
         dag_cell("01", ""),  # no interior vertex
     ],
     "nasbench201": [(3, 1, 2, 4, 3, 1), (2, 3, 4, 1, 0, 3), (0, 4, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
+    # Several tiles and parts of one, identity and projected shortcuts, an identity behind the stem, three stages.
+    "nds_resnet": [anynet((2, 1, 1, 2), (32, 96, 48, 16)), anynet((1, 2, 1), (24, 72, 16), cifar=True)],
+    # Groups narrower than a tile, of the tile's width and wider, alone and together, and hidden widths rounded up.
+    "nds_resnext_a": [
+        anynet((1, 2, 1), (128, 64, 256), (0.5, 1.0, 1.0), (4, 2, 2)),
+        anynet((2, 1, 1), (32, 16, 64), (1.0, 0.25, 1.0), (4, 2, 1)),
+    ],
+    "nds_resnext_b": [anynet((1, 1, 2), (64, 1024, 256), (0.25, 0.5, 1.0), (16, 2, 8))],
+    "nds_vanilla": [anynet((1, 2, 1, 1), (64, 96, 16, 48))],
+    "nasbench_mr": [
+        multires(
+            (16, 32), (2, (1,), (24,)), (1, (1, 1), (32, 16)), (1, (1, 1, 2), (16, 40, 128)),
+            (1, (1, 1, 1, 1), (24, 32, 16, 48)), last=40,
+        )
+    ],
     # All operations between them (NASNet's at both strides), one or several outputs; few with weights: less to compile.
     "nds_amoeba": [
         nds("ds3-0 i-1 m3-2 a3-0 a3-1 i-3 s5-2 i-0 i-4 i-0", "ds3-0 i-1 m3-0 a3-1 a3-0 m3-1 i-2 m3-0 m3-3 i-2")
@@ -68,7 +101,7 @@ CELLS = {
     "nds_pnas": [nds("i-0 l7-1 m3-2 a3-0 m3-3 i-1 i-4 s7-0 i-2 i-5", "i-1 l7-0 m3-1 a3-2 m3-0 a3-1 m3-0 i-3 i-4 i-5")],
     "transnas_micro": [(3, 1, 2, 1, 3, 1), (1, 2, 3, 0, 1, 3), (0, 0, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
     "transnas_macro": [(1, 2, 3, 1), (1, 1, 1, 4, 4), (2, 2, 2, 1, 1, 3), (3, 3, 3, 4, 2, 1)],
-}
+}  # fmt: skip
 TINY = ProxySettings.from_dict({"branches": [{"transform_channels": 8, "target_channels": 4}]})
 THREE_BRANCHES = ProxySettings.from_dict(
     {
@@ -91,9 +124,14 @@ def true_taps(taps) -> list:
 
 def used_params(group, arch, params):
     """Parameters of a universal module with zeros where ``arch`` uses none: what is padded starts there and stays."""
-    extracted, pull = jax.vjp(lambda tree: group.extract(arch, tree), params)
-    (used,) = pull(jax.tree.map(jnp.ones_like, extracted))
-    return jax.tree.map(lambda values, counts: values * (counts != 0), params, used)
+    leaves, treedef = jax.tree.flatten(params)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    places = [np.arange(end - leaf.size, end).reshape(leaf.shape) for leaf, end in zip(leaves, ends, strict=True)]
+    used = np.zeros(ends[-1], bool)
+    for kept in jax.tree.leaves(group.extract(arch, jax.tree.unflatten(treedef, places))):
+        used[np.asarray(kept)] = True
+    masked = [np.asarray(leaf) * used[place] for leaf, place in zip(leaves, places, strict=True)]
+    return jax.tree.unflatten(treedef, masked)
 
 
 def tap_params(space, arch, params):

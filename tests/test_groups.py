@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import TINY
+from helpers import SPACES, TINY, pattern_images
 
-from eproxy_jax import dps, images, results_file, runner, spaces
+from eproxy_jax import dps, images, planner, results_file, runner, spaces
+from eproxy_jax.cli import main
 from eproxy_jax.genes import GeneTable
 
 WHOLE = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
@@ -105,3 +108,103 @@ def test_a_file_written_in_any_order_ends_in_the_order_asked_for(tmp_path):
         results_file.ResultsFile(path, "run", result.archs[:-1])
     with pytest.raises(ValueError, match=r"scores.jsonl:2: holds .* lacks"):
         results_file.ResultsFile(path, "run", [arch for i, arch in enumerate(result.archs) if i != 1])
+
+
+# --- fine groups of NAS-Bench-201 ---
+
+FINE_CELLS = [(3, 1, 3, 4, 3, 2), (3, 3, 1, 2, 4, 3), (0, 4, 0, 2, 0, 1)]
+
+
+def test_fine_groups_train_like_the_one_program(x64):
+    """Ten steps in float64, one after the other and in batches, for cells with every operation."""
+    space = SPACES["nasbench201"]
+    archs = [space.canonical(cell) for cell in FINE_CELLS]
+    assert len(runner.by_group(archs, space, "fine")) == 2
+    losses = [
+        runner.score(
+            archs, space, TINY, pattern_images(4, 16), devices=jax.devices()[:1], form=form, vmap_width=2, grouping=kind
+        ).losses
+        for form, kind in (("map", "coarse"), ("map", "fine"), ("vmap", None))
+    ]
+    assert np.isfinite(losses[0]).all()
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+    np.testing.assert_allclose(losses[2], losses[0], rtol=1e-6)
+
+
+def test_weights_of_a_fine_group_are_those_of_the_network(x64):
+    space, x = SPACES["nasbench201"], jnp.asarray(pattern_images())
+    for cell in FINE_CELLS:
+        group = space.fine_group(cell)
+        module, encoded = group.universal(jnp.float64), jnp.asarray(group.encode([cell])[0])
+        params = module.init(jax.random.key(0), x, encoded)["params"]
+        taps = module.apply({"params": params}, x, encoded)
+        expected = space.to_flax(cell).apply({"params": group.extract(cell, params)}, x)
+        for ours, theirs in zip(taps, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_the_lowered_program_of_a_fine_group_has_no_grouped_convolution_and_few_products():
+    """In batches, a slot pays for its own operation: one product a slot, not two."""
+    space = SPACES["nasbench201"]
+    group = space.fine_group((3, 3, 3, 1, 1, 1))
+    module, x = group.universal(), jnp.ones((2, 8, 8, 3))
+    one = jnp.asarray(group.encode([(3, 3, 3, 1, 1, 1)])[0])
+    params = jax.eval_shape(lambda e: module.init(jax.random.key(0), x, e), one)
+    pair = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), (params, one))
+    program = jax.jit(jax.vmap(lambda p, e: module.apply(p, x, e)))
+    for platform in ("cuda", "tpu"):
+        text = jax.export.export(program, platforms=[platform])(*pair).mlir_module()
+        assert set(re.findall(r"feature_group_count = (\d+)", text)) <= {"1"}
+        # 3 stages of one cell with six slots, the stem, and two residual blocks of three convolutions.
+        assert text.count("stablehlo.dot_general") + text.count("stablehlo.convolution") == 3 * 6 + 1 + 2 * 3
+
+
+# --- the plan ---
+
+
+def test_plan_of_the_whole_space():
+    """At most 24 programs, and at most half as much work again as is needed, in batches of 32."""
+    space = spaces.get("nasbench201", cells_per_stage=1)
+    every = list(space.enumerate())
+    batches = runner.Execution.of(jax.devices()[:1], "vmap")
+    fine = planner.plan(every, space, TINY, (16, 32, 32, 3), batches).to_dict()
+    assert fine["architectures"] == 15625
+    assert fine["distinct"] == 5044 == sum(group["networks"] for group in fine["groups"])
+    assert fine["programs"] == len(fine["groups"]) <= 24
+    assert 1 < fine["flops_executed"] / fine["flops_needed"] < 1.5
+    coarse = dataclasses.replace(batches, grouping="coarse")
+    one = planner.plan(every, space, TINY, (16, 32, 32, 3), coarse).to_dict()
+    assert one["programs"] == 1
+    assert one["flops_needed"] == fine["flops_needed"] < one["flops_executed"] / 2
+    exact = planner.plan(every, space, TINY, (16, 32, 32, 3), execution(1)).to_dict()
+    assert exact["flops_executed"] == exact["flops_needed"] == fine["flops_needed"]
+
+
+def test_executed_work_of_groups_is_counted():
+    plan = planner.plan(ARCHS, SPLIT, SETTINGS, (2, 8, 8, 3), execution())
+    assert len(plan.groups) == 2
+    # Backbones twice, heads once.
+    values = plan.to_dict()
+    assert 1 < values["flops_executed_per_needed"] < 2
+
+
+@pytest.mark.parametrize("form", ["map", "vmap"])
+def test_predicted_memory_is_near_the_compiled_programs(form):
+    space = spaces.get("nasbench201", stem_channels=8, cells_per_stage=2)
+    batch = images.default_images(num=16, size=16)
+    ways = runner.Execution.of(jax.devices()[:1], form, vmap_width=4, grouping="coarse")
+    job = runner.make_job(space, SETTINGS, batch, 0, ways)
+    archs = [space.canonical(arch) for arch in ARCHS]
+    predicted = planner.plan(archs, space, SETTINGS, batch.shape, ways).groups[0].bytes_per_device
+    assert 0.5 < predicted / job.program(archs[0]).temp_bytes < 2
+
+
+def test_plan_command(capsys):
+    flags = ["plan", "--space", "nasbench201", "--sample", "40", "--devices", "1"]
+    assert main([*flags, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    for name in ("architectures", "distinct", "programs", "flops_needed", "flops_executed", "bytes_per_device"):
+        assert values[name] > 0
+    assert values["architectures"] == 40
+    assert main(flags) == 0
+    assert "executed/needed" in capsys.readouterr().out

@@ -104,6 +104,16 @@ def test_ops_equal_live_pytorch(x64):
         check(ops.max_pool_2x2, lambda t: F.max_pool2d(t, 2), shape, ties)
         check(ops.max_pool_3x3, lambda t: F.max_pool2d(t, 3, 1, 1), shape, ties)
         check(ops.normalize, lambda t: F.batch_norm(t, None, None, training=True), shape)
+        check(ops.upsample_2x, lambda t: F.interpolate(t, scale_factor=2, mode="nearest"), shape)
+        grad = jnp.asarray(pattern((2, 2 * size, 2 * size, 4), 5))
+        pulled = jax.vjp(ops.upsample_2x, jnp.zeros(shape))[1](grad)[0]
+        np.testing.assert_allclose(ops.upsample_2x_gradient(grad), pulled, rtol=1e-12, atol=1e-14)
+        for target in ((8, 8), (3, 16), (1, 2)):
+            check(
+                lambda x, t=target: ops.resize_bilinear(x, *t),
+                lambda x, t=target: F.interpolate(x, size=t, mode="bilinear", align_corners=False),
+                shape,
+            )
         check(lambda x: ops.resize_nearest(x, 8), lambda t: F.interpolate(t, size=(8, 8), mode="nearest"), shape)
         for stride in (1, 2):
             kernel = pattern((1, 1, 4, 6), 3)

@@ -49,6 +49,11 @@ def test_space_fulfils_the_protocol(name):
     for arch in every[:: max(1, len(every) // 200)]:
         assert space.parse(space.format(arch)) == arch
         assert space.parse(arch) == arch
+    for arch in CELLS[name]:
+        network = space.to_flax(arch)
+        images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+        taps = jax.eval_shape(lambda x, n=network: n.init_with_output(jax.random.key(0), x)[0], images)
+        assert space.tap_channels(arch) == tuple(tap.shape[-1] for tap in taps)
     drawn = space.sample(300, 7)
     assert len(set(drawn)) == 300
     assert drawn == space.sample(300, 7) != space.sample(300, 8)
@@ -300,7 +305,7 @@ def test_universal_and_standalone_give_the_same_features(name, cell):
     images = jnp.asarray(pattern_images(4, 16), jnp.float32)
     group = space.group(cell)
     universal, encoded = group.universal(), jnp.asarray(group.encode([cell])[0])
-    params = jax.jit(universal.init)(jax.random.key(3), images, encoded)["params"]
+    params = jax.device_get(jax.jit(universal.init)(jax.random.key(3), images, encoded)["params"])
     ours = jax.jit(universal.apply)({"params": params}, images, encoded)
     alone = jax.jit(space.to_flax(cell).apply)({"params": group.extract(cell, params)}, images)
     assert len(ours) == len(alone) == 3
@@ -309,7 +314,8 @@ def test_universal_and_standalone_give_the_same_features(name, cell):
         if isinstance(tap, layers.PaddedTap):
             assert not np.any(tap.features[..., b.shape[-1] :])
             b = ops.resize_nearest(b, 8)
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale + 1e-12)
+        # Float32: dozens of batch norms in a row amplify its rounding. The parity tests have float64.
+        np.testing.assert_allclose(a, b, rtol=0, atol=5e-5 * scale + 1e-12)
 
 
 @pytest.mark.parametrize(("name", "cell"), CELLS_OF)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, pattern_images
 
-from eproxy_jax import ops, proxy, runner, tiered
+from eproxy_jax import flops, ops, proxy, runner, tiered
 from eproxy_jax.genes import GeneTable
 from eproxy_jax.types import ProxySettings, ProxyTask
 
@@ -120,6 +120,8 @@ def test_flops_needed_and_executed():
         }
     )
     genes = table.encode(settings)
-    needed, executed = tiered.head_macs(table, genes, (64, 32, 16), 16)
+    needed, executed = (
+        flops.head_macs(one, (64, 32, 16), 16) for one in (table.decode(genes), tiered.rounded(table, genes))
+    )
     assert needed == (16 * 64 * 64 * 16, 16 * 64 * 9 * 16 * 64)
     assert executed == (16 * 64 * 64 * 64, 16 * 64 * 9 * 64 * 64)

@@ -66,7 +66,7 @@ def add_arch_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_execution_flags(parser: argparse.ArgumentParser) -> None:
-    """--form, --chunk-size, --vmap-width, --devices."""
+    """--form, --chunk-size, --vmap-width, --grouping, --devices."""
     execution = parser.add_argument_group("execution (does not change scores within one form)")
     execution.add_argument(
         "--form", choices=("map", "vmap"), help="one candidate at a time, or batches (default by backend)"
@@ -74,6 +74,11 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
     execution.add_argument("--chunk-size", type=positive, metavar="N", help="candidates per dispatched chunk")
     execution.add_argument(
         "--vmap-width", type=positive, default=32, metavar="N", help="candidates of one batch (default 32)"
+    )
+    execution.add_argument(
+        "--grouping",
+        choices=("coarse", "fine"),
+        help="few programs, or more that waste less work in batches (default by form)",
     )
     execution.add_argument(
         "--devices", type=positive, metavar="N", help="devices to use (default: all; CPU: one a core)"
@@ -114,7 +119,7 @@ def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -
         chunk_size *= len(devices)
     else:
         chunk_size = arguments.chunk_size
-    return runner.Execution.of(devices, arguments.form, chunk_size, arguments.vmap_width)
+    return runner.Execution.of(devices, arguments.form, chunk_size, arguments.vmap_width, arguments.grouping)
 
 
 def run_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
@@ -150,7 +155,8 @@ def architectures(arguments: argparse.Namespace, space: Any) -> list[Any]:
     from eproxy_jax.spaces.base import draw_distinct
 
     if arguments.archs is None and not arguments.all:
-        return space.sample(arguments.sample or min(20, space.num_archs), arguments.seed)
+        few = 20 if space.num_archs is None else min(20, space.num_archs)
+        return space.sample(arguments.sample or few, arguments.seed)
     if arguments.archs is not None:
         archs = [record.arch for record in arch_files.read_archs(arguments.archs, space)]
     else:

@@ -204,7 +204,7 @@ def _train(job: Any, plan: Any, results: Any, run: str, progress_lib: Any) -> di
     compiled: list[float] = []
     start = time.perf_counter()
     if todo:
-        groups = runner.by_group([plan.distinct[n] for n in todo], job.space)
+        groups = runner.by_group([plan.distinct[n] for n in todo], job.space, job.execution.grouping)
         print(
             f"eproxy: {len(todo)} distinct networks, {len(groups)} program(s), "
             f"{len(job.execution.devices)} {job.execution.devices[0].platform} device(s)",

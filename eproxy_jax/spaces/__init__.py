@@ -3,10 +3,12 @@
 Importing this package registers the built-in spaces; :func:`get` returns one by name.
 """
 
+from eproxy_jax.spaces.anynet import NdsResNet, NdsResNextA, NdsResNextB, NdsVanilla
 from eproxy_jax.spaces.base import Group, SearchSpace, arch_identity, get, macs_fractions, names, register
 from eproxy_jax.spaces.flax_family import FlaxFamily, from_flax
 from eproxy_jax.spaces.nasbench101 import NasBench101
 from eproxy_jax.spaces.nasbench201 import NasBench201
+from eproxy_jax.spaces.nasbench_mr import NasBenchMr
 from eproxy_jax.spaces.nds_cells import NdsAmoeba, NdsDarts, NdsEnas, NdsNasnet, NdsPnas
 from eproxy_jax.spaces.transnas_macro import TransNasMacro
 from eproxy_jax.spaces.transnas_micro import TransNasMicro
@@ -16,11 +18,16 @@ __all__ = [
     "Group",
     "NasBench101",
     "NasBench201",
+    "NasBenchMr",
     "NdsAmoeba",
     "NdsDarts",
     "NdsEnas",
     "NdsNasnet",
     "NdsPnas",
+    "NdsResNet",
+    "NdsResNextA",
+    "NdsResNextB",
+    "NdsVanilla",
     "SearchSpace",
     "TransNasMacro",
     "TransNasMicro",

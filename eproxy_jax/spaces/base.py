@@ -93,7 +93,11 @@ class SearchSpace(Protocol):
         ...
 
     def group(self, arch: Any) -> Group:
-        """What the canonical architecture shares its compiled program with."""
+        """What the canonical architecture shares its compiled program with: few programs, quickly compiled."""
+        ...
+
+    def fine_group(self, arch: Any) -> Group:
+        """The same where more programs may be compiled, so that a batch of candidates wastes little work."""
         ...
 
     def macs(self, arch: Any) -> int:
@@ -108,6 +112,10 @@ class SearchSpace(Protocol):
         """Trainable parameters of the backbone, classifier excluded."""
         ...
 
+    def tap_channels(self, arch: Any) -> tuple[int, ...]:
+        """Channels of the feature taps, last stage first."""
+        ...
+
     def to_flax(self, arch: Any, num_classes: int | None = None) -> nn.Module:
         """A stand-alone module of exactly this network, a ``StandAloneNet``."""
         ...
@@ -120,6 +128,10 @@ class OneGroup:
         """The space itself."""
         del arch
         return self
+
+    def fine_group(self, arch: Any) -> Any:
+        """As :meth:`group`."""
+        return self.group(arch)
 
     def executed_macs(self, arch: Any) -> int:
         """MACs of the architecture."""

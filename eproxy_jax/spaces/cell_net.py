@@ -140,7 +140,7 @@ def _reshaping_zero(stride: int, affine: bool) -> ops.Op:
 
 def unstack(x: Array) -> list[Array]:
     """Split the leading axis. Unlike indexing, its gradient is one concatenation instead of a sum of padded arrays."""
-    return [part[0] for part in lax.split(x, (1,) * x.shape[0])]
+    return [part[0] for part in lax.split(x, (1,) * x.shape[0])] if x.shape[0] else []
 
 
 def edge_area(cell: Array, edges: tuple[int, ...], dtype: Any) -> Array:

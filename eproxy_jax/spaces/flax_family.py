@@ -120,6 +120,10 @@ class FlaxFamily:
         """A group of this architecture alone."""
         return FlaxGroup(self, arch)
 
+    def fine_group(self, arch: Any) -> FlaxGroup:
+        """As :meth:`group`."""
+        return self.group(arch)
+
     def macs(self, arch: Any) -> int:
         """Multiply-accumulates of convolutions and matrix products for one 3x32x32 image, counted in the trace."""
         return _sizes(self, arch)[0]
@@ -131,6 +135,10 @@ class FlaxFamily:
     def params(self, arch: Any) -> int:
         """Parameters of the module."""
         return _sizes(self, arch)[1]
+
+    def tap_channels(self, arch: Any) -> tuple[int, ...]:
+        """Channels of the feature taps, last stage first."""
+        return _sizes(self, arch)[2]
 
     def to_flax(self, arch: Any, num_classes: int | None = None) -> nn.Module:
         """The module itself.
@@ -149,21 +157,21 @@ def _positions(family: FlaxFamily) -> dict[Any, int]:
 
 
 @functools.cache
-def _sizes(family: FlaxFamily, arch: Any) -> tuple[int, int]:
-    """(MACs, parameters)."""
+def _sizes(family: FlaxFamily, arch: Any) -> tuple[int, int, tuple[int, ...]]:
+    """(MACs, parameters, channels of the taps)."""
     module, images = family.build(arch), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: module.init(jax.random.key(_KEY), x), images)
     params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    return traced_macs.count(lambda x, v: _apply(module, v, x, ()), images, variables), params
+
+    def taps(images: Any, variables: Any) -> Any:
+        return module.apply(variables, images, mutable=[name for name in variables if name != "params"])[0]
+
+    channels = tuple(tap.shape[-1] for tap in jax.eval_shape(taps, images, variables))
+    return traced_macs.count(taps, images, variables), params, channels
 
 
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
-
-
-def _apply(module: nn.Module, variables: Any, images: Array, init: tuple[Any, ...]) -> Any:
-    taps, _ = module.apply(variables, images, *init, mutable=[name for name in variables if name != "params"])
-    return taps
 
 
 class FlaxNetwork(nn.Module):

@@ -192,6 +192,11 @@ class NasBench101(base.OneGroup):
 
     # --- modules ---------------------------------------------------------------------------------------------
 
+    def tap_channels(self, arch: Any) -> tuple[int, ...]:
+        """Channels of the feature taps, last stage first."""
+        del arch
+        return (4 * self.stem_channels, 2 * self.stem_channels, self.stem_channels)
+
     def to_flax(self, arch: Cell, num_classes: int | None = None) -> dag_net.NasBench101Net:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
         cell = dag.prune(self.parse(arch))

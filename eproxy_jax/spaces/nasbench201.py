@@ -14,19 +14,16 @@ import dataclasses
 import re
 from typing import Any, ClassVar
 
-import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array
 
-from eproxy_jax import initializers, layers, ops
 from eproxy_jax.errors import did_you_mean
 from eproxy_jax.spaces import base, cell_net
 from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, POOL, SKIP, Cell
 from eproxy_jax.spaces.cell_space import CellSpace
-from eproxy_jax.spaces.standalone import StandAloneNet
+from eproxy_jax.spaces.conv_groups import ConvGroup
+from eproxy_jax.spaces.nasbench201_net import NUM_STAGES, NasBench201Net, UniversalNasBench201
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-NUM_STAGES = 3
 # NASLib lists edges by source, and numbers the operations skip, none, conv3x3, conv1x1, pool.
 _NASLIB_EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 _NASLIB_OPS = (SKIP, NONE, CONV3X3, CONV1X1, POOL)
@@ -113,6 +110,11 @@ class NasBench201(CellSpace):
             total += (9 + 1) * (channels // 2) * channels + 9 * channels * channels + 4 * channels
         return total
 
+    def tap_channels(self, arch: Cell) -> tuple[int, ...]:
+        """Channels of the feature taps, last stage first."""
+        del arch
+        return tuple(channels for channels, _ in self._stages()[::-1])
+
     def to_flax(self, arch: Cell, num_classes: int | None = None) -> NasBench201Net:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
         cell = cell_net.check_cell(arch, self.num_ops, self.name)
@@ -121,6 +123,10 @@ class NasBench201(CellSpace):
     def universal(self, dtype: Any = jnp.float32) -> UniversalNasBench201:
         """The module that takes the encoded cell as data."""
         return UniversalNasBench201(self.stem_channels, self.cells_per_stage, dtype)
+
+    def fine_group(self, arch: Cell) -> ConvGroup:
+        """Cells with as many 3x3 convolutions into each node: 24 groups."""
+        return ConvGroup.of(self, arch)
 
     def extract(self, arch: Cell, universal_params: Any) -> dict[str, Any]:
         """The parameters of ``to_flax(arch)`` out of those of ``universal()``, shared leaves by reference."""
@@ -171,127 +177,3 @@ def _parse_tuple(text: str) -> Cell:
         raise ValueError(f"NASLib operation code {max(codes)} in {text!r}: expected 0 to {len(_NASLIB_OPS) - 1}")
     by_edge = dict(zip(_NASLIB_EDGES, codes, strict=True))
     return tuple(_NASLIB_OPS[by_edge[edge]] for edge in cell_net.EDGES)
-
-
-# --- modules -------------------------------------------------------------------------------------------------
-
-
-class ResidualBlock(nn.Module):
-    """The block between stages: stride 2, channels double.
-
-    ReLU-conv3x3/2-BN-ReLU-conv3x3-BN, plus 2x2 average pool and conv1x1.
-    """
-
-    features: int
-    track: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = True, init: Array | int = 0) -> Array:
-        """[B, H, W, C] -> [B, H / 2, W / 2, features]."""
-        y = layers.Conv(self.features, 3, 2, dtype=self.dtype, name="conv_a")(nn.relu(x), init)
-        y = layers.BatchNorm(True, self.track, self.dtype, name="norm_a")(y, train)
-        y = layers.Conv(self.features, 3, dtype=self.dtype, name="conv_b")(nn.relu(y), init)
-        y = layers.BatchNorm(True, self.track, self.dtype, name="norm_b")(y, train)
-        shortcut = layers.Conv(self.features, 1, dtype=self.dtype, name="shortcut")(ops.avg_pool_2x2(x), init)
-        return y + shortcut
-
-
-class NasBench201Net(StandAloneNet):
-    """A stand-alone NAS-Bench-201 network.
-
-    Attributes:
-      cell: six operation codes.
-      stem_channels: channels of the first stage.
-      cells_per_stage: cells in each stage.
-    """
-
-    cell: Cell
-    stem_channels: int = 16
-    cells_per_stage: int = 5
-
-    def setup(self):
-        """Name the layers by their place, so that weights can be found by path."""
-        super().setup()
-        self.stem_conv = layers.Conv(self.stem_channels, 3, dtype=self.dtype)
-        self.stem_norm = layers.BatchNorm(True, self.track, self.dtype)
-        for stage in range(NUM_STAGES):
-            channels = self.stem_channels * 2**stage
-            if stage:
-                setattr(self, f"reduce{stage}", ResidualBlock(channels, self.track, self.dtype))
-            for n in range(self.cells_per_stage):
-                cell = cell_net.CellNet(self.cell, channels, track=self.track, dtype=self.dtype)
-                setattr(self, f"stage{stage}_cell{n}", cell)
-        if self.num_classes is not None:
-            self.last_norm = layers.BatchNorm(True, self.track, self.dtype)
-
-    def features(self, images: Array, train: bool = True) -> list[Array]:
-        """Feature taps, last stage first.
-
-        Args:
-          images: [B, H, W, 3].
-          train: normalise with batch statistics.
-
-        Returns:
-          Three arrays [B, H / 4, W / 4, 4 C], [B, H / 2, W / 2, 2 C], [B, H, W, C].
-        """
-        x = self.stem_norm(self.stem_conv(images), train)
-        taps = []
-        for stage in range(NUM_STAGES):
-            if stage:
-                x = getattr(self, f"reduce{stage}")(x, train)
-            for n in range(self.cells_per_stage):
-                x = getattr(self, f"stage{stage}_cell{n}")(x, train)
-            taps.append(x)
-        return taps[::-1]
-
-    def before_pooling(self, tap: Array, train: bool) -> Array:
-        """Batch norm and ReLU, [B, H / 4, W / 4, 4 C] -> [B, H / 4, W / 4, 4 C]."""
-        return nn.relu(self.last_norm(tap, train))
-
-
-class UniversalNasBench201(nn.Module):
-    """Every NAS-Bench-201 network in one module: the cell is data.
-
-    Each edge owns a 3x3 kernel; a 1x1 convolution uses its centre.
-
-    Attributes:
-      stem_channels: channels of the first stage.
-      cells_per_stage: cells in each stage.
-      dtype: dtype of the parameters.
-    """
-
-    stem_channels: int = 16
-    cells_per_stage: int = 5
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, images: Array, cell: Array, init: Array | int = 0) -> list[Array]:
-        """Feature taps, last stage first.
-
-        Args:
-          images: [B, H, W, 3].
-          cell: operation codes, integer [6].
-          init: index into ``initializers.INITS``.
-
-        Returns:
-          Three arrays [B, H / 4, W / 4, 4 C], [B, H / 2, W / 2, 2 C], [B, H, W, C].
-        """
-        edge_ops = cell_net.edge_ops(len(OPS), affine=False, stride=1, reshapes=False)
-        area = cell_net.edge_area(cell, tuple(range(NUM_EDGES)), self.dtype)
-        x = layers.Conv(self.stem_channels, 3, dtype=self.dtype, name="stem_conv")(images, init)
-        x = layers.BatchNorm(dtype=self.dtype, name="stem_norm")(x)
-        taps = []
-        for stage in range(NUM_STAGES):
-            channels = self.stem_channels * 2**stage
-            if stage:
-                x = ResidualBlock(channels, dtype=self.dtype, name=f"reduce{stage}")(x, True, init)
-            shape = (self.cells_per_stage, NUM_EDGES, 3, 3, channels, channels)
-            kernels = self.param(f"stage{stage}", initializers.conv_kernel, shape, self.dtype, init, area[None])
-
-            # Not a lax.scan over the cells: stacking what the backward pass needs costs as much as a convolution.
-            for cell_kernels in cell_net.unstack(kernels):
-                weights = [{"kernel": kernel} for kernel in cell_net.unstack(cell_kernels)]
-                x = cell_net.apply_cell(x, cell, weights, edge_ops, edge_ops)
-            taps.append(x)
-        return taps[::-1]

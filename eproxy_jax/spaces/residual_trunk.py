@@ -142,7 +142,7 @@ class Weights(NamedTuple):
     bias: Array
 
 
-def _apply_chosen(functions: Sequence[Callable[[Any], Any]], index: Array, carry: Any) -> Any:
+def apply_chosen(functions: Sequence[Callable[[Any], Any]], index: Array, carry: Any) -> Any:
     """``functions[index](carry)``; ``carry`` itself where the index is -1. Updates the carry in place."""
     for number, function in enumerate(functions):
         state = (index == number, carry)
@@ -258,7 +258,7 @@ def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tupl
 
     def step(carry: tuple[Array, Array], at: BlockPlan):
         blocks = [functools.partial(_block_forward, spec.batch, shape, weights, at) for shape in spec.blocks]
-        return _apply_chosen(blocks, at.block, carry), None
+        return apply_chosen(blocks, at.block, carry), None
 
     (tape, rstds), _ = lax.scan(step, (tape, rstds), plan.blocks)
     taps = []
@@ -268,7 +268,7 @@ def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tupl
             for shape in spec.taps
         ]
         zeros = jnp.zeros((spec.batch, TARGET_SIZE, TARGET_SIZE, spec.tap_channels), dtype)
-        taps.append(_apply_chosen(kinds, plan.tap[slot], zeros))
+        taps.append(apply_chosen(kinds, plan.tap[slot], zeros))
     return jnp.stack(taps), (tape, rstds)
 
 
@@ -289,11 +289,11 @@ def _backward(
     def step(carry: tuple[Array, Weights], xs: tuple[BlockPlan, Array]):
         (flat, grads), (at, slot) = carry, xs
         kinds = [functools.partial(add_tap, shape, slot) for shape in spec.taps]
-        flat = _apply_chosen(kinds, jnp.where(slot >= 0, plan.tap[slot], -1), flat)
+        flat = apply_chosen(kinds, jnp.where(slot >= 0, plan.tap[slot], -1), flat)
         blocks = [
             functools.partial(_block_backward, spec.batch, shape, weights, tape, rstds, at) for shape in spec.blocks
         ]
-        return _apply_chosen(blocks, at.block, (flat, grads)), None
+        return apply_chosen(blocks, at.block, (flat, grads)), None
 
     start = (jnp.zeros((longest,), tape.dtype), jax.tree.map(jnp.zeros_like, weights))
     return lax.scan(step, start, (plan.blocks, jnp.asarray(slots)), reverse=True)[0]

@@ -25,7 +25,7 @@ from eproxy_jax.spaces import base, macro_code
 from eproxy_jax.spaces.macro_code import MAX_MODULES, Code
 from eproxy_jax.spaces.macro_net import UniversalTransNasMacro, block_shape, map_sizes
 from eproxy_jax.spaces.residual_trunk import BlockShape
-from eproxy_jax.spaces.transnas_net import CELLS_PER_MODULE, TransNasNet, stem_macs, stem_params
+from eproxy_jax.spaces.transnas_net import CELLS_PER_MODULE, TransNasNet, stem_macs, stem_params, tap_channels
 
 
 @base.register("transnas_macro")  # pyright: ignore[reportArgumentType]
@@ -122,6 +122,10 @@ class TransNasMacro(base.OneGroup):
         """Trainable parameters of the backbone."""
         blocks = sum(shape.num_weights + 2 * shape.num_scales for shape, _ in self._blocks(arch))
         return stem_params(self.stem_channels) + blocks
+
+    def tap_channels(self, arch: Code) -> tuple[int, ...]:
+        """Channels of the feature taps, last stage first."""
+        return tap_channels(macro_code.digits(arch), self.stem_channels)
 
     def to_flax(self, arch: Code, num_classes: int | None = None) -> TransNasMacroNet:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""

@@ -21,7 +21,15 @@ from eproxy_jax import initializers
 from eproxy_jax.spaces import base, cell_net
 from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, SKIP, Cell
 from eproxy_jax.spaces.cell_space import CellSpace
-from eproxy_jax.spaces.transnas_net import NUM_TAPS, Stem, TransNasNet, module_shapes, stem_macs, stem_params
+from eproxy_jax.spaces.transnas_net import (
+    NUM_TAPS,
+    Stem,
+    TransNasNet,
+    module_shapes,
+    stem_macs,
+    stem_params,
+    tap_channels,
+)
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")
 _PREFIX = "64-41414-"  # the one macro skeleton of the micro space
@@ -108,6 +116,11 @@ class TransNasMicro(CellSpace):
     def params(self, arch: Cell) -> int:
         """Trainable parameters of the backbone, dead edges as written."""
         return stem_params(self.stem_channels) + sum(kernel + norm for kernel, norm, _ in self._edge_weights(arch))
+
+    def tap_channels(self, arch: Cell) -> tuple[int, ...]:
+        """Channels of the feature taps, last stage first."""
+        del arch
+        return tap_channels(self.macro, self.stem_channels)
 
     def to_flax(self, arch: Cell, num_classes: int | None = None) -> TransNasMicroNet:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""

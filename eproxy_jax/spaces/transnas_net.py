@@ -65,6 +65,11 @@ def module_shapes(macro: str, stem_channels: int) -> list[ModuleShape]:
     return shapes
 
 
+def tap_channels(macro: str, stem_channels: int) -> tuple[int, ...]:
+    """Channels after the last three modules, last first."""
+    return tuple(shape.channels for shape in module_shapes(macro, stem_channels)[::-1][:NUM_TAPS])
+
+
 def stem_macs(features: int) -> int:
     """Multiply-accumulates of :class:`Stem` for one 3x32x32 image."""
     return 9 * 3 * (features // 2) * 16 * 16 + 9 * (features // 2) * features * 8 * 8

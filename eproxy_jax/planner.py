@@ -1,0 +1,151 @@
+"""What a list of architectures will cost, before anything is compiled or run.
+
+Architectures -> canonical forms -> distinct functions -> groups that share a program -> padded chunks, with the work
+and the memory of each. The same code serves every space: work in the ``map`` form is what groups say
+(``Group.executed_macs``), work in the ``vmap`` form is counted in the traced program itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from eproxy_jax import flops, proxy, runner, spaces
+from eproxy_jax.spaces import traced_macs
+from eproxy_jax.types import ProxySettings
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupPlan:
+    """One compiled program and what runs through it.
+
+    Attributes:
+      group: which.
+      networks: distinct architectures.
+      padding: rows of its blocks that hold none.
+      flops_needed: of the trainings.
+      flops_executed: of the trainings as the program runs them, padding included.
+      bytes_per_device: parameters, optimiser state, gradients and saved activations of one block, predicted.
+    """
+
+    group: spaces.Group
+    networks: int
+    padding: int
+    flops_needed: float
+    flops_executed: float
+    bytes_per_device: int
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkPlan:
+    """The plan of a whole list.
+
+    Attributes:
+      architectures: as asked for.
+      distinct: networks to train.
+      groups: one entry a compiled program.
+      execution: devices, form, grouping.
+    """
+
+    architectures: int
+    distinct: int
+    groups: tuple[GroupPlan, ...]
+    execution: runner.Execution
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON: architectures, distinct, programs, flops_needed, flops_executed, ..."""
+        needed, executed = (sum(getattr(g, name) for g in self.groups) for name in ("flops_needed", "flops_executed"))
+        return {
+            "architectures": self.architectures,
+            "distinct": self.distinct,
+            "programs": len(self.groups),
+            "flops_needed": needed,
+            "flops_executed": executed,
+            "flops_executed_per_needed": round(executed / needed, 4),
+            "padding": sum(group.padding for group in self.groups),
+            "bytes_per_device": max(group.bytes_per_device for group in self.groups),
+            "chunk_size": self.execution.chunk_size,
+            "form": self.execution.label,
+            "devices": len(self.execution.devices),
+            "groups": [
+                {"group": _label(g.group), **{k: v for k, v in vars(g).items() if k != "group"}} for g in self.groups
+            ],
+        }
+
+
+def _label(group: Any) -> str:
+    """What tells a group from the others of its space."""
+    fields = {f.name: getattr(group, f.name) for f in dataclasses.fields(group) if f.name not in ("space", "family")}
+    return ", ".join(f"{name}={value}" for name, value in fields.items())
+
+
+def plan(
+    archs: Sequence[Any],
+    space: spaces.SearchSpace,
+    settings: ProxySettings,
+    image_shape: tuple[int, ...],
+    execution: runner.Execution,
+) -> WorkPlan:
+    """Plan the scoring of a list of architectures; nothing is compiled or run.
+
+    Args:
+      archs: architectures of the space.
+      space: the search space.
+      settings: the proxy's settings.
+      image_shape: (B, H, W, 3).
+      execution: devices, form, grouping.
+
+    Raises:
+      ValueError: the list is empty.
+    """
+    distinct = runner.make_plan(archs, space).distinct
+    groups = [
+        _plan_group(group, [distinct[i] for i in members], space, settings, image_shape, execution)
+        for group, members in runner.by_group(distinct, space, execution.grouping).items()
+    ]
+    return WorkPlan(len(archs), len(distinct), tuple(groups), execution)
+
+
+def _plan_group(
+    group: spaces.Group,
+    archs: list[Any],
+    space: spaces.SearchSpace,
+    settings: ProxySettings,
+    image_shape: tuple[int, ...],
+    execution: runner.Execution,
+) -> GroupPlan:
+    batch, size = image_shape[:2]
+    needed = sum(flops.needed_flops(space, settings, arch, batch, size) for arch in archs)
+    network = proxy.ProxyNetwork(group.universal(), proxy.ProxySpec.of(settings).heads)  # pyright: ignore[reportArgumentType]
+    width = 1 if execution.form == "map" else execution.vmap_width
+    images = jax.ShapeDtypeStruct(image_shape, jnp.float32)
+    one = jax.ShapeDtypeStruct(group.encode(archs[:1]).shape[1:], jnp.int32)
+    params = jax.eval_shape(lambda x, e: network.init(jax.random.key(0), x, e)["params"], images, one)
+
+    def forward(params: Any, images: Any, encoded: Any) -> Any:
+        return network.apply({"params": params}, images, encoded)
+
+    if execution.form == "map":
+        padding = 0
+        extra = sum(group.executed_macs(arch) - space.macs(arch) for arch in archs) * batch * (size / 32) ** 2
+        executed = needed + flops.training_flops(extra, 0, settings.num_steps)
+    else:
+        # Blocks are dealt to devices whole; those without any network are skipped.
+        padding = math.ceil(len(archs) / width) * width - len(archs)
+        pair = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), (params, one))
+        trained = traced_macs.count(jax.vmap(forward, (0, None, 0)), pair[0], images, pair[1]) / 2
+        frozen = flops.head_macs(settings, space.tap_channels(archs[0]), batch)[1]
+        executed = (len(archs) + padding) * flops.training_flops(trained, frozen, settings.num_steps)
+    saved = jax.eval_shape(lambda p, x, e: jax.vjp(lambda p: forward(p, x, e), p)[1], params, images, one)
+    # Parameters, momenta and gradients, and what the forward pass leaves for the backward pass.
+    memory = width * (3 * _bytes(params) + _bytes(saved))
+    return GroupPlan(group, len(archs), padding, needed, executed, memory)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

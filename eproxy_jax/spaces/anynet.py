@@ -1,0 +1,351 @@
+"""NDS AnyNets: stages of equal blocks whose depths, widths, bottlenecks and groups vary.
+
+Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; the skeleton as PROTOCOL gives
+it: "as the architecture says", a 12-channel stem, taps after stages 2, 3, 4.
+
+How that is read. In the official lists the first entry is the stem, whose stride of 4 or 8 is for 224-pixel images: the
+published parameters are those of a stem without blocks (:mod:`eproxy_jax.spaces.anynet_counts` matches every row). The
+backbone has the 12-channel stem in its place, a 3x3 convolution with batch norm and ReLU at stride 1; the stem's entry
+changes nothing but the string. The stages behind it keep their strides, 1, 2, 2 (and 2): a 32-pixel image has maps of
+32, 16, 8 (and 4). Counted with the stem as stage 1, the three stages of ResNeXt are stages 2, 3, 4; counted without it,
+the last three of the four of the residual and plain spaces are. So taps are after the last three stages, in both.
+
+Blocks, each convolution with a batch norm behind it and a ReLU behind that, the last one's behind the sum:
+  * ``res_bottleneck_block``: conv1x1, grouped conv3x3 (takes the stride), conv1x1
+  * ``res_basic_block``: conv3x3 (takes the stride), conv3x3
+  * ``double_plain_block``: the same without a shortcut
+A shortcut has a convolution of 1x1 and a batch norm where the shape changes.
+
+Programs. Weights and activations lie in tiles of 8 to 64 channels (:mod:`eproxy_jax.spaces.tile_trunk`); depths,
+widths, bottlenecks and groups are data. The group of an architecture is the widest tile that pads its work by 30 % at
+most, and a tier of room, of which one suffices for all that is published. Executed over needed MACs of the published
+rows (mean of the rows; all rows together), and into how many groups they fall, with full widths and with small ones:
+
+============== ================ ==================== =========
+space          full widths      ``width_divisor`` 4  groups
+============== ================ ==================== =========
+nds_resnext_a  1.13; 1.08       1.99; 1.17           4 and 2
+nds_resnext_b  1.14; 1.12       1.24; 1.15           4 and 2
+nds_resnet     1.08; 1.08       1.29; 1.14           3 and 2
+nds_vanilla    1.08; 1.08       1.28; 1.14           3 and 2
+============== ================ ==================== =========
+
+Both gradients are padded as the forward pass is. Initialisation and the optimiser work on a bank of 9.4 M weights (over
+the square of the divisor); the mean network has 0.8 to 3.0 M.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from eproxy_jax.spaces import anynet_rules, anynet_universal, base
+from eproxy_jax.spaces.anynet_counts import Block, stage_blocks
+from eproxy_jax.spaces.anynet_net import NUM_TAPS, AnyNet
+from eproxy_jax.spaces.anynet_rules import BASIC_BLOCK, BOTTLENECK, PLAIN, AnyNetArch, Rules
+from eproxy_jax.spaces.anynet_universal import Layer, UniversalAnyNet
+from eproxy_jax.spaces.tile_trunk import Kind
+
+_IMAGE = 32  # height and width that MACs are counted for
+_TILES = (8, 16, 32, 64)
+_MAX_PADDING = 1.3  # executed over needed MACs up to which a wider tile, whose products are faster, is taken
+# Room of a group of tier 0: kernel weights, tile padding included, and numbers on the tape for each pixel of the first
+# stage. All published networks need less. Each further tier has eight times as much.
+_WEIGHTS, _TAPE, _TIER_FACTOR = 9 * 2**20, 20480, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class AnyNetSpace:
+    """Base of the NDS AnyNet spaces; an architecture is an ``AnyNetArch``.
+
+    Attributes:
+      stem_channels: channels that enter the first stage.
+      width_divisor: what all widths of the stages are divided by, see :meth:`stage_widths`.
+    """
+
+    stem_channels: int = 12
+    width_divisor: int = 1
+
+    name: ClassVar[str]
+    block: ClassVar[str]
+    rules: ClassVar[tuple[Rules, ...]]
+    num_archs: ClassVar[int | None] = None
+
+    def __post_init__(self):
+        base.check_positive(self)
+
+    def parse(self, source: Any) -> AnyNetArch:
+        """Read an architecture from the official ``net``, as JSON or as a dict.
+
+        Raises:
+          ValueError: not an architecture of this space.
+        """
+        return anynet_rules.parse(source, self.block, self.rules, self.name)
+
+    def format(self, arch: AnyNetArch) -> str:
+        """The official ``net`` as compact JSON."""
+        return anynet_rules.to_string(arch, self.block)
+
+    def enumerate(self) -> Iterator[AnyNetArch]:
+        """Not for this space.
+
+        Raises:
+          ValueError: always.
+        """
+        raise ValueError(
+            f"{self.name} has {self.rules[0].size:,} architectures, too many to enumerate: sample some, or read a file"
+        )
+
+    def sample(self, num: int, seed: int) -> list[AnyNetArch]:
+        """Distinct architectures of the design space on ImageNet, uniformly, in the order drawn.
+
+        Raises:
+          ValueError: ``num`` is not in 1..size of the space.
+        """
+        rules = self.rules[0]
+        return [rules.arch(number) for number in base.draw_distinct(rules.size, num, seed, type(self).__name__)]
+
+    def _rules_of(self, arch: AnyNetArch) -> Rules:
+        return next(rules for rules in self.rules if rules.strides == arch.ss)
+
+    def neighbours(self, arch: AnyNetArch) -> list[AnyNetArch]:
+        """The architectures with another value in one place; not in the stem's, which the backbone has its own of."""
+        return self._rules_of(arch).neighbours(arch)
+
+    def canonical(self, arch: AnyNetArch) -> AnyNetArch:
+        """The same stages behind the narrowest stem of the first design space with such strides.
+
+        Stems of the benchmark are not in the backbone. Where ``width_divisor`` makes bottlenecks of several multipliers
+        equal, the smallest one stands for all.
+        """
+        rules = next(one for one in self.rules if one.strides[1:] == arch.ss[1:])
+        arch = arch._replace(ss=rules.strides, ws=(rules.stem_widths[0], *arch.ws[1:]))
+        if not arch.bot_muls:
+            return arch
+        narrowest = [arch.bot_muls[0]]
+        for stage in range(1, len(arch.ds)):
+            muls = arch.bot_muls
+            same = [
+                mul
+                for mul in rules.bot_muls
+                if self.stage_widths(arch._replace(bot_muls=(*muls[:stage], mul, *muls[stage + 1 :])), stage)
+                == self.stage_widths(arch, stage)
+            ]
+            narrowest.append(same[0])
+        return arch._replace(bot_muls=tuple(narrowest))
+
+    def stage_widths(self, arch: AnyNetArch, stage: int) -> tuple[int, int]:
+        """(outer, hidden) width of the backbone's stage 1, 2, ...; hidden is 0 where blocks are no bottlenecks.
+
+        Both are the benchmark's over ``width_divisor``, rounded up: the outer one to an integer, the hidden one to a
+        multiple of the groups.
+        """
+        outer, divisor = -(-arch.ws[stage] // self.width_divisor), self.width_divisor
+        if not arch.bot_muls:
+            return outer, 0
+        groups = arch.num_gs[stage]
+        return outer, groups * -(-arch.hidden(stage) // (groups * divisor))
+
+    def blocks(self, arch: AnyNetArch) -> tuple[Block, ...]:
+        """The backbone's blocks, sizes for 32-pixel images."""
+        found: list[Block] = []
+        channels, size = self.stem_channels, _IMAGE
+        for stage in range(1, len(arch.ds)):
+            width, hidden = self.stage_widths(arch, stage)
+            found += stage_blocks(arch, self.block, stage, channels, width, hidden, size)
+            channels, size = width, -(-size // arch.ss[stage])
+        return tuple(found)
+
+    @property
+    def residual(self) -> bool:
+        """Whether blocks have shortcuts."""
+        return self.block != PLAIN
+
+    def macs(self, arch: AnyNetArch) -> int:
+        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image."""
+        stem = 9 * 3 * self.stem_channels * _IMAGE**2
+        return stem + sum(conv.macs for block in self.blocks(arch) for conv in block.all_convs)
+
+    def max_macs(self) -> int:
+        """MACs of the architecture with the largest depths and widths everywhere, and no groups."""
+        return max(self.macs(_largest(rules)) for rules in self.rules)
+
+    def params(self, arch: AnyNetArch) -> int:
+        """Trainable parameters of the backbone."""
+        stem = (27 + 2) * self.stem_channels
+        convs = (conv for block in self.blocks(arch) for conv in block.all_convs)
+        return stem + sum(conv.weights + 2 * conv.channels for conv in convs)
+
+    def tap_channels(self, arch: AnyNetArch) -> tuple[int, ...]:
+        """Channels of the feature taps, last stage first."""
+        return tuple(
+            self.stage_widths(arch, stage)[0] for stage in range(arch.num_stages, arch.num_stages - NUM_TAPS, -1)
+        )
+
+    def to_flax(self, arch: AnyNetArch, num_classes: int | None = None) -> AnyNet:
+        """The stand-alone network; with ``num_classes`` it ends in a classifier."""
+        blocks = self.blocks(self.parse(arch))
+        return AnyNet(stem_channels=self.stem_channels, blocks=blocks, residual=self.residual, num_classes=num_classes)
+
+    def chain(self, arch: AnyNetArch) -> list[Layer]:
+        """The backbone's convolutions behind the stem, in order."""
+        return anynet_universal.chain(self.blocks(arch), self.residual)
+
+    def group(self, arch: AnyNetArch) -> AnyNetGroup:
+        """What the canonical architecture shares its compiled program with."""
+        layers_ = self.chain(arch)
+        needed = sum(layer.conv.macs for layer in layers_)
+        tile = _TILES[0]
+        for wider in _TILES[1:]:
+            if wider * self.width_divisor <= _TILES[-1] and _padded_macs(layers_, wider) <= _MAX_PADDING * needed:
+                tile = wider
+        group = AnyNetGroup(self, tile, 0)
+        while not group.has_room(layers_):
+            group = AnyNetGroup(self, tile, group.tier + 1)
+        return group
+
+    def fine_group(self, arch: AnyNetArch) -> AnyNetGroup:
+        """As :meth:`group`: under ``vmap`` too, candidates run one after the other, each with its own work only."""
+        return self.group(arch)
+
+
+def _padded_macs(layers_: Sequence[Layer], tile: int) -> int:
+    """Multiply-accumulates that these convolutions take in tiles of that width."""
+    return sum(layer.bank_rows(tile) * tile * layer.conv.size**2 for layer in layers_)
+
+
+def _largest(rules: Rules) -> AnyNetArch:
+    stages = len(rules.strides) - 1
+    bottleneck = bool(rules.bot_muls)
+    return AnyNetArch(
+        (1, *(rules.depths[-1],) * stages),
+        (rules.stem_widths[-1], *(rules.widths[-1],) * stages),
+        rules.strides,
+        (1.0,) * (stages + 1) if bottleneck else (),
+        (1,) * (stages + 1) if bottleneck else (),
+    )
+
+
+def _tape(layers_: Sequence[Layer], tile: int) -> float:
+    """Tiles that these layers write on the tape, smaller maps counted less."""
+    return sum(2 * layer.blocks(tile)[1] / 4 ** (layer.size + layer.stride - 1) for layer in layers_)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnyNetGroup:
+    """Architectures of a space that one program serves.
+
+    Attributes:
+      space: the space.
+      tile: channels in a tile.
+      tier: how large the arrays are that weights and activations have room in.
+    """
+
+    space: AnyNetSpace
+    tile: int
+    tier: int
+
+    @property
+    def weights(self) -> int:
+        """Kernel weights, tile padding included, that there is room for: a multiple of ``tile``."""
+        divisor = self.space.width_divisor**2 * self.tile
+        return -(-_WEIGHTS // divisor) * self.tile * _TIER_FACTOR**self.tier
+
+    @property
+    def tape_tiles(self) -> int:
+        """Tiles that there is room for on the tape, those of maps of half the height and width counted a quarter."""
+        return -(-_TAPE // (self.space.width_divisor * self.tile)) * _TIER_FACTOR**self.tier
+
+    def has_room(self, layers_: Sequence[Layer]) -> bool:
+        """Whether the network fits."""
+        weights = self.tile * sum(layer.bank_rows(self.tile) for layer in layers_)
+        return weights <= self.weights and _tape(layers_, self.tile) <= self.tape_tiles
+
+    def encode(self, archs: Sequence[AnyNetArch]) -> np.ndarray:
+        """Tables, int32 [A, fields, N]; see ``anynet_universal.Table``.
+
+        Raises:
+          ValueError: an architecture does not fit.
+        """
+        length = max(len(self.space.chain(_largest(rules))) for rules in self.space.rules)
+        module, tables = self.universal(), []
+        for arch in archs:
+            chain = self.space.chain(arch)
+            if not self.has_room(chain):
+                raise ValueError(f"{self} has no room for {self.space.format(arch)}: ask the space for its group")
+            tables.append(anynet_universal.encode_chain(chain, module.kinds, self.tile, module.widths, length))
+        return np.stack(tables)
+
+    def universal(self, dtype: Any = jnp.float32) -> UniversalAnyNet:
+        """The module that takes a table as data."""
+        space = self.space
+        largest = [space.chain(_largest(rules)) for rules in space.rules]
+        divisor = space.width_divisor
+        widths = {-(-width // divisor) for rules in space.rules for width in rules.widths}
+        kinds = {Kind(layer.size, layer.stride, layer.conv.kernel) for layers_ in largest for layer in layers_}
+        tiles_out = [[layer.blocks(self.tile)[1] for layer in layers_] for layers_ in largest]
+        return UniversalAnyNet(
+            stem_channels=space.stem_channels,
+            num_sizes=1 + max(rules.strides[1:].count(2) for rules in space.rules),
+            kinds=tuple(sorted(kinds)),
+            tile=self.tile,
+            bank_rows=self.weights // self.tile,
+            vector_tiles=max(map(sum, tiles_out)),
+            tape_tiles=self.tape_tiles,
+            wide_tiles=max(map(max, tiles_out)),
+            widths=tuple(sorted(widths)),
+            dtype=dtype,
+        )
+
+    def extract(self, arch: AnyNetArch, universal_params: Any) -> dict[str, Any]:
+        """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
+        return anynet_universal.extract_chain(self.space.chain(arch), self.tile, universal_params)
+
+    def executed_macs(self, arch: AnyNetArch) -> int:
+        """Multiply-accumulates that the program executes for one 3x32x32 image."""
+        stem = 9 * 3 * self.space.stem_channels * _IMAGE**2
+        return stem + _padded_macs(self.space.chain(arch), self.tile)
+
+
+@base.register("nds_resnet")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class NdsResNet(AnyNetSpace):
+    """Residual networks of two 3x3 convolutions a block."""
+
+    name: ClassVar[str] = "nds_resnet"
+    block: ClassVar[str] = BASIC_BLOCK
+    rules: ClassVar[tuple[Rules, ...]] = anynet_rules.BASIC
+
+
+@base.register("nds_vanilla")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class NdsVanilla(AnyNetSpace):
+    """Plain networks: the blocks of ``nds_resnet`` without shortcuts."""
+
+    name: ClassVar[str] = "nds_vanilla"
+    block: ClassVar[str] = PLAIN
+    rules: ClassVar[tuple[Rules, ...]] = anynet_rules.BASIC
+
+
+@base.register("nds_resnext_a")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class NdsResNextA(AnyNetSpace):
+    """Bottlenecks with a grouped 3x3 convolution; narrow, few groups."""
+
+    name: ClassVar[str] = "nds_resnext_a"
+    block: ClassVar[str] = BOTTLENECK
+    rules: ClassVar[tuple[Rules, ...]] = anynet_rules.RESNEXT_A
+
+
+@base.register("nds_resnext_b")  # pyright: ignore[reportArgumentType]
+@dataclasses.dataclass(frozen=True)
+class NdsResNextB(AnyNetSpace):
+    """Bottlenecks with a grouped 3x3 convolution; wide, up to 16 groups."""
+
+    name: ClassVar[str] = "nds_resnext_b"
+    block: ClassVar[str] = BOTTLENECK
+    rules: ClassVar[tuple[Rules, ...]] = anynet_rules.RESNEXT_B

@@ -1,0 +1,382 @@
+"""Every AnyNet of a group in one module: depths, widths, bottlenecks and groups are data.
+
+An architecture is encoded as the table of instructions that :mod:`eproxy_jax.spaces.tile_trunk` runs, a row a
+convolution. The table does not depend on the size of the images: places on the tape are worked out in the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from eproxy_jax import initializers, layers
+from eproxy_jax.spaces import tile_trunk
+from eproxy_jax.spaces.anynet_counts import Block, Conv
+from eproxy_jax.spaces.anynet_net import NUM_TAPS, Stem
+from eproxy_jax.spaces.tile_trunk import Kind
+
+_HIDDEN_SLOTS = (2, 3)  # buffers of gradients inside a block; those between blocks are 0 and 1
+
+
+def num_tiles(channels: int, groups: int, tile: int) -> int:
+    """Tiles of an activation: a group begins with a tile of its own, or several whole ones share a tile."""
+    width = channels // groups
+    if width >= tile or groups == 1:
+        return groups * -(-width // tile)
+    return -(-groups // (tile // width))
+
+
+def lanes(channels: int, groups: int, tile: int) -> np.ndarray:
+    """Where each channel lies among the lanes of all tiles, [channels]."""
+    width, number = channels // groups, np.arange(channels)
+    group, inside = number // width, number % width
+    if width >= tile or groups == 1:
+        return group * -(-width // tile) * tile + inside
+    shared = tile // width
+    return group // shared * tile + group % shared * width + inside
+
+
+class Layer(NamedTuple):
+    """A convolution in its place in the chain. Activations are numbered: 0 is the stem's, n that of the n-th layer.
+
+    Attributes:
+      name: of its block and of itself in the stand-alone network.
+      conv: its sizes.
+      groups_in: how the channels of its input are grouped.
+      groups_out: how those of its output are.
+      size: index of its input's map size.
+      stride: 1 or 2.
+      source: number of the activation that it reads.
+      shortcut: number of the activation that is added to its output; -1 for none.
+      relu: whether a ReLU comes last.
+      slots: buffers of the gradients of its output and of its input.
+      adds: whether it adds to the latter.
+      stage: the stage that it ends; 0 where it ends none.
+    """
+
+    name: tuple[str, str]
+    conv: Conv
+    groups_in: int
+    groups_out: int
+    size: int
+    stride: int
+    source: int
+    shortcut: int
+    relu: bool
+    slots: tuple[int, int]
+    adds: bool
+    stage: int
+
+    def blocks(self, tile: int) -> tuple[int, int, int, int]:
+        """(input tiles, output tiles, those of each that are connected with each other)."""
+        conv = self.conv
+        tiles_in = num_tiles(conv.channels_in, self.groups_in, tile)
+        tiles_out = num_tiles(conv.channels, self.groups_out, tile)
+        if conv.groups == 1:
+            return tiles_in, tiles_out, tiles_in, tiles_out
+        own = -(-conv.channels // conv.groups // tile)  # the same number of input as of output channels
+        return tiles_in, tiles_out, own, own
+
+    def num_pairs(self, tile: int) -> int:
+        """Pairs of connected tiles."""
+        tiles_in, _, _, block_out = self.blocks(tile)
+        return tiles_in * block_out
+
+    def bank_rows(self, tile: int) -> int:
+        """Rows of the bank that its kernel fills."""
+        return self.num_pairs(tile) * self.conv.kernel**2 * tile
+
+
+def chain(blocks: Sequence[Block], residual: bool) -> list[Layer]:
+    """The convolutions of a network in the order of the forward pass."""
+    found: list[Layer] = []
+    trunk = size = slot = place = 0
+    for block in blocks:
+        place = place + 1 if found and found[-1].stage == 0 else 0
+        name = f"stage{block.stage}_block{place}"
+        before, shortcut, halves = slot, trunk if residual else -1, int(block.stride == 2)
+        if block.shortcut is not None:
+            # The gradients of what enters and of what leaves the block are two arrays, else one is made the other.
+            slot = 1 - slot
+            own = (name, "shortcut")
+            found.append(
+                Layer(own, block.shortcut, 1, 1, size, block.stride, trunk, -1, False, (slot, before), True, 0)
+            )
+            shortcut = len(found)
+        source, groups_in, last = trunk, 1, len(block.convs) - 1
+        striding = last - 1  # the 3x3 convolution of a bottleneck, the first one of other blocks
+        for number, conv in enumerate(block.convs):
+            groups_out = 1 if number == last else block.convs[1].groups if last == 2 else 1
+            found.append(
+                Layer(
+                    name=(name, "abc"[number]),
+                    conv=conv,
+                    groups_in=groups_in,
+                    groups_out=groups_out,
+                    size=size,
+                    stride=block.stride if number == striding else 1,
+                    source=source,
+                    shortcut=shortcut if number == last else -1,
+                    relu=True,
+                    slots=(
+                        slot if number == last else _HIDDEN_SLOTS[number],
+                        before if number == 0 else _HIDDEN_SLOTS[number - 1],
+                    ),
+                    adds=number == 0 and residual and block.shortcut is None,
+                    stage=block.stage if number == last and block.ends else 0,
+                )
+            )
+            source, groups_in = len(found), groups_out
+            size += halves if number == striding else 0
+        trunk = source
+    return found
+
+
+class Table(NamedTuple):
+    """An encoded architecture: integer arrays [N], one number a layer, zeros behind the last.
+
+    Those that are fields of ``tile_trunk.Instructions`` are described there.
+
+    Attributes:
+      source: number of the activation that it reads.
+      shortcut: number of the activation that is added to its output; -1 for none.
+      tap_level: index of the width of its output, where it is a tap.
+      channels_in: input channels; 0 behind the last layer.
+      groups_in: how they are grouped.
+      channels: output channels.
+      groups_out: how they are grouped.
+      groups: groups of the convolution.
+    """
+
+    kind: Any
+    tiles_in: Any
+    tiles_out: Any
+    block_in: Any
+    block_out: Any
+    lane_group: Any
+    row: Any
+    vector: Any
+    relu: Any
+    grad_source: Any
+    grad_target: Any
+    grad_adds: Any
+    tap: Any
+    source: Any
+    shortcut: Any
+    tap_level: Any
+    channels_in: Any
+    groups_in: Any
+    channels: Any
+    groups_out: Any
+    groups: Any
+
+
+def encode_chain(
+    layers_: Sequence[Layer], kinds: Sequence[Kind], tile: int, widths: Sequence[int], length: int
+) -> np.ndarray:
+    """The table of a network, int32 [fields of ``Table``, length]."""
+    table = np.zeros((len(Table._fields), length), np.int32)
+    row = vector = 0
+    num_stages = layers_[-1].stage
+    for number, layer in enumerate(layers_):
+        conv = layer.conv
+        tiles_in, tiles_out, block_in, block_out = layer.blocks(tile)
+        shared = conv.groups > 1 and conv.channels // conv.groups < tile
+        tap = num_stages - layer.stage if 0 <= num_stages - layer.stage < NUM_TAPS else -1
+        table[:, number] = Table(
+            kind=kinds.index(Kind(layer.size, layer.stride, conv.kernel)),
+            tiles_in=tiles_in,
+            tiles_out=tiles_out,
+            block_in=block_in,
+            block_out=block_out,
+            lane_group=conv.channels // conv.groups if shared else tile,
+            row=row,
+            vector=vector,
+            relu=int(layer.relu),
+            grad_source=layer.slots[0],
+            grad_target=layer.slots[1],
+            grad_adds=int(layer.adds),
+            tap=tap,
+            source=layer.source,
+            shortcut=layer.shortcut,
+            tap_level=widths.index(conv.channels) if tap >= 0 else 0,
+            channels_in=conv.channels_in,
+            groups_in=layer.groups_in,
+            channels=conv.channels,
+            groups_out=layer.groups_out,
+            groups=conv.groups,
+        )
+        row += layer.bank_rows(tile)
+        vector += tiles_out
+    return table
+
+
+def extract_chain(layers_: Sequence[Layer], tile: int, universal_params: Any) -> dict[str, Any]:
+    """The stand-alone network's parameters out of those of :class:`UniversalAnyNet`."""
+    params: dict[str, Any] = {"stem": universal_params["stem"]}
+    row = vector = 0
+    for layer in layers_:
+        conv, (block, suffix) = layer.conv, layer.name
+        _, tiles_out, block_in, block_out = layer.blocks(tile)
+        inside = lanes(conv.channels_in, layer.groups_in, tile).reshape(conv.groups, -1, 1)  # [groups, inputs, 1]
+        outside = lanes(conv.channels, layer.groups_out, tile).reshape(conv.groups, 1, -1)
+        pair = inside // tile * block_out + (outside // tile - inside // tile // block_in * block_out)
+        first = row + pair * conv.kernel**2 * tile + inside % tile
+        first = np.moveaxis(first, 0, 1).reshape(first.shape[1], -1)  # [inputs, channels]
+        rows = first + np.arange(conv.kernel**2).reshape(conv.kernel, conv.kernel, 1, 1) * tile
+        kernel = universal_params["kernels"][rows, np.broadcast_to(outside.reshape(-1) % tile, rows.shape)]
+        at = vector * tile + outside.reshape(-1)
+        norm = {name: universal_params[name][at] for name in ("scale", "bias")}
+        params.setdefault(block, {})
+        params[block] |= {f"conv_{suffix}": {"kernel": kernel}, f"norm_{suffix}": norm}
+        row, vector = row + layer.bank_rows(tile), vector + tiles_out
+    return params
+
+
+class UniversalAnyNet(nn.Module):
+    """All AnyNets of a group in one module: the table is data.
+
+    Parameters beside the stem's: ``kernels`` [bank_rows, tile], ``scale`` and ``bias`` [vector_tiles * tile].
+
+    Attributes:
+      stem_channels: channels that enter the first stage.
+      num_sizes: map sizes of the deepest network.
+      kinds: the convolutions that there are.
+      tile: channels in a tile.
+      bank_rows: rows of the longest bank.
+      vector_tiles: output tiles of all layers of the longest network.
+      tape_tiles: tiles of all that the longest network writes on the tape, one of half the height and width counted a
+        quarter.
+      wide_tiles: tiles of the widest activation.
+      widths: channels that a tap may have, ascending.
+      dtype: dtype of the parameters.
+    """
+
+    stem_channels: int
+    num_sizes: int
+    kinds: tuple[Kind, ...]
+    tile: int
+    bank_rows: int
+    vector_tiles: int
+    tape_tiles: int
+    wide_tiles: int
+    widths: tuple[int, ...]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, encoded: Array, init: Array | int = 0) -> list[layers.PaddedTap]:
+        """Feature taps after the last three stages, last first.
+
+        Args:
+          images: [B, H, W, 3].
+          encoded: a table, integer [fields of ``Table``, N].
+          init: index into ``initializers.INITS``.
+
+        Returns:
+          Three taps of ``widths[-1]`` channels at most.
+        """
+        x = Stem(self.stem_channels, dtype=self.dtype, name="stem")(images, True, init)
+        table = Table(*(encoded[number] for number in range(len(Table._fields))))
+        spec = self._spec(x.shape)
+        stem_tiles = num_tiles(self.stem_channels, 1, self.tile)
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, stem_tiles * self.tile - self.stem_channels)))
+        x = jnp.moveaxis(x.reshape(*x.shape[:3], stem_tiles, self.tile), 3, 0)
+        vectors = (self.vector_tiles * self.tile,)
+        weights = tile_trunk.Weights(
+            self.param("kernels", _init_bank, (self.bank_rows, self.tile), self.kinds, table, self.dtype, init),
+            self.param("scale", nn.initializers.ones, vectors, self.dtype),
+            self.param("bias", nn.initializers.zeros, vectors, self.dtype),
+        )
+        plan, levels = make_plan(spec, table, stem_tiles * spec.rows(0))
+        features: Any = tile_trunk.trunk(spec, x, weights, plan)
+        features = features[..., : self.widths[-1]]
+        return [layers.PaddedTap(features[slot], levels[slot], self.widths) for slot in range(NUM_TAPS)]
+
+    def _spec(self, stem: tuple[int, ...]) -> tile_trunk.TrunkSpec:
+        batch, height, width, _ = stem
+        sizes = [(height, width)]
+        for _ in range(self.num_sizes - 1):
+            sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+        # Maps of odd size are a little more than a quarter of those before.
+        excess = max(h * w * 4**n / (height * width) for n, (h, w) in enumerate(sizes))
+        first = batch * height * width
+        stem_rows = num_tiles(self.stem_channels, 1, self.tile) * first
+        return tile_trunk.TrunkSpec(
+            batch=batch,
+            sizes=tuple(sizes),
+            kinds=self.kinds,
+            tile=self.tile,
+            tape_rows=stem_rows + int(np.ceil(self.tape_tiles * first * excess)),
+            slot_rows=self.wide_tiles * first,
+            tap_tiles=num_tiles(self.widths[-1], 1, self.tile),
+            num_taps=NUM_TAPS,
+        )
+
+
+def make_plan(spec: tile_trunk.TrunkSpec, table: Table, stem_rows: int) -> tuple[tile_trunk.Plan, Array]:
+    """Where the arrays of a network are on the tape, and [T] the level of each tap."""
+    rows_out = jnp.asarray([spec.rows(kind.size_out) for kind in spec.kinds], jnp.int32)[table.kind]
+    used = table.channels > 0
+    written = jnp.where(used, table.tiles_out * rows_out, 0)
+    base = stem_rows + 2 * (jnp.cumsum(written) - written)
+    activations = jnp.concatenate([jnp.zeros((1,), base.dtype), base + written])  # by number
+    instructions = tile_trunk.Instructions(
+        source=activations[table.source],
+        shortcut=jnp.where(table.shortcut >= 0, activations[table.shortcut], -1),
+        base=base,
+        **{name: getattr(table, name) for name in tile_trunk.Instructions._fields if name in _AS_THEY_ARE},
+    )
+    at = jnp.stack([jnp.argmax(used & (table.tap == slot)) for slot in range(spec.num_taps)])
+    length = jnp.sum(used.astype(jnp.int32))
+    plan = tile_trunk.Plan(
+        instructions, length, spec.size_out(table.kind[at]), table.tiles_out[at], activations[at + 1]
+    )
+    return plan, table.tap_level[at]
+
+
+_AS_THEY_ARE = frozenset(tile_trunk.Instructions._fields) - {"source", "shortcut", "base"}
+
+
+def _exists(lane: Array, tile_index: Array, channels: Array, groups: Array, tile: int) -> Array:
+    """Whether a channel lies in this lane of this tile; see :func:`lanes`."""
+    width = channels // groups
+    apart = (width >= tile) | (groups == 1)
+    own = jnp.where(apart, -(-width // tile), 1)
+    shared = tile // jnp.maximum(jnp.minimum(width, tile), 1)
+    packed = (lane < shared * width) & (tile_index * shared + lane // jnp.maximum(width, 1) < groups)
+    return jnp.where(apart, tile_index % own * tile + lane < width, packed)
+
+
+def _init_bank(
+    key: Array, shape: tuple[int, int], kinds: tuple[Kind, ...], table: Table, dtype: Any, init: Array | int
+) -> Array:
+    """Kernels of all layers, [R, tile]: each scaled by its own fans, zero where one of its channels is not there."""
+    rows, tile = shape
+    positions = jnp.asarray([kind.kernel**2 for kind in kinds], jnp.int32)[table.kind]
+    used = table.channels > 0
+    filled = jnp.where(used, table.tiles_in * table.block_out * positions * tile, 0)
+    row = jnp.arange(rows)
+    owner = jnp.searchsorted(jnp.cumsum(filled), row, side="right")
+    inside = owner < jnp.sum(used)
+    owner = jnp.minimum(owner, len(filled) - 1)
+    at = Table(*(jnp.asarray(field)[owner][:, None] for field in table))
+    positions, offset = positions[owner][:, None], (row[:, None] - at.row)
+    pair, lane_in = offset // (positions * tile), offset % tile
+    tile_in = pair // jnp.maximum(at.block_out, 1)
+    tile_out = tile_in // jnp.maximum(at.block_in, 1) * at.block_out + pair % jnp.maximum(at.block_out, 1)
+    lane_out = jnp.arange(tile)[None]
+    exists = (
+        inside[:, None]
+        & _exists(lane_in, tile_in, at.channels_in, jnp.maximum(at.groups_in, 1), tile)
+        & _exists(lane_out, tile_out, at.channels, jnp.maximum(at.groups_out, 1), tile)
+        & (lane_in // jnp.maximum(at.lane_group, 1) == lane_out // jnp.maximum(at.lane_group, 1))
+    )
+    inputs = jnp.maximum(at.channels_in // jnp.maximum(at.groups, 1), 1).astype(dtype)
+    features = jnp.maximum(at.channels, 1).astype(dtype)
+    kernel = initializers.conv_kernel(key, shape, dtype, init, positions.astype(dtype), features, inputs)
+    return jnp.where(exists, kernel, 0)

@@ -1,0 +1,141 @@
+"""The networks of NAS-Bench-201: stand-alone, and universal with the cell as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from eproxy_jax import initializers, layers, ops
+from eproxy_jax.spaces import cell_net
+from eproxy_jax.spaces.cell_graph import NUM_EDGES, POOL, Cell
+from eproxy_jax.spaces.standalone import StandAloneNet
+
+NUM_STAGES = 3
+
+
+class ResidualBlock(nn.Module):
+    """The block between stages: stride 2, channels double.
+
+    ReLU-conv3x3/2-BN-ReLU-conv3x3-BN, plus 2x2 average pool and conv1x1.
+    """
+
+    features: int
+    track: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = True, init: Array | int = 0) -> Array:
+        """[B, H, W, C] -> [B, H / 2, W / 2, features]."""
+        y = layers.Conv(self.features, 3, 2, dtype=self.dtype, name="conv_a")(nn.relu(x), init)
+        y = layers.BatchNorm(True, self.track, self.dtype, name="norm_a")(y, train)
+        y = layers.Conv(self.features, 3, dtype=self.dtype, name="conv_b")(nn.relu(y), init)
+        y = layers.BatchNorm(True, self.track, self.dtype, name="norm_b")(y, train)
+        shortcut = layers.Conv(self.features, 1, dtype=self.dtype, name="shortcut")(ops.avg_pool_2x2(x), init)
+        return y + shortcut
+
+
+class NasBench201Net(StandAloneNet):
+    """A stand-alone NAS-Bench-201 network.
+
+    Attributes:
+      cell: six operation codes.
+      stem_channels: channels of the first stage.
+      cells_per_stage: cells in each stage.
+    """
+
+    cell: Cell
+    stem_channels: int = 16
+    cells_per_stage: int = 5
+
+    def setup(self):
+        """Name the layers by their place, so that weights can be found by path."""
+        super().setup()
+        self.stem_conv = layers.Conv(self.stem_channels, 3, dtype=self.dtype)
+        self.stem_norm = layers.BatchNorm(True, self.track, self.dtype)
+        for stage in range(NUM_STAGES):
+            channels = self.stem_channels * 2**stage
+            if stage:
+                setattr(self, f"reduce{stage}", ResidualBlock(channels, self.track, self.dtype))
+            for n in range(self.cells_per_stage):
+                cell = cell_net.CellNet(self.cell, channels, track=self.track, dtype=self.dtype)
+                setattr(self, f"stage{stage}_cell{n}", cell)
+        if self.num_classes is not None:
+            self.last_norm = layers.BatchNorm(True, self.track, self.dtype)
+
+    def features(self, images: Array, train: bool = True) -> list[Array]:
+        """Feature taps, last stage first.
+
+        Args:
+          images: [B, H, W, 3].
+          train: normalise with batch statistics.
+
+        Returns:
+          Three arrays [B, H / 4, W / 4, 4 C], [B, H / 2, W / 2, 2 C], [B, H, W, C].
+        """
+        x = self.stem_norm(self.stem_conv(images), train)
+        taps = []
+        for stage in range(NUM_STAGES):
+            if stage:
+                x = getattr(self, f"reduce{stage}")(x, train)
+            for n in range(self.cells_per_stage):
+                x = getattr(self, f"stage{stage}_cell{n}")(x, train)
+            taps.append(x)
+        return taps[::-1]
+
+    def before_pooling(self, tap: Array, train: bool) -> Array:
+        """Batch norm and ReLU, [B, H / 4, W / 4, 4 C] -> [B, H / 4, W / 4, 4 C]."""
+        return nn.relu(self.last_norm(tap, train))
+
+
+class UniversalNasBench201(nn.Module):
+    """Every NAS-Bench-201 network in one module: the cell is data.
+
+    Each edge owns a 3x3 kernel; a 1x1 convolution uses its centre.
+
+    Attributes:
+      stem_channels: channels of the first stage.
+      cells_per_stage: cells in each stage.
+      dtype: dtype of the parameters.
+    """
+
+    stem_channels: int = 16
+    cells_per_stage: int = 5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, cell: Array, init: Array | int = 0) -> list[Array]:
+        """Feature taps, last stage first.
+
+        Args:
+          images: [B, H, W, 3].
+          cell: operation codes, integer [6].
+          init: index into ``initializers.INITS``.
+
+        Returns:
+          Three arrays [B, H / 4, W / 4, 4 C], [B, H / 2, W / 2, 2 C], [B, H, W, C].
+        """
+        x = layers.Conv(self.stem_channels, 3, dtype=self.dtype, name="stem_conv")(images, init)
+        x = layers.BatchNorm(dtype=self.dtype, name="stem_norm")(x)
+        taps = []
+        for stage in range(NUM_STAGES):
+            channels = self.stem_channels * 2**stage
+            if stage:
+                x = ResidualBlock(channels, dtype=self.dtype, name=f"reduce{stage}")(x, True, init)
+            x = self.cells(x, f"stage{stage}", cell, init)
+            taps.append(x)
+        return taps[::-1]
+
+    def cells(self, x: Array, name: str, cell: Array, init: Array | int) -> Array:
+        """The cells of a stage, [B, H, W, C] -> [B, H, W, C]; ``name`` is that of their kernels [N, 6, 3, 3, C, C]."""
+        edge_ops = cell_net.edge_ops(POOL + 1, affine=False, stride=1, reshapes=False)
+        area = cell_net.edge_area(cell, tuple(range(NUM_EDGES)), self.dtype)
+        shape = (self.cells_per_stage, NUM_EDGES, 3, 3, x.shape[-1], x.shape[-1])
+        kernels = self.param(name, initializers.conv_kernel, shape, self.dtype, init, area[None])
+        # Not a lax.scan over the cells: stacking what the backward pass needs costs as much as a convolution.
+        for cell_kernels in cell_net.unstack(kernels):
+            weights = [{"kernel": kernel} for kernel in cell_net.unstack(cell_kernels)]
+            x = cell_net.apply_cell(x, cell, weights, edge_ops, edge_ops)
+        return x

@@ -1,0 +1,446 @@
+"""A chain of convolutions whose number, widths, groups and wiring are data, in one small compiled program.
+
+Channels lie in tiles of a fixed width: an activation of C channels is ceil(C / tile) arrays [B, H, W, tile], one after
+the other on a tape, and a kernel is one small matrix for each pair of an input and an output tile, one after the other
+in a bank. A network is a list of instructions (convolution, batch norm, perhaps a shortcut, perhaps ReLU) whose loops
+over tiles have as many turns as its widths ask for. So one program serves all widths and depths, and holds only as
+many convolutions as there are (map size, stride, kernel size): about ten. A grouped convolution meets the tiles of its
+own group only; groups narrower than a tile share one, and the weights between them are zero and stay zero.
+
+What is padded is the last tile of a width, and the tiles that several narrow groups share. Padded channels have zero
+weights on both sides, hence stay zero and have no gradient.
+
+As in :mod:`eproxy_jax.spaces.residual_trunk`, the chosen kind of convolution is a loop of one turn among loops of none
+(XLA copies what passes through a conditional), and under ``vmap`` the candidates run one after the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_batching import sequential_vmap
+
+from eproxy_jax import ops
+from eproxy_jax.types import TARGET_SIZE
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Kind:
+    """A convolution as far as it is compiled.
+
+    Attributes:
+      size: index of its input's map size; its output has this size, or the next one at stride 2.
+      stride: 1 or 2.
+      kernel: 1 or 3.
+    """
+
+    size: int
+    stride: int
+    kernel: int
+
+    @property
+    def size_out(self) -> int:
+        """Index of its output's map size."""
+        return self.size + self.stride - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrunkSpec:
+    """The static side of a trunk: what is compiled.
+
+    Attributes:
+      batch: B.
+      sizes: (height, width) of the maps, each half the one before.
+      kinds: the convolutions that instructions may choose from.
+      tile: channels in a tile.
+      tape_rows: rows [tile] of the tape.
+      slot_rows: rows of each of the buffers for gradients of activations.
+      tap_tiles: tiles of the widest tap.
+      num_taps: T.
+    """
+
+    batch: int
+    sizes: tuple[tuple[int, int], ...]
+    kinds: tuple[Kind, ...]
+    tile: int
+    tape_rows: int
+    slot_rows: int
+    tap_tiles: int
+    num_taps: int
+
+    def rows(self, size: int) -> int:
+        """Rows of one tile's activation: positions of the whole batch."""
+        height, width = self.sizes[size]
+        return self.batch * height * width
+
+    def size_out(self, kind: Array) -> Array:
+        """Indices of the map sizes of the outputs of these kinds."""
+        return jnp.asarray([one.size_out for one in self.kinds], jnp.int32)[kind]
+
+
+class Instructions(NamedTuple):
+    """Convolutions in the order of the forward pass; integer arrays [N], or scalars of one instruction.
+
+    Attributes:
+      kind: index into ``TrunkSpec.kinds``.
+      tiles_in: tiles of the input.
+      tiles_out: tiles of the output.
+      block_in: input tiles that are connected with each other; all of them but in a grouped convolution.
+      block_out: output tiles that such a block of input tiles makes.
+      lane_group: channels of a group, where a tile holds several; else ``tile``.
+      row: first row of its kernels in the bank.
+      vector: first tile of its scales and biases.
+      source: first row of its input on the tape.
+      base: first row of what it writes: its normalised convolution, then its output.
+      shortcut: first row of what is added to its output; -1 for nothing.
+      relu: 1 where a ReLU comes last.
+      grad_source: buffer (0 to 3) with the gradient of its output; it is left behind without what ReLU stops, which
+        is the gradient of the shortcut.
+      grad_target: buffer of the gradient of its input.
+      grad_adds: 1 where it adds to what is in ``grad_target``.
+      tap: which tap its output is; -1 for none.
+    """
+
+    kind: Array
+    tiles_in: Array
+    tiles_out: Array
+    block_in: Array
+    block_out: Array
+    lane_group: Array
+    row: Array
+    vector: Array
+    source: Array
+    base: Array
+    shortcut: Array
+    relu: Array
+    grad_source: Array
+    grad_target: Array
+    grad_adds: Array
+    tap: Array
+
+
+class Plan(NamedTuple):
+    """A network as data.
+
+    Attributes:
+      instructions: its convolutions; those from ``length`` on are ignored.
+      length: how many there are.
+      tap_size: [T], index of each tap's map size.
+      tap_tiles: [T], tiles of each tap.
+      tap_source: [T], first row on the tape.
+    """
+
+    instructions: Instructions
+    length: Array
+    tap_size: Array
+    tap_tiles: Array
+    tap_source: Array
+
+
+class Weights(NamedTuple):
+    """Weights of the largest network of a group, or gradients of them.
+
+    Attributes:
+      kernels: [R, tile]: k * k * tile rows (position major) for each pair of connected tiles, those of one input tile
+        together.
+      scale: [V * tile], of the batch norms.
+      bias: [V * tile].
+    """
+
+    kernels: Array
+    scale: Array
+    bias: Array
+
+
+NUM_SLOTS = 5
+_OWN_SLOT = 4  # gradient of the convolution's own output, behind its batch norm
+
+
+def _read(rows: Array, start: Any, count: int) -> Array:
+    return lax.dynamic_slice_in_dim(rows, start, count)
+
+
+def _write(rows: Array, start: Any, values: Array) -> Array:
+    return lax.dynamic_update_slice_in_dim(rows, values, start, 0)
+
+
+def _apply_chosen(functions: Sequence[Callable[[Any], Any]], index: Array, carry: Any) -> Any:
+    """``functions[index](carry)``, as a loop of one turn that updates the carry in place."""
+    for number, function in enumerate(functions):
+        state = (index == number, carry)
+        carry = lax.while_loop(lambda s: s[0], lambda s, f=function: (jnp.zeros((), bool), f(s[1])), state)[1]
+    return carry
+
+
+def _at(instructions: Instructions, number: Array) -> Instructions:
+    return jax.tree.map(lambda field: field[number], instructions)
+
+
+def _maps(spec: TrunkSpec, size: int, rows: Array) -> Array:
+    """[rows, C] -> [B, H, W, C]."""
+    return rows.reshape(spec.batch, *spec.sizes[size], rows.shape[-1])
+
+
+def _columns(spec: TrunkSpec, kind: Kind, rows: Array) -> Array:
+    """What each output position reads of an input tile: [rows in, tile] -> [rows out, k * k * tile]."""
+    return ops.patches(_maps(spec, kind.size, rows), kind.kernel, kind.stride).reshape(spec.rows(kind.size_out), -1)
+
+
+def _vector(vectors: Array, at: Instructions, out: Array, tile: int) -> Array:
+    return lax.dynamic_slice_in_dim(vectors, (at.vector + out) * tile, tile)
+
+
+def _convolve(spec: TrunkSpec, kind: Kind, weights: Weights, tape: Array, at: Instructions, sums: Array) -> Array:
+    """``sums`` with the convolution's output tiles, before its batch norm, in front."""
+    rows_in, rows, unit = spec.rows(kind.size), spec.rows(kind.size_out), kind.kernel**2 * spec.tile
+
+    def from_input(i: Array, sums: Array) -> Array:
+        columns = _columns(spec, kind, _read(tape, at.source + i * rows_in, rows_in))
+        first = (i // at.block_in) * at.block_out
+
+        def to_output(o: Array, sums: Array) -> Array:
+            kernel = _read(weights.kernels, at.row + (i * at.block_out + o) * unit, unit)
+            place = (first + o) * rows
+            before = jnp.where(i % at.block_in == 0, 0, _read(sums, place, rows))
+            return _write(sums, place, columns @ kernel + before)
+
+        return lax.fori_loop(0, at.block_out, to_output, sums)
+
+    return lax.fori_loop(0, at.tiles_in, from_input, sums)
+
+
+def _finish(spec: TrunkSpec, size: int, weights: Weights, at: Instructions, carry: tuple[Array, Array, Array]):
+    """Batch norm, shortcut and ReLU: (tape, sums, reciprocal deviations) with those of one instruction written.
+
+    Each loop reads and writes different arrays: where a body reads from an array and writes to other places of it, XLA
+    copies it whole.
+    """
+    rows = spec.rows(size)
+
+    def normalise(sums: Array, o: Array, carry: tuple[Array, Array]):
+        tape, rstds = carry
+        z, rstd = ops.standardize(_maps(spec, size, _read(sums, o * rows, rows)))
+        rstds = lax.dynamic_update_slice_in_dim(rstds, rstd, (at.vector + o) * spec.tile, 0)
+        return _write(tape, at.base + o * rows, z.reshape(rows, spec.tile)), rstds
+
+    def activate(tape: Array, o: Array, sums: Array) -> Array:
+        z = _read(tape, at.base + o * rows, rows)
+        y = z * _vector(weights.scale, at, o, spec.tile)[None] + _vector(weights.bias, at, o, spec.tile)[None]
+        y = y + jnp.where(at.shortcut >= 0, _read(tape, jnp.maximum(at.shortcut, 0) + o * rows, rows), 0)
+        return _write(sums, o * rows, jnp.where((at.relu > 0) & (y < 0), 0, y))
+
+    def record(sums: Array, o: Array, tape: Array) -> Array:
+        return _write(tape, at.base + (at.tiles_out + o) * rows, _read(sums, o * rows, rows))
+
+    tape, sums, rstds = carry
+    tape, rstds = lax.fori_loop(0, at.tiles_out, functools.partial(normalise, sums), (tape, rstds))
+    sums = lax.fori_loop(0, at.tiles_out, functools.partial(activate, tape), sums)
+    return lax.fori_loop(0, at.tiles_out, functools.partial(record, sums), tape), sums, rstds
+
+
+def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tuple[Array, tuple[Array, Array]]:
+    """Taps [T, B, 8, 8, C], and what the backward pass needs."""
+    dtype = stem.dtype
+    tape = _write(lax.empty((spec.tape_rows, spec.tile), dtype), 0, stem.reshape(-1, spec.tile))
+    sums = lax.empty((spec.slot_rows, spec.tile), dtype)
+
+    def step(number: Array, carry: tuple[Array, Array, Array]):
+        at = _at(plan.instructions, number)
+        tape, sums, rstds = carry
+        convs = [functools.partial(_convolve, spec, kind, weights, tape, at) for kind in spec.kinds]
+        sums = _apply_chosen(convs, at.kind, sums)
+        finishes = [functools.partial(_finish, spec, size, weights, at) for size in range(len(spec.sizes))]
+        return _apply_chosen(finishes, spec.size_out(at.kind), (tape, sums, rstds))
+
+    tape, _, rstds = lax.fori_loop(0, plan.length, step, (tape, sums, jnp.zeros_like(weights.scale)))
+    taps = []
+    for slot in range(spec.num_taps):
+
+        def widen(size: int, tap: Array, slot: int = slot) -> Array:
+            def copy(i: Array, tap: Array) -> Array:
+                rows = spec.rows(size)
+                x = _maps(spec, size, _read(tape, plan.tap_source[slot] + i * rows, rows))
+                return lax.dynamic_update_slice_in_dim(tap, ops.resize_nearest(x, TARGET_SIZE)[None], i, 0)
+
+            return lax.fori_loop(0, plan.tap_tiles[slot], copy, tap)
+
+        zeros = jnp.zeros((spec.tap_tiles, spec.batch, TARGET_SIZE, TARGET_SIZE, spec.tile), dtype)
+        sizes = [functools.partial(widen, size) for size in range(len(spec.sizes))]
+        tap = jnp.moveaxis(_apply_chosen(sizes, plan.tap_size[slot], zeros), 0, -2)
+        taps.append(tap.reshape(*tap.shape[:3], -1))
+    return jnp.stack(taps), (tape, rstds)
+
+
+def _tap_backward(spec: TrunkSpec, size: int, tiled: Array, at: Instructions, flows: Array) -> Array:
+    """Gradients of activations with those of a tap, [T, N, B, 8, 8, tile], added where the output is one."""
+    rows = spec.rows(size)
+    like = jax.ShapeDtypeStruct((spec.batch, *spec.sizes[size], spec.tile), flows.dtype)
+    transpose = jax.linear_transpose(lambda x: ops.resize_nearest(x, TARGET_SIZE), like)
+    first = at.tap == 0  # the last of the chain: nothing has come back yet
+
+    def add(i: Array, flows: Array) -> Array:
+        place = at.grad_source * spec.slot_rows + i * rows
+        grad = transpose(tiled[jnp.maximum(at.tap, 0), i])[0].reshape(rows, spec.tile)
+        return _write(flows, place, grad + jnp.where(first, 0, _read(flows, place, rows)))
+
+    return lax.fori_loop(0, jnp.where(at.tap >= 0, at.tiles_out, 0), add, flows)
+
+
+def _finish_backward(
+    spec: TrunkSpec,
+    size: int,
+    weights: Weights,
+    tape: Array,
+    rstds: Array,
+    tiled: Array,
+    at: Instructions,
+    carry: tuple[Array, Array, Array],
+):
+    """(gradients of activations [slots, tile], of scales, of biases) behind tap, ReLU and batch norm."""
+    rows, tile = spec.rows(size), spec.tile
+    own, source = _OWN_SLOT * spec.slot_rows, at.grad_source * spec.slot_rows
+
+    def through_norm(o: Array, carry: tuple[Array, Array, Array]):
+        flows, scales, biases = carry
+        grad = _read(flows, source + o * rows, rows)
+        y = _read(tape, at.base + (at.tiles_out + o) * rows, rows)
+        grad = jnp.where((at.relu > 0) & (y <= 0), 0, grad)
+        z = _read(tape, at.base + o * rows, rows)
+        place = (at.vector + o) * tile
+        scales = lax.dynamic_update_slice_in_dim(scales, jnp.sum(grad * z, 0), place, 0)
+        biases = lax.dynamic_update_slice_in_dim(biases, jnp.sum(grad, 0), place, 0)
+        own_grad = ops.normalize_gradient(
+            _maps(spec, size, grad * _vector(weights.scale, at, o, tile)[None]),
+            _maps(spec, size, z),
+            _vector(rstds, at, o, tile),
+        )
+        flows = _write(flows, source + o * rows, grad)
+        return _write(flows, own + o * rows, own_grad.reshape(rows, tile)), scales, biases
+
+    flows, scales, biases = carry
+    flows = _tap_backward(spec, size, tiled, at, flows)
+    return lax.fori_loop(0, at.tiles_out, through_norm, (flows, scales, biases))
+
+
+def _convolve_backward(
+    spec: TrunkSpec, kind: Kind, weights: Weights, tape: Array, at: Instructions, carry: tuple[Array, Array]
+):
+    """(gradients of activations [slots, tile], gradients of kernels) behind one convolution."""
+    rows_in, rows, size, tile = spec.rows(kind.size), spec.rows(kind.size_out), kind.kernel, spec.tile
+    unit = size**2 * tile
+    own, target = _OWN_SLOT * spec.slot_rows, at.grad_target * spec.slot_rows
+    lanes = jnp.arange(tile) // at.lane_group
+    same_group = jnp.broadcast_to(lanes[:, None] == lanes[None], (size**2, tile, tile)).reshape(unit, tile)
+
+    def put(flows: Array, i: Array, grad: Array, adds: Array) -> Array:
+        place = target + i * rows_in
+        return _write(flows, place, grad + jnp.where(adds, _read(flows, place, rows_in), 0))
+
+    def from_output(o: Array, carry: tuple[Array, Array]):
+        """Stride 1: shifted copies of the output's gradient serve both gradients, in products of long rows."""
+        flows = carry[0]
+        shifted = _columns(spec, dataclasses.replace(kind, size=kind.size_out), _read(flows, own + o * rows, rows))
+        block = o // at.block_out
+
+        def to_input(n: Array, carry: tuple[Array, Array]):
+            flows, kernels = carry
+            i = block * at.block_in + n
+            row = at.row + (i * at.block_out + o % at.block_out) * unit
+            kernel = _read(weights.kernels, row, unit).reshape(size**2, tile, tile)
+            flipped = jnp.swapaxes(kernel[::-1], 1, 2).reshape(unit, tile)
+            x = _read(tape, at.source + i * rows_in, rows_in)
+            product = (x.T @ shifted).reshape(tile, size**2, tile)  # [in, shift, out]
+            grad = jnp.swapaxes(product, 0, 1)[::-1].reshape(unit, tile)
+            kernels = _write(kernels, row, jnp.where(same_group, grad, 0))
+            adds = (at.grad_adds > 0) | (o % at.block_out > 0)
+            return put(flows, i, shifted @ flipped, adds), kernels
+
+        return lax.fori_loop(0, at.block_in, to_input, (flows, carry[1]))
+
+    def from_input(i: Array, carry: tuple[Array, Array]):
+        """Stride 2: what the output reads of the input is the smaller."""
+        flows, kernels = carry
+        columns = _columns(spec, kind, _read(tape, at.source + i * rows_in, rows_in))
+        first = (i // at.block_in) * at.block_out
+
+        def to_output(o: Array, carry: tuple[Array, Array]):
+            back, kernels = carry
+            row = at.row + (i * at.block_out + o) * unit
+            grad = _read(flows, own + (first + o) * rows, rows)
+            kernels = _write(kernels, row, jnp.where(same_group, columns.T @ grad, 0))
+            return back + grad @ _read(weights.kernels, row, unit).T, kernels
+
+        back, kernels = lax.fori_loop(0, at.block_out, to_output, (jnp.zeros_like(columns), kernels))
+        like = jax.ShapeDtypeStruct((rows_in, tile), tape.dtype)
+        grad = jax.linear_transpose(functools.partial(_columns, spec, kind), like)(back)[0]
+        return put(flows, i, grad, at.grad_adds > 0), kernels
+
+    if kind.stride == 1:
+        return lax.fori_loop(0, at.tiles_out, from_output, carry)
+    return lax.fori_loop(0, at.tiles_in, from_input, carry)
+
+
+def _backward(
+    spec: TrunkSpec, weights: Weights, plan: Plan, saved: tuple[Array, Array], grad_taps: Array
+) -> tuple[Array, Weights]:
+    """Gradients of activations, that of the stem's output in the first instruction's target, and of the weights."""
+    tape, rstds = saved
+    tiled = jnp.moveaxis(grad_taps.reshape(*grad_taps.shape[:4], spec.tap_tiles, spec.tile), -2, 1)
+
+    def step(number: Array, carry: tuple[Array, Weights]):
+        at = _at(plan.instructions, plan.length - 1 - number)
+        flows, (kernels, scales, biases) = carry
+        sizes = range(len(spec.sizes))
+        finishes = [functools.partial(_finish_backward, spec, n, weights, tape, rstds, tiled, at) for n in sizes]
+        flows, scales, biases = _apply_chosen(finishes, spec.size_out(at.kind), (flows, scales, biases))
+        convs = [functools.partial(_convolve_backward, spec, kind, weights, tape, at) for kind in spec.kinds]
+        flows, kernels = _apply_chosen(convs, at.kind, (flows, kernels))
+        return flows, Weights(kernels, scales, biases)
+
+    flows = lax.empty((NUM_SLOTS * spec.slot_rows, spec.tile), tape.dtype)
+    return lax.fori_loop(0, plan.length, step, (flows, jax.tree.map(jnp.zeros_like, weights)))
+
+
+@functools.cache
+def _sequential(spec: TrunkSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Both passes, one candidate after the other under ``vmap``."""
+    return sequential_vmap(functools.partial(_forward, spec)), sequential_vmap(functools.partial(_backward, spec))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def trunk(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> Array:
+    """Run a chain of convolutions.
+
+    Args:
+      spec: the static side.
+      stem: [N, B, H, W, tile], the input of the first one.
+      weights: the bank.
+      plan: which convolutions, and where; no gradient.
+
+    Returns:
+      [T, B, 8, 8, tap_tiles * tile]: the tapped outputs, resized (nearest) and widened with zero channels.
+    """
+    return _sequential(spec)[0](stem, weights, plan)[0]
+
+
+def _trunk_fwd(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan):
+    taps, saved = _sequential(spec)[0](stem, weights, plan)
+    # An empty array that remembers the stem's shape costs nothing.
+    return taps, (weights, plan, saved, jnp.zeros((0, *stem.shape), stem.dtype))
+
+
+def _trunk_bwd(spec: TrunkSpec, residuals: Any, grad_taps: Array):
+    weights, plan, saved, like_stem = residuals
+    flows, grads = _sequential(spec)[1](weights, plan, saved, grad_taps)
+    shape = like_stem.shape[1:]
+    start = plan.instructions.grad_target[0] * spec.slot_rows
+    return _read(flows, start, shape[0] * spec.rows(0)).reshape(shape), grads, None
+
+
+trunk.defvjp(_trunk_fwd, _trunk_bwd)
