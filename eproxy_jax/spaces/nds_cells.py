@@ -131,6 +131,11 @@ class _NdsCells:
         """Trainable parameters of the backbone."""
         return nds_plan.params(arch, self.rules, self.channels(arch))
 
+    def tap_channels(self, arch: NdsArch) -> tuple[int, ...]:
+        """Channels of the feature taps, last stage first: those of all nodes in the normal cell's output."""
+        nodes = len(nds_genotype.concat(arch.normal, self.rules))
+        return tuple(nodes * self.channels(arch) * 2**stage for stage in reversed(range(NUM_STAGES)))
+
     # --- modules ---------------------------------------------------------------------------------------------
 
     def to_flax(self, arch: NdsArch, num_classes: int | None = None) -> NdsNet:
@@ -148,6 +153,10 @@ class _NdsCells:
         quarter = -(-largest // 4)
         is_small = _heaviest(self.rules) > 4 and _rows(arch, self.rules, width) <= quarter
         return NdsGroup(self.rules, width, places, quarter if is_small else largest)
+
+    def fine_group(self, arch: NdsArch) -> NdsGroup:
+        """As :meth:`group`: candidates of a batch run one after the other, and none pays for another's operations."""
+        return self.group(arch)
 
 
 @functools.lru_cache(maxsize=1 << 16)
