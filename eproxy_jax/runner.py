@@ -220,8 +220,9 @@ class Execution:
       form: execution form.
       chunk_size: candidates per dispatched chunk, a multiple of the number of devices.
       vmap_width: candidates of one block of the vmap form; rounding depends on it.
-      grouping: ``coarse``, few programs, or ``fine``, more of them where a batch then wastes less work; rounding
-        depends on it.
+      grouping: ``coarse``, few programs, or ``fine``, more of them, which waste less work in the vmap form. Rounding
+        depends on it; that of fine groups in the vmap form also on the number of devices (seen on the CPU, 4e-7 at
+        the second step).
     """
 
     devices: tuple[Device, ...]
@@ -237,18 +238,15 @@ class Execution:
         form: Form | None = None,
         chunk_size: int | None = None,
         vmap_width: int = VMAP_WIDTH,
-        grouping: Grouping | None = None,
+        grouping: Grouping = "coarse",
     ) -> Execution:
         """Fill in what is absent: all devices, the form of their platform, a chunk of a few seconds.
-
-        Groups are fine by default in the vmap form, where candidates of a coarse one pay for each other's operations.
 
         Raises:
           ValueError: an unknown form or grouping, a size below 1.
         """
         devices = tuple(jax.devices() if devices is None else devices)
         form = default_form(devices) if form is None else form
-        grouping = ("coarse" if form == "map" else "fine") if grouping is None else grouping
         for name, value, known in (("execution form", form, _FORMS), ("grouping", grouping, _GROUPINGS)):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
@@ -510,7 +508,7 @@ def score(
     form: Form | None = None,
     chunk_size: int | None = None,
     vmap_width: int = VMAP_WIDTH,
-    grouping: Grouping | None = None,
+    grouping: Grouping = "coarse",
     progress: Callable[[int, int], None] | None = None,
 ) -> ScoreResult:
     """Eproxy scores of a list of architectures.
@@ -528,7 +526,7 @@ def score(
       form: ``"map"`` or ``"vmap"``; chosen by the devices' platform when absent.
       chunk_size: candidates per dispatched chunk.
       vmap_width: candidates of one block of the vmap form; more fill an accelerator better and need more memory.
-      grouping: ``"coarse"`` or ``"fine"``, see :class:`Execution`; chosen by the form when absent.
+      grouping: ``"coarse"`` or ``"fine"``, see :class:`Execution`.
       progress: called with (networks done, networks in total) after each chunk.
 
     Returns:

@@ -124,7 +124,7 @@ def test_fine_groups_train_like_the_one_program(x64):
         runner.score(
             archs, space, TINY, pattern_images(4, 16), devices=jax.devices()[:1], form=form, vmap_width=2, grouping=kind
         ).losses
-        for form, kind in (("map", "coarse"), ("map", "fine"), ("vmap", None))
+        for form, kind in (("map", "coarse"), ("map", "fine"), ("vmap", "fine"))
     ]
     assert np.isfinite(losses[0]).all()
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
@@ -155,8 +155,9 @@ def test_the_lowered_program_of_a_fine_group_has_no_grouped_convolution_and_few_
     for platform in ("cuda", "tpu"):
         text = jax.export.export(program, platforms=[platform])(*pair).mlir_module()
         assert set(re.findall(r"feature_group_count = (\d+)", text)) <= {"1"}
-        # 3 stages of one cell with six slots, the stem, and two residual blocks of three convolutions.
-        assert text.count("stablehlo.dot_general") + text.count("stablehlo.convolution") == 3 * 6 + 1 + 2 * 3
+        # 3 stages of one cell with six slots, five of which choose their source by a product of their own, the stem,
+        # and two residual blocks of three convolutions.
+        assert text.count("stablehlo.dot_general") + text.count("stablehlo.convolution") == 3 * (6 + 5) + 1 + 2 * 3
 
 
 # --- the plan ---
@@ -166,7 +167,7 @@ def test_plan_of_the_whole_space():
     """At most 24 programs, and at most half as much work again as is needed, in batches of 32."""
     space = spaces.get("nasbench201", cells_per_stage=1)
     every = list(space.enumerate())
-    batches = runner.Execution.of(jax.devices()[:1], "vmap")
+    batches = runner.Execution.of(jax.devices()[:1], "vmap", grouping="fine")
     fine = planner.plan(every, space, TINY, (16, 32, 32, 3), batches).to_dict()
     assert fine["architectures"] == 15625
     assert fine["distinct"] == 5044 == sum(group["networks"] for group in fine["groups"])

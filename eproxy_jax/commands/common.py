@@ -78,7 +78,8 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
     execution.add_argument(
         "--grouping",
         choices=("coarse", "fine"),
-        help="few programs, or more that waste less work in batches (default by form)",
+        default="coarse",
+        help="few programs (default), or more that waste less work in batches",
     )
     execution.add_argument(
         "--devices", type=positive, metavar="N", help="devices to use (default: all; CPU: one a core)"

@@ -13,6 +13,8 @@ from jax.extend import core
 def count(function: Callable[..., Any], *arguments: Any) -> int:
     """Multiply-accumulates of the convolutions and matrix products of ``function(*arguments)``.
 
+    Depthwise convolutions that are written as sums of shifted products are neither, and are not counted.
+
     Loops count every turn whose number is static, conditionals their dearest branch. A ``while`` loop counts once.
 
     Args:
