@@ -14,6 +14,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and run little: half the time goes if XLA optimises less. Results stay within the tolerances.
 jax.config.update("jax_disable_most_optimizations", True)
 
+# PyTorch's threads wait for each other by spinning: ten times the time of one thread on tiny networks and busy cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(ROOT / "tests"))
