@@ -87,7 +87,7 @@ class BatchNorm(nn.Module):
         if self.affine:
             scale = self.param("scale", nn.initializers.ones, (channels,), self.dtype)
             bias = self.param("bias", nn.initializers.zeros, (channels,), self.dtype)
-            x = x * ops.per_channel(scale) + ops.per_channel(bias)
+            x = ops.affine(x, scale, bias)
         return x
 
 
@@ -180,21 +180,20 @@ def conv_bn_op(convolve: Callable[[Array, Array], Array], affine: bool) -> ops.O
     def forward(x: Array, weights: Any):
         normalized, rstd = ops.standardize(convolve(x, weights["kernel"]))
         if affine:
-            y = normalized * ops.per_channel(weights["scale"]) + ops.per_channel(weights["bias"])
-            return y, (rstd, normalized)
+            return ops.affine(normalized, weights["scale"], weights["bias"]), (rstd, normalized)
         return normalized, (rstd, None)
 
     def backward(x: Array, weights: Any, y: Array, residual: Any, grad: Array):
         rstd, normalized = residual
-        grads = {}
+        grads: dict[str, Array] = {}
         if affine:
-            grads = {"scale": jnp.sum(grad * normalized, (0, 1, 2)), "bias": jnp.sum(grad, (0, 1, 2))}
-            grad = grad * ops.per_channel(weights["scale"])
+            grad, *vectors = ops.affine_normalize_gradient(grad, normalized, rstd, weights["scale"])
+            grads["scale"], grads["bias"] = vectors
         else:
-            normalized = y
+            grad = ops.normalize_gradient(grad, y, rstd)
         # The primal that vjp computes again is linear in what it needs, so XLA drops it.
         _, pull = jax.vjp(convolve, x, weights["kernel"])
-        grad_x, grads["kernel"] = pull(ops.normalize_gradient(grad, normalized, rstd))
+        grad_x, grads["kernel"] = pull(grad)
         return grad_x, grads
 
     return ops.Op(forward, backward)
@@ -241,9 +240,4 @@ def factorized_reduce(x: Array, kernel: Array, stride: int) -> Array:
     """
     if stride == 1:
         return ops.conv2d(x, kernel, 1)
-    x = nn.relu(x)
-    half = kernel.shape[-1] // 2
-    shifted = jnp.pad(x[:, 1:, 1:], ((0, 0), (0, 1), (0, 1), (0, 0)))
-    return jnp.concatenate(
-        [ops.conv2d(x, kernel[..., :half], stride), ops.conv2d(shifted, kernel[..., half:], stride)], axis=-1
-    )
+    return ops.halving_conv2d(nn.relu(x), kernel)

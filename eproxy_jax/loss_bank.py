@@ -11,6 +11,7 @@ appended and flushed one by one, so that a killed run loses at most the setting 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -250,14 +251,19 @@ def fill(
     key = jax.random.key(spec.weight_seed)
     task = jax.jit(tiered.make_task, static_argnums=1)(key, tiered.TierSpec.of(spec.table), spec.images)
     key, task = execution.replicate((key, task))
+
+    @functools.lru_cache(maxsize=1)  # most settings lack the same architectures
+    def inputs_of(positions: tuple[int, ...]) -> list[runner.GroupInput]:
+        return runner.group_inputs([by_position[p] for p in positions], space, execution.grouping)
+
     compiled: list[float] = []
     start_time = time.perf_counter()
     for genes, missing in todo:
         shared = (task, execution.replicate(genes))
-        archs = [by_position[position] for position in missing]
-        losses = np.empty((len(archs), spec.num_steps))
+        losses = np.empty((len(missing), spec.num_steps))
+        inputs = inputs_of(tuple(missing))
         for some, chunk in runner.run_groups(
-            candidate_of, spec.num_steps, space, archs, execution, key, shared, compiled.append
+            candidate_of, spec.num_steps, inputs, execution, key, shared, compiled.append
         ):
             losses[some] = chunk
         for run in np.split(np.arange(len(missing)), np.flatnonzero(np.diff(missing) != 1) + 1):

@@ -246,6 +246,21 @@ frozen_conv2d.defvjp(
 )
 
 
+def halving_conv2d(x: Array, kernel: Array) -> Array:
+    """Two 1x1 convolutions at stride 2 to half the channels each, the second of the input shifted by one pixel.
+
+    Args:
+      x: [B, H, W, C_in].
+      kernel: [1, 1, C_in, C_out]; its output halves are the two convolutions.
+
+    Returns:
+      [B, ceil(H / 2), ceil(W / 2), C_out].
+    """
+    half = kernel.shape[-1] // 2
+    shifted = jnp.pad(x[:, 1:, 1:], ((0, 0), (0, 1), (0, 1), (0, 0)))
+    return jnp.concatenate([conv2d(x, kernel[..., :half], 2), conv2d(shifted, kernel[..., half:], 2)], axis=-1)
+
+
 def grouped_conv2d(x: Array, kernel: Array, groups: int, stride: int = 1) -> Array:
     """:func:`conv2d` whose channels fall into groups that do not meet: one batched product over the groups' patches.
 
@@ -276,6 +291,11 @@ def per_channel(vector: Array) -> Array:
     return vector[None, None, None, :]
 
 
+def affine(x: Array, scale: Array, bias: Array) -> Array:
+    """Scale and shift each channel: [B, H, W, C], [C], [C] -> [B, H, W, C]."""
+    return x * per_channel(scale) + per_channel(bias)
+
+
 def standardize(x: Array) -> tuple[Array, Array]:
     """Standardise each channel over the batch: (normalised [B, H, W, C], reciprocal deviation [C])."""
     centred = x - jnp.mean(x, (0, 1, 2), keepdims=True)
@@ -288,6 +308,12 @@ def normalize_gradient(grad: Array, normalized: Array, rstd: Array) -> Array:
     mean_grad = jnp.mean(grad, (0, 1, 2), keepdims=True)
     mean_projection = jnp.mean(grad * normalized, (0, 1, 2), keepdims=True)
     return per_channel(rstd) * (grad - mean_grad - normalized * mean_projection)
+
+
+def affine_normalize_gradient(grad: Array, normalized: Array, rstd: Array, scale: Array) -> tuple[Array, Array, Array]:
+    """Gradients through :func:`standardize` and then :func:`affine`: (of the input, of the scale, of the bias)."""
+    vectors = jnp.sum(grad * normalized, (0, 1, 2)), jnp.sum(grad, (0, 1, 2))
+    return normalize_gradient(grad * per_channel(scale), normalized, rstd), *vectors
 
 
 @jax.custom_vjp

@@ -355,42 +355,64 @@ def _fetch(losses: Array, count: int) -> np.ndarray:
     return np.asarray(losses)[:count]
 
 
+@dataclasses.dataclass(frozen=True)
+class GroupInput:
+    """Architectures of one group, as its program takes them.
+
+    Attributes:
+      group: the group.
+      positions: [n], where they stand in the list.
+      identity: uint32 [n, 2], see ``spaces.arch_identity``.
+      encoded: int32 [n, ...].
+    """
+
+    group: spaces.Group
+    positions: np.ndarray
+    identity: np.ndarray
+    encoded: np.ndarray
+
+
+def group_inputs(archs: Sequence[Any], space: spaces.SearchSpace, grouping: Grouping) -> list[GroupInput]:
+    """Canonical, distinct architectures by group, encoded."""
+    found = []
+    for group, members in by_group(archs, space, grouping).items():
+        own = [archs[i] for i in members]
+        identity = np.stack([spaces.arch_identity(space, arch) for arch in own])
+        found.append(GroupInput(group, np.asarray(members), identity, group.encode(own)))
+    return found
+
+
 def run_groups(
     candidate_of: Callable[[spaces.Group], Callable[..., Array]],
     num_steps: int,
-    space: spaces.SearchSpace,
-    archs: Sequence[Any],
+    inputs: Sequence[GroupInput],
     execution: Execution,
     key: Array,
     shared: tuple[Any, ...],
     compiled: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Losses of canonical, distinct architectures, one group after the other.
+    """Losses of a list of architectures, one group after the other.
 
     Args:
       candidate_of: group -> losses_of, see :func:`compile_program`.
       num_steps: S.
-      space: the search space.
-      archs: canonical architectures.
+      inputs: from :func:`group_inputs`.
       execution: devices and form.
       key: typed key.
       shared: what all candidates share, replicated.
       compiled: called with the seconds of each compilation of this call, before its program runs.
 
     Yields:
-      (positions [n] in ``archs``, losses [n, S]).
+      (positions [n] in the list, losses [n, S]).
     """
-    for group, members in by_group(archs, space, execution.grouping).items():
-        own = [archs[i] for i in members]
-        encoded = group.encode(own)
+    for one in inputs:
         compilations = num_compilations()
-        program = compile_program(candidate_of(group), num_steps, encoded.shape[1:], execution, key, shared)
+        program = compile_program(candidate_of(one.group), num_steps, one.encoded.shape[1:], execution, key, shared)
         if compiled is not None and num_compilations() > compilations:
             compiled(program.compile_seconds)
-        identity = np.stack([spaces.arch_identity(space, arch) for arch in own])
         done = 0
-        for losses in run_program(program, identity, encoded, key, shared):
-            yield np.asarray(members[done : done + len(losses)]), losses
+        for losses in run_program(program, one.identity, one.encoded, key, shared):
+            yield one.positions[done : done + len(losses)], losses
             done += len(losses)
 
 
@@ -465,9 +487,9 @@ def run(
     job: Job, archs: Sequence[Any], compiled: Callable[[float], None] | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Losses of canonical, distinct architectures of a job: (positions [n], losses [n, S]), see :func:`run_groups`."""
+    inputs = group_inputs(archs, job.space, job.execution.grouping)
     shared = (job.task, job.hyper)
-    num_steps = job.settings.num_steps
-    return run_groups(job.candidate, num_steps, job.space, archs, job.execution, job.key, shared, compiled)
+    return run_groups(job.candidate, job.settings.num_steps, inputs, job.execution, job.key, shared, compiled)
 
 
 def collect(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: dict[str, float]) -> ScoreResult:

@@ -199,7 +199,9 @@ def test_losses_are_those_of_the_tiered_candidate(searches):
     key = jax.random.fold_in(key, 0)
     shared = execution.replicate((task, np.asarray(history.genes[3])))
     archs = list(dict.fromkeys(SPACE.canonical(arch) for arch in problem.labelled))
-    trained = runner.run_groups(lambda _: candidate, 2, SPACE, archs, execution, execution.replicate(key), shared)
+    trained = runner.run_groups(
+        lambda _: candidate, 2, runner.group_inputs(archs, SPACE, "coarse"), execution, execution.replicate(key), shared
+    )
     losses = np.concatenate([losses for _, losses in trained])
     by_arch = dict(zip(archs, losses[:, -1], strict=True))
     expected = [by_arch[SPACE.canonical(arch)] for arch in problem.labelled]

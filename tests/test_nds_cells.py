@@ -11,7 +11,7 @@ import pytest
 from helpers import CELLS, SPACES, nds, pattern
 
 from eproxy_jax import config, ops, spaces, spatial_ops
-from eproxy_jax.spaces import nds_budget, nds_genotype, nds_plan
+from eproxy_jax.spaces import nds_budget, nds_genotype, nds_ops, nds_plan
 from eproxy_jax.spaces.nds_imagenet_counts import counts
 
 FILES = {
@@ -291,7 +291,7 @@ def test_spatial_operations_equal_live_pytorch(x64, size):
                 values,
             )
         check(
-            lambda x, s=stride: spatial_ops.avg_pool_3x3(x, s),
+            nds_ops.weightless("avg_pool_3x3", stride),
             lambda t, s=stride: F.avg_pool2d(t, 3, s, 1, count_include_pad=False),
             x,
         )

@@ -93,7 +93,9 @@ def test_map_and_vmap_over_candidates_agree(x64):
     for form in ("map", "vmap"):
         execution = runner.Execution.of(jax.devices()[:1], form, vmap_width=3)
         key, shared = execution.replicate((jax.random.key(1), (task, genes)))
-        trained = runner.run_groups(lambda _: candidate, STEPS, space, archs, execution, key, shared)
+        trained = runner.run_groups(
+            lambda _: candidate, STEPS, runner.group_inputs(archs, space, "coarse"), execution, key, shared
+        )
         losses[form] = np.concatenate([chunk for _, chunk in trained])
     np.testing.assert_allclose(losses["vmap"], losses["map"], rtol=1e-9)
 

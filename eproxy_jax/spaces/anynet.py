@@ -37,7 +37,7 @@ the square of the divisor); the mean network has 0.8 to 3.0 M.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ _WEIGHTS, _TAPE, _TIER_FACTOR = 9 * 2**20, 20480, 8
 
 
 @dataclasses.dataclass(frozen=True)
-class AnyNetSpace:
+class AnyNetSpace(base.Uncounted):
     """Base of the NDS AnyNet spaces; an architecture is an ``AnyNetArch``.
 
     Attributes:
@@ -70,10 +70,8 @@ class AnyNetSpace:
     stem_channels: int = 12
     width_divisor: int = 1
 
-    name: ClassVar[str]
     block: ClassVar[str]
     rules: ClassVar[tuple[Rules, ...]]
-    num_archs: ClassVar[int | None] = None
 
     def __post_init__(self):
         base.check_positive(self)
@@ -90,15 +88,10 @@ class AnyNetSpace:
         """The official ``net`` as compact JSON."""
         return anynet_rules.to_string(arch, self.block)
 
-    def enumerate(self) -> Iterator[AnyNetArch]:
-        """Not for this space.
-
-        Raises:
-          ValueError: always.
-        """
-        raise ValueError(
-            f"{self.name} has {self.rules[0].size:,} architectures, too many to enumerate: sample some, or read a file"
-        )
+    @property
+    def size(self) -> str:
+        """How many architectures the design space on ImageNet has, in words."""
+        return f"{self.rules[0].size:,} architectures"
 
     def sample(self, num: int, seed: int) -> list[AnyNetArch]:
         """Distinct architectures of the design space on ImageNet, uniformly, in the order drawn.
@@ -207,10 +200,6 @@ class AnyNetSpace:
         while not group.has_room(layers_):
             group = AnyNetGroup(self, tile, group.tier + 1)
         return group
-
-    def fine_group(self, arch: AnyNetArch) -> AnyNetGroup:
-        """As :meth:`group`: under ``vmap`` too, candidates run one after the other, each with its own work only."""
-        return self.group(arch)
 
 
 def _padded_macs(layers_: Sequence[Layer], tile: int) -> int:

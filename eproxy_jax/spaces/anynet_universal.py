@@ -18,6 +18,7 @@ from eproxy_jax import initializers, layers
 from eproxy_jax.spaces import tile_trunk
 from eproxy_jax.spaces.anynet_counts import Block, Conv
 from eproxy_jax.spaces.anynet_net import NUM_TAPS, Stem
+from eproxy_jax.spaces.tape import owner_of_rows
 from eproxy_jax.spaces.tile_trunk import Kind
 
 _HIDDEN_SLOTS = (2, 3)  # buffers of gradients inside a block; those between blocks are 0 and 1
@@ -361,9 +362,8 @@ def _init_bank(
     used = table.channels > 0
     filled = jnp.where(used, table.tiles_in * table.block_out * positions * tile, 0)
     row = jnp.arange(rows)
-    owner = jnp.searchsorted(jnp.cumsum(filled), row, side="right")
-    inside = owner < jnp.sum(used)
-    owner = jnp.minimum(owner, len(filled) - 1)
+    inside = row < jnp.sum(filled)
+    owner = owner_of_rows(filled, rows)
     at = Table(*(jnp.asarray(field)[owner][:, None] for field in table))
     positions, offset = positions[owner][:, None], (row[:, None] - at.row)
     pair, lane_in = offset // (positions * tile), offset % tile

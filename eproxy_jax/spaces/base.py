@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import flax.linen as nn
 import numpy as np
@@ -121,17 +121,45 @@ class SearchSpace(Protocol):
         ...
 
 
-class OneGroup:
+class Grouped:
+    """Base of spaces whose groups leave nothing to refine: in batches, too, no candidate pays for another's work."""
+
+    def group(self, arch: Any) -> Any:
+        """What the canonical architecture shares its compiled program with."""
+        raise NotImplementedError
+
+    def fine_group(self, arch: Any) -> Any:
+        """As :meth:`group`."""
+        return self.group(arch)
+
+
+class Uncounted(Grouped):
+    """Base of grouped spaces that are too large to enumerate."""
+
+    name: ClassVar[str]
+    num_archs: ClassVar[int | None] = None
+
+    @property
+    def size(self) -> str:
+        """How many architectures there are, in words."""
+        raise NotImplementedError
+
+    def enumerate(self) -> Iterator[Any]:
+        """Not for such a space.
+
+        Raises:
+          ValueError: always.
+        """
+        raise ValueError(f"{self.name} has {self.size}, too many to enumerate: sample some, or read a file")
+
+
+class OneGroup(Grouped):
     """Base of spaces that are their own and only group: one program runs exactly what each architecture needs."""
 
     def group(self, arch: Any) -> Any:
         """The space itself."""
         del arch
         return self
-
-    def fine_group(self, arch: Any) -> Any:
-        """As :meth:`group`."""
-        return self.group(arch)
 
     def executed_macs(self, arch: Any) -> int:
         """MACs of the architecture."""
@@ -228,3 +256,17 @@ def draw_distinct(total: int, num: int, seed: int, what: str) -> list[int]:
     if not 1 <= num <= total:
         raise ValueError(f"cannot draw {num} distinct architectures from {what}: choose a number from 1 to {total}")
     return [int(i) for i in np.random.default_rng(seed).choice(total, size=num, replace=False)]
+
+
+def draw_until(draw: Callable[[], Any], num: int, what: str) -> list[Any]:
+    """``num`` distinct values of ``draw``, in the order drawn, out of a set too large to run dry.
+
+    Raises:
+      ValueError: ``num`` is less than 1.
+    """
+    if num < 1:
+        raise ValueError(f"cannot draw {num} distinct architectures from {what}: choose a number from 1 on")
+    found: dict[Any, None] = {}
+    while len(found) < num:
+        found[draw()] = None
+    return list(found)

@@ -39,7 +39,7 @@ from eproxy_jax.spaces import base, traced_macs
 _KEY = 0  # of what is only looked at for its shape, or is no parameter
 
 
-class FlaxFamily:
+class FlaxFamily(base.Grouped):
     """Base of spaces whose networks come from a function, one compiled program each.
 
     Subclasses are frozen dataclasses; they give ``build`` and ``archs``.
@@ -119,10 +119,6 @@ class FlaxFamily:
     def group(self, arch: Any) -> FlaxGroup:
         """A group of this architecture alone."""
         return FlaxGroup(self, arch)
-
-    def fine_group(self, arch: Any) -> FlaxGroup:
-        """As :meth:`group`."""
-        return self.group(arch)
 
     def macs(self, arch: Any) -> int:
         """Multiply-accumulates of convolutions and matrix products for one 3x32x32 image, counted in the trace."""

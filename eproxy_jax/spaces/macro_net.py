@@ -25,6 +25,7 @@ from eproxy_jax import initializers, layers
 from eproxy_jax.spaces import macro_code, residual_trunk
 from eproxy_jax.spaces.macro_code import MAX_DOUBLINGS, MAX_HALVINGS, MAX_MODULES
 from eproxy_jax.spaces.residual_trunk import BlockShape
+from eproxy_jax.spaces.tape import Weights, owner_of_rows
 from eproxy_jax.spaces.transnas_net import CELLS_PER_MODULE, NUM_TAPS, Stem
 
 
@@ -180,7 +181,7 @@ class UniversalTransNasMacro(nn.Module):
         x = Stem(self.stem_channels, dtype=self.dtype, name="stem")(images, True, init)
         tables = _tables(self.stem_channels, x.shape[0], (x.shape[1], x.shape[2]))
         plan = make_plan(tables, code)
-        weights = residual_trunk.Weights(
+        weights = Weights(
             self.param("kernels", _init_bank, tables, plan, self.dtype, init),
             self.param("scale", nn.initializers.ones, (tables.scales,), self.dtype),
             self.param("bias", nn.initializers.zeros, (tables.scales,), self.dtype),
@@ -199,9 +200,7 @@ def _init_bank(key: Array, tables: _Tables, plan: residual_trunk.Plan, dtype: An
     for number, shape in enumerate(shapes):
         kernels[number, : len(shape.kernels)] = shape.kernels
     rows = jnp.asarray(kernels.prod(-1) // unit, jnp.int32)[plan.blocks.block].reshape(-1)
-    # Empty kernels start where the next one does, and the last of those that start there is the one with rows.
-    owner = jnp.searchsorted(jnp.cumsum(rows), jnp.arange(tables.rows), side="right")
-    owner = jnp.minimum(owner, len(rows) - 1)
+    owner = owner_of_rows(rows, tables.rows)
     sizes = jnp.asarray(np.maximum(kernels, 1), dtype)[plan.blocks.block].reshape(-1, 4)[owner]
     area, inputs, features = sizes[:, :1] * sizes[:, 1:2], sizes[:, 2:3], sizes[:, 3:]
     return initializers.conv_kernel(key, (tables.rows, unit), dtype, init, area, features, inputs)

@@ -91,13 +91,9 @@ def neighbours(arch: Arch) -> Iterator[Arch]:
                 yield from_numbers((*numbers[:place], value, *numbers[place + 1 :]))
 
 
-def draw(num: int, seed: int) -> list[Arch]:
-    """``num`` distinct architectures, uniformly, in the order drawn."""
-    rng = np.random.default_rng(seed)
-    found: dict[Arch, None] = {}
-    while len(found) < num:  # there are 2 ** 80: a second draw of one is unheard of
-        found[from_numbers([choices[rng.integers(len(choices))] for choices in CHOICES])] = None
-    return list(found)
+def draw(rng: np.random.Generator) -> Arch:
+    """An architecture, uniformly; the generator moves on."""
+    return from_numbers([choices[rng.integers(len(choices))] for choices in CHOICES])
 
 
 # --- reading -------------------------------------------------------------------------------------------------

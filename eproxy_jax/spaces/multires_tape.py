@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,13 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array, lax
-from jax.custom_batching import sequential_vmap
 
 from eproxy_jax import initializers, ops
 from eproxy_jax.spaces import multires_program as programs
 from eproxy_jax.spaces.multires_arch import Arch
 from eproxy_jax.spaces.multires_program import CONV_SHAPES, FUSED_LEVEL, NUM_LEVELS, NUM_TAPS, UP, ConvShape
-from eproxy_jax.spaces.residual_trunk import apply_chosen
+from eproxy_jax.spaces.tape import Weights, apply_chosen, interpreter, owner_of_rows, read, read_rows, write, write_rows
 from eproxy_jax.types import TARGET_SIZE
 
 # XLA's CPU backend fills an empty array with zeros, so that tapes and banks cost what they are long: networks that need
@@ -160,20 +158,6 @@ class Plan(NamedTuple):
     tap_registers: Array
 
 
-class Weights(NamedTuple):
-    """Weights of the largest network, or gradients of them.
-
-    Attributes:
-      kernels: [R, U], each kernel flattened into rows.
-      scale: [V], of the batch norms.
-      bias: [V].
-    """
-
-    kernels: Array
-    scale: Array
-    bias: Array
-
-
 def _before(sizes: Array) -> Array:
     return jnp.cumsum(sizes).astype(jnp.int32) - sizes
 
@@ -221,14 +205,6 @@ def _add_map(spec: TapeSpec, rows: Array, row: Any, level: int, values: Array, f
     return _write_map(rows, row, jnp.where(first > 0, 0, old) + values)
 
 
-def _read(flat: Array, start: Any, shape: tuple[int, ...]) -> Array:
-    return lax.dynamic_slice(flat, (start,), (int(np.prod(shape)),)).reshape(shape)
-
-
-def _write(flat: Array, start: Any, values: Array) -> Array:
-    return lax.dynamic_update_slice(flat, values.reshape(-1), (start,))
-
-
 def _widen(x: Array, channels: int) -> Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
 
@@ -236,14 +212,9 @@ def _widen(x: Array, channels: int) -> Array:
 def _read_weights(spec: TapeSpec, shape: ConvShape, weights: Weights, at: StepPlan) -> tuple[Array, Array, Array]:
     """Kernel, scale and bias of a convolution."""
     size, channels = shape.kernel_size, spec.channels_of(shape)
-    rows = (size * size * channels * channels // spec.unit, spec.unit)
-    kernel = lax.dynamic_slice(weights.kernels, (at.row, jnp.zeros_like(at.row)), rows)
-    scale, bias = (_read(vector, at.scale, (channels,)) for vector in (weights.scale, weights.bias))
-    return kernel.reshape(size, size, channels, channels), scale, bias
-
-
-def _affine(x: Array, scale: Array, bias: Array) -> Array:
-    return x * ops.per_channel(scale) + ops.per_channel(bias)
+    kernel = read_rows(weights.kernels, at.row, (size, size, channels, channels))
+    scale, bias = (read(vector, at.scale, (channels,)) for vector in (weights.scale, weights.bias))
+    return kernel, scale, bias
 
 
 # --- one convolution ------------------------------------------------------------------------------------------
@@ -257,13 +228,13 @@ def _conv_forward(spec: TapeSpec, shape: ConvShape, weights: Weights, at: StepPl
     addend = _read_map(spec, values, at.addend, shape.level_out, channels)
     kernel, scale, bias = _read_weights(spec, shape, weights, at)
     normalized, rstd = ops.standardize(ops.conv2d(x, kernel, shape.stride))
-    y = _affine(normalized, scale, bias)
+    y = ops.affine(normalized, scale, bias)
     if shape.kind == UP:
         y = ops.upsample_2x(nn.relu(y)) + addend
     else:
         y = nn.relu(y + jnp.where(at.after > 0, 0, addend)) + jnp.where(at.after > 0, addend, 0)
     values = _write_map(values, at.out, _widen(y, spec.channels))
-    return values, _write(norms, at.norm, normalized), _write(rstds, at.scale, rstd)
+    return values, write(norms, at.norm, normalized), write(rstds, at.scale, rstd)
 
 
 def _conv_backward(
@@ -279,13 +250,13 @@ def _conv_backward(
     channels, level_out = spec.channels_of(shape), shape.level_out
     # A loop of one turn: what reads registers inside a fused operation that others repeat makes XLA copy them all.
     zeros = jnp.zeros((spec.batch, *spec.map_size(level_out), channels), values.dtype)
-    read = functools.partial(_read_map, spec, registers, at.out_register, level_out, channels)
-    grad: Any = apply_chosen([lambda _: read()], jnp.minimum(at.shape, 0), zeros)
+    read_out = functools.partial(_read_map, spec, registers, at.out_register, level_out, channels)
+    grad: Any = apply_chosen([lambda _: read_out()], jnp.minimum(at.shape, 0), zeros)
     kernel, scale, bias = _read_weights(spec, shape, weights, at)
     x = _read_map(spec, values, at.source, shape.level, channels)
-    normalized = _read(norms, at.norm, (spec.batch, *spec.map_size(shape.conv_level), channels))
-    rstd = _read(rstds, at.scale, (channels,))
-    y = _affine(normalized, scale, bias)
+    normalized = read(norms, at.norm, (spec.batch, *spec.map_size(shape.conv_level), channels))
+    rstd = read(rstds, at.scale, (channels,))
+    y = ops.affine(normalized, scale, bias)
     if shape.kind == UP:  # the addend has the output's register, and its gradient
         grad = ops.upsample_2x_gradient(grad) * (y > 0)
     else:
@@ -294,14 +265,12 @@ def _conv_backward(
         to_addend = jnp.where(at.after > 0, grad, masked)
         registers = _add_map(spec, registers, at.addend_register, level_out, to_addend, at.first_addend)
         grad = masked
-    vectors = jnp.sum(grad * normalized, (0, 1, 2)), jnp.sum(grad, (0, 1, 2))
-    grad = ops.normalize_gradient(grad * ops.per_channel(scale), normalized, rstd)
+    grad, *vectors = ops.affine_normalize_gradient(grad, normalized, rstd, scale)
     grad_x, grad_kernel = jax.vjp(functools.partial(ops.conv2d, stride=shape.stride), x, kernel)[1](grad)
-    rows = grad_kernel.reshape(-1, spec.unit)
     grads = Weights(
-        lax.dynamic_update_slice(grads.kernels, rows, (at.row, jnp.zeros_like(at.row))),
-        _write(grads.scale, at.scale, vectors[0]),
-        _write(grads.bias, at.scale, vectors[1]),
+        write_rows(grads.kernels, at.row, grad_kernel),
+        write(grads.scale, at.scale, vectors[0]),
+        write(grads.bias, at.scale, vectors[1]),
     )
     return _add_map(spec, registers, at.source_register, shape.level, grad_x, at.first_source), grads
 
@@ -356,9 +325,15 @@ def _forward(spec: TapeSpec, stem: Array, weights: Weights, plan: Plan) -> tuple
 
 
 def _backward(
-    spec: TapeSpec, weights: Weights, plan: Plan, saved: tuple[Array, Array, Array], grads: TapMaps
+    spec: TapeSpec,
+    stem: tuple[int, ...],
+    weights: Weights,
+    plan: Plan,
+    saved: tuple[Array, Array, Array],
+    grads: TapMaps,
 ) -> tuple[Array, Weights]:
     """Gradients of the stem's output and of the weights."""
+    del stem
     registers = jnp.zeros((spec.register_rows[-1], spec.channels), saved[0].dtype)
     for slot, maps in enumerate((grads.last, *grads.others)):
         for level in range(NUM_LEVELS):
@@ -377,13 +352,9 @@ def _backward(
     return _read_map(spec, registers, row, 0, spec.channels), grad_weights
 
 
-@functools.cache
-def _sequential(spec: TapeSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Both passes, one candidate after the other under ``vmap``."""
-    return sequential_vmap(functools.partial(_forward, spec)), sequential_vmap(functools.partial(_backward, spec))
+_run = interpreter(_forward, _backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def run(spec: TapeSpec, stem: Array, weights: Weights, plan: Plan) -> TapMaps:
     """Run the convolutions of a network.
 
@@ -396,19 +367,7 @@ def run(spec: TapeSpec, stem: Array, weights: Weights, plan: Plan) -> TapMaps:
     Returns:
       The branches that feature taps read.
     """
-    return _sequential(spec)[0](stem, weights, plan)[0]
-
-
-def _run_fwd(spec: TapeSpec, stem: Array, weights: Weights, plan: Plan):
-    maps, saved = _sequential(spec)[0](stem, weights, plan)
-    return maps, (weights, plan, saved)
-
-
-def _run_bwd(spec: TapeSpec, residuals: Any, grads: TapMaps):
-    return (*_sequential(spec)[1](*residuals, grads), None)
-
-
-run.defvjp(_run_fwd, _run_bwd)
+    return _run(spec, stem, weights, plan)
 
 
 def init_bank(key: Array, spec: TapeSpec, parts: programs.Encoded, plan: Plan, dtype: Any, init: Array | int) -> Array:
@@ -424,8 +383,7 @@ def init_bank(key: Array, spec: TapeSpec, parts: programs.Encoded, plan: Plan, d
     """
     rows, unit = int(spec.totals[2]), spec.unit
     sizes = _of_shape(spec, 2, plan.steps.shape)
-    owner = jnp.searchsorted(jnp.cumsum(sizes), jnp.arange(rows), side="right")
-    owner = jnp.minimum(owner, len(sizes) - 1)
+    owner = owner_of_rows(sizes, rows)
     inputs, features = (jnp.asarray(parts.steps)[:, column][owner] for column in (3, 4))
     shape = plan.steps.shape[owner]
     width = _of_shape(spec, 3, shape)

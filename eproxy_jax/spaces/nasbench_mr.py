@@ -19,7 +19,7 @@ one of the benchmark 7.2 M; the program that serves 2,280 of its 2,507 networks 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ class NasBenchMrGroup:
 
 @base.register("nasbench_mr")  # pyright: ignore[reportArgumentType]
 @dataclasses.dataclass(frozen=True)
-class NasBenchMr:
+class NasBenchMr(base.Uncounted):
     """The NAS-Bench-MR space.
 
     An architecture is a tuple (input channels, modules, last channels), see :mod:`eproxy_jax.spaces.multires_arch`.
@@ -114,7 +114,6 @@ class NasBenchMr:
     channel_divisor: int = 1
 
     name: ClassVar[str] = "nasbench_mr"
-    num_archs: ClassVar[int | None] = None
 
     def __post_init__(self):
         base.check_positive(self)
@@ -133,15 +132,10 @@ class NasBenchMr:
         """Compact JSON of the benchmark's dict; channels as written, whatever ``channel_divisor`` is."""
         return multires_arch.to_json(arch)
 
-    def enumerate(self) -> Iterator[Arch]:
-        """Not possible.
-
-        Raises:
-          ValueError: always.
-        """
-        raise ValueError(
-            "space 'nasbench_mr' has 2 ** 80 architectures, too many to enumerate: sample some, or read a file of them"
-        )
+    @property
+    def size(self) -> str:
+        """How many architectures there are, in words."""
+        return "2 ** 80 architectures"
 
     def sample(self, num: int, seed: int) -> list[Arch]:
         """Distinct architectures drawn uniformly, in the order drawn: each of the 27 numbers for itself.
@@ -149,9 +143,8 @@ class NasBenchMr:
         Raises:
           ValueError: ``num`` is not positive.
         """
-        if num < 1:
-            raise ValueError(f"cannot draw {num} distinct architectures from NasBenchMr: choose a number from 1 on")
-        return multires_arch.draw(num, seed)
+        rng = np.random.default_rng(seed)
+        return base.draw_until(lambda: multires_arch.draw(rng), num, self.name)
 
     def neighbours(self, arch: Arch) -> list[Arch]:
         """The architectures that differ in one of the 27 numbers."""
@@ -164,10 +157,6 @@ class NasBenchMr:
     def group(self, arch: Arch) -> NasBenchMrGroup:
         """One of two groups: nine of ten networks of the benchmark, and those that need more memory."""
         return NasBenchMrGroup(self.channel_divisor, tape.tier_of(arch))
-
-    def fine_group(self, arch: Arch) -> NasBenchMrGroup:
-        """As :meth:`group`: in a batch, too, networks run one after the other, each at its own cost."""
-        return self.group(arch)
 
     def _channels(self, arch: Arch) -> tuple[int, int, int]:
         """Channels of the first stem convolution, of the branches at the end together, and after their fusion."""

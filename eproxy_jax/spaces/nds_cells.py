@@ -26,7 +26,7 @@ import numpy as np
 from jax import Array
 
 from eproxy_jax import initializers, layers
-from eproxy_jax.spaces import base, nds_budget, nds_genotype, nds_machine, nds_ops, nds_plan
+from eproxy_jax.spaces import base, nds_budget, nds_genotype, nds_machine, nds_ops, nds_plan, tape
 from eproxy_jax.spaces.nds_genotype import NdsArch, Rules
 from eproxy_jax.spaces.nds_machine import MachineSpec
 from eproxy_jax.spaces.nds_net import NdsNet
@@ -37,7 +37,7 @@ _POOLS = ("max_pool_3x3", "avg_pool_3x3")
 
 
 @dataclasses.dataclass(frozen=True)
-class _NdsCells:
+class _NdsCells(base.Uncounted):
     """What the five spaces share. Subclasses give ``name`` and ``rules``.
 
     Attributes:
@@ -46,9 +46,7 @@ class _NdsCells:
 
     width_divisor: int = 1
 
-    name: ClassVar[str]
     rules: ClassVar[Rules]
-    num_archs: ClassVar[None] = None
 
     def __post_init__(self):
         base.check_positive(self)
@@ -69,15 +67,10 @@ class _NdsCells:
 
     # --- the set of architectures ----------------------------------------------------------------------------
 
-    def enumerate(self) -> Iterator[NdsArch]:
-        """Refuses.
-
-        Raises:
-          ValueError: always: there are too many.
-        """
-        raise ValueError(
-            f"the space {self.name!r} has too many to enumerate: sample some (--sample), or give a file (--archs)"
-        )
+    @property
+    def size(self) -> str:
+        """How many architectures there are, in words."""
+        return "uncounted architectures"
 
     def sample(self, num: int, seed: int) -> list[NdsArch]:
         """Distinct architectures of the design space: uniform over operations, inputs, widths and depths.
@@ -87,21 +80,20 @@ class _NdsCells:
         Raises:
           ValueError: ``num`` is less than 1.
         """
-        if num < 1:
-            raise ValueError(f"cannot draw {num} distinct architectures from {self.name}: choose a positive number")
         rng, rules = np.random.default_rng(seed), self.rules
 
         def cell() -> nds_genotype.Cell:
             edges = ((rules.ops[rng.integers(len(rules.ops))], place // 2 + 2) for place in range(2 * rules.nodes))
             return tuple((op, int(rng.integers(inputs))) for op, inputs in edges)
 
-        found: dict[NdsArch, None] = {}
-        while len(found) < num:
-            width, depth = (int(values[rng.integers(len(values))]) for values in (rules.widths, rules.depths))
-            arch = NdsArch(cell(), cell(), width, depth)
-            if nds_budget.fits(arch, rules):
-                found[arch] = None
-        return list(found)
+        def network() -> NdsArch:
+            while True:
+                width, depth = (int(values[rng.integers(len(values))]) for values in (rules.widths, rules.depths))
+                arch = NdsArch(cell(), cell(), width, depth)
+                if nds_budget.fits(arch, rules):
+                    return arch
+
+        return base.draw_until(network, num, self.name)
 
     def neighbours(self, arch: NdsArch) -> list[NdsArch]:
         """The architectures with one operation or input changed, or the next width or depth of the design space."""
@@ -153,10 +145,6 @@ class _NdsCells:
         quarter = -(-largest // 4)
         is_small = _heaviest(self.rules) > 4 and _rows(arch, self.rules, width) <= quarter
         return NdsGroup(self.rules, width, places, quarter if is_small else largest)
-
-    def fine_group(self, arch: NdsArch) -> NdsGroup:
-        """As :meth:`group`: candidates of a batch run one after the other, and none pays for another's operations."""
-        return self.group(arch)
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -370,9 +358,7 @@ def _init_bank(key: Array, group: NdsGroup, program: nds_machine.Program, dtype:
     area, features, inputs = (
         kernels[..., field] * (sources if field == 3 else jnp.ones_like(sources)) for field in (1, 2, 3)
     )
-    # Kernels without rows start where the next one does, and the last of those that start there is the one with rows.
-    owner = jnp.searchsorted(jnp.cumsum(rows), jnp.arange(group.rows), side="right")
-    owner = jnp.minimum(owner, len(rows) - 1)
+    owner = tape.owner_of_rows(rows, group.rows)
     sizes = [jnp.maximum(part.reshape(-1), 1).astype(dtype)[owner][:, None] for part in (area, features, inputs)]
     return initializers.conv_kernel(key, (group.rows, group.width), dtype, init, *sizes)
 

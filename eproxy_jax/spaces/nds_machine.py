@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array, lax
-from jax.custom_batching import sequential_vmap
 
 from eproxy_jax import ops, spatial_ops
 from eproxy_jax.spaces import nds_ops, nds_plan, tape
 from eproxy_jax.spaces.nds_plan import NUM_STAGES, PRE_SAME, PRE_UNITS, STEM_NODES, Kind
+from eproxy_jax.spaces.tape import Weights
 from eproxy_jax.types import TARGET_SIZE
 
 # Fields of an instruction. Slots count maps of the cell's own size from the cell's place on the tape.
@@ -129,20 +129,6 @@ def unpack(spec: MachineSpec, row: Array) -> Program:
     return Program(*parts)
 
 
-class Weights(NamedTuple):
-    """Weights of a network, or gradients of them.
-
-    Attributes:
-      kernels: [R, width], each kernel flattened into rows.
-      scale: [V], of the batch norms.
-      bias: [V].
-    """
-
-    kernels: Array
-    scale: Array
-    bias: Array
-
-
 @dataclasses.dataclass(frozen=True)
 class _Layout:
     """Where things are for images of one size.
@@ -156,6 +142,11 @@ class _Layout:
     spec: MachineSpec
     batch: int
     size: tuple[int, int]
+
+    @classmethod
+    def of(cls, spec: MachineSpec, stem: tuple[int, ...]) -> _Layout:
+        """The layout behind a stem's output [B, H, W, C]."""
+        return cls(spec, stem[0], (stem[1], stem[2]))
 
     def map(self, stage: int, channels_stage: int | None = None) -> tuple[int, int, int, int]:
         """Shape of a map of a stage, with the channels of another one if given."""
@@ -213,7 +204,7 @@ def _norm(z: Array, weights: Weights, at: Array) -> tuple[Array, Array, Array]:
     """Output of the batch norm, normalised map, reciprocal deviations."""
     normalized, rstd = ops.standardize(z)
     scale, bias = (tape.read(part, at[SCALE], z.shape[-1:]) for part in (weights.scale, weights.bias))
-    return normalized * ops.per_channel(scale) + ops.per_channel(bias), normalized, rstd
+    return ops.affine(normalized, scale, bias), normalized, rstd
 
 
 def _norm_backward(
@@ -221,11 +212,9 @@ def _norm_backward(
 ) -> tuple[Array, Weights]:
     """Gradient of the batch norm's input, and the gradients of weights with those of its scale and bias."""
     scale = tape.read(weights.scale, at[SCALE], normalized.shape[-1:])
-    grads = grads._replace(
-        scale=tape.write(grads.scale, at[SCALE], jnp.sum(grad * normalized, (0, 1, 2))),
-        bias=tape.write(grads.bias, at[SCALE], jnp.sum(grad, (0, 1, 2))),
-    )
-    return ops.normalize_gradient(grad * ops.per_channel(scale), normalized, rstd), grads
+    grad, of_scale, of_bias = ops.affine_normalize_gradient(grad, normalized, rstd, scale)
+    scales, biases = tape.write(grads.scale, at[SCALE], of_scale), tape.write(grads.bias, at[SCALE], of_bias)
+    return grad, grads._replace(scale=scales, bias=biases)
 
 
 def _pull(linear: nds_ops.Linear, x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
@@ -403,27 +392,53 @@ def _unit_backward(
     return _Backward(tape.write(state.grads, source, grad_x), grads)
 
 
-def _input_shapes(layout: _Layout, stage: int, kind: int) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Stage that an input comes from, shapes of its nodes and of what it becomes."""
-    source = stage if kind == PRE_SAME else stage - 1
-    size = stage if kind == nds_plan.PRE_REDUCE else source
-    return source, layout.map(source), layout.map(size, stage)
+class _Input(NamedTuple):
+    """How a cell's input gets the cell's channels: one 1x1 convolution of all nodes that it comes from.
+
+    Attributes:
+      linear: the convolution.
+      shape: of a node.
+      out: shape of the result.
+      start: number of a node (its n-th) -> place on the tape of values.
+      row: the same -> first row of its kernel.
+      kernel: shape of that kernel.
+    """
+
+    linear: nds_ops.Linear
+    shape: tuple[int, ...]
+    out: tuple[int, ...]
+    start: Callable[[Array], Array]
+    row: Callable[[Array], Array]
+    kernel: tuple[int, ...]
+
+    @classmethod
+    def of(cls, layout: _Layout, stage: int, kind: int, program: Program, at: Array) -> _Input:
+        """The input that an instruction of a stage makes."""
+        source = stage if kind == PRE_SAME else stage - 1
+        shape, out = layout.map(source), layout.map(stage if kind == nds_plan.PRE_REDUCE else source, stage)
+        base, slot = layout.cell(source, at[SOURCE]), layout.slot(source)
+        outputs, rows = program.outputs[at[FIRST]], shape[-1] * out[-1] // layout.spec.width
+        (linear,) = PRE_UNITS[kind]
+        return cls(
+            linear,
+            shape,
+            out,
+            lambda n: base + outputs[1 + n] * slot,
+            lambda n: at[ROW] + n * rows,
+            linear.kernel_shape(shape[-1], out[-1]),
+        )
 
 
 def _input_forward(
     layout: _Layout, stage: int, kind: int, weights: Weights, program: Program, place: Array, at: Array, state: _Forward
 ) -> _Forward:
-    source, shape, out = _input_shapes(layout, stage, kind)
-    (linear,) = PRE_UNITS[kind]
-    base, slot = layout.cell(source, at[SOURCE]), layout.slot(source)
-    outputs, rows = program.outputs[at[FIRST]], shape[-1] * out[-1] // layout.spec.width
-    kernel_shape = linear.kernel_shape(shape[-1], out[-1])
+    one = _Input.of(layout, stage, kind, program, at)
 
     def add(n: Array, z: Array) -> Array:
-        x = tape.read(state.values, base + outputs[1 + n] * slot, shape)
-        return z + linear.apply(nn.relu(x), tape.read_rows(weights.kernels, at[ROW] + n * rows, kernel_shape))
+        x = tape.read(state.values, one.start(n), one.shape)
+        return z + one.linear.apply(nn.relu(x), tape.read_rows(weights.kernels, one.row(n), one.kernel))
 
-    z = lax.fori_loop(0, at[NODES], add, jnp.zeros(out, state.values.dtype))
+    z = lax.fori_loop(0, at[NODES], add, jnp.zeros(one.out, state.values.dtype))
     y, normalized, rstd = _norm(z, weights, at)
     target = layout.cell(stage, place) + at[TARGET] * layout.slot(stage)
     where = layout.saved(stage, place) + at[SAVED] * layout.slot(stage)
@@ -446,21 +461,17 @@ def _input_backward(
     wide_grad: Array,
     state: _Backward,
 ) -> _Backward:
-    source, shape, out = _input_shapes(layout, stage, kind)
-    (linear,) = PRE_UNITS[kind]
-    base, slot = layout.cell(source, at[SOURCE]), layout.slot(source)
-    outputs, rows = program.outputs[at[FIRST]], shape[-1] * out[-1] // layout.spec.width
-    kernel_shape = linear.kernel_shape(shape[-1], out[-1])
-    grad = tape.read(wide_grad, 0, out)
+    one = _Input.of(layout, stage, kind, program, at)
+    grad = tape.read(wide_grad, 0, one.out)
     where = layout.saved(stage, place) + at[SAVED] * layout.slot(stage)
-    normalized, rstd = tape.read(forward.saved, where, out), tape.read(forward.rstd, at[SCALE], out[-1:])
+    normalized, rstd = tape.read(forward.saved, where, one.out), tape.read(forward.rstd, at[SCALE], one.out[-1:])
     grad, grads = _norm_backward(grad, normalized, rstd, weights, state.weights, at)
 
     def add(n: Array, state: _Backward) -> _Backward:
-        start, row = base + outputs[1 + n] * slot, at[ROW] + n * rows
-        x = tape.read(forward.values, start, shape)
-        grad_x, grad_kernel = _pull(linear, nn.relu(x), tape.read_rows(weights.kernels, row, kernel_shape), grad)
-        grad_x = grad_x * (x > 0) + tape.read(state.grads, start, shape)
+        start, row = one.start(n), one.row(n)
+        x = tape.read(forward.values, start, one.shape)
+        grad_x, grad_kernel = _pull(one.linear, nn.relu(x), tape.read_rows(weights.kernels, row, one.kernel), grad)
+        grad_x = grad_x * (x > 0) + tape.read(state.grads, start, one.shape)
         kernels = tape.write_rows(state.weights.kernels, row, grad_kernel)
         return _Backward(tape.write(state.grads, start, grad_x), state.weights._replace(kernels=kernels))
 
@@ -480,9 +491,9 @@ def _kind_of(spec: MachineSpec, at: Array) -> Array:
     return jnp.asarray(nds_plan.kinds(spec.ops).of_body, jnp.int32)[at[BODY]]
 
 
-def _forward(layout: _Layout, stem: Array, weights: Weights, program: Program) -> tuple[list[Array], _Forward]:
+def _forward(spec: MachineSpec, stem: Array, weights: Weights, program: Program) -> tuple[list[Array], _Forward]:
     """Taps, last first, [B, 8, 8, nodes * C] each, and what the backward pass needs."""
-    spec, dtype = layout.spec, stem.dtype
+    layout, dtype = _Layout.of(spec, stem.shape), stem.dtype
     values, saved = (lax.empty((length,), dtype) for length in layout.lengths())
     for number, node in enumerate(jnp.split(stem, STEM_NODES, axis=-1)):
         values = tape.write(values, layout.cell(0, 0) + number * layout.slot(0), node)
@@ -564,10 +575,15 @@ def _clear(layout: _Layout, stage: int, program: Program, grads: Array) -> Array
 
 
 def _backward(
-    layout: _Layout, weights: Weights, program: Program, forward: _Forward, grad_taps: list[Array]
+    spec: MachineSpec,
+    stem: tuple[int, ...],
+    weights: Weights,
+    program: Program,
+    forward: _Forward,
+    grad_taps: list[Array],
 ) -> tuple[Array, Weights]:
-    """Gradients of the stem's output and of the weights."""
-    spec = layout.spec
+    """Gradients of the stem's output, whose shape is ``stem``, and of the weights."""
+    layout = _Layout.of(spec, stem)
     grads = lax.empty(forward.values.shape, forward.values.dtype)
     for stage in range(NUM_STAGES):
         grads = _clear(layout, stage, program, grads)
@@ -612,13 +628,9 @@ def _backward(
     return jnp.concatenate(nodes, axis=-1), state.weights
 
 
-@functools.cache
-def _sequential(layout: _Layout) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Both passes, one candidate after the other under ``vmap``."""
-    return sequential_vmap(functools.partial(_forward, layout)), sequential_vmap(functools.partial(_backward, layout))
+_run = tape.interpreter(_forward, _backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def run(spec: MachineSpec, stem: Array, weights: Weights, program: Program) -> list[Array]:
     """Run a network.
 
@@ -632,22 +644,4 @@ def run(spec: MachineSpec, stem: Array, weights: Weights, program: Program) -> l
       Outputs of the stages, last first, resized to 8x8 (nearest): [B, 8, 8, nodes * 4 width] and so on, zeros above
       the channels in use.
     """
-    return _run_fwd(spec, stem, weights, program)[0]
-
-
-def _run_fwd(spec: MachineSpec, stem: Array, weights: Weights, program: Program):
-    layout = _Layout(spec, stem.shape[0], (stem.shape[1], stem.shape[2]))
-    taps, state = _sequential(layout)[0](stem, weights, program)
-    # An empty array that remembers the stem's shape costs nothing.
-    return taps, (weights, program, state, jnp.zeros((0, *stem.shape), stem.dtype))
-
-
-def _run_bwd(spec: MachineSpec, residuals: Any, grad_taps: list[Array]):
-    weights, program, state, like_stem = residuals
-    shape = like_stem.shape[1:]
-    layout = _Layout(spec, shape[0], (shape[1], shape[2]))
-    grad_stem, grads = _sequential(layout)[1](weights, program, state, grad_taps)
-    return grad_stem, grads, None
-
-
-run.defvjp(_run_fwd, _run_bwd)
+    return _run(spec, stem, weights, program)

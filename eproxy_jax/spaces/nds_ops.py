@@ -15,8 +15,6 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax.numpy as jnp
-from flax import linen as nn
 from jax import Array
 
 from eproxy_jax import ops, spatial_ops
@@ -98,25 +96,13 @@ def _line(size: int, axis: int, stride: int) -> Linear:
     return Linear(apply, size, False, outputs, (size, 1) if axis == 1 else (1, size))
 
 
-def shifted(x: Array) -> Array:
-    """The map moved up and left by one pixel, zeros in the last row and column."""
-    return jnp.pad(x[:, 1:, 1:], ((0, 0), (0, 1), (0, 1), (0, 0)))
-
-
-def _factorized(x: Array, kernel: Array) -> Array:
-    half = kernel.shape[-1] // 2
-    return jnp.concatenate(
-        [ops.conv2d(x, kernel[..., :half], 2), ops.conv2d(shifted(x), kernel[..., half:], 2)], axis=-1
-    )
-
-
 @functools.cache
 def pointwise(stride: int) -> Linear:
     """A 1x1 convolution at stride 1, in a unit that whose first map has the stride."""
     return Linear(lambda x, kernel: ops.conv2d(x, kernel), 1, False, _square(stride), (1, 1))
 
 
-FACTORIZED_REDUCE = Linear(_factorized, 1, False, _square(2), (1, 1), halves=True)
+FACTORIZED_REDUCE = Linear(ops.halving_conv2d, 1, False, _square(2), (1, 1), halves=True)
 
 
 @functools.cache
@@ -152,18 +138,10 @@ def weightless(op: str, stride: int) -> Callable[[Array], Array] | None:
     if op == SKIP and stride == 1:
         return lambda x: x
     if op == "avg_pool_3x3":
-        return lambda x: spatial_ops.avg_pool_3x3(x, stride)
+        return lambda x: ops.avg_pool_3x3(x)[:, ::stride, ::stride]
     if op.startswith("max_pool"):
         return lambda x: spatial_ops.max_pool(x, int(op[-1]), stride)
     return None
-
-
-def apply_unit(unit: Unit, x: Array, kernels: list[Array]) -> Array:
-    """A unit without its batch norm."""
-    x = nn.relu(x)
-    for linear, kernel in zip(unit, kernels, strict=True):
-        x = linear.apply(x, kernel)
-    return x
 
 
 def unit_weights(unit: Unit, channels_in: int, channels: int) -> int:

@@ -5,26 +5,24 @@ padded: weights lie one after the other in one bank, activations one after the o
 writes exactly its own size at an offset that is data. The bank is as long as the largest network of the space needs,
 the least that one program can have.
 
-The chosen block is a loop of one turn among loops of none, not a branch of ``lax.switch``: XLA copies whatever passes
-through a conditional (42 ms a block for a bank of 150 MB on a CPU), but updates the carry of a loop in place. Under
-``vmap`` the trunks of the candidates run one after the other, so that none pays for the blocks of the others.
+The chosen block is no branch of ``lax.switch`` (:mod:`eproxy_jax.spaces.tape` says why). Under ``vmap`` the trunks of
+the candidates run one after the other, so that none pays for the blocks of the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array, lax
-from jax.custom_batching import sequential_vmap
 
 from eproxy_jax import ops
+from eproxy_jax.spaces.tape import Weights, apply_chosen, interpreter, read, read_rows, write, write_rows
 from eproxy_jax.types import TARGET_SIZE
 
 
@@ -128,49 +126,14 @@ class Plan(NamedTuple):
     tap_source: Array
 
 
-class Weights(NamedTuple):
-    """Weights of the largest network, or gradients of them.
-
-    Attributes:
-      kernels: [R, U], each kernel flattened into rows.
-      scale: [V], of the batch norms.
-      bias: [V].
-    """
-
-    kernels: Array
-    scale: Array
-    bias: Array
-
-
-def apply_chosen(functions: Sequence[Callable[[Any], Any]], index: Array, carry: Any) -> Any:
-    """``functions[index](carry)``; ``carry`` itself where the index is -1. Updates the carry in place."""
-    for number, function in enumerate(functions):
-        state = (index == number, carry)
-        carry = lax.while_loop(lambda s: s[0], lambda s, f=function: (jnp.zeros((), bool), f(s[1])), state)[1]
-    return carry
-
-
-def _read(flat: Array, start: Any, shape: tuple[int, ...]) -> Array:
-    return lax.dynamic_slice(flat, (start,), (int(np.prod(shape)),)).reshape(shape)
-
-
-def _write(flat: Array, start: Any, values: Array) -> Array:
-    return lax.dynamic_update_slice(flat, values.reshape(-1), (start,))
-
-
 def _read_weights(shape: BlockShape, weights: Weights, at: BlockPlan) -> tuple[list[Array], Array, Array]:
     """Kernels, and scales and biases [2 or 3, C], of a block."""
-    unit, row, kernels = weights.kernels.shape[1], at.row, []
+    row, kernels = at.row, []
     for kernel in shape.kernels:
-        rows = int(np.prod(kernel)) // unit
-        kernels.append(lax.dynamic_slice(weights.kernels, (row, jnp.zeros_like(row)), (rows, unit)).reshape(kernel))
-        row = row + rows
+        kernels.append(read_rows(weights.kernels, row, kernel))
+        row = row + int(np.prod(kernel)) // weights.kernels.shape[1]
     vectors = (len(kernels), shape.channels)
-    return kernels, _read(weights.scale, at.scale, vectors), _read(weights.bias, at.scale, vectors)
-
-
-def _affine(x: Array, scale: Array, bias: Array) -> Array:
-    return x * ops.per_channel(scale) + ops.per_channel(bias)
+    return kernels, read(weights.scale, at.scale, vectors), read(weights.bias, at.scale, vectors)
 
 
 def _conv(x: Array, kernel: Array, stride: int = 1) -> Array:
@@ -183,16 +146,16 @@ def _conv(x: Array, kernel: Array, stride: int = 1) -> Array:
 def _block_forward(batch: int, shape: BlockShape, weights: Weights, at: BlockPlan, carry: tuple[Array, Array]):
     """(tape, reciprocal deviations) with those of this block written."""
     tape, rstds = carry
-    x = _read(tape, at.source, (batch, *shape.size_in, shape.channels_in))
+    x = read(tape, at.source, (batch, *shape.size_in, shape.channels_in))
     kernels, scale, bias = _read_weights(shape, weights, at)
     first, rstd_a = ops.standardize(_conv(x, kernels[0], shape.stride))
-    second, rstd_b = ops.standardize(_conv(nn.relu(_affine(first, scale[0], bias[0])), kernels[1]))
+    second, rstd_b = ops.standardize(_conv(nn.relu(ops.affine(first, scale[0], bias[0])), kernels[1]))
     if shape.projects:
-        x = _affine(ops.standardize(_conv(x, kernels[2], shape.stride))[0], scale[2], bias[2])
-    y = nn.relu(_affine(second, scale[1], bias[1]) + x)
+        x = ops.affine(ops.standardize(_conv(x, kernels[2], shape.stride))[0], scale[2], bias[2])
+    y = nn.relu(ops.affine(second, scale[1], bias[1]) + x)
     for number, values in enumerate((first, second, y)):
-        tape = _write(tape, at.base + number * batch * shape.outputs, values)
-    return tape, _write(rstds, at.scale, jnp.stack([rstd_a, rstd_b]))
+        tape = write(tape, at.base + number * batch * shape.outputs, values)
+    return tape, write(rstds, at.scale, jnp.stack([rstd_a, rstd_b]))
 
 
 def _block_backward(
@@ -211,25 +174,21 @@ def _block_backward(
     flat, grads = carry
     out_shape = (batch, *shape.size, shape.channels)
     kernels, scale, bias = _read_weights(shape, weights, at)
-    rstd = _read(rstds, at.scale, (2, shape.channels))
-    x = _read(tape, at.source, (batch, *shape.size_in, shape.channels_in))
-    first, second, y = (_read(tape, at.base + number * batch * shape.outputs, out_shape) for number in range(3))
-    grad = _read(flat, 0, out_shape) * (y > 0)
+    rstd = read(rstds, at.scale, (2, shape.channels))
+    x = read(tape, at.source, (batch, *shape.size_in, shape.channels_in))
+    first, second, y = (read(tape, at.base + number * batch * shape.outputs, out_shape) for number in range(3))
+    grad = read(flat, 0, out_shape) * (y > 0)
 
-    def norm_backward(number: int, grad: Array, normalized: Array, rstd: Array) -> tuple[Array, tuple[Array, Array]]:
-        vectors = jnp.sum(grad * normalized, (0, 1, 2)), jnp.sum(grad, (0, 1, 2))
-        return ops.normalize_gradient(grad * ops.per_channel(scale[number]), normalized, rstd), vectors
-
-    hidden = _affine(first, scale[0], bias[0])
-    grad_z, vectors_b = norm_backward(1, grad, second, rstd[1])
+    hidden = ops.affine(first, scale[0], bias[0])
+    grad_z, *vectors_b = ops.affine_normalize_gradient(grad, second, rstd[1], scale[1])
     grad_hidden, kernel_b = jax.vjp(_conv, nn.relu(hidden), kernels[1])[1](grad_z)
-    grad_z, vectors_a = norm_backward(0, grad_hidden * (hidden > 0), first, rstd[0])
+    grad_z, *vectors_a = ops.affine_normalize_gradient(grad_hidden * (hidden > 0), first, rstd[0], scale[0])
     strided = functools.partial(_conv, stride=shape.stride)
     grad_x, kernel_a = jax.vjp(strided, x, kernels[0])[1](grad_z)
     grad_kernels, vectors = [kernel_a, kernel_b], [vectors_a, vectors_b]
     if shape.projects:
         z, pull = jax.vjp(strided, x, kernels[2])
-        grad_z, vectors_c = norm_backward(2, grad, *ops.standardize(z))
+        grad_z, *vectors_c = ops.affine_normalize_gradient(grad, *ops.standardize(z), scale[2])
         grad_shortcut, kernel_c = pull(grad_z)
         grad_kernels.append(kernel_c)
         vectors.append(vectors_c)
@@ -237,11 +196,11 @@ def _block_backward(
         grad_shortcut = grad
     rows = jnp.concatenate([kernel.reshape(-1, weights.kernels.shape[1]) for kernel in grad_kernels])
     grads = Weights(
-        lax.dynamic_update_slice(grads.kernels, rows, (at.row, jnp.zeros_like(at.row))),
-        _write(grads.scale, at.scale, jnp.stack([scale for scale, _ in vectors])),
-        _write(grads.bias, at.scale, jnp.stack([bias for _, bias in vectors])),
+        write_rows(grads.kernels, at.row, rows),
+        write(grads.scale, at.scale, jnp.stack([scale for scale, _ in vectors])),
+        write(grads.bias, at.scale, jnp.stack([bias for _, bias in vectors])),
     )
-    return _write(flat, 0, grad_x + grad_shortcut), grads
+    return write(flat, 0, grad_x + grad_shortcut), grads
 
 
 def _widen(spec: TrunkSpec, x: Array) -> Array:
@@ -253,7 +212,7 @@ def _widen(spec: TrunkSpec, x: Array) -> Array:
 def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tuple[Array, tuple[Array, Array]]:
     """Taps [T, B, 8, 8, C], and what the backward pass needs."""
     dtype = stem.dtype
-    tape = _write(lax.empty((spec.tape,), dtype), 0, stem)
+    tape = write(lax.empty((spec.tape,), dtype), 0, stem)
     rstds = lax.empty(weights.scale.shape, dtype)
 
     def step(carry: tuple[Array, Array], at: BlockPlan):
@@ -264,7 +223,7 @@ def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tupl
     taps = []
     for slot in range(len(spec.tap_positions)):
         kinds = [
-            lambda _, s=slot, shape=shape: _widen(spec, _read(tape, plan.tap_source[s], (spec.batch, *shape)))
+            lambda _, s=slot, shape=shape: _widen(spec, read(tape, plan.tap_source[s], (spec.batch, *shape)))
             for shape in spec.taps
         ]
         zeros = jnp.zeros((spec.batch, TARGET_SIZE, TARGET_SIZE, spec.tap_channels), dtype)
@@ -273,9 +232,14 @@ def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tupl
 
 
 def _backward(
-    spec: TrunkSpec, weights: Weights, plan: Plan, saved: tuple[Array, Array], grad_taps: Array
+    spec: TrunkSpec,
+    stem: tuple[int, ...],
+    weights: Weights,
+    plan: Plan,
+    saved: tuple[Array, Array],
+    grad_taps: Array,
 ) -> tuple[Array, Weights]:
-    """Gradients of the stem's output (flat, first numbers of the result) and of the weights."""
+    """Gradients of the stem's output, whose shape is ``stem``, and of the weights."""
     tape, rstds = saved
     longest = spec.batch * max(max(shape.inputs, shape.outputs) for shape in spec.blocks)
     slots = np.full(len(plan.blocks.block), -1, np.int32)
@@ -284,7 +248,7 @@ def _backward(
     def add_tap(shape: tuple[int, int, int], slot: Array, flat: Array) -> Array:
         x = jnp.zeros((spec.batch, *shape), flat.dtype)
         grad = jax.vjp(functools.partial(_widen, spec), x)[1](grad_taps[slot])[0]
-        return _write(flat, 0, _read(flat, 0, x.shape) + grad)
+        return write(flat, 0, read(flat, 0, x.shape) + grad)
 
     def step(carry: tuple[Array, Weights], xs: tuple[BlockPlan, Array]):
         (flat, grads), (at, slot) = carry, xs
@@ -296,16 +260,13 @@ def _backward(
         return apply_chosen(blocks, at.block, (flat, grads)), None
 
     start = (jnp.zeros((longest,), tape.dtype), jax.tree.map(jnp.zeros_like, weights))
-    return lax.scan(step, start, (plan.blocks, jnp.asarray(slots)), reverse=True)[0]
+    flat, grads = lax.scan(step, start, (plan.blocks, jnp.asarray(slots)), reverse=True)[0]
+    return read(flat, 0, stem), grads
 
 
-@functools.cache
-def _sequential(spec: TrunkSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Both passes, one candidate after the other under ``vmap``."""
-    return sequential_vmap(functools.partial(_forward, spec)), sequential_vmap(functools.partial(_backward, spec))
+_run = interpreter(_forward, _backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def trunk(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> Array:
     """Run a chain of blocks.
 
@@ -318,20 +279,4 @@ def trunk(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> Array:
     Returns:
       [T, B, 8, 8, tap_channels]: the tapped outputs, resized (nearest) and widened with zero channels.
     """
-    return _sequential(spec)[0](stem, weights, plan)[0]
-
-
-def _trunk_fwd(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan):
-    taps, saved = _sequential(spec)[0](stem, weights, plan)
-    # An empty array that remembers the stem's shape costs nothing.
-    return taps, (weights, plan, saved, jnp.zeros((0, *stem.shape), stem.dtype))
-
-
-def _trunk_bwd(spec: TrunkSpec, residuals: Any, grad_taps: Array):
-    weights, plan, saved, like_stem = residuals
-    flat, grads = _sequential(spec)[1](weights, plan, saved, grad_taps)
-    shape = like_stem.shape[1:]
-    return flat[: int(np.prod(shape))].reshape(shape), grads, None
-
-
-trunk.defvjp(_trunk_fwd, _trunk_bwd)
+    return _run(spec, stem, weights, plan)

@@ -10,23 +10,22 @@ own group only; groups narrower than a tile share one, and the weights between t
 What is padded is the last tile of a width, and the tiles that several narrow groups share. Padded channels have zero
 weights on both sides, hence stay zero and have no gradient.
 
-As in :mod:`eproxy_jax.spaces.residual_trunk`, the chosen kind of convolution is a loop of one turn among loops of none
-(XLA copies what passes through a conditional), and under ``vmap`` the candidates run one after the other.
+The chosen kind of convolution is no branch of ``lax.switch`` (:mod:`eproxy_jax.spaces.tape` says why), and under
+``vmap`` the candidates run one after the other.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.custom_batching import sequential_vmap
 
 from eproxy_jax import ops
+from eproxy_jax.spaces.tape import Weights, apply_chosen, interpreter
 from eproxy_jax.types import TARGET_SIZE
 
 
@@ -143,21 +142,6 @@ class Plan(NamedTuple):
     tap_source: Array
 
 
-class Weights(NamedTuple):
-    """Weights of the largest network of a group, or gradients of them.
-
-    Attributes:
-      kernels: [R, tile]: k * k * tile rows (position major) for each pair of connected tiles, those of one input tile
-        together.
-      scale: [V * tile], of the batch norms.
-      bias: [V * tile].
-    """
-
-    kernels: Array
-    scale: Array
-    bias: Array
-
-
 NUM_SLOTS = 5
 _OWN_SLOT = 4  # gradient of the convolution's own output, behind its batch norm
 
@@ -168,14 +152,6 @@ def _read(rows: Array, start: Any, count: int) -> Array:
 
 def _write(rows: Array, start: Any, values: Array) -> Array:
     return lax.dynamic_update_slice_in_dim(rows, values, start, 0)
-
-
-def _apply_chosen(functions: Sequence[Callable[[Any], Any]], index: Array, carry: Any) -> Any:
-    """``functions[index](carry)``, as a loop of one turn that updates the carry in place."""
-    for number, function in enumerate(functions):
-        state = (index == number, carry)
-        carry = lax.while_loop(lambda s: s[0], lambda s, f=function: (jnp.zeros((), bool), f(s[1])), state)[1]
-    return carry
 
 
 def _at(instructions: Instructions, number: Array) -> Instructions:
@@ -254,9 +230,9 @@ def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tupl
         at = _at(plan.instructions, number)
         tape, sums, rstds = carry
         convs = [functools.partial(_convolve, spec, kind, weights, tape, at) for kind in spec.kinds]
-        sums = _apply_chosen(convs, at.kind, sums)
+        sums = apply_chosen(convs, at.kind, sums)
         finishes = [functools.partial(_finish, spec, size, weights, at) for size in range(len(spec.sizes))]
-        return _apply_chosen(finishes, spec.size_out(at.kind), (tape, sums, rstds))
+        return apply_chosen(finishes, spec.size_out(at.kind), (tape, sums, rstds))
 
     tape, _, rstds = lax.fori_loop(0, plan.length, step, (tape, sums, jnp.zeros_like(weights.scale)))
     taps = []
@@ -272,7 +248,7 @@ def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tupl
 
         zeros = jnp.zeros((spec.tap_tiles, spec.batch, TARGET_SIZE, TARGET_SIZE, spec.tile), dtype)
         sizes = [functools.partial(widen, size) for size in range(len(spec.sizes))]
-        tap = jnp.moveaxis(_apply_chosen(sizes, plan.tap_size[slot], zeros), 0, -2)
+        tap = jnp.moveaxis(apply_chosen(sizes, plan.tap_size[slot], zeros), 0, -2)
         taps.append(tap.reshape(*tap.shape[:3], -1))
     return jnp.stack(taps), (tape, rstds)
 
@@ -387,9 +363,14 @@ def _convolve_backward(
 
 
 def _backward(
-    spec: TrunkSpec, weights: Weights, plan: Plan, saved: tuple[Array, Array], grad_taps: Array
+    spec: TrunkSpec,
+    stem: tuple[int, ...],
+    weights: Weights,
+    plan: Plan,
+    saved: tuple[Array, Array],
+    grad_taps: Array,
 ) -> tuple[Array, Weights]:
-    """Gradients of activations, that of the stem's output in the first instruction's target, and of the weights."""
+    """Gradients of the stem's output, whose shape is ``stem``, and of the weights."""
     tape, rstds = saved
     tiled = jnp.moveaxis(grad_taps.reshape(*grad_taps.shape[:4], spec.tap_tiles, spec.tile), -2, 1)
 
@@ -398,49 +379,31 @@ def _backward(
         flows, (kernels, scales, biases) = carry
         sizes = range(len(spec.sizes))
         finishes = [functools.partial(_finish_backward, spec, n, weights, tape, rstds, tiled, at) for n in sizes]
-        flows, scales, biases = _apply_chosen(finishes, spec.size_out(at.kind), (flows, scales, biases))
+        flows, scales, biases = apply_chosen(finishes, spec.size_out(at.kind), (flows, scales, biases))
         convs = [functools.partial(_convolve_backward, spec, kind, weights, tape, at) for kind in spec.kinds]
-        flows, kernels = _apply_chosen(convs, at.kind, (flows, kernels))
+        flows, kernels = apply_chosen(convs, at.kind, (flows, kernels))
         return flows, Weights(kernels, scales, biases)
 
     flows = lax.empty((NUM_SLOTS * spec.slot_rows, spec.tile), tape.dtype)
-    return lax.fori_loop(0, plan.length, step, (flows, jax.tree.map(jnp.zeros_like, weights)))
+    flows, grads = lax.fori_loop(0, plan.length, step, (flows, jax.tree.map(jnp.zeros_like, weights)))
+    start = plan.instructions.grad_target[0] * spec.slot_rows
+    return _read(flows, start, stem[0] * spec.rows(0)).reshape(stem), grads
 
 
-@functools.cache
-def _sequential(spec: TrunkSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Both passes, one candidate after the other under ``vmap``."""
-    return sequential_vmap(functools.partial(_forward, spec)), sequential_vmap(functools.partial(_backward, spec))
+_run = interpreter(_forward, _backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def trunk(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> Array:
     """Run a chain of convolutions.
 
     Args:
       spec: the static side.
       stem: [N, B, H, W, tile], the input of the first one.
-      weights: the bank.
+      weights: the bank. ``kernels`` [R, tile] has k * k * tile rows (position major) for each pair of connected tiles,
+        those of one input tile together; ``scale`` and ``bias`` [V * tile].
       plan: which convolutions, and where; no gradient.
 
     Returns:
       [T, B, 8, 8, tap_tiles * tile]: the tapped outputs, resized (nearest) and widened with zero channels.
     """
-    return _sequential(spec)[0](stem, weights, plan)[0]
-
-
-def _trunk_fwd(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan):
-    taps, saved = _sequential(spec)[0](stem, weights, plan)
-    # An empty array that remembers the stem's shape costs nothing.
-    return taps, (weights, plan, saved, jnp.zeros((0, *stem.shape), stem.dtype))
-
-
-def _trunk_bwd(spec: TrunkSpec, residuals: Any, grad_taps: Array):
-    weights, plan, saved, like_stem = residuals
-    flows, grads = _sequential(spec)[1](weights, plan, saved, grad_taps)
-    shape = like_stem.shape[1:]
-    start = plan.instructions.grad_target[0] * spec.slot_rows
-    return _read(flows, start, shape[0] * spec.rows(0)).reshape(shape), grads, None
-
-
-trunk.defvjp(_trunk_fwd, _trunk_bwd)
+    return _run(spec, stem, weights, plan)
