@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from common import DATA, POOLS, RESULTS, ROOT, config_source, draw_archs, header, markdown_table, write_page
 
-from eproxy_jax import arch_files, config, fitted, images, loss_bank, metrics, runner, selection, spaces
+from eproxy_jax import arch_files, config, fitted, images, loss_bank, metrics, programs, selection, spaces
 
 # Validation accuracy after 12 epochs, where the data has it: what early stopping would know.
 EARLY_STOPPING = {
@@ -46,7 +46,7 @@ class Matrix:
         bank_spec = loss_bank.BankSpec(
             space, spec.genes, images.standardize(spec.images), spec.weight_seed, spec.settings.num_steps
         )
-        with loss_bank.LossBank(path, bank_spec.identity(runner.Execution.of())) as bank:
+        with loss_bank.LossBank(path, bank_spec.identity(programs.Execution.of())) as bank:
             self.functions = np.asarray(bank.columns(space, archs))
             done = np.flatnonzero(bank.computed()[:, np.unique(self.functions)].all(1))
             self.genes = [bank.genes[p] for p in done]

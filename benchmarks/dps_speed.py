@@ -44,7 +44,7 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 2)
 
-    from eproxy_jax import config, images, runner, search_run
+    from eproxy_jax import config, images, programs, search_run
 
     spec = config.build(config.load_config(f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"))
     space, batch = spec.space, images.standardize(spec.images)
@@ -52,7 +52,7 @@ def main() -> None:
     genes = search.genes_with_effect(spec.genes)
     archs = space.sample(20, 0)
     problem = search_run.Problem(space, genes, search, batch, 0, 0, tuple(archs), tuple(map(float, range(20))))
-    execution = runner.Execution.of()
+    execution = programs.Execution.of()
     compiled = search_run.prepare(problem, execution)
     distinct = list(dict.fromkeys(space.canonical(arch) for arch in archs))
     state, turns = compiled.initial, arguments.evaluations // arguments.block

@@ -79,7 +79,7 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
-    from eproxy_jax import arch_files, config, metrics, runner
+    from eproxy_jax import arch_files, config, metrics, programs, runner
     from eproxy_jax import flops as flops_lib
 
     spec = config.build(config.load_config(f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"))
@@ -87,7 +87,7 @@ def main() -> None:
     distinct = list(dict.fromkeys(space.canonical(arch) for arch in space.sample(8 * arguments.num, arguments.seed)))
     archs = distinct[: arguments.num]
     job = runner.make_job(space, settings, spec.images, spec.weight_seed)
-    compilations = runner.num_compilations()
+    compilations = programs.num_compilations()
     program = job.program(archs[0])
     theirs = torch_scorer(space, settings, job.task)
 
@@ -147,7 +147,8 @@ def main() -> None:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     notes = (
         f"\nMatmul peak {peak / 1e9:.0f} GFLOP/s; needed {flops / 1e9:.1f} GFLOP a network on average. MACs alone on "
-        f"the same {len(archs)}: Spearman {alone:.3f}. Programs compiled: {runner.num_compilations() - compilations}. "
+        f"the same {len(archs)}: Spearman {alone:.3f}. Programs compiled: "
+        f"{programs.num_compilations() - compilations}. "
         f"Working memory of our program {program.temp_bytes / 2**20:.0f} MiB a device; peak of this process, "
         f"PyTorch included, {memory:.2f} GiB.\n"
     )

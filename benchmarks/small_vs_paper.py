@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from common import DATA, ROOT, header, markdown_table, write_page
 
-from eproxy_jax import arch_files, config, images, loss_bank, metrics, runner
+from eproxy_jax import arch_files, config, images, loss_bank, metrics, programs
 
 TRUTH = {"nasbench201": "nasbench201/cifar10valid.json", "transnas_micro": "transnas/micro_class_object.json"}
 
@@ -44,7 +44,7 @@ def main() -> None:
         own = dataclasses.replace(spec, genes=small.genes)
         batch = images.standardize(own.images)
         bank_spec = loss_bank.BankSpec(own.space, own.genes, batch, own.weight_seed, own.settings.num_steps)
-        execution = runner.Execution.of(chunk_size=16)
+        execution = programs.Execution.of(chunk_size=16)
         path = Path(arguments.workdir) / f"{size}.jsonl"
         with loss_bank.LossBank(path, bank_spec.identity(execution)) as bank:
 

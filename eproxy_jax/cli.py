@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from eproxy_jax.commands import bank, dps, plan, score
@@ -29,8 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    if argv is None:  # as a program; a caller of main has a JAX of its own
-        _configure_cpu_devices(arguments.devices)
     overrides = [text for text in rest if text.startswith("--config.")]
     unknown = [text for text in rest if not text.startswith("--config.")]
     if unknown:
@@ -38,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any("=" not in text for text in overrides):
         parser.error("configuration overrides are written --config.FIELD=VALUE, with '='")
     try:
+        if argv is None:  # as a program; a caller of main has a JAX of its own
+            _configure_jax(arguments)
         return _COMMANDS[arguments.command].run(arguments, overrides)
     except (UsageError, ValueError, OSError) as error:
         message = " ".join(str(error).split())
@@ -61,11 +62,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _configure_cpu_devices(wanted: int | None) -> None:
-    """On the CPU, one JAX device per core: devices run candidates side by side. Call before JAX starts its backend."""
+def _configure_jax(arguments: argparse.Namespace) -> None:
+    """Call before JAX starts its backend. On the CPU, one JAX device per core: they run candidates side by side."""
     import jax
 
-    jax.config.update("jax_num_cpu_devices", wanted or _available_cores())
+    from eproxy_jax import programs
+
+    warnings.showwarning = lambda message, *_, **__: print(f"eproxy: warning: {message}", file=sys.stderr)
+    jax.config.update("jax_num_cpu_devices", arguments.devices or _available_cores())
+    if arguments.compile_cache != "off":
+        try:
+            programs.keep_on_disk(arguments.compile_cache)
+        except OSError as error:
+            warnings.warn(f"compiled programs are not kept: {error} (--compile-cache)", RuntimeWarning, stacklevel=1)
+    if arguments.command == "score":
+        _join_processes(arguments)
+
+
+def _join_processes(arguments: argparse.Namespace) -> None:
+    """Start JAX's distributed runtime where flags ask for it."""
+    from eproxy_jax import hosts
+
+    coordinator, count, index = arguments.coordinator, arguments.num_processes, arguments.process_id
+    if (coordinator is None) != (count is None) or (count is None) != (index is None):
+        raise UsageError("--coordinator, --num-processes and --process-id go together")
+    if count is not None and index >= count:
+        raise UsageError(f"--process-id {index}: expected 0 to {count - 1}, as --num-processes is {count}")
+    if arguments.distributed or coordinator is not None:
+        try:
+            hosts.start(coordinator, count, index)
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(f"cannot join the other processes: {error}") from error
 
 
 def _available_cores() -> int:

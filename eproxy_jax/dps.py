@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from eproxy_jax import ranks, runner, selection, spaces, tiered
+from eproxy_jax import programs, ranks, runner, selection, spaces, tiered
 from eproxy_jax.errors import did_you_mean
 from eproxy_jax.genes import GeneTable
 
@@ -132,7 +132,7 @@ class Labels:
 
 
 def make_labels(
-    space: spaces.SearchSpace, archs: Sequence[Any], truth: Sequence[float], execution: runner.Execution
+    space: spaces.SearchSpace, archs: Sequence[Any], truth: Sequence[float], execution: programs.Execution
 ) -> Labels:
     """Prepare labelled architectures.
 
@@ -287,7 +287,7 @@ def advance(
 def _advance_search(
     table: GeneTable,
     spec: SearchSpec,
-    execution: runner.Execution,
+    execution: programs.Execution,
     keys: tuple[Array, Array],
     state: SearchState,
     random_until: Array,
@@ -296,11 +296,11 @@ def _advance_search(
     task: tiered.TieredTask,
 ) -> SearchState:
     dtype = task.images.dtype
-    mesh = runner.candidates_mesh(execution.devices)
+    mesh = programs.candidates_mesh(execution.devices)
 
     def chunk(group: spaces.Group) -> Callable[..., Array]:
         candidate = tiered.Candidate.of(group, table, spec.num_steps, dtype)
-        return runner.chunk_program(candidate, spec.num_steps, execution.form, mesh, execution.vmap_width, dtype)
+        return programs.chunk_program(candidate, spec.num_steps, execution.form, mesh, execution.vmap_width, dtype)
 
     parts = [(chunk(part.group), part) for part in labels.functions]
     weights, evolution = keys
@@ -347,7 +347,7 @@ def make_search(
     images: Array,
     weight_seed: int,
     seed: int,
-    execution: runner.Execution,
+    execution: programs.Execution,
 ) -> Search:
     """Compile a search, once.
 

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from eproxy_jax import runner, spaces, tiered
+from eproxy_jax import programs, runner, spaces, tiered
 from eproxy_jax.genes import GeneTable
 from eproxy_jax.results_file import JsonLines, fingerprint
 
@@ -49,7 +49,7 @@ class BankSpec:
     weight_seed: int = 0
     num_steps: int = 10
 
-    def identity(self, execution: runner.Execution) -> dict[str, Any]:
+    def identity(self, execution: programs.Execution) -> dict[str, Any]:
         """All of it as plain data, for the file's header."""
         return {
             **runner.run_identity(self.space, self.images, self.weight_seed, execution),
@@ -218,7 +218,7 @@ def fill(
     spec: BankSpec,
     settings: Sequence[np.ndarray],
     archs: Sequence[Any],
-    execution: runner.Execution | None = None,
+    execution: programs.Execution | None = None,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, float]:
     """Train what is missing of settings x architectures.
@@ -235,7 +235,7 @@ def fill(
       {"compile": s, "run": s}, wall time.
     """
     space = spec.space
-    execution = runner.Execution.of(chunk_size=CHUNK * len(jax.devices())) if execution is None else execution
+    execution = programs.Execution.of(chunk_size=CHUNK * len(jax.local_devices())) if execution is None else execution
     distinct = runner.make_plan(archs, space).distinct
     positions = bank.add_archs([space.format(arch) for arch in distinct])
     by_position = dict(zip(positions, distinct, strict=True))
@@ -262,7 +262,7 @@ def fill(
         shared = (task, execution.replicate(genes))
         losses = np.empty((len(missing), spec.num_steps))
         inputs = inputs_of(tuple(missing))
-        for some, chunk in runner.run_groups(
+        for some, chunk in programs.run_groups(
             candidate_of, spec.num_steps, inputs, execution, key, shared, compiled.append
         ):
             losses[some] = chunk

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eproxy_jax import flops, proxy, runner, spaces
+from eproxy_jax import flops, programs, proxy, runner, spaces
 from eproxy_jax.spaces import traced_macs
 from eproxy_jax.types import ProxySettings
 
@@ -55,7 +55,7 @@ class WorkPlan:
     architectures: int
     distinct: int
     groups: tuple[GroupPlan, ...]
-    execution: runner.Execution
+    execution: programs.Execution
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON: architectures, distinct, programs, flops_needed, flops_executed, ..."""
@@ -89,7 +89,7 @@ def plan(
     space: spaces.SearchSpace,
     settings: ProxySettings,
     image_shape: tuple[int, ...],
-    execution: runner.Execution,
+    execution: programs.Execution,
 ) -> WorkPlan:
     """Plan the scoring of a list of architectures; nothing is compiled or run.
 
@@ -117,7 +117,7 @@ def _plan_group(
     space: spaces.SearchSpace,
     settings: ProxySettings,
     image_shape: tuple[int, ...],
-    execution: runner.Execution,
+    execution: programs.Execution,
 ) -> GroupPlan:
     batch, size = image_shape[:2]
     needed = sum(flops.needed_flops(space, settings, arch, batch, size) for arch in archs)

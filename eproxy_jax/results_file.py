@@ -156,6 +156,10 @@ class ResultsFile(JsonLines):
         super().append(lines)
         self.positions += [self._places[row["arch"]].popleft() for row in self.rows[len(self.positions) :]]
 
+    def missing(self) -> dict[str, int]:
+        """How many lines each architecture string lacks; complete ones are absent."""
+        return {arch: len(places) for arch, places in self._places.items() if places}
+
     def finish(self) -> None:
         """Put the lines in the order of the architectures; the file is replaced as a whole, if at all."""
         order = sorted(range(len(self.rows)), key=self.positions.__getitem__)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from scipy import stats
 
-from eproxy_jax import dps, fitted, flops, loss_bank, metrics, runner, selection, spaces, tiered
+from eproxy_jax import dps, fitted, flops, loss_bank, metrics, programs, runner, selection, spaces, tiered
 from eproxy_jax import images as images_lib
 from eproxy_jax.genes import GeneTable
 from eproxy_jax.progress import Progress
@@ -49,7 +49,7 @@ class Problem:
     truth: tuple[float, ...]
     warm: tuple[tuple[np.ndarray, np.ndarray, float], ...] | None = None
 
-    def identity(self, kind: Kind, execution: runner.Execution) -> dict[str, Any]:
+    def identity(self, kind: Kind, execution: programs.Execution) -> dict[str, Any]:
         """All of it as plain data: equal identities, equal histories."""
         return {
             **runner.run_identity(self.space, self.images, self.weight_seed, execution),
@@ -63,7 +63,7 @@ class Problem:
         }
 
 
-def prepare(problem: Problem, execution: runner.Execution) -> dps.Search:
+def prepare(problem: Problem, execution: programs.Execution) -> dps.Search:
     """Compile the search of a problem; see :func:`dps.make_search`."""
     labels = dps.make_labels(problem.space, problem.labelled, problem.truth, execution)
     return dps.make_search(
@@ -82,7 +82,7 @@ def run(
     problem: Problem,
     workdir: Path | None,
     kind: Kind,
-    execution: runner.Execution,
+    execution: programs.Execution,
     max_seconds: float | None = None,
     progress: Callable[[dps.SearchState], None] | None = None,
 ) -> dps.SearchState:
@@ -272,7 +272,7 @@ def record(
     histories: Mapping[str, dps.SearchState],
     proxy: fitted.FittedProxy,
     numbers: Sequence[int],
-    execution: runner.Execution,
+    execution: programs.Execution,
 ) -> dict[str, Any]:
     """The result file: best settings, whole history, work done, all that the search depends on.
 
@@ -337,7 +337,7 @@ def compare(
     evaluation: Mapping[Any, float],
     path: Path,
     plain: ProxySettings,
-    execution: runner.Execution,
+    execution: programs.Execution,
 ) -> dict[str, metrics.RankQuality]:
     """Rank quality on evaluation architectures of what was found, beside everything simpler.
 
@@ -414,7 +414,7 @@ def search_proxy(
     weight_seed: int = 0,
     seed: int = 0,
     ensemble: int = 8,
-    execution: runner.Execution | None = None,
+    execution: programs.Execution | None = None,
     progress: Callable[[dps.SearchState], None] | None = None,
 ) -> SearchResult:
     """Discrete Proxy Search: settings that rank a space, from a few labelled architectures.
@@ -448,7 +448,7 @@ def search_proxy(
       4
     """
     space = spaces.get(space) if isinstance(space, str) else space
-    execution = runner.Execution.of() if execution is None else execution
+    execution = programs.Execution.of() if execution is None else execution
     batch = images_lib.standardize(images_lib.default_images() if images is None else images)
     search = dps.SearchSpec() if search is None else search
     genes = GeneTable() if genes is None else genes

@@ -7,17 +7,24 @@ from pathlib import Path
 import jax
 import pytest
 
-from eproxy_jax import runner
+from eproxy_jax import programs
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and run little: half the time goes if XLA optimises less. Results stay within the tolerances.
 jax.config.update("jax_disable_most_optimizations", True)
 
+ROOT = Path(__file__).resolve().parents[1]
+
+# Programs that several tests, workers or child processes need are compiled once, and read from disk by later runs.
+_CACHE = str(ROOT / ".cache" / "programs")
+programs.keep_on_disk(_CACHE)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 # PyTorch's threads wait for each other by spinning: ten times the time of one thread on tiny networks and busy cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -38,9 +45,9 @@ def x64():
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def forget_programs():
-    """Drop compiled programs after each module: hundreds of them in one process make XLA's CPU backend crash."""
-    yield
-    runner._compile.cache_clear()
-    jax.clear_caches()
+    """Drop compiled programs in time: XLA's CPU backend crashes when a process runs out of memory mappings."""
+    if programs.mappings_left() < 0.75:
+        programs.forget()
+        jax.clear_caches()

@@ -80,9 +80,7 @@ def test_survives_kill_and_resumes(finished, tmp_path):
     out = tmp_path / "scores.jsonl"
     command = [sys.executable, "-m", "eproxy_jax.cli", *SMOKE, "--sample", "12", "--seed", "1", "--out", str(out)]
     command += ["--workdir", str(tmp_path), "--no-plot", "--chunk-size", "2"]
-    # The same program is compiled in every process: once is enough.
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **cache}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -93,15 +91,7 @@ def test_survives_kill_and_resumes(finished, tmp_path):
     process.wait()
     assert out.exists()
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    # This process compiles with fewer optimisations than the programs above: compare all but the last bits.
-    ours, theirs = rows(out), rows(finished / "scores.jsonl")
-    assert [row["arch"] for row in ours] == [row["arch"] for row in theirs]
-    assert len({row["run"] for row in ours}) == 1
-    np.testing.assert_allclose([r["losses"][0] for r in ours], [r["losses"][0] for r in theirs], rtol=1e-4)
-    undisturbed = tmp_path / "undisturbed"
-    command[command.index(str(out))] = str(undisturbed / "scores.jsonl")
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    assert (undisturbed / "scores.jsonl").read_bytes() == out.read_bytes()
+    assert out.read_bytes() == (finished / "scores.jsonl").read_bytes()
 
 
 def test_truth_prints_correlations_beside_macs_and_params(finished, tmp_path, capsys):

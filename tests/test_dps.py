@@ -7,7 +7,7 @@ import pytest
 from helpers import SPACES
 from scipy import stats
 
-from eproxy_jax import dps, images, ranks, runner, search_run
+from eproxy_jax import dps, images, programs, ranks, runner, search_run
 from eproxy_jax.genes import GeneTable
 
 SPACE = SPACES["nasbench201"]
@@ -94,7 +94,7 @@ def test_the_population_is_the_most_recent_evaluations():
 
 
 def test_fitness():
-    labels = dps.make_labels(SPACE, SPACE.sample(6, 0), [3, 1, 2, 5, 4, 6], runner.Execution.of(jax.devices()[:1]))
+    labels = dps.make_labels(SPACE, SPACE.sample(6, 0), [3, 1, 2, 5, 4, 6], programs.Execution.of(jax.devices()[:1]))
     losses = jnp.asarray([[0.5, 0.9, 0.8, 0.2, 0.3, 0.1]])
     assert float(dps.fitness_of(losses, jnp.asarray(0.0), labels, "alpha")) == pytest.approx(1)
     assert float(dps.fitness_of(losses, jnp.asarray(0.0), labels, "rank")) == pytest.approx(1)
@@ -119,7 +119,7 @@ def test_fitness():
 )
 def test_bad_labels_are_refused(archs, truth, message):
     with pytest.raises(ValueError, match=message):
-        dps.make_labels(SPACE, archs, truth, runner.Execution.of(jax.devices()[:1]))
+        dps.make_labels(SPACE, archs, truth, programs.Execution.of(jax.devices()[:1]))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def problem_of(**change):
 @pytest.fixture(scope="module")
 def searches():
     """Compiled searches of the small problem on one and on two devices."""
-    executions = [runner.Execution.of(jax.devices()[:count]) for count in (1, 2)]
+    executions = [programs.Execution.of(jax.devices()[:count]) for count in (1, 2)]
     return [(execution, search_run.prepare(problem_of(), execution)) for execution in executions]
 
 
@@ -199,7 +199,7 @@ def test_losses_are_those_of_the_tiered_candidate(searches):
     key = jax.random.fold_in(key, 0)
     shared = execution.replicate((task, np.asarray(history.genes[3])))
     archs = list(dict.fromkeys(SPACE.canonical(arch) for arch in problem.labelled))
-    trained = runner.run_groups(
+    trained = programs.run_groups(
         lambda _: candidate, 2, runner.group_inputs(archs, SPACE, "coarse"), execution, execution.replicate(key), shared
     )
     losses = np.concatenate([losses for _, losses in trained])

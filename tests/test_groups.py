@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import SPACES, TINY, pattern_images
 
-from eproxy_jax import dps, images, planner, results_file, runner, spaces
+from eproxy_jax import dps, images, planner, programs, results_file, runner, spaces
 from eproxy_jax.cli import main
 from eproxy_jax.genes import GeneTable
 
@@ -53,7 +53,7 @@ ARCHS = SPLIT.sample(12, 3)
 
 
 def execution(num_devices=2, **sizes):
-    return runner.Execution.of(jax.devices()[:num_devices], "map", **sizes)
+    return programs.Execution.of(jax.devices()[:num_devices], "map", **sizes)
 
 
 def test_scores_do_not_depend_on_groups():
@@ -167,7 +167,7 @@ def test_plan_of_the_whole_space():
     """At most 24 programs, and at most half as much work again as is needed, in batches of 32."""
     space = spaces.get("nasbench201", cells_per_stage=1)
     every = list(space.enumerate())
-    batches = runner.Execution.of(jax.devices()[:1], "vmap", grouping="fine")
+    batches = programs.Execution.of(jax.devices()[:1], "vmap", grouping="fine")
     fine = planner.plan(every, space, TINY, (16, 32, 32, 3), batches).to_dict()
     assert fine["architectures"] == 15625
     assert fine["distinct"] == 5044 == sum(group["networks"] for group in fine["groups"])
@@ -193,7 +193,7 @@ def test_executed_work_of_groups_is_counted():
 def test_predicted_memory_is_near_the_compiled_programs(form):
     space = spaces.get("nasbench201", stem_channels=8, cells_per_stage=2)
     batch = images.default_images(num=16, size=16)
-    ways = runner.Execution.of(jax.devices()[:1], form, vmap_width=4, grouping="coarse")
+    ways = programs.Execution.of(jax.devices()[:1], form, vmap_width=4, grouping="coarse")
     job = runner.make_job(space, SETTINGS, batch, 0, ways)
     archs = [space.canonical(arch) for arch in ARCHS]
     predicted = planner.plan(archs, space, SETTINGS, batch.shape, ways).groups[0].bytes_per_device

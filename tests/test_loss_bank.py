@@ -8,7 +8,7 @@ import pytest
 from helpers import SPACES
 from scipy import stats
 
-from eproxy_jax import fitted, images, loss_bank, runner, search_run, selection
+from eproxy_jax import fitted, images, loss_bank, programs, search_run, selection
 from eproxy_jax.genes import GeneTable
 from eproxy_jax.types import ProxySettings
 
@@ -23,7 +23,7 @@ SPEC = loss_bank.BankSpec(SPACE, TABLE, images.standardize(images.default_images
 def filled(tmp_path_factory):
     """A bank of 3 settings x 6 architectures, extended by one setting and 3 architectures."""
     path = tmp_path_factory.mktemp("bank") / "bank.jsonl"
-    execution = runner.Execution.of(chunk_size=8)
+    execution = programs.Execution.of(chunk_size=8)
     settings = loss_bank.random_settings(TABLE, 4)
     bank = loss_bank.LossBank(path, SPEC.identity(execution))
     trained = []

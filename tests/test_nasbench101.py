@@ -275,23 +275,6 @@ def test_initial_weights_count_true_channels():
                     assert 0.8 / np.sqrt(fans[0]) < np.abs(kernel).max() <= 1 / np.sqrt(fans[0])
 
 
-def test_vmap_equals_map(x64):
-    images = jnp.asarray(pattern_images(2, 8))
-    universal = TINY.universal(jnp.float64)
-    encoded = jnp.asarray(TINY.encode(CELLS["nasbench101"]))
-    keys = jax.random.split(jax.random.key(0), len(encoded))
-
-    def one(key, arrays):
-        params = universal.init(key, images, arrays)["params"]
-        grads = jax.grad(lambda p: sum(jnp.sum(jnp.sin(t)) for t in universal.apply({"params": p}, images, arrays)))
-        return [jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(grads(params))]
-
-    mapped = jax.jit(lambda k, e: jax.lax.map(lambda pair: one(*pair), (k, e)))(keys, encoded)
-    batched = jax.jit(jax.vmap(one))(keys, encoded)
-    for a, b in zip(mapped, batched, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-8)
-
-
 def test_tiers_cost_little_more_than_needed():
     """MACs done in the universal form over MACs needed, as the docstring of dag_net says; padding to the module's
     channels would do 3.8 times as many."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, pattern_images
 
-from eproxy_jax import flops, ops, proxy, runner, tiered
+from eproxy_jax import flops, ops, programs, proxy, runner, tiered
 from eproxy_jax.genes import GeneTable
 from eproxy_jax.types import ProxySettings, ProxyTask
 
@@ -91,9 +91,9 @@ def test_map_and_vmap_over_candidates_agree(x64):
     archs = [space.canonical(arch) for arch in CELLS["nasbench201"][:3]]
     losses = {}
     for form in ("map", "vmap"):
-        execution = runner.Execution.of(jax.devices()[:1], form, vmap_width=3)
+        execution = programs.Execution.of(jax.devices()[:1], form, vmap_width=3)
         key, shared = execution.replicate((jax.random.key(1), (task, genes)))
-        trained = runner.run_groups(
+        trained = programs.run_groups(
             lambda _: candidate, STEPS, runner.group_inputs(archs, space, "coarse"), execution, key, shared
         )
         losses[form] = np.concatenate([chunk for _, chunk in trained])

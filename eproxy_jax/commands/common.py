@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -65,8 +66,14 @@ def add_arch_flags(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--seed", type=natural, metavar="S", default=0, help="seed of --sample and --limit (default 0)")
 
 
+def default_compile_cache() -> str:
+    """The user's cache folder for compiled programs."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return str(Path(base) / "eproxy_jax" / "programs")
+
+
 def add_execution_flags(parser: argparse.ArgumentParser) -> None:
-    """--form, --chunk-size, --vmap-width, --grouping, --devices."""
+    """--form, --chunk-size, --vmap-width, --grouping, --devices, --compile-cache."""
     execution = parser.add_argument_group("execution (does not change scores within one form)")
     execution.add_argument(
         "--form", choices=("map", "vmap"), help="one candidate at a time, or batches (default by backend)"
@@ -83,6 +90,12 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
     )
     execution.add_argument(
         "--devices", type=positive, metavar="N", help="devices to use (default: all; CPU: one a core)"
+    )
+    execution.add_argument(
+        "--compile-cache",
+        metavar="DIR",
+        default=default_compile_cache(),
+        help="folder that keeps compiled programs for later runs, 'off' for none (default %(default)s)",
     )
 
 
@@ -106,12 +119,12 @@ def check_archs(arguments: argparse.Namespace) -> None:
 
 
 def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -> Any:
-    """The ``runner.Execution`` of the flags; ``chunk_size`` per device where the flag is absent."""
+    """The ``programs.Execution`` of the flags; ``chunk_size`` per device where the flag is absent."""
     import jax
 
-    from eproxy_jax import runner
+    from eproxy_jax import programs
 
-    devices = jax.devices()
+    devices = jax.local_devices()
     wanted = arguments.devices
     if wanted is not None and wanted > len(devices):
         raise UsageError(f"--devices {wanted}: JAX has {len(devices)} ({devices[0].platform})")
@@ -120,7 +133,7 @@ def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -
         chunk_size *= len(devices)
     else:
         chunk_size = arguments.chunk_size
-    return runner.Execution.of(devices, arguments.form, chunk_size, arguments.vmap_width, arguments.grouping)
+    return programs.Execution.of(devices, arguments.form, chunk_size, arguments.vmap_width, arguments.grouping)
 
 
 def run_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:

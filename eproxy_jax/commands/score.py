@@ -44,6 +44,12 @@ def add_parser(commands: Any) -> None:
 
     common.add_execution_flags(score)
 
+    several = score.add_argument_group("several processes, one share each (jax.distributed; a --workdir that all see)")
+    several.add_argument("--distributed", action="store_true", help="join the cluster JAX finds: TPU pod, Slurm, ...")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, where JAX finds no cluster")
+    several.add_argument("--num-processes", type=common.positive, metavar="N", help="with --coordinator")
+    several.add_argument("--process-id", type=common.natural, metavar="I", help="with --coordinator: 0 to N - 1")
+
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
@@ -73,9 +79,12 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     out = Path(arguments.out) if arguments.out else workdir / "scores.jsonl"
     workdir.mkdir(parents=True, exist_ok=True)
     if proxy.is_plain:
-        result, record = _score_settings(spec, proxy.members[0].settings, archs, out, execution)
+        scored = _score_settings(spec, proxy.members[0].settings, archs, out, execution)
     else:
-        result, record = _score_fitted(spec, proxy, archs, out, execution)
+        scored = _score_fitted(spec, proxy, archs, out, execution)
+    if scored is None:
+        return 0
+    result, record = scored
 
     print(report.ranked_table(result, arguments.top, truth))
     if truth is not None:
@@ -88,20 +97,26 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
-def _score_settings(spec: Any, settings: Any, archs: Sequence[Any], out: Path, execution: Any) -> tuple[Any, Any]:
-    """Scores under one setting, in its own resumable file: (result, record of the run)."""
-    from eproxy_jax import progress, results_file, runner
+def _score_settings(
+    spec: Any, settings: Any, archs: Sequence[Any], out: Path, execution: Any
+) -> tuple[Any, Any] | None:
+    """Scores under one setting, in its own resumable file: (result, record of the run); None but in process 0."""
+    from eproxy_jax import hosts, results_file, runner
 
+    process = hosts.Process.current()
     job = runner.make_job(spec.space, settings, spec.images, spec.weight_seed, execution)
     plan = runner.make_plan(archs, spec.space)
     identity = runner.run_identity(spec.space, job.task.images, spec.weight_seed, execution)
     identity["settings"] = settings.to_dict()
     run_id = results_file.fingerprint(identity)
-    results = results_file.ResultsFile(out, run_id, [spec.space.format(arch) for arch in archs])
+    results = results_file.ResultsFile(process.path(out), run_id, [spec.space.format(arch) for arch in archs])
     try:
-        seconds = _train(job, plan, results, run_id, progress)
+        seconds = _train(job, plan, results, run_id, out, process)
     finally:
         results.close()
+    if process.index:
+        common.announce(f"{results.path}: share {process.index} of {process.count} done; process 0 collects")
+        return None
     before = _record_path(out)
     if before.is_file() and (record := common.read_json(before)).get("run") == run_id:  # time of earlier sessions
         seconds = {name: round(value + record["seconds"][name], 2) for name, value in seconds.items()}
@@ -109,8 +124,8 @@ def _score_settings(spec: Any, settings: Any, archs: Sequence[Any], out: Path, e
     return result, _write_record(out, run_id, identity, result, len(plan.distinct), seconds, execution)
 
 
-def _score_fitted(spec: Any, proxy: Any, archs: Sequence[Any], out: Path, execution: Any) -> tuple[Any, Any]:
-    """Scores of several settings used together, each in a file of its own beside ``out``."""
+def _score_fitted(spec: Any, proxy: Any, archs: Sequence[Any], out: Path, execution: Any) -> tuple[Any, Any] | None:
+    """Scores of several settings used together, each in a file of its own beside ``out``; None but in process 0."""
     import numpy as np
 
     from eproxy_jax import results_file
@@ -119,10 +134,15 @@ def _score_fitted(spec: Any, proxy: Any, archs: Sequence[Any], out: Path, execut
     for number, member in enumerate(proxy.members):
         common.announce(f"setting {number + 1} of {len(proxy.members)}")
         path = out.with_suffix(f".member{number}.jsonl")
-        result, record = _score_settings(spec, member.settings, archs, path, execution)
+        scored = _score_settings(spec, member.settings, archs, path, execution)
+        if scored is None:
+            continue
+        result, record = scored
         members.append(result)
         records.append(record)
         seconds = {name: round(seconds[name] + record["seconds"][name], 2) for name in seconds}
+    if not members:
+        return None
     first = members[0]
     macs = first.effective_macs / spec.space.max_macs()
     scores = proxy.scores(np.stack([result.loss for result in members]), macs)
@@ -169,11 +189,11 @@ def _check_choices(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
         raise UsageError("--truth-column needs --truth FILE")
 
 
-def _train(job: Any, plan: Any, results: Any, run: str, progress_lib: Any) -> dict[str, float]:
-    """Train what is missing in the file, appending lines as chunks finish."""
+def _train(job: Any, plan: Any, results: Any, run: str, out: Path, process: Any) -> dict[str, float]:
+    """Train what is missing of this process's share, appending lines as chunks finish; then, in process 0, collect."""
     import numpy as np
 
-    from eproxy_jax import results_file, runner
+    from eproxy_jax import hosts, progress, results_file, runner
 
     if results.torn:
         print(f"eproxy: {results.path}: dropped a half-written last line", file=sys.stderr)
@@ -200,7 +220,10 @@ def _train(job: Any, plan: Any, results: Any, run: str, progress_lib: Any) -> di
     line_of = {int(plan.index[position]): line for line, position in enumerate(results.positions)}
     if again := [n for n in missing if n in line_of]:
         append(again, results_file.result_of([results.rows[line_of[n]] for n in again]).losses)
-    todo = list(missing)
+    todo = process.share(missing)
+    if process.index:  # what process 0 has already, from an earlier run, with more or fewer processes
+        done = {row["arch"] for row in hosts.read_lines(out, run)}
+        todo = [n for n in todo if not all(job.space.format(plan.archs[p]) in done for p in missing[n])]
     compiled: list[float] = []
     start = time.perf_counter()
     if todo:
@@ -210,7 +233,8 @@ def _train(job: Any, plan: Any, results: Any, run: str, progress_lib: Any) -> di
             f"{len(job.execution.devices)} {job.execution.devices[0].platform} device(s)",
             file=sys.stderr,
         )
-        meter = progress_lib.Progress(len(plan.archs), len(results.rows))
+        own = sum(len(missing[n]) for n in todo)
+        meter = progress.Progress(len(results.rows) + own, len(results.rows))
 
         def show_compiled(seconds: float) -> None:
             compiled.append(seconds)
@@ -219,6 +243,11 @@ def _train(job: Any, plan: Any, results: Any, run: str, progress_lib: Any) -> di
         for positions, losses in runner.run(job, [plan.distinct[n] for n in todo], show_compiled):
             append([todo[i] for i in positions], losses)
             meter.update(len(results.rows), diverged)
+    if process.index == 0 and process.count > 1:
+        common.announce(f"own share done, {len(results.rows)} of {len(plan.archs)}; waiting for the other processes")
+        meter = progress.Progress(len(plan.archs), len(results.rows))
+        others = [other.path(out) for other in process.others]
+        hosts.collect(results, others, run, len(plan.archs), lambda: meter.update(len(results.rows)))
     results.finish()
     seconds = time.perf_counter() - start - sum(compiled)
     return {"compile": round(sum(compiled), 2), "run": round(seconds, 2)}

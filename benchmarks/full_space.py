@@ -1,0 +1,146 @@
+"""The whole of NAS-Bench-201 through the command line: time, plan and ranking, against a plain PyTorch loop.
+
+  python benchmarks/full_space.py --stratified 1000     # one distinct network of each of 1,000 strata of MACs
+  python benchmarks/full_space.py                       # all 5,044 distinct networks
+
+Ours trains each distinct function once; the PyTorch loop trains every string as written, one at a time, in both memory
+formats, and is measured on ``--torch-archs`` random strings after ours has ended. With ``--stratified``, the seconds of
+all strings are those of the sample times the number of networks, and are marked as extrapolated; PyTorch's always are.
+Killed, it resumes (results stay under ``--workdir``). The Spearman columns need the benchmark data
+(EPROXY_DATA, default ../shared/data).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from common import DATA, POOLS, config_source, header, markdown_table, write_page
+from score_throughput import torch_scorer
+
+from eproxy_jax import arch_files, config, planner, programs, results_file, runner
+from eproxy_jax.metrics import rank_quality
+
+SPACE = "nasbench201"
+
+
+def stratified(space, num: int | None, seed: int) -> tuple[list, list]:
+    """(all distinct networks, those to train): by MACs in ``num`` strata of equal size, one at random out of each."""
+    distinct = list(runner.make_plan(list(space.enumerate()), space).distinct)
+    if num is None or num >= len(distinct):
+        return distinct, distinct
+    by_macs = sorted(distinct, key=lambda arch: (space.macs(arch), space.params(arch), arch))
+    bounds = np.linspace(0, len(distinct), num + 1).astype(int)
+    draws = np.random.default_rng(seed).integers(bounds[:-1], bounds[1:])
+    return distinct, [by_macs[i] for i in draws]
+
+
+def torch_seconds(spec, strings) -> dict[str, float]:
+    """Mean seconds of a string in the PyTorch loop, by memory format."""
+    job = runner.make_job(spec.space, spec.settings, spec.images, spec.weight_seed)
+    score = torch_scorer(spec.space, spec.settings, job.task)
+    score(strings[0], False)
+    score(strings[0], True)
+    seconds = {"NCHW": 0.0, "channels_last": 0.0}
+    for number, arch in enumerate(strings):
+        for layout in seconds:
+            start = time.perf_counter()
+            score(arch, layout == "channels_last")
+            seconds[layout] += time.perf_counter() - start
+        print(f"PyTorch {number + 1}/{len(strings)}", file=sys.stderr, flush=True)
+    return {layout: total / len(strings) for layout, total in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="paper")
+    parser.add_argument("--stratified", type=int, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, help="of the strata and of PyTorch's strings")
+    parser.add_argument("--torch-archs", type=int, default=24)
+    parser.add_argument("--workdir", default="runs/full_space")
+    arguments = parser.parse_args()
+
+    spec = config.build(config.load_config(config_source(SPACE, arguments.variant)))
+    space = spec.space
+    strings = list(space.enumerate())
+    distinct, networks = stratified(space, arguments.stratified, arguments.seed)
+    folder = Path(arguments.workdir) / f"{arguments.variant}-{len(networks)}-{arguments.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = folder / "networks.txt"
+    listed.write_text("".join(space.format(arch) + "\n" for arch in networks))
+    command = [sys.executable, "-m", "eproxy_jax.cli", "score", "--config", config_source(SPACE, arguments.variant)]
+    command += ["--archs", str(listed), "--workdir", str(folder), "--no-plot", "--compile-cache", "off"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    result = results_file.result_of([json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()])
+    seconds = json.loads((folder / "scores.run.json").read_text())["seconds"]
+
+    rng = np.random.default_rng(arguments.seed)
+    sample = [strings[i] for i in rng.choice(len(strings), arguments.torch_archs, replace=False)]
+    peers = torch_seconds(spec, sample)
+
+    ours = seconds["compile"] + seconds["run"] * len(distinct) / len(networks)
+    best = min(peers.values()) * len(strings)
+    rows = [
+        {
+            "form": "ours",
+            "trained": len(networks),
+            "s/network": f"{seconds['run'] / len(networks):.3f}",
+            "compile s": f"{seconds['compile']:.0f}",
+            "s, all strings": f"{ours:.0f}" + ("" if len(networks) == len(distinct) else " (extrapolated)"),
+            "speed against best PyTorch": f"{best / ours:.2f}x",
+        }
+    ]
+    rows += [
+        {
+            "form": f"PyTorch, {layout}",
+            "trained": len(sample),
+            "s/network": f"{mean:.3f}",
+            "compile s": "-",
+            "s, all strings": f"{mean * len(strings):.0f} (extrapolated)",
+            "speed against best PyTorch": f"{best / (mean * len(strings)):.2f}x",
+        }
+        for layout, mean in peers.items()
+    ]
+    text = header(f"All {len(strings)} strings of {SPACE} ({arguments.variant})") + markdown_table(rows)
+
+    plans = []
+    for form, grouping in (("map", "coarse"), ("vmap", "coarse"), ("vmap", "fine")):
+        execution = programs.Execution.of(jax.devices(), form, grouping=grouping)
+        plan = planner.plan(strings, space, spec.settings, spec.images.shape, execution).to_dict()
+        del plan["groups"]
+        plans.append({"grouping": grouping, **plan})
+    text += "\nPlans of all strings (`eproxy plan --all --form FORM --grouping GROUPING`):\n\n" + markdown_table(plans)
+
+    if DATA.is_dir():
+        score_of = dict(zip((space.parse(arch) for arch in result.archs), result.score, strict=True))
+        known = [arch for arch in strings if space.canonical(arch) in score_of]
+        table = []
+        for file in POOLS[SPACE][0]:
+            measured = arch_files.read_truth(DATA / file, space)
+            truth = [measured[arch] for arch in known]
+            plain = rank_quality([score_of[space.canonical(arch)] for arch in known], truth)
+            table.append(
+                {
+                    "truth": Path(file).stem,
+                    "strings": len(known),
+                    "Spearman": f"{plain.spearman:.3f}",
+                    "tau": f"{plain.kendall_tau:.3f}",
+                    "top-10 %": f"{plain.top_precision:.3f}",
+                    "MACs": f"{rank_quality([space.macs(arch) for arch in known], truth).spearman:.3f}",
+                    "parameters": f"{rank_quality([space.params(arch) for arch in known], truth).spearman:.3f}",
+                }
+            )
+        text += f"\nStrings of the trained networks, weight seed {spec.weight_seed}:\n\n" + markdown_table(table)
+        rows += table
+    name = f"full_space_{SPACE}" + ("" if arguments.variant == "paper" else f"_{arguments.variant}")
+    write_page(name, text, rows + plans)
+
+
+if __name__ == "__main__":
+    main()

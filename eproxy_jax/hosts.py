@@ -1,0 +1,122 @@
+"""Several processes, on one host or many, score one list: each trains a share, the first one collects the lines.
+
+Processes find each other through ``jax.distributed``; a share needs nothing from the others, so nothing is
+communicated while training. Every process appends to a file of its own, in a folder that all of them see; process 0
+appends the lines of the others to the final file as they come. A killed process, started again with the same flags,
+resumes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from eproxy_jax.results_file import ResultsFile
+
+_POLL_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """One of the processes of a run.
+
+    Attributes:
+      index: 0 collects.
+      count: of processes.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def current(cls) -> Process:
+        """This process, in JAX's distributed runtime."""
+        return cls(jax.process_index(), jax.process_count())
+
+    def share(self, networks: Sequence[int]) -> list[int]:
+        """The networks of a plan that this process trains; shares are disjoint and cover all."""
+        return [n for n in networks if n % self.count == self.index]
+
+    def path(self, out: Path) -> Path:
+        """The file this process appends to: ``out`` for the first, ``out.1of4.jsonl`` and so on for the others."""
+        return out if self.index == 0 else out.with_suffix(f".{self.index}of{self.count}{out.suffix}")
+
+    @property
+    def others(self) -> list[Process]:
+        """The other processes of the run."""
+        return [Process(i, self.count) for i in range(self.count) if i != self.index]
+
+
+def start(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Join JAX's distributed runtime. Call before JAX starts its backend.
+
+    Args:
+      coordinator: HOST:PORT of process 0; absent: found by JAX, on TPU pods, Slurm, Open MPI and Kubernetes.
+      num_processes: of the run.
+      process_id: this one, 0 <= process_id < num_processes.
+
+    Raises:
+      ValueError: JAX finds no cluster, or the arguments do not fit together.
+      RuntimeError: the coordinator cannot be reached.
+    """
+    # The others go on when one dies, and it may come back.
+    jax.config.update("jax_enable_recoverability", True)
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def read_lines(path: Path, run: str) -> list[dict[str, Any]]:
+    """Whole lines of a file that another process may be writing; none where there is no file.
+
+    Args:
+      path: a result file.
+      run: fingerprint that its lines must carry.
+
+    Raises:
+      ValueError: a line is of another run.
+    """
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    rows = [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+    if other := next((row["run"] for row in rows if row["run"] != run), None):
+        raise ValueError(
+            f"{path}: written by another run ({other}; this one is {run}): give all processes the same flags, "
+            "and move old files away"
+        )
+    return rows
+
+
+def collect(
+    results: ResultsFile, paths: Sequence[Path], run: str, count: int, update: Callable[[], None] = lambda: None
+) -> None:
+    """Append lines of other processes to the final file, until none is missing.
+
+    Args:
+      results: the final file.
+      paths: files of the other processes, there already or not.
+      run: the run's fingerprint.
+      count: lines of the complete file.
+      update: called whenever lines were added.
+
+    Raises:
+      ValueError: a file is of another run.
+    """
+    while len(results.rows) < count:
+        missing = results.missing()
+        for path in paths:
+            lines = []
+            for row in read_lines(path, run):
+                if missing.get(row["arch"], 0):
+                    missing[row["arch"]] -= 1
+                    lines.append(json.dumps(row))
+            if lines:
+                results.append(lines)
+                update()
+        if len(results.rows) < count:
+            time.sleep(_POLL_SECONDS)

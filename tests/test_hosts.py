@@ -1,0 +1,93 @@
+"""Several processes score one list: the file of one process, also when one of them is killed."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from eproxy_jax import cli, hosts, results_file
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = ["score", "--config", f"{ROOT}/configs/nasbench201.py:smoke", "--sample", "24", "--seed", "2", "--no-plot"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The file of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert cli.main([*COMMAND, "--workdir", str(folder)]) == 0
+    return (folder / "scores.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_write_the_file_of_one_and_survive_a_kill(alone, tmp_path, count):
+    """Killed is a process after its first lines; it comes back alone, while the others go on."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start(index):
+        command = [sys.executable, "-m", "eproxy_jax.cli", *COMMAND, "--workdir", str(tmp_path), "--devices", "1"]
+        command += ["--chunk-size", "1", "--coordinator", f"localhost:{port}", "--num-processes", str(count)]
+        with (tmp_path / f"log{index}").open("a") as log:
+            return subprocess.Popen([*command, "--process-id", str(index)], env=environment, stdout=log, stderr=log)
+
+    processes = [start(index) for index in range(count)]
+    own = hosts.Process(1, count).path(tmp_path / "scores.jsonl")
+    assert own.name == f"scores.1of{count}.jsonl"
+    deadline = time.monotonic() + 300
+    while not (own.exists() and own.stat().st_size) and processes[1].poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGKILL)
+    processes[1].wait()
+    processes[1] = start(1)
+    codes = [process.wait(timeout=300) for process in processes]
+    logs = "".join((tmp_path / f"log{index}").read_text() for index in range(count))
+    assert codes == [0] * count, logs
+    assert (tmp_path / "scores.jsonl").read_bytes() == alone
+    assert "own share done" in logs
+    assert f"share 1 of {count} done" in logs
+
+
+def test_shares_are_disjoint_and_cover_everything():
+    shares = [hosts.Process(i, 3).share(range(10)) for i in range(3)]
+    assert sorted(n for share in shares for n in share) == list(range(10))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert [other.index for other in hosts.Process(1, 3).others] == [0, 2]
+
+
+def test_lines_of_another_run_are_not_collected(tmp_path):
+    row = {"arch": "a", "run": "other"}
+    path = tmp_path / "scores.1of2.jsonl"
+    path.write_text(json.dumps(row) + '\n{"half')
+    assert hosts.read_lines(path, "other") == [row]
+    assert hosts.read_lines(tmp_path / "none", "other") == []
+    results = results_file.ResultsFile(tmp_path / "scores.jsonl", "this", ["a"])
+    with pytest.raises(ValueError, match=r"scores\.1of2\.jsonl: written by another run \(other; this one is this\)"):
+        hosts.collect(results, [path], "this", 1)
+    results.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--coordinator", "localhost:1"], "--coordinator, --num-processes and --process-id go together"),
+        (["--num-processes", "2", "--process-id", "0"], "go together"),
+        (["--coordinator", "localhost:1", "--num-processes", "2", "--process-id", "2"], "expected 0 to 1"),
+        (["--distributed"], "cannot join the other processes: .*coordinator_address"),
+    ],
+)
+def test_bad_flags_are_one_line_and_status_2(flags, message, tmp_path):
+    command = [sys.executable, "-m", "eproxy_jax.cli", *COMMAND, "--workdir", str(tmp_path), *flags]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == cli.EXIT_USAGE
+    assert process.stderr.count("\n") == 1, process.stderr
+    assert re.search(message, process.stderr), process.stderr
