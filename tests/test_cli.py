@@ -253,7 +253,7 @@ def test_every_config(path, tmp_path):
     assert dataclasses.replace(plain.settings, lr=default.settings.lr) == default.settings
     assert plain.settings.lr == (0.1 if path.stem == "mixer" else 1.2)
     assert plain.space == default.space
-    command = ["score", "--config", f"{path}:smoke", "--sample", 2, "--workdir", tmp_path, "--no-plot"]
+    command = ["score", "--config", f"{path}:smoke", "--sample", 1, "--workdir", tmp_path, "--no-plot"]
     assert run(*command) == 0
 
 

@@ -136,9 +136,9 @@ def test_weights_of_a_fine_group_are_those_of_the_network(x64):
     for cell in FINE_CELLS:
         group = space.fine_group(cell)
         module, encoded = group.universal(jnp.float64), jnp.asarray(group.encode([cell])[0])
-        params = module.init(jax.random.key(0), x, encoded)["params"]
-        taps = module.apply({"params": params}, x, encoded)
-        expected = space.to_flax(cell).apply({"params": group.extract(cell, params)}, x)
+        params = jax.jit(module.init)(jax.random.key(0), x, encoded)["params"]
+        taps = jax.jit(module.apply)({"params": params}, x, encoded)
+        expected = jax.jit(space.to_flax(cell).apply)({"params": group.extract(cell, params)}, x)
         for ours, theirs in zip(taps, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
 

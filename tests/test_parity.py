@@ -14,6 +14,10 @@ from helpers import CELLS, SPACES, pattern, pattern_images, pattern_tree, true_t
 
 from eproxy_jax import layers, ops, proxy
 
+# One of each kind of stand-alone network.
+ONE_OF_EACH = ("nasbench101", "nasbench201", "nasbench_mr", "nds_nasnet", "nds_resnext_a", "nds_vanilla",
+               "transnas_macro", "transnas_micro")  # fmt: skip
+
 
 def golden():
     return {tuple(row["case"]): row for row in json.loads(parity.GOLDEN.read_text())["cases"]}
@@ -44,6 +48,15 @@ def test_ten_steps_equal_pytorch(x64, case):
         assert score[0] == pytest.approx(-(expected[-1] * (1 - alpha * macs / space.max_macs())), rel=1e-6)
     if importlib.util.find_spec("torch") is not None:
         np.testing.assert_allclose(losses, parity.torch_losses(*case), rtol=1e-6)
+
+
+# One machine runs all cell spaces of NDS, another all its AnyNets; cells of four nodes: tests/test_runner.py.
+@pytest.mark.parametrize("name", ["nasbench101", "nasbench_mr", "nds_darts", "nds_resnext_a", "transnas_macro"])
+def test_ten_steps_of_a_batch_equal_pytorch(x64, name):
+    numbers, losses = parity.our_batch_losses(name)
+    expected = golden()
+    for number, own in zip(numbers, losses, strict=True):
+        np.testing.assert_allclose(own, expected[name, "one_branch", number]["losses"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -126,7 +139,7 @@ def test_ops_equal_live_pytorch(x64):
             )
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_standalone_training_equals_universal_training(x64, name):
     """Ten steps of ``to_flax(arch)`` with the transforms give PyTorch's losses, as the universal form does."""
     space, settings, cell = SPACES[name], parity.SETTINGS["one_branch"], CELLS[name][0]

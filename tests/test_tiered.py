@@ -60,11 +60,11 @@ def test_trains_as_the_plain_network_does(x64):
         settings, setting = TABLE.decode(genes), tiered.setting_data(TABLE, genes, jnp.float64)
         key = jax.random.key(100 + seed)
         losses = losses_of(key, cell, task, genes)
-        own, plain_task = plain_twin(
-            network, settings, setting, network.init(key, images, cell, setting)["params"], task
-        )
+        params = jax.jit(network.init)(key, images, cell, setting)["params"]
+        own, plain_task = plain_twin(network, settings, setting, params, task)
         plain = proxy.ProxyNetwork(space.universal(jnp.float64), proxy.ProxySpec.of(settings).heads, jnp.float64)
-        expected = proxy.train_losses(plain, STEPS, own, cell, plain_task, proxy.ProxyHyper.of(settings, jnp.float64))
+        train = jax.jit(proxy.train_losses, static_argnums=(0, 1))
+        expected = train(plain, STEPS, own, cell, plain_task, proxy.ProxyHyper.of(settings, jnp.float64))
         np.testing.assert_allclose(losses, expected, rtol=1e-9, err_msg=str(settings))
         seen |= {(len(settings.branches), settings.network_init, settings.barrier_init)}
     assert len(seen) == 4
