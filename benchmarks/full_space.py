@@ -110,7 +110,8 @@ def main() -> None:
     text = header(f"All {len(strings)} strings of {SPACE} ({arguments.variant})") + markdown_table(rows)
 
     plans = []
-    for form, grouping in (("map", "coarse"), ("vmap", "coarse"), ("vmap", "fine")):
+    ways: list[tuple[programs.Form, programs.Grouping]] = [("map", "coarse"), ("vmap", "coarse"), ("vmap", "fine")]
+    for form, grouping in ways:
         execution = programs.Execution.of(jax.devices(), form, grouping=grouping)
         plan = planner.plan(strings, space, spec.settings, spec.images.shape, execution).to_dict()
         del plan["groups"]

@@ -367,7 +367,9 @@ def make_search(
     keys, labels, task, initial = execution.replicate(((key, evolution_key), labels, task, initial))
     zero = execution.replicate(np.asarray(0, np.int32))
     start = time.perf_counter()
-    program = _advance_search.lower(table, spec, execution, keys, initial, zero, zero, labels, task).compile()
+    with programs.matmul_precision(execution.precision):
+        lowered = _advance_search.lower(table, spec, execution, keys, initial, zero, zero, labels, task)
+    program = lowered.compile()
     seconds = time.perf_counter() - start
 
     def call(state: SearchState, random_until: int, stop: int) -> SearchState:

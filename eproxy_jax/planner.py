@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from eproxy_jax import flops, programs, proxy, runner, spaces
-from eproxy_jax.spaces import traced_macs
+from eproxy_jax.spaces import traced_work
 from eproxy_jax.types import ProxySettings
 
 
@@ -138,7 +138,7 @@ def _plan_group(
         # Blocks are dealt to devices whole; those without any network are skipped.
         padding = math.ceil(len(archs) / width) * width - len(archs)
         pair = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), (params, one))
-        trained = traced_macs.count(jax.vmap(forward, (0, None, 0)), pair[0], images, pair[1]) / 2
+        trained = traced_work.count(jax.vmap(forward, (0, None, 0)), pair[0], images, pair[1]) / 2
         frozen = flops.head_macs(settings, space.tap_channels(archs[0]), batch)[1]
         executed = (len(archs) + padding) * flops.training_flops(trained, frozen, settings.num_steps)
     saved = jax.eval_shape(lambda p, x, e: jax.vjp(lambda p: forward(p, x, e), p)[1], params, images, one)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import time
@@ -30,15 +31,18 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from eproxy_jax import proxy, spaces
+from eproxy_jax import ops, proxy, spaces
 
 Form = Literal["map", "vmap"]
 Grouping = Literal["coarse", "fine"]
+Precision = Literal["default", "float32", "bfloat16"]
 Device: TypeAlias = Any  # jax.Device, which type checkers take for a variable
 
 _AXIS = "candidates"
 _FORMS = ("map", "vmap")
 _GROUPINGS = ("coarse", "fine")
+# What each precision is for jax.default_matmul_precision.
+_PRECISIONS = {"default": None, "float32": "highest", "bfloat16": ops.BFLOAT16_PRODUCTS}
 # Candidates of one block of the vmap form. Rounding depends on a batch's size, so it is fixed, whatever the chunks.
 VMAP_WIDTH = 32
 _MAX_VMAP_WIDTH = 512
@@ -61,6 +65,11 @@ def default_form(devices: Sequence[Device]) -> Form:
     return "map" if all(device.platform == "cpu" for device in devices) else "vmap"
 
 
+def matmul_precision(precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """What programs of a precision are traced in."""
+    return jax.default_matmul_precision(_PRECISIONS[precision])
+
+
 def candidates_mesh(devices: Sequence[Device]) -> Mesh:
     """A 1-D mesh over the candidate axis."""
     return Mesh(np.asarray(devices), (_AXIS,), axis_types=(AxisType.Auto,))
@@ -78,6 +87,9 @@ class Execution:
       grouping: ``coarse``, few programs, or ``fine``, more of them, which waste less work in the vmap form. Rounding
         depends on it; that of fine groups in the vmap form also on the number of devices (seen on the CPU, 4e-7 at
         the second step).
+      precision: of the operands of matrix products. ``default`` is the backend's own way with float32: exact on CPUs,
+        rounded to tf32 or bfloat16 on accelerators. ``float32`` is exact everywhere. ``bfloat16`` rounds operands.
+        Sums, statistics, weights and activations are float32 in all three.
       compile_ahead: compile a group's program while the one before runs; on CPUs the two only get in each other's way.
     """
 
@@ -86,6 +98,7 @@ class Execution:
     chunk_size: int
     vmap_width: int = VMAP_WIDTH
     grouping: Grouping = "coarse"
+    precision: Precision = "default"
     compile_ahead: bool = False
 
     @classmethod
@@ -96,15 +109,21 @@ class Execution:
         chunk_size: int | None = None,
         vmap_width: int = VMAP_WIDTH,
         grouping: Grouping = "coarse",
+        precision: Precision = "default",
     ) -> Execution:
         """Fill in what is absent: this process's devices, the form of their platform, a chunk of a few seconds.
 
         Raises:
-          ValueError: an unknown form or grouping, a size below 1.
+          ValueError: an unknown form, grouping or precision, a size below 1.
         """
         devices = tuple(jax.local_devices() if devices is None else devices)
         form = default_form(devices) if form is None else form
-        for name, value, known in (("execution form", form, _FORMS), ("grouping", grouping, _GROUPINGS)):
+        choices = (
+            ("execution form", form, _FORMS),
+            ("grouping", grouping, _GROUPINGS),
+            ("precision", precision, _PRECISIONS),
+        )
+        for name, value, known in choices:
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
         for name, value in (("chunk_size", chunk_size), ("vmap_width", vmap_width)):
@@ -114,7 +133,7 @@ class Execution:
         if chunk_size is None:
             chunk_size = len(devices) * (_MAP_CHUNK if form == "map" else vmap_width)
         ahead = any(device.platform != "cpu" for device in devices)
-        return cls(devices, form, -(-chunk_size // block) * block, vmap_width, grouping, ahead)
+        return cls(devices, form, -(-chunk_size // block) * block, vmap_width, grouping, precision, ahead)
 
     def replicate(self, tree: Any) -> Any:
         """Put what all candidates share on every device."""
@@ -123,8 +142,12 @@ class Execution:
     @property
     def label(self) -> str:
         """What of it the losses depend on, for the record of a run."""
-        form = self.form if self.form == "map" else f"vmap {self.vmap_width}"
-        return form if self.grouping == "coarse" else f"{form}, fine groups"
+        parts = [self.form if self.form == "map" else f"vmap {self.vmap_width}"]
+        if self.grouping == "fine":
+            parts.append("fine groups")
+        if self.precision != "default":
+            parts.append(f"{self.precision} products")
+        return ", ".join(parts)
 
     def halved(self) -> Execution | None:
         """The same with half the candidates at a time; None where there is one a device."""
@@ -202,6 +225,7 @@ class ProgramSpec:
       devices: devices.
       chunk_size: N.
       vmap_width: candidates of one block of the vmap form.
+      precision: see :class:`Execution`.
       shared: (treedef, (shape, dtype) of each leaf) of the key and what is shared.
     """
 
@@ -212,6 +236,7 @@ class ProgramSpec:
     devices: tuple[Device, ...]
     chunk_size: int
     vmap_width: int
+    precision: Precision
     shared: Any
 
     @classmethod
@@ -228,7 +253,7 @@ class ProgramSpec:
         leaves, treedef = jax.tree.flatten((key, shared))
         shapes = (treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
         width = execution.vmap_width if execution.form == "vmap" else 1
-        sizes = (execution.form, execution.devices, execution.chunk_size, width)
+        sizes = (execution.form, execution.devices, execution.chunk_size, width, execution.precision)
         return cls(losses_of, num_steps, encoded_shape, *sizes, shapes)
 
     def lower(self) -> tuple[Any, Mesh]:
@@ -243,7 +268,8 @@ class ProgramSpec:
         encoded = jax.ShapeDtypeStruct((self.chunk_size, *self.encoded_shape), jnp.int32, sharding=split)
         valid = jax.ShapeDtypeStruct((self.chunk_size,), jnp.bool_, sharding=split)
         program = jax.jit(chunk_program(self.losses_of, self.num_steps, self.form, mesh, self.vmap_width, dtype))
-        return program.lower(key, identity, encoded, valid, shared), mesh
+        with matmul_precision(self.precision):
+            return program.lower(key, identity, encoded, valid, shared), mesh
 
 
 @dataclasses.dataclass(frozen=True)

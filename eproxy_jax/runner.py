@@ -25,6 +25,7 @@ from eproxy_jax.programs import (
     Form,
     Grouping,
     GroupInput,
+    Precision,
     ProgramSpec,
     compile_program,
     run_groups,
@@ -222,6 +223,7 @@ def score(
     chunk_size: int | None = None,
     vmap_width: int = VMAP_WIDTH,
     grouping: Grouping = "coarse",
+    precision: Precision = "default",
     progress: Callable[[int, int], None] | None = None,
 ) -> ScoreResult:
     """Eproxy scores of a list of architectures.
@@ -240,6 +242,7 @@ def score(
       chunk_size: candidates per dispatched chunk.
       vmap_width: candidates of one block of the vmap form; more fill an accelerator better and need more memory.
       grouping: ``"coarse"`` or ``"fine"``, see :class:`Execution`.
+      precision: ``"default"``, ``"float32"`` or ``"bfloat16"``, see :class:`Execution`.
       progress: called with (networks done, networks in total) after each chunk.
 
     Returns:
@@ -255,7 +258,8 @@ def score(
       >>> result.status
       ('ok',)
     """
-    job = make_job(space, settings, images, key, Execution.of(devices, form, chunk_size, vmap_width, grouping))
+    execution = Execution.of(devices, form, chunk_size, vmap_width, grouping, precision)
+    job = make_job(space, settings, images, key, execution)
     parsed = []
     for position, arch in enumerate(archs):
         try:

@@ -371,6 +371,7 @@ def compare(
             form=execution.form,
             vmap_width=execution.vmap_width,
             grouping=execution.grouping,
+            precision=execution.precision,
         ).score,
     }
     spec = loss_bank.BankSpec(space, table, problem.images, problem.weight_seed, problem.search.num_steps)

@@ -198,7 +198,7 @@ def line(
 
     def add(n: Array, total: Array) -> Array:
         window = _window(padded, _line(axis, margin + n - size // 2, 0), out, strides)
-        return total + window.reshape(-1, x.shape[3]) @ kernel_at(n)
+        return total + ops.product(window.reshape(-1, x.shape[3]), kernel_at(n))
 
     total = jnp.zeros((x.shape[0] * out[0] * out[1], features), x.dtype)
     return lax.fori_loop(0, size, add, total).reshape(x.shape[0], *out, features)
@@ -223,7 +223,7 @@ def line_gradient(
 
     def position(n: Array, grads: Any) -> Any:
         window = _window(padded, _line(axis, margin + n - size // 2, 0), grad.shape[1:3], strides)
-        return put(grads, n, window.reshape(-1, x.shape[3]).T @ rows)
+        return put(grads, n, ops.product(window.reshape(-1, x.shape[3]).T, rows))
 
     return grad_x, lax.fori_loop(0, size, position, grads)
 

@@ -8,7 +8,7 @@ import pytest
 from helpers import CELLS, SPACES, TINY, pattern_images
 
 from eproxy_jax import config, images, layers, runner, spaces
-from eproxy_jax.spaces import traced_macs
+from eproxy_jax.spaces import traced_work
 from eproxy_jax.types import ProxySettings
 
 BATCH = images.default_images(num=2, size=8)
@@ -59,13 +59,13 @@ def test_traced_counts():
             x, grouped, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2
         )
 
-    assert traced_macs.count(convolution, x) == 2 * 36 * 8 * 9 * 2
+    assert traced_work.count(convolution, x) == 2 * 36 * 8 * 9 * 2
     square = jnp.ones((5, 5))
-    assert traced_macs.count(lambda m: jax.lax.scan(lambda c, _: (c @ c, None), m, None, 3)[0], square) == 3 * 125
-    assert traced_macs.count(lambda m: jax.lax.cond(m[0, 0] > 0, lambda m: m @ m, lambda m: m, m), square) == 125
-    assert traced_macs.count(jax.jit(lambda m: m @ m), square) == 125
+    assert traced_work.count(lambda m: jax.lax.scan(lambda c, _: (c @ c, None), m, None, 3)[0], square) == 3 * 125
+    assert traced_work.count(lambda m: jax.lax.cond(m[0, 0] > 0, lambda m: m @ m, lambda m: m, m), square) == 125
+    assert traced_work.count(jax.jit(lambda m: m @ m), square) == 125
     batched = jnp.ones((7, 5, 5))
-    assert traced_macs.count(lambda a: jnp.einsum("bij,bjk->bik", a, a), batched) == 7 * 125
+    assert traced_work.count(lambda a: jnp.einsum("bij,bjk->bik", a, a), batched) == 7 * 125
 
 
 def test_scores_of_a_family():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SPACES, THREE_BRANCHES, TINY, pattern_images
+from helpers import THREE_BRANCHES, TINY, pattern_images, pattern_tree
 
 from eproxy_jax import programs, proxy, runner, score, spaces
 
@@ -30,63 +30,78 @@ def test_bit_equal_within_a_form(form):
     whole = scored(chunk_size=6, **options).losses
     variants = {
         "reversed": scored(ARCHS[::-1], chunk_size=6, **options).losses[::-1],
-        "padded": scored(chunk_size=12, **options).losses,
         "smallest chunks, one device": scored(chunk_size=1, devices=jax.devices()[:1], **options).losses,
         "alone": scored(ARCHS[:1], chunk_size=6, **options).losses,
         "repeated": scored([*ARCHS, *ARCHS], chunk_size=6, **options).losses[len(ARCHS) :],
         "strings": scored([SPACE.format(arch) for arch in ARCHS], chunk_size=6, **options).losses,
     }
+    if form == "map":  # that chunks of the other form are padded, "alone" shows already
+        variants["padded"] = scored(chunk_size=12, **options).losses
     for name, losses in variants.items():
         np.testing.assert_array_equal(losses, whole[: len(losses)], err_msg=name)
 
 
-# One machine runs all cell spaces of NDS, another all its AnyNets.
-ONE_OF_EACH = ("nasbench101", "nasbench201", "nasbench_mr", "nds_darts", "nds_resnet", "nds_resnext_a", "transnas_macro",
-               "transnas_micro")  # fmt: skip
+def test_map_vmap_and_loop_agree_in_float64(x64):
+    """All ten steps within 1e-6, step 1 far closer; the loop is each candidate's own jitted program.
 
-
-@pytest.mark.parametrize("name", ONE_OF_EACH)
-def test_map_vmap_and_loop_agree_in_float64(x64, name):
-    """All ten steps within 1e-6, step 1 far closer; the loop is each candidate's own jitted program."""
-    sizes = {
-        "nasbench101": {"stem_channels": 4, "modules_per_stack": 1},
-        "nasbench201": {"stem_channels": 2, "cells_per_stage": 1},
-        "nasbench_mr": {"channel_divisor": 8},
-        **{name: {"width_divisor": 32} for name in SPACES if name.startswith("nds_")},
-        "transnas_micro": {"stem_channels": 2, "macro": "414"},
-        "transnas_macro": {"stem_channels": 2},
-    }
-    space = spaces.get(name, **sizes[name])
-    drawn = space.sample(8, 1)
-    archs = [arch for arch in drawn if space.group(arch) == space.group(drawn[0])][:4]  # one program
-    images = pattern_images(4, 8)
-    # Batch norms over single pixels of 4 images make gradients explode: from the third step on, a change of 1e-13 in the
-    # weights turns a finite loss into NaN, in the stand-alone networks too.
-    single_pixels = name in ("nasbench_mr", "nds_resnet", "transnas_macro")
-    settings = type(TINY).from_dict({**TINY.to_dict(), "num_steps": 2}) if single_pixels else TINY
+    Only networks differ in other spaces: tests/test_parity.py has their batches.
+    """
+    archs, images = ARCHS[:4], pattern_images(4, 8)
     results = {
-        form: score(archs, space, settings, images, 5, form=form, devices=jax.devices()[:1], chunk_size=4, vmap_width=4)
+        form: scored(archs, images=images, form=form, devices=jax.devices()[:1], chunk_size=4, vmap_width=4)
         for form in ("map", "vmap")
     }
     assert results["map"].losses.dtype == np.float64
     np.testing.assert_allclose(results["vmap"].losses, results["map"].losses, rtol=1e-6)
     np.testing.assert_allclose(results["vmap"].losses[:, 0], results["map"].losses[:, 0], rtol=1e-10)
-    if name != "nasbench201":
-        return  # the loop differs in the runner only, which is the same for all spaces
-    job = runner.make_job(space, TINY, images, 5, programs.Execution.of(jax.devices()[:1]))
-    network = proxy.ProxyNetwork(space.universal(jnp.float64), proxy.ProxySpec.of(TINY).heads, jnp.float64)
+    job = runner.make_job(SPACE, TINY, images, 5, programs.Execution.of(jax.devices()[:1]))
+    network = proxy.ProxyNetwork(SPACE.universal(jnp.float64), proxy.ProxySpec.of(TINY).heads, jnp.float64)
     one = jax.jit(proxy.candidate_losses, static_argnums=(0, 1))
     loop = []
-    for arch in map(space.canonical, archs):
-        key = proxy.arch_key(job.key, jnp.asarray(spaces.arch_identity(space, arch)))
-        loop.append(one(network, 10, key, jnp.asarray(space.encode([arch])[0]), job.task, job.hyper))
+    for arch in map(SPACE.canonical, archs):
+        key = proxy.arch_key(job.key, jnp.asarray(spaces.arch_identity(SPACE, arch)))
+        loop.append(one(network, 10, key, jnp.asarray(SPACE.encode([arch])[0]), job.task, job.hyper))
     np.testing.assert_allclose(np.stack(loop), results["map"].losses, rtol=1e-6)
+
+
+def test_features_of_a_batch_of_transnas_cells(x64):
+    """Features only: gradients of a batch of cells with affine norms take XLA's CPU backend minutes to fuse."""
+    space, images = spaces.get("transnas_micro", stem_channels=2, macro="414"), jnp.asarray(pattern_images(4, 8))
+    universal, cells = space.universal(jnp.float64), jnp.asarray(space.encode(space.sample(4, 1)))
+    shapes = jax.eval_shape(lambda cell: universal.init(jax.random.key(0), images, cell), cells[0])["params"]
+    params = [jax.tree.map(lambda leaf, n=n: (1 + 0.1 * n) * leaf, pattern_tree(shapes)) for n in range(len(cells))]
+    features = jax.jit(lambda p, cell: universal.apply({"params": p}, images, cell))
+    batch = jax.jit(jax.vmap(features))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *params), cells)
+    for n, cell in enumerate(cells):
+        for one, many in zip(features(params[n], cell), batch, strict=True):
+            np.testing.assert_allclose(many[n], one, rtol=1e-9, atol=1e-12)
 
 
 def test_map_and_vmap_agree_at_step_one_in_float32(baseline):
     np.testing.assert_allclose(
         scored(form="vmap", chunk_size=6, vmap_width=3).losses[:, 0], baseline.losses[:, 0], rtol=1e-5
     )
+
+
+def test_bfloat16_products_sum_in_float32():
+    options = {"form": "vmap", "vmap_width": 3, "chunk_size": 6}
+    exact = scored(**options).losses  # on CPUs; the program is that of other tests
+    rounded = scored(precision="bfloat16", **options).losses
+    assert not np.array_equal(rounded[:, 0], exact[:, 0])
+    np.testing.assert_allclose(rounded[:, 0], exact[:, 0], rtol=2e-2)
+
+    execution = programs.Execution.of(jax.devices()[:1], precision="bfloat16", **options)
+    job = runner.make_job(SPACE, TINY, IMAGES, 5, execution)
+    group = SPACE.group(ARCHS[0])
+    shape, shared = group.encode(ARCHS[:1]).shape[1:], (job.task, job.hyper)
+    spec = programs.ProgramSpec.of(job.candidate(group), TINY.num_steps, shape, execution, job.key, shared)
+    lines = spec.lower()[0].as_text().splitlines()
+    products = [line for line in lines if "stablehlo.dot_general" in line or "stablehlo.convolution" in line]
+    assert len(products) > 20
+    for line in products:
+        operands, result = line[line.rindex(" : (") :].split("->")
+        assert operands.count("bf16>") == 2
+        assert "xf32>" in result
 
 
 def test_no_compilation_on_the_second_call():
@@ -155,6 +170,7 @@ def test_all_genes_are_accepted():
         ({"space": "nasbench202"}, "did you mean 'nasbench201'"),
         ({"form": "pmap"}, "unknown execution form 'pmap'; known: map, vmap"),
         ({"chunk_size": 0}, "chunk_size"),
+        ({"precision": "fp8"}, "unknown precision 'fp8'; known: default, float32, bfloat16"),
         ({"images": np.ones((4, 8, 8))}, r"expected shape \[B, H, W, 3\]"),
         ({"images": np.ones((4, 3, 8, 8))}, "looks like NCHW"),
         ({"images": np.full((4, 8, 8, 3), np.nan)}, "not finite in image"),

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import CELLS, SPACES, pattern_images, true_taps
+from helpers import CELLS, SPACES, pattern_images, pattern_tree, true_taps
 
 from eproxy_jax import layers, ops, spaces
-from eproxy_jax.spaces import cell_graph, traced_macs
+from eproxy_jax.spaces import cell_graph, traced_work
 from eproxy_jax.spaces.cell_space import CellSpace
 
 NAMES = spaces.names()
@@ -262,7 +262,7 @@ def test_params_and_macs_are_those_of_the_module(name, cell):
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
     assert space.params(cell) == sum(leaf.size for leaf in jax.tree.leaves(shapes))
     jaxpr = jax.make_jaxpr(lambda p, x: module.apply({"params": p}, x))(shapes, image)
-    traced = traced_macs.count(lambda p, x: module.apply({"params": p}, x), shapes, image)
+    traced = traced_work.count(lambda p, x: module.apply({"params": p}, x), shapes, image)
     assert space.macs(cell) == traced + _depthwise_macs(jaxpr.jaxpr)
 
 
@@ -319,7 +319,8 @@ def test_gradients_are_finite_and_reach_every_live_weight(name, cell):
     space = SPACES[name]
     images = jnp.asarray(pattern_images(4, 16), jnp.float32)
     module = space.to_flax(cell)
-    params = jax.jit(module.init)(jax.random.key(0), images)["params"]
+    params = pattern_tree(jax.eval_shape(lambda: module.init(jax.random.key(0), images))["params"])
+    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
     grads = jax.jit(jax.grad(lambda p: sum(jnp.sum(tap**3) for tap in module.apply({"params": p}, images))))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     if name not in CELL_NAMES:
@@ -359,7 +360,7 @@ def test_standalone_network_goes_on_to_train(name):
     logits = jax.jit(lambda v: module.apply(v, images, train=False))(variables)  # with running averages
     assert logits.shape == (8, 7)
     assert np.isfinite(logits).all()
-    taps = module.apply(variables, images, method="features")
+    taps = jax.eval_shape(lambda v: module.apply(v, images, method="features"), variables)
     assert [tap.ndim for tap in taps] == [4, 4, 4]
 
 

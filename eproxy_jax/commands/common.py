@@ -73,7 +73,7 @@ def default_compile_cache() -> str:
 
 
 def add_execution_flags(parser: argparse.ArgumentParser) -> None:
-    """--form, --chunk-size, --vmap-width, --grouping, --devices, --compile-cache."""
+    """--form, --chunk-size, --vmap-width, --grouping, --precision, --devices, --compile-cache."""
     execution = parser.add_argument_group("execution (does not change scores within one form)")
     execution.add_argument(
         "--form", choices=("map", "vmap"), help="one candidate at a time, or batches (default by backend)"
@@ -87,6 +87,12 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
         choices=("coarse", "fine"),
         default="coarse",
         help="few programs (default), or more that waste less work in batches",
+    )
+    execution.add_argument(
+        "--precision",
+        choices=("default", "float32", "bfloat16"),
+        default="default",
+        help="of the operands of matrix products; default is the backend's own for float32. Changes scores a little",
     )
     execution.add_argument(
         "--devices", type=positive, metavar="N", help="devices to use (default: all; CPU: one a core)"
@@ -133,7 +139,9 @@ def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -
         chunk_size *= len(devices)
     else:
         chunk_size = arguments.chunk_size
-    return programs.Execution.of(devices, arguments.form, chunk_size, arguments.vmap_width, arguments.grouping)
+    return programs.Execution.of(
+        devices, arguments.form, chunk_size, arguments.vmap_width, arguments.grouping, arguments.precision
+    )
 
 
 def run_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:

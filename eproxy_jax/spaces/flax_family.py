@@ -34,7 +34,7 @@ import numpy as np
 from jax import Array
 
 from eproxy_jax.errors import did_you_mean
-from eproxy_jax.spaces import base, traced_macs
+from eproxy_jax.spaces import base, traced_work
 
 _KEY = 0  # of what is only looked at for its shape, or is no parameter
 
@@ -163,7 +163,7 @@ def _sizes(family: FlaxFamily, arch: Any) -> tuple[int, int, tuple[int, ...]]:
         return module.apply(variables, images, mutable=[name for name in variables if name != "params"])[0]
 
     channels = tuple(tap.shape[-1] for tap in jax.eval_shape(taps, images, variables))
-    return traced_macs.count(taps, images, variables), params, channels
+    return traced_work.count(taps, images, variables), params, channels
 
 
 def _frozen(value: Any) -> Any:

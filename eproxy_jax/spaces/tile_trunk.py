@@ -184,7 +184,7 @@ def _convolve(spec: TrunkSpec, kind: Kind, weights: Weights, tape: Array, at: In
             kernel = _read(weights.kernels, at.row + (i * at.block_out + o) * unit, unit)
             place = (first + o) * rows
             before = jnp.where(i % at.block_in == 0, 0, _read(sums, place, rows))
-            return _write(sums, place, columns @ kernel + before)
+            return _write(sums, place, ops.product(columns, kernel) + before)
 
         return lax.fori_loop(0, at.block_out, to_output, sums)
 
@@ -331,11 +331,11 @@ def _convolve_backward(
             kernel = _read(weights.kernels, row, unit).reshape(size**2, tile, tile)
             flipped = jnp.swapaxes(kernel[::-1], 1, 2).reshape(unit, tile)
             x = _read(tape, at.source + i * rows_in, rows_in)
-            product = (x.T @ shifted).reshape(tile, size**2, tile)  # [in, shift, out]
-            grad = jnp.swapaxes(product, 0, 1)[::-1].reshape(unit, tile)
+            products = ops.product(x.T, shifted).reshape(tile, size**2, tile)  # [in, shift, out]
+            grad = jnp.swapaxes(products, 0, 1)[::-1].reshape(unit, tile)
             kernels = _write(kernels, row, jnp.where(same_group, grad, 0))
             adds = (at.grad_adds > 0) | (o % at.block_out > 0)
-            return put(flows, i, shifted @ flipped, adds), kernels
+            return put(flows, i, ops.product(shifted, flipped), adds), kernels
 
         return lax.fori_loop(0, at.block_in, to_input, (flows, carry[1]))
 
@@ -349,8 +349,8 @@ def _convolve_backward(
             back, kernels = carry
             row = at.row + (i * at.block_out + o) * unit
             grad = _read(flows, own + (first + o) * rows, rows)
-            kernels = _write(kernels, row, jnp.where(same_group, columns.T @ grad, 0))
-            return back + grad @ _read(weights.kernels, row, unit).T, kernels
+            kernels = _write(kernels, row, jnp.where(same_group, ops.product(columns.T, grad), 0))
+            return back + ops.product(grad, _read(weights.kernels, row, unit).T), kernels
 
         back, kernels = lax.fori_loop(0, at.block_out, to_output, (jnp.zeros_like(columns), kernels))
         like = jax.ShapeDtypeStruct((rows_in, tile), tape.dtype)

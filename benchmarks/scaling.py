@@ -1,0 +1,226 @@
+"""Architectures per second against list length, devices, stem width and image size; a roofline of every program.
+
+  python benchmarks/scaling.py                        # about 40 minutes on 2 cores
+  python benchmarks/scaling.py --lengths 100 1000 --archs 8
+
+Every row is a process of its own, one at a time, with nothing kept on disk. List lengths run at ``small`` widths, all
+else at the paper's; one sweep varies one thing and leaves the rest at 2 devices, stem 16 and 32x32 images. Time for a
+network is that of a warm run of distinct networks. The roofline counts products and sums in the traced programs
+(``spaces/traced_work.py``): no operation can take less than its FLOPs at the machine's peak, or its bytes at its
+bandwidth, and a program no less than the sum. Rows marked as predicted are that sum with the peaks of a data sheet, so
+they are bounds: nothing was run there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import RESULTS, header, markdown_table, write_page
+from score_throughput import matmul_peak
+
+from eproxy_jax import flops, images, runner, spaces
+from eproxy_jax.spaces import traced_work
+from eproxy_jax.types import ProxySettings
+
+SPACE = "nasbench201"
+SMALL = {"stem_channels": 8, "cells_per_stage": 2, "image_size": 16}
+PAPER = {"stem_channels": 16, "cells_per_stage": 5, "image_size": 32}
+DEVICES, STEMS, SIZES = (1, 2, 4), (4, 8, 16, 32), (8, 16, 32, 64)
+# Dense FLOP/s at JAX's default precision for float32 products (tf32; bfloat16), and bytes/s: the makers' data sheets.
+ACCELERATORS = {"H100 SXM": (494.7e12, 3.35e12), "TPU v5e": (197e12, 819e9)}
+
+
+def make_space(row: dict[str, Any]) -> spaces.SearchSpace:
+    """The space at a row's widths."""
+    return spaces.get(SPACE, stem_channels=row["stem_channels"], cells_per_stage=row["cells_per_stage"])
+
+
+# --- measured, in child processes ----------------------------------------------------------------------------
+
+
+def measure(row: dict[str, Any]) -> dict[str, Any]:
+    """Seconds and memory of one row, in this process."""
+    jax.config.update("jax_num_cpu_devices", row["devices"])
+    space = make_space(row)
+    batch = images.default_images(size=row["image_size"])
+    if "strings" in row:
+        strings = space.sample(row["strings"], 0)
+        start = time.perf_counter()
+        result = runner.score(strings, space, images=batch)
+        whole = time.perf_counter() - start
+        distinct = len({space.canonical(arch) for arch in strings})
+        seconds = {"compile": result.seconds["compile"], "run": result.seconds["run"], "whole": whole}
+    else:
+        distinct = row["distinct"]
+        job = runner.make_job(space, None, batch)
+        archs = sample_distinct(space, distinct)
+        compiled: list[float] = []
+        list(runner.run(job, archs[: row["devices"]], compiled.append))
+        start = time.perf_counter()
+        list(runner.run(job, archs))
+        seconds = {"compile": sum(compiled), "run": time.perf_counter() - start}
+    peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {**row, "distinct": distinct, "seconds": seconds, "memory_gib": peak_memory, "peak": matmul_peak()}
+
+
+def sample_distinct(space: spaces.SearchSpace, num: int) -> list[Any]:
+    """The first distinct networks of a random order of all strings, canonical."""
+    return list(dict.fromkeys(space.canonical(arch) for arch in space.sample(8 * num, 0)))[:num]
+
+
+def in_child(row: dict[str, Any]) -> dict[str, Any]:
+    """:func:`measure` in a process of its own."""
+    print(f"scaling: {row}", file=sys.stderr, flush=True)
+    command = [sys.executable, __file__, "--measure", json.dumps(row)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+def table_row(found: dict[str, Any]) -> dict[str, Any]:
+    """A measured row for people."""
+    run = found["seconds"]["run"]
+    space, size = make_space(found), found["image_size"]
+    shown = {name: found[name] for name in ("strings", "devices", "stem_channels", "image_size") if name in found}
+    shown |= {"distinct": found["distinct"], "networks/s": f"{found['distinct'] / run:.2f}"}
+    shown |= {"compile s": f"{found['seconds']['compile']:.1f}", "memory GiB": f"{found['memory_gib']:.2f}"}
+    if "strings" in found:
+        shown["strings/s, compile included"] = f"{found['strings'] / found['seconds']['whole']:.1f}"
+    else:
+        archs = sample_distinct(space, found["distinct"])
+        work = sum(flops.needed_flops(space, ProxySettings(), arch, 16, size) for arch in archs)
+        shown["GFLOP a network"] = f"{work / len(archs) / 1e9:.1f}"
+        shown["GFLOP/s"] = f"{work / run / 1e9:.0f}"
+        shown["share of matmul peak"] = f"{work / run / found['peak']:.0%}"
+    return shown
+
+
+# --- the roofline --------------------------------------------------------------------------------------------
+
+
+def group_work(space: spaces.SearchSpace, group: Any, archs: list[Any], width: int) -> list[traced_work.Operation]:
+    """What the batched program of a group does for ``width`` candidates at the paper's settings."""
+    settings = ProxySettings()
+    candidate = runner.make_job(space, settings, images.default_images()).candidate(group)
+    typed = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), width))
+    encoded = jax.ShapeDtypeStruct((width, *group.encode(archs[:1]).shape[1:]), jnp.int32)
+    job = runner.make_job(space, settings, images.default_images())
+    batched = jax.vmap(candidate, (0, 0, None, None))
+    return list(traced_work.operations(batched, typed, encoded, job.task, job.hyper))
+
+
+def bound(operations: list[traced_work.Operation], flops_per_s: float, bytes_per_s: float) -> float:
+    """Seconds that a machine needs at least."""
+    return sum(max(2 * op.macs / flops_per_s, op.bytes / bytes_per_s) * op.turns for op in operations)
+
+
+def roofline(width: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(one row for each batched program of the space, predicted rows for the whole of it)."""
+    space = spaces.get(SPACE)
+    distinct = list(dict.fromkeys(map(space.canonical, space.enumerate())))
+    table, totals = [], dict.fromkeys(ACCELERATORS, 0.0)
+    for grouping in ("coarse", "fine"):
+        for group, members in runner.by_group(distinct, space, grouping).items():
+            archs = [distinct[i] for i in members]
+            found = group_work(space, group, archs, width)
+            macs, moved = (sum(getattr(op, name) * op.turns for op in found) for name in ("macs", "bytes"))
+            row = {
+                "program": grouping if grouping == "coarse" else f"fine {getattr(group, 'counts', '')}",
+                "networks": len(archs),
+                "GFLOP a network": f"{2 * macs / width / 1e9:.1f}",
+                "GB moved a network": f"{moved / width / 1e9:.2f}",
+                "FLOP/byte": f"{2 * macs / moved:.1f}",
+            }
+            for name, (peak, bandwidth) in ACCELERATORS.items():
+                seconds = bound(found, peak, bandwidth) / width
+                row[f"{name}, networks/s at most (predicted)"] = f"{1 / seconds:.0f}"
+                if grouping == "fine":
+                    totals[name] += seconds * len(archs)
+            table.append(row)
+            print(f"scaling: {row}", file=sys.stderr, flush=True)
+    whole = [
+        {
+            "accelerator (predicted, nothing was run)": name,
+            "s for all distinct networks, at least": f"{seconds:.0f}",
+            "networks/s at most": f"{len(distinct) / seconds:.0f}",
+        }
+        for name, seconds in totals.items()
+    ]
+    return table, whole
+
+
+# --- the pages -----------------------------------------------------------------------------------------------
+
+
+def draw(sweeps: dict[str, list[dict[str, Any]]], columns: dict[str, str]) -> None:
+    """Networks a second of every sweep, as a PNG beside the page."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(sweeps), figsize=(4 * len(sweeps), 3.2), squeeze=False)
+    for axis, (name, rows) in zip(axes[0], sweeps.items(), strict=True):
+        column = columns[name]
+        axis.plot([row[column] for row in rows], [row["distinct"] / row["seconds"]["run"] for row in rows], "o-")
+        axis.set(xlabel=column.replace("_", " "), title=name, xscale="log", yscale="log")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("distinct networks/s, compile apart")
+    figure.tight_layout()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    figure.savefig(RESULTS / f"scaling_{SPACE}.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[100, 300, 1000, 3000, 15625])
+    parser.add_argument("--archs", type=int, default=16, help="distinct networks of the other sweeps")
+    parser.add_argument("--width", type=int, default=32, help="candidates of a batch in the roofline")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(json.loads(arguments.measure))))
+        return
+
+    base = {**PAPER, "devices": os.cpu_count(), "distinct": arguments.archs}
+    wanted = {
+        "list length (small widths)": [
+            {**SMALL, "devices": os.cpu_count(), "strings": length} for length in arguments.lengths
+        ],
+        "devices": [{**base, "devices": devices} for devices in DEVICES],
+        "stem width": [{**base, "stem_channels": stem} for stem in STEMS],
+        "image size": [{**base, "image_size": size} for size in SIZES],
+    }
+    columns = {
+        "list length (small widths)": "strings",
+        "devices": "devices",
+        "stem width": "stem_channels",
+        "image size": "image_size",
+    }
+    sweeps = {name: [in_child(row) for row in rows] for name, rows in wanted.items()}
+    text, rows = header(f"Scaling of scoring {SPACE}"), []
+    for name, found in sweeps.items():
+        shown = [table_row(row) for row in found]
+        text += f"## By {name}\n\n{markdown_table(shown)}\n"
+        rows += [{"sweep": name, **row} for row in shown]
+    peaks = [row["peak"] for found in sweeps.values() for row in found if row["devices"] == os.cpu_count()]
+    text += f"Matmul peak of {os.cpu_count()} devices: median {np.median(peaks) / 1e9:.0f} GFLOP/s.\n"
+    draw(sweeps, columns)
+    write_page(f"scaling_{SPACE}", text + f"\n![networks a second](scaling_{SPACE}.png)\n", rows)
+
+    programs_table, whole = roofline(arguments.width)
+    text = header(f"Roofline of {SPACE}, paper size, batches of {arguments.width}")
+    text += markdown_table(programs_table) + "\n" + markdown_table(whole)
+    write_page(f"roofline_{SPACE}", text, programs_table + whole)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Work of any JAX function, counted in its traced form: multiply-accumulates and the bytes that have to move."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core
+
+
+class Operation(NamedTuple):
+    """One operation that no compiler can merge away, as often as it runs.
+
+    Attributes:
+      macs: multiply-accumulates of one turn; 0 of a reduction.
+      bytes: of its operands and its result.
+      turns: how often it runs.
+    """
+
+    macs: int
+    bytes: int
+    turns: int
+
+
+def operations(function: Callable[..., Any], *arguments: Any) -> Iterator[Operation]:
+    """Convolutions, matrix products and sums of ``function(*arguments)``; element-wise work can fuse into those.
+
+    Depthwise convolutions that are written as sums of shifted products are neither.
+
+    Loops count every turn whose number is static, conditionals their dearest branch. A ``while`` loop counts once.
+
+    Args:
+      function: traceable by JAX.
+      *arguments: arrays or ``jax.ShapeDtypeStruct``.
+
+    Example:
+      >>> x = jax.ShapeDtypeStruct((5, 2), "float32")
+      >>> list(operations(lambda x: x @ x.T, x))
+      [Operation(macs=50, bytes=180, turns=1)]
+    """
+    return _operations(jax.make_jaxpr(function)(*arguments).jaxpr, 1)
+
+
+def count(function: Callable[..., Any], *arguments: Any) -> int:
+    """Multiply-accumulates of :func:`operations`.
+
+    Example:
+      >>> x = jax.ShapeDtypeStruct((5, 2), "float32")
+      >>> count(lambda x: x @ x.T, x)
+      50
+    """
+    return sum(operation.macs * operation.turns for operation in operations(function, *arguments))
+
+
+def _operations(jaxpr: core.Jaxpr, turns: int) -> Iterator[Operation]:
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        avals: list[Any] = [variable.aval for variable in (*equation.invars, *equation.outvars)]
+        if name in ("dot_general", "conv_general_dilated", "reduce_sum"):
+            size = sum(aval.size * aval.dtype.itemsize for aval in avals)
+            yield Operation(_macs(name, params, avals), size, turns)
+        elif name == "cond":
+            branches = [list(_operations(branch.jaxpr, turns)) for branch in params["branches"]]
+            yield from max(branches, key=lambda branch: sum(operation.macs * operation.turns for operation in branch))
+        else:
+            for inner in _inner(params):
+                yield from _operations(inner, turns * (params["length"] if name == "scan" else 1))
+
+
+def _macs(name: str, params: dict[str, Any], avals: list[Any]) -> int:
+    out = math.prod(avals[-1].shape)
+    if name == "dot_general":
+        contracted, _ = params["dimension_numbers"]
+        return out * math.prod(avals[0].shape[i] for i in contracted[0])
+    if name == "conv_general_dilated":
+        _, *rest = params["dimension_numbers"].rhs_spec  # where the kernel has its features; inputs and positions
+        return out * math.prod(avals[1].shape[i] for i in rest)
+    return 0
+
+
+def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
+    """The traced functions that an equation calls."""
+    found = []
+    for value in params.values():
+        if isinstance(value, core.ClosedJaxpr):
+            found.append(value.jaxpr)
+        elif isinstance(value, core.Jaxpr):
+            found.append(value)
+    return found
