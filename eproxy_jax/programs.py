@@ -149,6 +149,10 @@ class Execution:
             parts.append(f"{self.precision} products")
         return ", ".join(parts)
 
+    def widened(self, width: int) -> Execution:
+        """The same in the vmap form with batches of ``width``, one a device and chunk."""
+        return dataclasses.replace(self, vmap_width=width, chunk_size=len(self.devices) * width)
+
     def halved(self) -> Execution | None:
         """The same with half the candidates at a time; None where there is one a device."""
         devices = len(self.devices)

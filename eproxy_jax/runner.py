@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -28,6 +28,7 @@ from eproxy_jax.programs import (
     Precision,
     ProgramSpec,
     compile_program,
+    fitting_width,
     run_groups,
 )
 from eproxy_jax.types import STATUS_DIVERGED, STATUS_OK, ProxySettings, ProxyTask, ScoreResult
@@ -175,6 +176,21 @@ def make_job(
     return Job(space, settings, typed_key, task, hyper, execution)
 
 
+def widest(job: Job, archs: Sequence[Any]) -> Execution:
+    """The job's execution with batches as wide as the devices' memory holds; unchanged in the map form.
+
+    The program of the largest architecture is compiled for this, unless it is there already.
+
+    Args:
+      job: in the vmap form.
+      archs: canonical architectures of the space.
+    """
+    if job.execution.form == "map":
+        return job.execution
+    program = job.program(max(archs, key=job.space.macs))
+    return job.execution.widened(fitting_width(program, job.execution))
+
+
 def run(
     job: Job, archs: Sequence[Any], compiled: Callable[[float], None] | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -221,7 +237,7 @@ def score(
     devices: Sequence[Device] | None = None,
     form: Form | None = None,
     chunk_size: int | None = None,
-    vmap_width: int = VMAP_WIDTH,
+    vmap_width: int | Literal["auto"] = VMAP_WIDTH,
     grouping: Grouping = "coarse",
     precision: Precision = "default",
     progress: Callable[[int, int], None] | None = None,
@@ -240,7 +256,8 @@ def score(
       devices: defaults to all devices.
       form: ``"map"`` or ``"vmap"``; chosen by the devices' platform when absent.
       chunk_size: candidates per dispatched chunk.
-      vmap_width: candidates of one block of the vmap form; more fill an accelerator better and need more memory.
+      vmap_width: candidates of one block of the vmap form; more fill an accelerator better and need more memory. As
+        many as fit with ``"auto"``: the last digits of losses then depend on the devices' memory.
       grouping: ``"coarse"`` or ``"fine"``, see :class:`Execution`.
       precision: ``"default"``, ``"float32"`` or ``"bfloat16"``, see :class:`Execution`.
       progress: called with (networks done, networks in total) after each chunk.
@@ -258,7 +275,8 @@ def score(
       >>> result.status
       ('ok',)
     """
-    execution = Execution.of(devices, form, chunk_size, vmap_width, grouping, precision)
+    width = VMAP_WIDTH if vmap_width == "auto" else vmap_width
+    execution = Execution.of(devices, form, chunk_size, width, grouping, precision)
     job = make_job(space, settings, images, key, execution)
     parsed = []
     for position, arch in enumerate(archs):
@@ -267,6 +285,8 @@ def score(
         except ValueError as error:
             raise ValueError(f"archs[{position}]: {error}") from error
     plan = make_plan(parsed, job.space)
+    if vmap_width == "auto":
+        job = dataclasses.replace(job, execution=widest(job, plan.distinct))
     compiled: list[float] = []
     start, done = time.perf_counter(), 0
     losses = np.empty((len(plan.distinct), job.settings.num_steps))

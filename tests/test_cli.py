@@ -219,7 +219,8 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, name)
 
 
 def test_bad_flags_have_status_2(capsys):
-    for command in (["score", "--spcae", "x"], ["score", "--sample", "0"], [], ["score", "--sample", "many"]):
+    for command in (["score", "--spcae", "x"], ["score", "--sample", "0"], [], ["score", "--sample", "many"],
+                    ["score", "--vmap-width", "wide"]):  # fmt: skip
         with pytest.raises(SystemExit) as stop:
             cli.main(command)
         assert stop.value.code == 2

@@ -209,3 +209,5 @@ def test_plan_command(capsys):
     assert values["architectures"] == 40
     assert main(flags) == 0
     assert "executed/needed" in capsys.readouterr().out
+    assert main([*flags, "--vmap-width", "auto"]) == 2
+    assert "only eproxy score can" in capsys.readouterr().err

@@ -104,6 +104,18 @@ def test_bfloat16_products_sum_in_float32():
         assert "xf32>" in result
 
 
+def test_batches_as_wide_as_memory_holds(baseline, monkeypatch):
+    class Program:
+        temp_bytes = programs.VMAP_WIDTH * 1000
+
+    monkeypatch.setattr(runner.Job, "program", lambda job, arch: Program())
+    monkeypatch.setattr(programs, "free_bytes", lambda devices: 5000 / 0.8)
+    job = runner.make_job(SPACE, TINY, IMAGES, 5, programs.Execution.of(form="vmap"))
+    wide = runner.widest(job, ARCHS)
+    assert (wide.vmap_width, wide.chunk_size) == (4, 4 * len(jax.devices()))
+    np.testing.assert_array_equal(scored(vmap_width="auto").losses, baseline.losses)  # no batches in the map form
+
+
 def test_no_compilation_on_the_second_call():
     scored(ARCHS[2:5])  # not a shared fixture: the programs of an earlier test may have been dropped since
     before = programs.num_compilations()

@@ -27,6 +27,11 @@ def positive(text: str) -> int:
     return value
 
 
+def width(text: str) -> int | str:
+    """An integer >= 1 or ``auto``, for argparse."""
+    return text if text == "auto" else positive(text)
+
+
 def natural(text: str) -> int:
     """An integer >= 0, for argparse."""
     value = int(text)
@@ -80,7 +85,11 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
     )
     execution.add_argument("--chunk-size", type=positive, metavar="N", help="candidates per dispatched chunk")
     execution.add_argument(
-        "--vmap-width", type=positive, default=32, metavar="N", help="candidates of one batch (default 32)"
+        "--vmap-width",
+        type=width,
+        default=32,
+        metavar="N",
+        help="candidates of one batch (default 32); 'auto' (eproxy score): as many as the devices' memory holds",
     )
     execution.add_argument(
         "--grouping",
@@ -135,12 +144,15 @@ def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -
     if wanted is not None and wanted > len(devices):
         raise UsageError(f"--devices {wanted}: JAX has {len(devices)} ({devices[0].platform})")
     devices = devices[:wanted]
+    if arguments.vmap_width == "auto" and arguments.command != "score":
+        raise UsageError("--vmap-width auto: only eproxy score can; give a number")
+    vmap_width = programs.VMAP_WIDTH if arguments.vmap_width == "auto" else arguments.vmap_width
     if arguments.chunk_size is None and chunk_size is not None:
         chunk_size *= len(devices)
     else:
         chunk_size = arguments.chunk_size
     return programs.Execution.of(
-        devices, arguments.form, chunk_size, arguments.vmap_width, arguments.grouping, arguments.precision
+        devices, arguments.form, chunk_size, vmap_width, arguments.grouping, arguments.precision
     )
 
 

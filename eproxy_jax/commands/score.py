@@ -54,7 +54,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     _check_choices(arguments, overrides)
-    from eproxy_jax import arch_files, fitted, report
+    from eproxy_jax import arch_files, fitted, report, runner
 
     spec = common.run_spec(arguments, overrides)
     proxy = fitted.FittedProxy((fitted.Member(spec.settings),))
@@ -75,6 +75,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
                 f"{arguments.truth}: {known} of the {len(archs)} architectures have a value; need at least 3"
             )
     execution = common.execution_of(arguments)
+    if arguments.vmap_width == "auto":
+        job = runner.make_job(spec.space, proxy.members[0].settings, spec.images, spec.weight_seed, execution)
+        execution = runner.widest(job, runner.make_plan(archs, spec.space).distinct)
+        common.announce(f"execution: {execution.label}")
     workdir = Path(arguments.workdir or ".")
     out = Path(arguments.out) if arguments.out else workdir / "scores.jsonl"
     workdir.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,103 @@
+"""A scoring run that is killed (SIGKILL) at random moments, again and again, and resumed: the same file?
+
+  python benchmarks/kill_resume.py                    # 20 kills over 200 architectures, about 8 minutes on 2 cores
+
+An undisturbed run comes first; it also tells when the first results appear. Then the same command is killed after a
+random time, from half of that to a few chunks later, so that kills meet start, compilation, training and writing. After
+every kill no line may be half written but the last. When all kills are spent the run is left to end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import config_source, header, markdown_table, write_page
+
+SPACE = "nasbench201"
+
+
+def command(arguments: argparse.Namespace, folder: Path) -> list[str]:
+    """The scoring run."""
+    source = config_source(SPACE, arguments.variant)
+    what = ["--sample", str(arguments.num), "--seed", str(arguments.seed), "--chunk-size", "4"]
+    return [sys.executable, "-m", "eproxy_jax.cli", "score", "--config", source, *what, "--workdir", str(folder),
+            "--no-plot"]  # fmt: skip
+
+
+def whole_lines(path: Path) -> int:
+    """Lines of a file, all of which but a torn last one must be JSON."""
+    content = path.read_bytes() if path.is_file() else b""
+    return len([json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()])
+
+
+def undisturbed(arguments: argparse.Namespace, folder: Path) -> tuple[float, float]:
+    """Seconds to the first results, and to the end."""
+    start, first = time.perf_counter(), None
+    process = subprocess.Popen(command(arguments, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        if first is None and whole_lines(folder / "scores.jsonl"):
+            first = time.perf_counter() - start
+        time.sleep(0.05)
+    if process.returncode or first is None:
+        raise RuntimeError(f"the undisturbed run ended with status {process.returncode}")
+    return first, time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", default="small")
+    parser.add_argument("--num", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the architectures and of the moments")
+    parser.add_argument("--workdir", default="runs/kill_resume")
+    arguments = parser.parse_args()
+    whole, torn = (Path(arguments.workdir) / name for name in ("undisturbed", "killed"))
+    for folder in (whole, torn):
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("scores*"):
+            old.unlink()
+    undisturbed(arguments, whole)  # compiles, so that the second one has the program on disk as the killed ones do
+    for old in whole.glob("scores*"):
+        old.unlink()
+    first, end = undisturbed(arguments, whole)
+
+    rng = np.random.default_rng(arguments.seed)
+    lines: list[int] = []
+    while len(lines) < arguments.kills:
+        delay = rng.uniform(0.5 * first, first + 2 * (end - first) / arguments.kills)
+        process = subprocess.Popen(command(arguments, torn), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(delay)
+            raise RuntimeError(f"the run ended after {len(lines)} kills, before the next one: give it more --num")
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        lines.append(whole_lines(torn / "scores.jsonl"))
+        print(
+            f"kill {len(lines)}/{arguments.kills} after {delay:.1f} s: {lines[-1]} lines", file=sys.stderr, flush=True
+        )
+    subprocess.run(command(arguments, torn), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    expected, found = ((folder / "scores.jsonl").read_bytes() for folder in (whole, torn))
+    archs = [json.loads(line)["arch"] for line in found.splitlines()]
+    row: dict[str, Any] = {
+        "architectures": arguments.num,
+        "kills": len(lines),
+        "whole lines after each": " ".join(map(str, lines)),
+        "each architecture once": len(set(archs)) == len(archs) == arguments.num,
+        "equal to the undisturbed file, byte for byte": expected == found,
+    }
+    write_page(f"kill_resume_{SPACE}", header("Killed at random and resumed") + markdown_table([row]), [row])
+    if expected != found:
+        raise SystemExit("the files differ")
+
+
+if __name__ == "__main__":
+    main()
