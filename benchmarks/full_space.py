@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -120,24 +121,33 @@ def main() -> None:
 
     if DATA.is_dir():
         score_of = dict(zip((space.parse(arch) for arch in result.archs), result.score, strict=True))
-        known = [arch for arch in strings if space.canonical(arch) in score_of]
+        strings_of: dict[Any, list[Any]] = {network: [] for network in score_of}
+        for arch in strings:
+            if (network := space.canonical(arch)) in score_of:
+                strings_of[network].append(arch)
         table = []
         for file in POOLS[SPACE][0]:
             measured = arch_files.read_truth(DATA / file, space)
-            truth = [measured[arch] for arch in known]
-            plain = rank_quality([score_of[space.canonical(arch)] for arch in known], truth)
-            table.append(
-                {
-                    "truth": Path(file).stem,
-                    "strings": len(known),
-                    "Spearman": f"{plain.spearman:.3f}",
-                    "tau": f"{plain.kendall_tau:.3f}",
-                    "top-10 %": f"{plain.top_precision:.3f}",
-                    "MACs": f"{rank_quality([space.macs(arch) for arch in known], truth).spearman:.3f}",
-                    "parameters": f"{rank_quality([space.params(arch) for arch in known], truth).spearman:.3f}",
-                }
-            )
-        text += f"\nStrings of the trained networks, weight seed {spec.weight_seed}:\n\n" + markdown_table(table)
+            # As networks, each once, against the mean of its strings; and as all the strings that they are.
+            every = [(arch, network) for network, own in strings_of.items() for arch in own]
+            means = [float(np.mean([measured[arch] for arch in own])) for own in strings_of.values()]
+            for what, archs, scores, truth in (
+                ("networks", list(strings_of), list(score_of.values()), means),
+                ("strings", [a for a, _ in every], [score_of[n] for _, n in every], [measured[a] for a, _ in every]),
+            ):
+                plain = rank_quality(scores, truth)
+                table.append(
+                    {
+                        "truth": Path(file).stem,
+                        "of": f"{len(archs)} {what}",
+                        "Spearman": f"{plain.spearman:.3f}",
+                        "tau": f"{plain.kendall_tau:.3f}",
+                        "top-10 %": f"{plain.top_precision:.3f}",
+                        "MACs": f"{rank_quality([space.macs(arch) for arch in archs], truth).spearman:.3f}",
+                        "parameters": f"{rank_quality([space.params(arch) for arch in archs], truth).spearman:.3f}",
+                    }
+                )
+        text += f"\nThe trained networks, weight seed {spec.weight_seed}:\n\n" + markdown_table(table)
         rows += table
     name = f"full_space_{SPACE}" + ("" if arguments.variant == "paper" else f"_{arguments.variant}")
     write_page(name, text, rows + plans)
