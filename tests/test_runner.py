@@ -1,10 +1,12 @@
 """Scores do not depend on order, chunks, padding, devices or company; nothing is compiled twice."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import THREE_BRANCHES, TINY, pattern_images, pattern_tree
+from helpers import CELLS, SPACES, THREE_BRANCHES, TINY, pattern_images, pattern_tree
 
 from eproxy_jax import programs, proxy, runner, score, spaces
 
@@ -216,20 +218,21 @@ def test_no_gradient_for_the_barrier(monkeypatch):
     assert "f32[24,45]" in jaxpr()
 
 
-def test_lowers_for_accelerators_without_grouped_convolutions():
+# One machine runs all cell spaces of NDS, another all its AnyNets; fine groups of NAS-Bench-201: tests/test_groups.py.
+@pytest.mark.parametrize(
+    "name",
+    ["nasbench101", "nasbench201", "nasbench_mr", "nds_darts", "nds_resnext_a", "transnas_macro", "transnas_micro"],
+)
+def test_lowers_for_accelerators_without_grouped_convolutions(name):
     """The vmapped device program exports for TPU and CUDA, and no convolution in it is grouped."""
-    mesh = programs.candidates_mesh(jax.devices()[:1])
-    network = proxy.ProxyNetwork(SPACE.universal(), ((1, 8),))
-    job = runner.make_job(SPACE, TINY, IMAGES, 0, programs.Execution.of(jax.devices()[:1]))
-    program = jax.jit(programs.chunk_program(proxy.Candidate(network, 2), 2, "vmap", mesh, 3))
-    arguments = (
-        job.key,
-        np.zeros((3, 2), np.uint32),
-        SPACE.encode(ARCHS[:3]),
-        np.ones(3, bool),
-        (job.task, job.hyper),
-    )
-    text = jax.export.export(program, platforms=("cpu", "cuda", "tpu"))(*arguments).mlir_module()
-    assert "stablehlo.convolution" in text
-    groups = {part.split()[0] for part in text.split("feature_group_count = ")[1:]}
-    assert groups == {"1"}
+    space, arch = SPACES[name], CELLS[name][0]
+    group = space.group(arch)
+    execution = programs.Execution.of(jax.devices()[:1], "vmap", vmap_width=2)
+    job = runner.make_job(space, TINY, IMAGES, 0, execution)
+    mesh = programs.candidates_mesh(execution.devices)
+    program = jax.jit(programs.chunk_program(job.candidate(group), TINY.num_steps, "vmap", mesh, 2))
+    arguments = (job.key, np.zeros((2, 2), np.uint32), group.encode([arch, arch]), np.ones(2, bool))
+    exported = jax.export.export(program, platforms=("cpu", "cuda", "tpu"))(*arguments, (job.task, job.hyper))
+    text = exported.mlir_module()
+    assert "stablehlo.convolution" in text or "stablehlo.dot_general" in text
+    assert set(re.findall(r"feature_group_count = (\d+)", text)) <= {"1"}
