@@ -2,9 +2,10 @@
 
   python benchmarks/kill_resume.py                    # 20 kills over 200 architectures, about 8 minutes on 2 cores
 
-An undisturbed run comes first; it also tells when the first results appear. Then the same command is killed after a
-random time, from half of that to a few chunks later, so that kills meet start, compilation, training and writing. After
-every kill no line may be half written but the last. When all kills are spent the run is left to end.
+An undisturbed run comes first; it also tells when the first results appear. Then the same command is killed, in turn at
+a random moment before that and at a random moment after some more results, so that kills meet start, compilation,
+training and writing. After every kill no line may be half written but the last. When all kills are spent the run is left
+to end.
 """
 
 from __future__ import annotations
@@ -69,28 +70,32 @@ def main() -> None:
     first, end = undisturbed(arguments, whole)
 
     rng = np.random.default_rng(arguments.seed)
-    lines: list[int] = []
-    while len(lines) < arguments.kills:
-        delay = rng.uniform(0.5 * first, first + 2 * (end - first) / arguments.kills)
+    lines = [0]
+    while len(lines) <= arguments.kills:
         process = subprocess.Popen(command(arguments, torn), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(delay)
-            raise RuntimeError(f"the run ended after {len(lines)} kills, before the next one: give it more --num")
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if len(lines) % 2:
+            moment = "while it starts"
+            time.sleep(rng.uniform(0.1, first))
+        else:
+            moment = "while it trains"
+            wanted = lines[-1] + rng.integers(1, 3 * arguments.num // arguments.kills)
+            while process.poll() is None and whole_lines(torn / "scores.jsonl") < wanted:
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, 8 * (end - first) / arguments.num))  # up to a chunk of both devices
+        if process.poll() is not None:
+            raise RuntimeError(f"the run ended before kill {len(lines)}: give it more --num")
+        process.kill()
+        process.wait()
         lines.append(whole_lines(torn / "scores.jsonl"))
-        print(
-            f"kill {len(lines)}/{arguments.kills} after {delay:.1f} s: {lines[-1]} lines", file=sys.stderr, flush=True
-        )
+        print(f"kill {len(lines) - 1}/{arguments.kills} {moment}: {lines[-1]} lines", file=sys.stderr, flush=True)
     subprocess.run(command(arguments, torn), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     expected, found = ((folder / "scores.jsonl").read_bytes() for folder in (whole, torn))
     archs = [json.loads(line)["arch"] for line in found.splitlines()]
     row: dict[str, Any] = {
         "architectures": arguments.num,
-        "kills": len(lines),
-        "whole lines after each": " ".join(map(str, lines)),
+        "kills": len(lines) - 1,
+        "whole lines after each": " ".join(map(str, lines[1:])),
         "each architecture once": len(set(archs)) == len(archs) == arguments.num,
         "equal to the undisturbed file, byte for byte": expected == found,
     }
