@@ -4,8 +4,8 @@
 
 An undisturbed run comes first; it also tells when the first results appear. Then the same command is killed, in turn at
 a random moment before that and at a random moment after some more results, so that kills meet start, compilation,
-training and writing. After every kill no line may be half written but the last. When all kills are spent the run is left
-to end.
+training and writing. After every kill no line may be half written but the last. When all kills are spent the run is
+left to end.
 """
 
 from __future__ import annotations
