@@ -7,8 +7,8 @@ Every row is a process of its own, one at a time, with nothing kept on disk. Lis
 else at the paper's; one sweep varies one thing and leaves the rest at 2 devices, stem 16 and 32x32 images. Time for a
 network is that of a warm run of distinct networks. The roofline counts products and sums in the traced programs
 (``spaces/traced_work.py``): no operation can take less than its FLOPs at the machine's peak, or its bytes at its
-bandwidth, and a program no less than the sum. Rows marked as predicted are that sum with the peaks of a data sheet, so
-they are bounds: nothing was run there.
+bandwidth, and a program no less than the sum, at the peaks that this machine is measured to have and at those of data
+sheets. Both are bounds; on what is marked as predicted nothing was run.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def make_space(row: dict[str, Any]) -> spaces.SearchSpace:
 def measure(row: dict[str, Any]) -> dict[str, Any]:
     """Seconds and memory of one row, in this process."""
     jax.config.update("jax_num_cpu_devices", row["devices"])
+    if "machine" in row:
+        return {"peak": matmul_peak(), "bandwidth": measure_bandwidth()}
     space = make_space(row)
     batch = images.default_images(size=row["image_size"])
     if "strings" in row:
@@ -71,6 +73,19 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
         seconds = {"compile": sum(compiled), "run": time.perf_counter() - start}
     peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {**row, "distinct": distinct, "seconds": seconds, "memory_gib": peak_memory, "peak": matmul_peak()}
+
+
+def measure_bandwidth() -> float:
+    """Bytes/s of reading and writing arrays that no cache holds, one on every device at once: the best of five."""
+    copies = [jax.device_put(jnp.ones(2**26), device) for device in jax.devices()]
+    add = jax.jit(lambda x: x + 1)
+    jax.block_until_ready([add(x) for x in copies])
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready([add(x) for x in copies])
+        seconds.append(time.perf_counter() - start)
+    return 2 * sum(x.nbytes for x in copies) / min(seconds)
 
 
 def sample_distinct(space: spaces.SearchSpace, num: int) -> list[Any]:
@@ -106,15 +121,14 @@ def table_row(found: dict[str, Any]) -> dict[str, Any]:
 # --- the roofline --------------------------------------------------------------------------------------------
 
 
-def group_work(space: spaces.SearchSpace, group: Any, archs: list[Any], width: int) -> list[traced_work.Operation]:
-    """What the batched program of a group does for ``width`` candidates at the paper's settings."""
-    settings = ProxySettings()
-    candidate = runner.make_job(space, settings, images.default_images()).candidate(group)
-    typed = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), width))
-    encoded = jax.ShapeDtypeStruct((width, *group.encode(archs[:1]).shape[1:]), jnp.int32)
-    job = runner.make_job(space, settings, images.default_images())
-    batched = jax.vmap(candidate, (0, 0, None, None))
-    return list(traced_work.operations(batched, typed, encoded, job.task, job.hyper))
+def group_work(job: runner.Job, group: Any, width: int | None) -> list[traced_work.Operation]:
+    """What a group's program does at the paper's settings: for ``width`` candidates in a batch, or for one alone."""
+    lead = () if width is None else (width,)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), lead))
+    encoded = jax.ShapeDtypeStruct((*lead, *group.encode(job.space.sample(1, 0)).shape[1:]), jnp.int32)
+    candidate = job.candidate(group)
+    batched = candidate if width is None else jax.vmap(candidate, (0, 0, None, None))
+    return list(traced_work.operations(batched, keys, encoded, job.task, job.hyper))
 
 
 def bound(operations: list[traced_work.Operation], flops_per_s: float, bytes_per_s: float) -> float:
@@ -123,34 +137,42 @@ def bound(operations: list[traced_work.Operation], flops_per_s: float, bytes_per
 
 
 def roofline(width: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(one row for each batched program of the space, predicted rows for the whole of it)."""
+    """(one row for each program of the space, rows for the whole of it)."""
+    machine = in_child({"machine": True, "devices": os.cpu_count()})
+    here = f"this machine ({machine['peak'] / 1e9:.0f} GFLOP/s, {machine['bandwidth'] / 1e9:.0f} GB/s, measured)"
     space = spaces.get(SPACE)
+    job = runner.make_job(space, ProxySettings(), images.default_images())
     distinct = list(dict.fromkeys(map(space.canonical, space.enumerate())))
-    table, totals = [], dict.fromkeys(ACCELERATORS, 0.0)
+    table, totals = [], dict.fromkeys([here, *ACCELERATORS], 0.0)
     for grouping in ("coarse", "fine"):
         for group, members in runner.by_group(distinct, space, grouping).items():
-            archs = [distinct[i] for i in members]
-            found = group_work(space, group, archs, width)
+            found, alone = group_work(job, group, width), group_work(job, group, None)
             macs, moved = (sum(getattr(op, name) * op.turns for op in found) for name in ("macs", "bytes"))
             row = {
                 "program": grouping if grouping == "coarse" else f"fine {getattr(group, 'counts', '')}",
-                "networks": len(archs),
+                "networks": len(members),
                 "GFLOP a network": f"{2 * macs / width / 1e9:.1f}",
                 "GB moved a network": f"{moved / width / 1e9:.2f}",
                 "FLOP/byte": f"{2 * macs / moved:.1f}",
             }
-            for name, (peak, bandwidth) in ACCELERATORS.items():
-                seconds = bound(found, peak, bandwidth) / width
-                row[f"{name}, networks/s at most (predicted)"] = f"{1 / seconds:.0f}"
-                if grouping == "fine":
-                    totals[name] += seconds * len(archs)
+            seconds = {name: bound(found, *peaks) / width for name, peaks in ACCELERATORS.items()}
+            for name in ACCELERATORS:
+                row[f"{name}, networks/s at most (predicted)"] = f"{1 / seconds[name]:.0f}"
+            # The unbatched program of the fine group stands for what the map form does: no operation in vain.
+            seconds[here] = bound(alone, machine["peak"], machine["bandwidth"])
+            macs, moved = (sum(getattr(op, name) * op.turns for op in alone) for name in ("macs", "bytes"))
+            row["FLOP/byte, one at a time"] = f"{2 * macs / moved:.1f}"
+            row["networks/s at most, here"] = f"{1 / seconds[here]:.2f}"
+            if grouping == "fine":
+                for name in totals:
+                    totals[name] += seconds[name] * len(members)
             table.append(row)
             print(f"scaling: {row}", file=sys.stderr, flush=True)
     whole = [
         {
-            "accelerator (predicted, nothing was run)": name,
+            "bound for": name if name == here else f"{name} (predicted, nothing was run)",
             "s for all distinct networks, at least": f"{seconds:.0f}",
-            "networks/s at most": f"{len(distinct) / seconds:.0f}",
+            "networks/s at most": f"{len(distinct) / seconds:.2f}",
         }
         for name, seconds in totals.items()
     ]
@@ -179,33 +201,20 @@ def draw(sweeps: dict[str, list[dict[str, Any]]], columns: dict[str, str]) -> No
     figure.savefig(RESULTS / f"scaling_{SPACE}.png", dpi=110)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[100, 300, 1000, 3000, 15625])
-    parser.add_argument("--archs", type=int, default=16, help="distinct networks of the other sweeps")
-    parser.add_argument("--width", type=int, default=32, help="candidates of a batch in the roofline")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        print(json.dumps(measure(json.loads(arguments.measure))))
-        return
-
-    base = {**PAPER, "devices": os.cpu_count(), "distinct": arguments.archs}
+def write_sweeps(lengths: list[int], archs: int) -> None:
+    """Run all sweeps and write their page and figure."""
+    base = {**PAPER, "devices": os.cpu_count(), "distinct": archs}
+    # By what varies: its name and the rows.
     wanted = {
-        "list length (small widths)": [
-            {**SMALL, "devices": os.cpu_count(), "strings": length} for length in arguments.lengths
-        ],
-        "devices": [{**base, "devices": devices} for devices in DEVICES],
-        "stem width": [{**base, "stem_channels": stem} for stem in STEMS],
-        "image size": [{**base, "image_size": size} for size in SIZES],
+        "list length (small widths)": (
+            "strings",
+            [{**SMALL, "devices": os.cpu_count(), "strings": length} for length in lengths],
+        ),
+        "devices": ("devices", [{**base, "devices": devices} for devices in DEVICES]),
+        "stem width": ("stem_channels", [{**base, "stem_channels": stem} for stem in STEMS]),
+        "image size": ("image_size", [{**base, "image_size": size} for size in SIZES]),
     }
-    columns = {
-        "list length (small widths)": "strings",
-        "devices": "devices",
-        "stem width": "stem_channels",
-        "image size": "image_size",
-    }
-    sweeps = {name: [in_child(row) for row in rows] for name, rows in wanted.items()}
+    sweeps = {name: [in_child(row) for row in rows] for name, (_, rows) in wanted.items()}
     text, rows = header(f"Scaling of scoring {SPACE}"), []
     for name, found in sweeps.items():
         shown = [table_row(row) for row in found]
@@ -213,13 +222,32 @@ def main() -> None:
         rows += [{"sweep": name, **row} for row in shown]
     peaks = [row["peak"] for found in sweeps.values() for row in found if row["devices"] == os.cpu_count()]
     text += f"Matmul peak of {os.cpu_count()} devices: median {np.median(peaks) / 1e9:.0f} GFLOP/s.\n"
-    draw(sweeps, columns)
+    draw(sweeps, {name: column for name, (column, _) in wanted.items()})
     write_page(f"scaling_{SPACE}", text + f"\n![networks a second](scaling_{SPACE}.png)\n", rows)
 
-    programs_table, whole = roofline(arguments.width)
-    text = header(f"Roofline of {SPACE}, paper size, batches of {arguments.width}")
+
+def write_roofline(width: int) -> None:
+    """Write the page of all programs' bounds."""
+    programs_table, whole = roofline(width)
+    text = header(f"Roofline of {SPACE}, paper size, batches of {width}")
     text += markdown_table(programs_table) + "\n" + markdown_table(whole)
     write_page(f"roofline_{SPACE}", text, programs_table + whole)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[100, 300, 1000, 3000, 15625])
+    parser.add_argument("--archs", type=int, default=16, help="distinct networks of the other sweeps")
+    parser.add_argument("--width", type=int, default=32, help="candidates of a batch in the roofline")
+    parser.add_argument("--roofline-only", action="store_true", help="no sweeps")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(json.loads(arguments.measure))))
+        return
+    if not arguments.roofline_only:
+        write_sweeps(arguments.lengths, arguments.archs)
+    write_roofline(arguments.width)
 
 
 if __name__ == "__main__":

@@ -118,8 +118,8 @@ FINE_CELLS = [(3, 1, 3, 4, 3, 2), (3, 3, 1, 2, 4, 3), (0, 4, 0, 2, 0, 1)]
 def test_fine_groups_train_like_the_one_program(x64):
     """Ten steps in float64, one after the other and in batches, for cells with every operation."""
     space = SPACES["nasbench201"]
-    archs = [space.canonical(cell) for cell in FINE_CELLS]
-    assert len(runner.by_group(archs, space, "fine")) == 2
+    archs = [space.canonical(cell) for cell in FINE_CELLS[:2]]
+    assert len(runner.by_group(archs, space, "fine")) == 1
     losses = [
         runner.score(
             archs, space, TINY, pattern_images(4, 16), devices=jax.devices()[:1], form=form, vmap_width=2, grouping=kind

@@ -334,7 +334,9 @@ def test_gradients_are_finite_and_reach_every_live_weight(name, cell):
             assert not np.any(leaf), text
 
 
-@pytest.mark.parametrize("name", NAMES)
+# One of each kind of network.
+@pytest.mark.parametrize("name", ["nasbench101", "nasbench201", "nasbench_mr", "nds_nasnet", "nds_resnext_a", "nds_vanilla",
+                                  "transnas_macro", "transnas_micro"])  # fmt: skip
 def test_standalone_network_goes_on_to_train(name):
     space = SPACES[name]
     images = jnp.asarray(pattern_images(8, 16), jnp.float32)
