@@ -6,9 +6,10 @@
 Every row is a process of its own, one at a time, with nothing kept on disk. List lengths run at ``small`` widths, all
 else at the paper's; one sweep varies one thing and leaves the rest at 2 devices, stem 16 and 32x32 images. Time for a
 network is that of a warm run of distinct networks. The roofline counts products and sums in the traced programs
-(``spaces/traced_work.py``): each takes its FLOPs at the machine's peak or its bytes at its bandwidth, whichever is longer,
-and a program the sum. Element-wise work counts as fused into these. For this machine both rates are measured, bandwidth
-on arrays that its caches hold; for accelerators they are those of data sheets, from main memory: predicted, nothing run.
+(``spaces/traced_work.py``): each takes its FLOPs at the machine's peak or its bytes at its bandwidth, whichever is
+longer, and a program the sum. Element-wise work counts as fused into these. For this machine both rates are measured,
+bandwidth on arrays that its caches hold; for accelerators they are those of data sheets, from main memory: predicted,
+nothing run.
 """
 
 from __future__ import annotations
