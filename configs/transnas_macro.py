@@ -8,8 +8,8 @@ One compilation serves all 3,255 codes, but it holds 53 block shapes forward and
 cores, then 3 to 4 networks a second. (Width 4, 8-pixel images: 25 shapes; 6 s of CPU time forward,
 17 s with gradients.) On accelerators take the form ``map`` or a small ``vmap`` width: each candidate owns a bank of
 160 MB three times over (weights, gradients, momenta), and trunks run one after the other in both forms.
-300 random codes with ``small``, 3 weight seeds: none diverged, Spearman with class_scene .527, with alpha = 0.5 .692, MACs
-alone .857; all tasks: benchmarks/results/ranking_transnas_macro_small.md.
+300 random codes with ``small``, 3 weight seeds: none diverged, Spearman with class_scene .527, with alpha = 0.5 .692,
+MACs alone .857; all tasks: benchmarks/results/ranking_transnas_macro_small.md.
 """
 
 from eproxy_jax import config as eproxy_config
