@@ -7,7 +7,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,16 @@ def draw_archs(space: spaces.SearchSpace, file: str, num: int, seed: int) -> tup
     if num < len(measured):
         measured = [measured[i] for i in draw_distinct(len(measured), num, seed, file)]
     return ["--archs", str(DATA / file), "--limit", str(num), *seeded], measured
+
+
+def best_seconds(function: Callable[[jax.Array], jax.Array], copies: Sequence[jax.Array]) -> float:
+    """Seconds of a jitted function on arrays of several devices at once: the best of five, compilation apart."""
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        jax.block_until_ready([function(copy) for copy in copies])
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
 
 
 def command() -> str:

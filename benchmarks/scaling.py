@@ -15,6 +15,7 @@ nothing run.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
@@ -26,24 +27,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import RESULTS, header, markdown_table, write_page
+from common import RESULTS, best_seconds, config_source, header, markdown_table, write_page
 from score_throughput import matmul_peak
 
-from eproxy_jax import flops, images, runner, spaces
+from eproxy_jax import config, flops, images, runner, spaces
 from eproxy_jax.spaces import traced_work
 from eproxy_jax.types import ProxySettings
 
 SPACE = "nasbench201"
-SMALL = {"stem_channels": 8, "cells_per_stage": 2, "image_size": 16}
-PAPER = {"stem_channels": 16, "cells_per_stage": 5, "image_size": 32}
+# The sweeps, by name: what each varies.
+VARIED = {
+    "list length (small widths)": "strings",
+    "devices": "devices",
+    "stem width": "stem_channels",
+    "image size": "image_size",
+}
 DEVICES, STEMS, SIZES = (1, 2, 4), (4, 8, 16, 32), (8, 16, 32, 64)
 # Dense FLOP/s at JAX's default precision for float32 products (tf32; bfloat16), and bytes/s: the makers' data sheets.
 ACCELERATORS = {"H100 SXM": (494.7e12, 3.35e12), "TPU v5e": (197e12, 819e9)}
 
 
-def make_space(row: dict[str, Any]) -> spaces.SearchSpace:
-    """The space at a row's widths."""
-    return spaces.get(SPACE, stem_channels=row["stem_channels"], cells_per_stage=row["cells_per_stage"])
+def sizes_of(variant: str) -> dict[str, int]:
+    """What the sweeps vary, as a variant of the configuration has it."""
+    spec = config.build(config.load_config(config_source(SPACE, variant)))
+    return {**dataclasses.asdict(spec.space), "image_size": spec.images.shape[1]}  # pyright: ignore[reportArgumentType]
 
 
 # --- measured, in child processes ----------------------------------------------------------------------------
@@ -54,26 +61,29 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
     jax.config.update("jax_num_cpu_devices", row["devices"])
     if "machine" in row:
         return {"peak": matmul_peak(), "bandwidth": measure_bandwidth()}
-    space = make_space(row)
+    space = spaces.get(SPACE, stem_channels=row["stem_channels"], cells_per_stage=row["cells_per_stage"])
     batch = images.default_images(size=row["image_size"])
+    found = dict(row)
     if "strings" in row:
         strings = space.sample(row["strings"], 0)
         start = time.perf_counter()
         result = runner.score(strings, space, images=batch)
         whole = time.perf_counter() - start
-        distinct = len({space.canonical(arch) for arch in strings})
-        seconds = {"compile": result.seconds["compile"], "run": result.seconds["run"], "whole": whole}
+        found["distinct"] = len({space.canonical(arch) for arch in strings})
+        found["seconds"] = {**result.seconds, "whole": whole}
     else:
-        distinct = row["distinct"]
         job = runner.make_job(space, None, batch)
-        archs = sample_distinct(space, distinct)
+        # The first distinct networks of a random order of all strings.
+        sample = dict.fromkeys(space.canonical(arch) for arch in space.sample(8 * row["distinct"], 0))
+        archs = list(sample)[: row["distinct"]]
         compiled: list[float] = []
         list(runner.run(job, archs[: row["devices"]], compiled.append))
         start = time.perf_counter()
         list(runner.run(job, archs))
-        seconds = {"compile": sum(compiled), "run": time.perf_counter() - start}
-    peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {**row, "distinct": distinct, "seconds": seconds, "memory_gib": peak_memory, "peak": matmul_peak()}
+        found["seconds"] = {"compile": sum(compiled), "run": time.perf_counter() - start}
+        found["flops"] = sum(flops.needed_flops(space, job.settings, arch, *batch.shape[:2]) for arch in archs)
+    found["memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {**found, "peak": matmul_peak()}
 
 
 def measure_bandwidth() -> float:
@@ -84,18 +94,7 @@ def measure_bandwidth() -> float:
     turns = 1000
     copies = [jax.device_put(jnp.ones(2**18), device) for device in jax.devices()]
     scale = jax.jit(lambda x: jax.lax.fori_loop(0, turns, lambda _, x: x * 1.0001, x))
-    jax.block_until_ready([scale(x) for x in copies])
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        jax.block_until_ready([scale(x) for x in copies])
-        seconds.append(time.perf_counter() - start)
-    return 2 * turns * sum(x.nbytes for x in copies) / min(seconds)
-
-
-def sample_distinct(space: spaces.SearchSpace, num: int) -> list[Any]:
-    """The first distinct networks of a random order of all strings, canonical."""
-    return list(dict.fromkeys(space.canonical(arch) for arch in space.sample(8 * num, 0)))[:num]
+    return 2 * turns * sum(x.nbytes for x in copies) / best_seconds(scale, copies)
 
 
 def in_child(row: dict[str, Any]) -> dict[str, Any]:
@@ -108,18 +107,15 @@ def in_child(row: dict[str, Any]) -> dict[str, Any]:
 def table_row(found: dict[str, Any]) -> dict[str, Any]:
     """A measured row for people."""
     run = found["seconds"]["run"]
-    space, size = make_space(found), found["image_size"]
     shown = {name: found[name] for name in ("strings", "devices", "stem_channels", "image_size") if name in found}
     shown |= {"distinct": found["distinct"], "networks/s": f"{found['distinct'] / run:.2f}"}
     shown |= {"compile s": f"{found['seconds']['compile']:.1f}", "memory GiB": f"{found['memory_gib']:.2f}"}
     if "strings" in found:
         shown["strings/s, compile included"] = f"{found['strings'] / found['seconds']['whole']:.1f}"
     else:
-        archs = sample_distinct(space, found["distinct"])
-        work = sum(flops.needed_flops(space, ProxySettings(), arch, 16, size) for arch in archs)
-        shown["GFLOP a network"] = f"{work / len(archs) / 1e9:.1f}"
-        shown["GFLOP/s"] = f"{work / run / 1e9:.0f}"
-        shown["share of matmul peak"] = f"{work / run / found['peak']:.0%}"
+        shown["GFLOP a network"] = f"{found['flops'] / found['distinct'] / 1e9:.1f}"
+        shown["GFLOP/s"] = f"{found['flops'] / run / 1e9:.0f}"
+        shown["share of matmul peak"] = f"{found['flops'] / run / found['peak']:.0%}"
     return shown
 
 
@@ -134,6 +130,11 @@ def group_work(job: runner.Job, group: Any, width: int | None) -> list[traced_wo
     candidate = job.candidate(group)
     batched = candidate if width is None else jax.vmap(candidate, (0, 0, None, None))
     return list(traced_work.operations(batched, keys, encoded, job.task, job.hyper))
+
+
+def work_of(operations: list[traced_work.Operation]) -> tuple[int, int]:
+    """(FLOPs, bytes moved) in all."""
+    return 2 * sum(op.macs * op.turns for op in operations), sum(op.bytes * op.turns for op in operations)
 
 
 def seconds_by_peaks(operations: list[traced_work.Operation], flops_per_s: float, bytes_per_s: float) -> float:
@@ -152,21 +153,21 @@ def roofline(width: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     for grouping in ("coarse", "fine"):
         for group, members in runner.by_group(distinct, space, grouping).items():
             found, alone = group_work(job, group, width), group_work(job, group, None)
-            macs, moved = (sum(getattr(op, name) * op.turns for op in found) for name in ("macs", "bytes"))
+            work, moved = work_of(found)
             row = {
                 "program": grouping if grouping == "coarse" else f"fine {getattr(group, 'counts', '')}",
                 "networks": len(members),
-                "GFLOP a network": f"{2 * macs / width / 1e9:.1f}",
+                "GFLOP a network": f"{work / width / 1e9:.1f}",
                 "GB moved a network": f"{moved / width / 1e9:.2f}",
-                "FLOP/byte": f"{2 * macs / moved:.1f}",
+                "FLOP/byte": f"{work / moved:.1f}",
             }
             seconds = {name: seconds_by_peaks(found, *peaks) / width for name, peaks in ACCELERATORS.items()}
             for name in ACCELERATORS:
                 row[f"{name}, networks/s (predicted)"] = f"{1 / seconds[name]:.0f}"
             # The unbatched program of the fine group stands for what the map form does: no operation in vain.
             seconds[here] = seconds_by_peaks(alone, machine["peak"], machine["bandwidth"])
-            macs, moved = (sum(getattr(op, name) * op.turns for op in alone) for name in ("macs", "bytes"))
-            row["FLOP/byte, one at a time"] = f"{2 * macs / moved:.1f}"
+            work, moved = work_of(alone)
+            row["FLOP/byte, one at a time"] = f"{work / moved:.1f}"
             row["networks/s by the peaks, here"] = f"{1 / seconds[here]:.2f}"
             if grouping == "fine":
                 for name in totals:
@@ -187,18 +188,20 @@ def roofline(width: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 # --- the pages -----------------------------------------------------------------------------------------------
 
 
-def draw(sweeps: dict[str, list[dict[str, Any]]], columns: dict[str, str]) -> None:
-    """Networks a second of every sweep, as a PNG beside the page."""
+def draw(rows: list[dict[str, Any]]) -> None:
+    """Networks a second of every sweep, rows as the page shows them, as a PNG beside it."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(sweeps), figsize=(4 * len(sweeps), 3.2), squeeze=False)
-    for axis, (name, rows) in zip(axes[0], sweeps.items(), strict=True):
-        column = columns[name]
-        axis.plot([row[column] for row in rows], [row["distinct"] / row["seconds"]["run"] for row in rows], "o-")
-        axis.set(xlabel=column.replace("_", " "), title=name, xscale="log", yscale="log")
+    figure, axes = plt.subplots(1, len(VARIED), figsize=(4 * len(VARIED), 3.2), squeeze=False)
+    for axis, (name, column) in zip(axes[0], VARIED.items(), strict=True):
+        points = [(row[column], float(row["networks/s"])) for row in rows if row["sweep"] == name]
+        axis.plot(*zip(*points, strict=True), "o-")
+        axis.set(xlabel=column.replace("_", " "), title=name, xscale="log", ylim=(0, 1.1 * max(y for _, y in points)))
+        axis.set_xticks([place for place, _ in points], [str(place) for place, _ in points])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("distinct networks/s, compile apart")
     figure.tight_layout()
@@ -208,18 +211,13 @@ def draw(sweeps: dict[str, list[dict[str, Any]]], columns: dict[str, str]) -> No
 
 def write_sweeps(lengths: list[int], archs: int) -> None:
     """Run all sweeps and write their page and figure."""
-    base = {**PAPER, "devices": os.cpu_count(), "distinct": archs}
-    # By what varies: its name and the rows.
-    wanted = {
-        "list length (small widths)": (
-            "strings",
-            [{**SMALL, "devices": os.cpu_count(), "strings": length} for length in lengths],
-        ),
-        "devices": ("devices", [{**base, "devices": devices} for devices in DEVICES]),
-        "stem width": ("stem_channels", [{**base, "stem_channels": stem} for stem in STEMS]),
-        "image size": ("image_size", [{**base, "image_size": size} for size in SIZES]),
+    paper = {**sizes_of("paper"), "devices": os.cpu_count(), "distinct": archs}
+    small = {**sizes_of("small"), "devices": os.cpu_count()}
+    values = {"strings": lengths, "devices": DEVICES, "stem_channels": STEMS, "image_size": SIZES}
+    sweeps = {
+        name: [in_child({**(small if column == "strings" else paper), column: value}) for value in values[column]]
+        for name, column in VARIED.items()
     }
-    sweeps = {name: [in_child(row) for row in rows] for name, (_, rows) in wanted.items()}
     text, rows = header(f"Scaling of scoring {SPACE}"), []
     for name, found in sweeps.items():
         shown = [table_row(row) for row in found]
@@ -227,7 +225,7 @@ def write_sweeps(lengths: list[int], archs: int) -> None:
         rows += [{"sweep": name, **row} for row in shown]
     peaks = [row["peak"] for found in sweeps.values() for row in found if row["devices"] == os.cpu_count()]
     text += f"Matmul peak of {os.cpu_count()} devices: median {np.median(peaks) / 1e9:.0f} GFLOP/s.\n"
-    draw(sweeps, {name: column for name, (column, _) in wanted.items()})
+    draw(rows)
     write_page(f"scaling_{SPACE}", text + f"\n![networks a second](scaling_{SPACE}.png)\n", rows)
 
 

@@ -22,7 +22,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import DATA, POOLS, ROOT, header, markdown_table, write_page
+from common import DATA, POOLS, ROOT, best_seconds, header, markdown_table, write_page
 
 
 def torch_scorer(space, settings, task):
@@ -59,14 +59,7 @@ def torch_scorer(space, settings, task):
 def matmul_peak() -> float:
     """FLOP/s of 2048 x 2048 products, one on every device at once: the best of five."""
     copies = [jax.device_put(jax.random.normal(jax.random.key(0), (2048, 2048)), device) for device in jax.devices()]
-    product = jax.jit(lambda a: a @ a)
-    jax.block_until_ready([product(a) for a in copies])
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        jax.block_until_ready([product(a) for a in copies])
-        seconds.append(time.perf_counter() - start)
-    return len(copies) * 2 * 2048**3 / min(seconds)
+    return len(copies) * 2 * 2048**3 / best_seconds(jax.jit(lambda a: a @ a), copies)
 
 
 def main() -> None:

@@ -43,8 +43,7 @@ BFLOAT16_PRODUCTS = "BF16_BF16_F32"
 def _operands(*arrays: Array) -> tuple[tuple[Array, ...], dict[str, Any]]:
     """Operands of a product and its options, at the precision of the context.
 
-    Rounded here and not by the compiler: XLA's CPU backend ignores ``jax.default_matmul_precision``, and is two to
-    five times faster on bfloat16 operands where the processor has instructions for them.
+    Rounded here and not by the compiler, for XLA's CPU backend ignores ``jax.default_matmul_precision``.
     """
     bfloat16 = jax.config.jax_default_matmul_precision == BFLOAT16_PRODUCTS  # pyright: ignore[reportAttributeAccessIssue]
     if not bfloat16 or any(array.dtype != jnp.float32 for array in arrays):
@@ -54,7 +53,7 @@ def _operands(*arrays: Array) -> tuple[tuple[Array, ...], dict[str, Any]]:
 
 
 def product(a: Array, b: Array) -> Array:
-    """``a @ b``, as all products of the networks are computed.
+    """``a @ b``, as the programs compute products; convolutions round alike.
 
     Inside ``jax.default_matmul_precision(BFLOAT16_PRODUCTS)`` operands are rounded to bfloat16 and summed in float32.
 

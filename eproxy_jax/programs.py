@@ -107,16 +107,19 @@ class Execution:
         devices: Sequence[Device] | None = None,
         form: Form | None = None,
         chunk_size: int | None = None,
-        vmap_width: int = VMAP_WIDTH,
+        vmap_width: int | Literal["auto"] = VMAP_WIDTH,
         grouping: Grouping = "coarse",
         precision: Precision = "default",
     ) -> Execution:
         """Fill in what is absent: this process's devices, the form of their platform, a chunk of a few seconds.
 
+        A width of ``"auto"`` starts at ``VMAP_WIDTH``, to be widened by ``runner.widest``.
+
         Raises:
           ValueError: an unknown form, grouping or precision, a size below 1.
         """
         devices = tuple(jax.local_devices() if devices is None else devices)
+        vmap_width = VMAP_WIDTH if vmap_width == "auto" else vmap_width
         form = default_form(devices) if form is None else form
         choices = (
             ("execution form", form, _FORMS),

@@ -275,8 +275,7 @@ def score(
       >>> result.status
       ('ok',)
     """
-    width = VMAP_WIDTH if vmap_width == "auto" else vmap_width
-    execution = Execution.of(devices, form, chunk_size, width, grouping, precision)
+    execution = Execution.of(devices, form, chunk_size, vmap_width, grouping, precision)
     job = make_job(space, settings, images, key, execution)
     parsed = []
     for position, arch in enumerate(archs):
@@ -287,6 +286,20 @@ def score(
     plan = make_plan(parsed, job.space)
     if vmap_width == "auto":
         job = dataclasses.replace(job, execution=widest(job, plan.distinct))
+    return score_plan(job, plan, progress)
+
+
+def score_plan(job: Job, plan: Plan, progress: Callable[[int, int], None] | None = None) -> ScoreResult:
+    """Train what a plan needs: the second half of :func:`score`.
+
+    Args:
+      job: what the candidates share, and how to run them.
+      plan: of architectures of the job's space.
+      progress: as in :func:`score`.
+
+    Returns:
+      A ``ScoreResult`` in the order of ``plan.archs``.
+    """
     compiled: list[float] = []
     start, done = time.perf_counter(), 0
     losses = np.empty((len(plan.distinct), job.settings.num_steps))

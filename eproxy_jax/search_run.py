@@ -357,22 +357,12 @@ def compare(
     truth = np.asarray(list(evaluation.values()))
     effective, labelled_macs = (spaces.macs_fractions(space, some) for some in (archs, problem.labelled))
     sign = 1.0 if np.ptp(labelled_macs) == 0 else np.sign(metrics.rank_quality(labelled_macs, problem.truth).spearman)
+    job = runner.make_job(space, plain, problem.images, problem.weight_seed, execution)
     scores: dict[str, Any] = {
         "macs": [space.macs(arch) for arch in archs],
         "params": [space.params(arch) for arch in archs],
         "macs, fitted": (sign or 1.0) * effective,
-        "plain": runner.score(
-            archs,
-            space,
-            plain,
-            problem.images,
-            problem.weight_seed,
-            devices=execution.devices,
-            form=execution.form,
-            vmap_width=execution.vmap_width,
-            grouping=execution.grouping,
-            precision=execution.precision,
-        ).score,
+        "plain": runner.score_plan(job, runner.make_plan(archs, space)).score,
     }
     spec = loss_bank.BankSpec(space, table, problem.images, problem.weight_seed, problem.search.num_steps)
     genomes = {kind: [table.encode(m.settings) for m in proxy.members] for kind, proxy in found.items()}

@@ -146,13 +146,12 @@ def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -
     devices = devices[:wanted]
     if arguments.vmap_width == "auto" and arguments.command != "score":
         raise UsageError("--vmap-width auto: only eproxy score can; give a number")
-    vmap_width = programs.VMAP_WIDTH if arguments.vmap_width == "auto" else arguments.vmap_width
     if arguments.chunk_size is None and chunk_size is not None:
         chunk_size *= len(devices)
     else:
         chunk_size = arguments.chunk_size
     return programs.Execution.of(
-        devices, arguments.form, chunk_size, vmap_width, arguments.grouping, arguments.precision
+        devices, arguments.form, chunk_size, arguments.vmap_width, arguments.grouping, arguments.precision
     )
 
 
