@@ -2,6 +2,7 @@
 
   python benchmarks/dps.py --space nasbench201 --num-archs 600 80 --num-settings 48
   python benchmarks/dps.py --space transnas_micro --num-archs 220 --num-settings 40
+  python benchmarks/dps.py --space nasbench101 --num-archs 200 100 --num-settings 32 --pools 0
 
 First the bank (``eproxy bank``, resumable, under ``--workdir``): plain Eproxy and P random settings on A random
 architectures, at the ``small`` size. Then, for every task and draw of labels, each method is fitted on the labelled
@@ -33,6 +34,7 @@ EARLY_STOPPING = {
     "tinyimagenet": ("nasbench201/mini_nb201_12epochs.csv", "imagenet-val"),
 }
 LABEL_COUNTS = (5, 10, 20, 50, 100)
+MACS_ALONE = tuple((macs, params) for macs, params in selection.SHARES if params == 0)
 ALPHAS = tuple(n / 10 for n in range(-5, 6))
 FOUND = ROOT / "configs" / "found"
 SHOWN = ("Spearman", "tau", "top-10 %", "regret")
@@ -48,15 +50,16 @@ class Matrix:
         )
         with loss_bank.LossBank(path, bank_spec.identity(programs.Execution.of())) as bank:
             self.functions = np.asarray(bank.columns(space, archs))
-            done = np.flatnonzero(bank.computed()[:, np.unique(self.functions)].all(1))
+            used = np.unique(self.functions)
+            done = np.flatnonzero(bank.computed()[:, used].all(1))
             self.genes = [bank.genes[p] for p in done]
             final = bank.losses(steps)[done][..., -1]
         self.losses = final[:, self.functions]
-        self.diverged = int((~np.isfinite(final)).sum())
+        self.diverged = int((~np.isfinite(final[:, used])).sum())
         self.macs = np.asarray([space.macs(arch) for arch in archs])
         self.params = np.asarray([space.params(arch) for arch in archs])
-        self.effective = spaces.macs_fractions(space, archs)
-        self.alpha = selection.score_matrix(self.losses, self.effective, ALPHAS)
+        self.sizes = spaces.size_measures(space, archs)
+        self.alpha = selection.score_matrix(self.losses, self.sizes[0], ALPHAS)
 
 
 def fittest(fitness: np.ndarray, count: int) -> list[int]:
@@ -67,38 +70,44 @@ def fittest(fitness: np.ndarray, count: int) -> list[int]:
 def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.ndarray, ensemble: int) -> dict[str, Any]:
     """Scores of the held-out architectures by every method fitted on the labelled ones."""
     target = truth[labelled]
-    sign = np.sign(metrics.rank_quality(m.effective[labelled], target).spearman) if len(labelled) > 2 else 1
+    signs = [np.sign(metrics.rank_quality(size, target).spearman) or 1 for size in m.sizes[:, labelled]]
     by_alpha = selection.fitness(m.alpha[..., labelled], m.losses[:, labelled], target)
-    weights, fitness = fitted.fit_weights(m.losses[:, labelled], m.effective[labelled], target)
-    order = fittest(fitness, ensemble)
+    blends = {
+        name: fitted.fit_weights(m.losses[:, labelled], m.sizes[:, labelled], target, shares)
+        for name, shares in (("rank blend", selection.SHARES), ("rank blend of MACs alone", MACS_ALONE))
+    }
     (best, k), *_ = alpha_members = selection.best_members(by_alpha, ensemble)
 
-    def together(chosen: list[int]) -> np.ndarray:
-        members = tuple(fitted.Member(config.ProxySettings(), float(weights[p])) for p in chosen)
-        return fitted.FittedProxy(members).scores(m.losses[chosen][:, held_out], m.effective[held_out])
+    def together(blend: str, count: int | None) -> np.ndarray:
+        """Scores by the fittest ``count`` settings, or plain ones, with the shares of a blend."""
+        weights, fitness = blends[blend]
+        chosen = [0] if count is None else fittest(fitness, count)
+        members = tuple(fitted.Member(config.ProxySettings(), *weights[p].tolist()) for p in chosen)
+        return fitted.FittedProxy(members).scores(m.losses[chosen][:, held_out], m.sizes[:, held_out])
 
     alpha = ALPHAS.index(0.0)
     return {
         "MACs": m.macs[held_out],
         "parameters": m.params[held_out],
-        "MACs, fitted": (sign or 1) * m.effective[held_out],
+        "MACs, fitted": signs[0] * m.sizes[0, held_out],
+        "parameters, fitted": signs[1] * m.sizes[1, held_out],
         "plain Eproxy": m.alpha[0, alpha][held_out],
         "plain Eproxy, fitted alpha": m.alpha[0, int(np.argmax(by_alpha[0]))][held_out],
         "best setting, alpha (paper's form)": m.alpha[best, k][held_out],
         f"{ensemble} settings, alpha": selection.mean_rank(m.alpha[..., held_out], alpha_members),
-        "plain Eproxy, fitted rank blend": together([0]),
-        "best setting, rank blend": together(order[:1]),
-        f"{ensemble} settings, rank blend": together(order),
+        "plain Eproxy, fitted rank blend": together("rank blend", None),
+        "best setting, rank blend": together("rank blend", 1),
+        f"{ensemble} settings, rank blend of MACs alone": together("rank blend of MACs alone", ensemble),
+        f"{ensemble} settings, rank blend": together("rank blend", ensemble),
     }
 
 
 def found_proxy(m: Matrix, spec: Any, truth: np.ndarray, labelled: np.ndarray, ensemble: int) -> fitted.FittedProxy:
     """The proxy of the method ``K settings, rank blend``, with its settings."""
-    losses, macs = m.losses[:, labelled], m.effective[labelled]
-    weights, fitness = fitted.fit_weights(losses, macs, truth[labelled])
+    weights, fitness = fitted.fit_weights(m.losses[:, labelled], m.sizes[:, labelled], truth[labelled])
     table = spec.search.genes_with_effect(spec.genes)
     chosen = fittest(fitness, ensemble)
-    return fitted.FittedProxy(tuple(fitted.Member(table.decode(m.genes[p]), float(weights[p])) for p in chosen))
+    return fitted.FittedProxy(tuple(fitted.Member(table.decode(m.genes[p]), *weights[p].tolist()) for p in chosen))
 
 
 def draw(m: Matrix, count: int, seed: int, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -221,13 +230,15 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=30)
     parser.add_argument("--ensemble", type=int, default=8)
     parser.add_argument("--workdir", default="runs/bank")
+    parser.add_argument("--pools", type=int, nargs="+", help="which of the space's lists of architectures; all")
     parser.add_argument("--searches", nargs="*", default=[], help="folders of finished eproxy dps runs")
     arguments = parser.parse_args()
     source = config_source(arguments.space, arguments.variant)
     spec = config.build(config.load_config(source))
     rows, curve, matrices = [], [], []
     searches = searches_of(arguments.searches)
-    for pool in POOLS[arguments.space]:
+    pools = POOLS[arguments.space]
+    for pool in pools if arguments.pools is None else [pools[i] for i in arguments.pools]:
         archs = fill_bank(arguments, spec, source, pool[0])
         m = Matrix(spec, archs, bank_path(arguments), spec.settings.num_steps)
         for file in pool:
@@ -252,7 +263,7 @@ def write(
     text += (
         f"; weight seed 0. {arguments.num_labels} labels a draw, mean and standard deviation over the draws; labelled "
         "and held-out architectures are disjoint as functions. Choosing out of the bank is a random search of "
-        f"{len(matrices[0].losses)} settings. MACs, fitted: without dead edges, sign by the labels.\n\n"
+        f"{len(matrices[0].losses)} settings. MACs and parameters, fitted: without dead edges, sign by the labels.\n\n"
     )
     for task in dict.fromkeys(row["task"] for row in rows):
         text += f"## {task}\n\n"

@@ -122,13 +122,13 @@ class Labels:
       functions: what they compute, by group.
       position: int32 [A], the function of each labelled architecture, counted through all groups, padding included.
       truth: [A], higher is better.
-      macs: [A], MACs of the function over the space's largest.
+      sizes: [2, A], MACs of the function over the space's largest, and parameters.
     """
 
     functions: tuple[Functions, ...]
     position: Array
     truth: Array
-    macs: Array
+    sizes: Array
 
 
 def make_labels(
@@ -177,7 +177,7 @@ def make_labels(
         functions=tuple(functions),
         position=place[plan.index],  # pyright: ignore[reportArgumentType]
         truth=values.astype(np.float32),  # pyright: ignore[reportArgumentType]
-        macs=(macs[plan.index] / space.max_macs()).astype(np.float32),  # pyright: ignore[reportArgumentType]
+        sizes=spaces.size_measures(space, archs).astype(np.float32),  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -199,12 +199,13 @@ def fitness_of(losses: Array, alpha: Array, labels: Labels, blend: str) -> Array
 
     truth = labels.truth.astype(losses.dtype)
     if blend == "alpha":
-        fitness = ranks.spearman(mean_rank(-losses * (1 - alpha * labels.macs[None, :])), truth)
+        fitness = ranks.spearman(mean_rank(-losses * (1 - alpha * labels.sizes[:1])), truth)
     else:
         by_loss = ranks.standardized(mean_rank(-losses))
-        by_macs = ranks.standardized(ranks.average_ranks(labels.macs))
-        share = jnp.asarray(selection.MACS_WEIGHTS, losses.dtype)[:, None]
-        blends = (1 - jnp.abs(share)) * by_loss[None, :] + share * by_macs[None, :]
+        by_size = jax.vmap(lambda size: ranks.standardized(ranks.average_ranks(size)))(labels.sizes)
+        shares = jnp.asarray(selection.SHARES, losses.dtype)
+        of_loss = 1 - jnp.sum(jnp.abs(shares), axis=1, keepdims=True)
+        blends = of_loss * by_loss[None, :] + jnp.matmul(shares, by_size.astype(losses.dtype), precision="highest")
         fitness = jnp.max(jax.vmap(lambda score: ranks.spearman(score, truth))(blends))
     return jnp.where(jnp.all(jnp.isfinite(losses)), fitness, -jnp.inf)
 

@@ -1,4 +1,4 @@
-"""A fitted proxy: settings found by a search, each with its share of MACs, combined by their mean rank.
+"""A fitted proxy: settings found by a search, each with its shares of MACs and parameters, combined by mean rank.
 
 What ``eproxy dps`` writes and ``eproxy score --settings`` reads. A fitted proxy ranks a list of architectures: its
 score is a mean percentile within the list, so unlike a plain score it depends on the other architectures of the list.
@@ -15,6 +15,10 @@ from scipy import stats
 from eproxy_jax import selection
 from eproxy_jax.types import ProxySettings
 
+_WEIGHTS = ("macs_weight", "params_weight")
+_WEIGHTS_TEXT = " and ".join(map(repr, _WEIGHTS))
+_ROUNDING = 1e-6  # of shares that are means of others
+
 
 @dataclasses.dataclass(frozen=True)
 class Member:
@@ -23,16 +27,26 @@ class Member:
     Attributes:
       settings: the setting.
       macs_weight: share of the MACs' ranks, in [-1, 1]; None to blend by the setting's ``alpha`` instead.
+      params_weight: share of the parameters' ranks; 0 where ``macs_weight`` is None.
     """
 
     settings: ProxySettings
     macs_weight: float | None = None
+    params_weight: float = 0.0
 
     def __post_init__(self):
-        weight = self.macs_weight
-        ok = weight is None or (isinstance(weight, (int, float)) and not isinstance(weight, bool) and -1 <= weight <= 1)
-        if not ok:
-            raise ValueError(f"members: macs_weight: expected a number in [-1, 1] or null, got {weight!r}")
+        for name in ("macs_weight", "params_weight"):
+            weight = getattr(self, name)
+            number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and -1 <= weight <= 1
+            if not number and not (name == "macs_weight" and weight is None):
+                raise ValueError(f"members: {name}: expected a number in [-1, 1], got {weight!r}")
+        if abs(self.macs_weight or 0) + abs(self.params_weight) > 1 + _ROUNDING:
+            raise ValueError(
+                f"members: macs_weight {self.macs_weight} and params_weight {self.params_weight}: "
+                "expected shares whose sizes sum to at most 1"
+            )
+        if self.macs_weight is None and self.params_weight:
+            raise ValueError("members: params_weight: needs macs_weight, for alpha blends MACs alone; 0 is a number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +66,10 @@ class FittedProxy:
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, for JSON."""
         return {
-            "members": [{"settings": m.settings.to_dict(), "macs_weight": m.macs_weight} for m in self.members],
+            "members": [
+                {"settings": m.settings.to_dict(), "macs_weight": m.macs_weight, "params_weight": m.params_weight}
+                for m in self.members
+            ],
         }
 
     @classmethod
@@ -68,11 +85,11 @@ class FittedProxy:
             raise ValueError(f"a fitted proxy has one field, 'members', a list; got {sorted(values)}")
         members = []
         for number, member in enumerate(values["members"]):
-            if not isinstance(member, dict) or not {"settings"} <= set(member) <= {"settings", "macs_weight"}:
-                raise ValueError(f"members[{number}]: expected 'settings' and 'macs_weight', got {member!r}")
+            if not isinstance(member, dict) or not {"settings"} <= set(member) <= {"settings", *_WEIGHTS}:
+                raise ValueError(f"members[{number}]: expected 'settings', {_WEIGHTS_TEXT}, got {member!r}")
             try:
                 settings = ProxySettings.from_dict(member["settings"])
-                members.append(Member(settings, member.get("macs_weight")))
+                members.append(Member(settings, **{name: member[name] for name in _WEIGHTS if name in member}))
             except ValueError as error:
                 raise ValueError(f"members[{number}]: {error}") from error
         return cls(tuple(members))
@@ -82,44 +99,44 @@ class FittedProxy:
         """Whether it is a single setting whose score needs no ranking."""
         return len(self.members) == 1 and self.members[0].macs_weight is None
 
-    def scores(self, losses: Any, macs: Any) -> np.ndarray:
+    def scores(self, losses: Any, sizes: Any) -> np.ndarray:
         """Mean percentile of every architecture over the members.
 
         Args:
           losses: [K, A] final losses under each member; not finite where a training diverged, which ranks last.
-          macs: [A], MACs of the canonical forms over the space's largest.
+          sizes: [2, A], see ``spaces.size_measures``.
 
         Returns:
           [A] in (0, 1], higher is better; ``-inf`` where the training diverged under every member.
         """
         losses = np.asarray(losses, np.float64)
         percentiles = [
-            stats.rankdata(member_score(member, row, macs)) / losses.shape[1]
+            stats.rankdata(member_score(member, row, sizes)) / losses.shape[1]
             for member, row in zip(self.members, losses, strict=True)
         ]
         return np.where(np.isfinite(losses).any(0), np.mean(percentiles, axis=0), -np.inf)
 
 
-def member_score(member: Member, losses: Any, macs: Any) -> np.ndarray:
-    """Scores [A] of one member from its final losses [A] and the MACs [A] of canonical forms over the largest."""
+def member_score(member: Member, losses: Any, sizes: Any) -> np.ndarray:
+    """Scores [A] of one member from its final losses [A] and the sizes [2, A] of ``spaces.size_measures``."""
     losses = np.asarray(losses, np.float64)
     if member.macs_weight is None:
-        return selection.score_matrix(losses[None], macs, [member.settings.alpha])[0, 0]
-    blend = selection.rank_blends(losses[None], macs, [member.macs_weight])[0, 0]
+        return selection.score_matrix(losses[None], sizes[0], [member.settings.alpha])[0, 0]
+    blend = selection.rank_blends(losses[None], sizes, [(member.macs_weight, member.params_weight)])[0, 0]
     return np.where(np.isfinite(losses), blend, -np.inf)
 
 
-def fit_weights(losses: Any, macs: Any, truth: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The share of MACs with which each setting ranks labelled architectures best.
+def fit_weights(losses: Any, sizes: Any, truth: Any, shares: Any = selection.SHARES) -> tuple[np.ndarray, np.ndarray]:
+    """The shares of MACs and parameters with which each setting ranks labelled architectures well.
 
     Args:
       losses: [P, M] final losses of the labelled architectures.
-      macs: [M].
+      sizes: [2, M], see ``spaces.size_measures``.
       truth: [M].
+      shares: [K, 2], what to choose from.
 
     Returns:
-      (weights [P], fitness [P]); fitness is -inf where a training diverged.
+      (weights [P, 2], the best Spearman of each setting [P]); the latter is -inf where a training diverged.
     """
-    fitness = selection.fitness(selection.rank_blends(losses, macs), losses, truth)
-    blends = [selection.best_blend(row) for row in fitness]
-    return np.asarray(selection.MACS_WEIGHTS)[blends], fitness.max(1)
+    fitness = selection.fitness(selection.rank_blends(losses, sizes, shares), losses, truth)
+    return np.stack([selection.mean_share(row, shares) for row in fitness]), fitness.max(1)

@@ -210,7 +210,7 @@ def show_progress(search: dps.SearchSpec, kind: Kind) -> Callable[[dps.SearchSta
 def fittest_of_bank(
     bank: loss_bank.LossBank, spec: loss_bank.BankSpec, labelled: Mapping[Any, float], count: int, blend: str
 ) -> tuple[tuple[np.ndarray, np.ndarray, float], ...]:
-    """The settings of a bank that rank labelled architectures best, each with its best blend of MACs.
+    """The settings of a bank that rank labelled architectures best, each with its best blend.
 
     Args:
       bank: an open bank that holds the labelled architectures.
@@ -226,12 +226,12 @@ def fittest_of_bank(
       ValueError: the bank lacks a labelled architecture.
     """
     losses = bank.losses(spec.num_steps)[:, bank.columns(spec.space, list(labelled)), -1]
-    macs = spaces.macs_fractions(spec.space, labelled)
+    sizes = spaces.size_measures(spec.space, labelled)
     truth = np.asarray(list(labelled.values()))
     if blend == "alpha":
-        fitness = selection.fitness(selection.score_matrix(losses, macs, spec.table.alpha), losses, truth)
+        fitness = selection.fitness(selection.score_matrix(losses, sizes[0], spec.table.alpha), losses, truth)
     else:
-        fitness = fitted.fit_weights(losses, macs, truth)[1][:, None]  # alpha has no effect: its first choice
+        fitness = fitted.fit_weights(losses, sizes, truth)[1][:, None]  # alpha has no effect: its first choice
     chosen = []
     for p, k in selection.best_members(fitness, count):
         genes = bank.genes[p].copy()
@@ -257,13 +257,13 @@ def fitted_proxy(problem: Problem, state: dps.SearchState, count: int) -> tuple[
     numbers = dps.best_evaluations(state, problem.genes, count)
     settings = [problem.genes.decode(np.asarray(state.genes)[i]) for i in numbers]
     if problem.search.blend == "alpha":
-        weights = [None] * len(numbers)
+        weights = [(None, 0.0)] * len(numbers)
     else:
-        macs = spaces.macs_fractions(problem.space, problem.labelled)
+        sizes = spaces.size_measures(problem.space, problem.labelled)
         # Several weight seeds count by their mean rank, so ranks stand in for losses.
         ranks = stats.rankdata(np.asarray(state.losses)[numbers], axis=-1).mean(1)
-        weights = [float(w) for w in fitted.fit_weights(ranks, macs, problem.truth)[0]]
-    members = tuple(fitted.Member(s, w) for s, w in zip(settings, weights, strict=True))
+        weights = fitted.fit_weights(ranks, sizes, problem.truth)[0].tolist()
+    members = tuple(fitted.Member(s, *w) for s, w in zip(settings, weights, strict=True))
     return fitted.FittedProxy(members), numbers
 
 
@@ -350,18 +350,22 @@ def compare(
       execution: devices and form.
 
     Returns:
-      Rows by name: ``macs``, ``params``, ``macs, fitted`` (dead edges removed, sign by the labels), ``plain``,
+      Rows by name: ``macs``, ``params``, both ``fitted`` (dead edges removed, sign by the labels), ``plain``,
       ``evolution`` and ``random`` (best setting of each), and their ``... x K`` ensembles.
     """
     space, table, archs = problem.space, problem.genes, list(evaluation)
     truth = np.asarray(list(evaluation.values()))
-    effective, labelled_macs = (spaces.macs_fractions(space, some) for some in (archs, problem.labelled))
-    sign = 1.0 if np.ptp(labelled_macs) == 0 else np.sign(metrics.rank_quality(labelled_macs, problem.truth).spearman)
+    sizes, labelled_sizes = (spaces.size_measures(space, some) for some in (archs, problem.labelled))
+    signs = [
+        1.0 if np.ptp(size) == 0 else np.sign(metrics.rank_quality(size, problem.truth).spearman) or 1.0
+        for size in labelled_sizes
+    ]
     job = runner.make_job(space, plain, problem.images, problem.weight_seed, execution)
     scores: dict[str, Any] = {
         "macs": [space.macs(arch) for arch in archs],
         "params": [space.params(arch) for arch in archs],
-        "macs, fitted": (sign or 1.0) * effective,
+        "macs, fitted": signs[0] * sizes[0],
+        "params, fitted": signs[1] * sizes[1],
         "plain": runner.score_plan(job, runner.make_plan(archs, space)).score,
     }
     spec = loss_bank.BankSpec(space, table, problem.images, problem.weight_seed, problem.search.num_steps)
@@ -373,8 +377,8 @@ def compare(
         rows = {kind: bank.rows(table, own) for kind, own in genomes.items()}
     for kind, proxy in found.items():
         own = losses[rows[kind]]
-        scores[kind] = fitted.FittedProxy(proxy.members[:1]).scores(own[:1], effective)
-        scores[f"{kind} x {len(proxy.members)}"] = proxy.scores(own, effective)
+        scores[kind] = fitted.FittedProxy(proxy.members[:1]).scores(own[:1], sizes)
+        scores[f"{kind} x {len(proxy.members)}"] = proxy.scores(own, sizes)
     return {name: metrics.rank_quality(score, truth) for name, score in scores.items()}
 
 

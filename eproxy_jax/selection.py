@@ -1,8 +1,9 @@
 """Choosing settings by labelled architectures, out of a matrix of losses: all in NumPy, all in milliseconds.
 
-A *member* is a setting with a blend of MACs, (p, k): no training sees MACs, so their share is fitted beside the
-setting. Two blends are known: the paper's ``alpha``, and a weighted mean of the ranks of loss and MACs, which does not
-depend on how far a setting's losses lie apart (benchmarks/results/dps_nasbench201.md compares them). Scores of several
+A *member* is a setting with a blend of sizes, (p, k): no training sees MACs or parameters, so their shares are fitted
+beside the setting. Two blends are known: the paper's ``alpha`` for MACs, and a weighted mean of the ranks of loss, MACs
+and parameters, which does not depend on how far a setting's losses lie apart (benchmarks/results/dps_nasbench201.md
+compares the two for MACs). Scores of several
 members are combined by their mean rank: twenty labels cannot tell the best settings apart, and one of them alone is
 over-fitted.
 """
@@ -15,8 +16,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-# Shares of the MACs' ranks in a rank blend; negative ones count MACs against an architecture.
-MACS_WEIGHTS = tuple(n / 10 for n in range(-10, 11))
+# Shares of MACs and of parameters in a rank blend, the loss has the rest; negative ones count against an architecture.
+SHARES = tuple((macs / 10, params / 10) for macs in range(-10, 11) for params in range(abs(macs) - 10, 11 - abs(macs)))
+# How sharply :func:`mean_share` tells shares apart: one that is .02 of Spearman worse counts 1 / e as much. The very
+# best share alone would be over-fitted to 20 labels.
+_SHARPNESS = 50.0
 
 
 def score_matrix(losses: Any, macs: Any, alphas: Sequence[float]) -> np.ndarray:
@@ -37,23 +41,35 @@ def score_matrix(losses: Any, macs: Any, alphas: Sequence[float]) -> np.ndarray:
     return np.where(finite, scores, -np.inf)
 
 
-def rank_blends(losses: Any, macs: Any, weights: Sequence[float] = MACS_WEIGHTS) -> np.ndarray:
+def rank_blends(losses: Any, sizes: Any, shares: Any = SHARES) -> np.ndarray:
     """Scores of every member as weighted ranks.
 
     Args:
       losses: [P, A] final losses; not finite where a training diverged.
-      macs: [A], MACs of the canonical forms.
-      weights: [K], from -1 (fewest MACs first) through 0 (loss alone) to 1 (MACs alone).
+      sizes: [2, A], MACs and parameters of the canonical forms (``spaces.size_measures``).
+      shares: [K, 2] shares of MACs and of parameters; (0, 0) is the loss alone, (-1, 0) fewest MACs first.
 
     Returns:
-      [P, K, A]: (1 - |w|) rank(-L) + w rank(MACs), ranks standardised over the architectures; a loss that is not finite
-      has the worst rank.
+      [P, K, A]: (1 - |m| - |p|) rank(-L) + m rank(MACs) + p rank(parameters), ranks standardised over the
+      architectures; a loss that is not finite has the worst rank.
     """
     losses = np.asarray(losses, np.float64)
     by_loss = _standardized_ranks(np.where(np.isfinite(losses), -losses, -np.inf))
-    by_macs = _standardized_ranks(np.asarray(macs, np.float64))
-    share = np.asarray(weights, np.float64)[:, None]
-    return (1 - np.abs(share)) * by_loss[:, None, :] + share * by_macs
+    by_size = _standardized_ranks(np.asarray(sizes, np.float64))
+    shares = np.asarray(shares, np.float64)
+    of_loss = 1 - np.abs(shares).sum(1, keepdims=True)
+    return of_loss * by_loss[:, None, :] + shares @ by_size
+
+
+def mean_share(fitness_of: np.ndarray, shares: Any = SHARES) -> np.ndarray:
+    """The shares of a setting, [2]: the mean of all, those that rank the labels well counting most.
+
+    Args:
+      fitness_of: [K], Spearman with each of the shares; ``-inf`` throughout for a setting that diverged.
+      shares: [K, 2].
+    """
+    weights = np.exp(_SHARPNESS * (fitness_of - fitness_of.max())) if np.isfinite(fitness_of).any() else None
+    return np.average(np.asarray(shares), axis=0, weights=weights)
 
 
 def _standardized_ranks(x: np.ndarray) -> np.ndarray:

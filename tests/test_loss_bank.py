@@ -100,11 +100,11 @@ def test_the_fittest_of_a_bank(filled):
 
 def random_case(seed=0):
     rng = np.random.default_rng(seed)
-    return rng.uniform(0.3, 1, (5, 12)), rng.uniform(0, 1, 12), rng.normal(size=12)
+    return rng.uniform(0.3, 1, (5, 12)), rng.uniform(0, 1, (2, 12)), rng.normal(size=12)
 
 
 def test_score_matrix_and_spearman_are_scipys():
-    losses, macs, truth = random_case()
+    losses, (macs, _), truth = random_case()
     losses[1, 3] = np.nan
     scores = selection.score_matrix(losses, macs, (0.0, 0.5))
     rows = selection.spearman_rows(scores, truth)
@@ -117,12 +117,26 @@ def test_score_matrix_and_spearman_are_scipys():
     assert 1 not in [p for p, _ in selection.best_members(fitness, 5)]
 
 
-def test_rank_blends_reach_from_loss_to_macs():
-    losses, macs, _ = random_case()
-    blends = selection.rank_blends(losses, macs, (-1.0, 0.0, 1.0))
-    assert stats.spearmanr(blends[0, 0], -macs)[0] == pytest.approx(1)
-    assert stats.spearmanr(blends[0, 1], -losses[0])[0] == pytest.approx(1)
-    assert stats.spearmanr(blends[0, 2], macs)[0] == pytest.approx(1)
+def test_rank_blends_reach_from_loss_to_sizes():
+    losses, sizes, _ = random_case()
+    blends = selection.rank_blends(losses, sizes, ((-1.0, 0.0), (0.0, 0.0), (1.0, 0.0), (0.0, 1.0)))
+    for blend, expected in zip(blends[0], (-sizes[0], -losses[0], *sizes), strict=True):
+        assert stats.spearmanr(blend, expected)[0] == pytest.approx(1)
+
+
+def test_shares_are_a_mean_of_those_that_rank_well():
+    assert all(abs(macs) + abs(params) <= 1 for macs, params in selection.SHARES)
+    shares = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0))
+    share = selection.mean_share(np.asarray([0.9, 0.9, 0.1]), shares)
+    np.testing.assert_allclose(share, (0.5, 0.5), atol=1e-6)
+    assert np.isfinite(selection.mean_share(np.full(3, -np.inf), shares)).all()
+
+
+def test_parameters_count_where_labels_say_so():
+    losses, sizes, _ = random_case()
+    (macs, params), *_ = fitted.fit_weights(losses, sizes, -sizes[1])[0]
+    assert params < -0.8
+    assert abs(macs) < 0.2
 
 
 def test_every_setting_diverged():
@@ -131,21 +145,21 @@ def test_every_setting_diverged():
 
 
 def test_a_fitted_proxy_ranks_and_round_trips():
-    losses, macs, truth = random_case()
-    weights, fitness = fitted.fit_weights(losses, macs, truth)
-    members = tuple(fitted.Member(ProxySettings(), float(w)) for w in weights[:2])
+    losses, sizes, truth = random_case()
+    weights, fitness = fitted.fit_weights(losses, sizes, truth)
+    members = tuple(fitted.Member(ProxySettings(), *w) for w in weights[:2].tolist())
     proxy = fitted.FittedProxy(members)
     assert fitted.FittedProxy.from_dict(json.loads(json.dumps(proxy.to_dict()))) == proxy
     losses[0, 2] = np.nan
     losses[:, 3] = np.nan
-    scores = proxy.scores(losses[:2], macs)
+    scores = proxy.scores(losses[:2], sizes)
     assert scores[3] == -np.inf
     assert ((scores > 0) & (scores <= 1) | (scores == -np.inf)).all()
     assert fitness.shape == (5,)
     plain = fitted.FittedProxy.from_dict(ProxySettings(alpha=0.3).to_dict())
     assert plain.is_plain
     np.testing.assert_allclose(
-        stats.rankdata(plain.scores(losses[2:3], macs)[4:]), stats.rankdata((-losses[2] * (1 - 0.3 * macs))[4:])
+        stats.rankdata(plain.scores(losses[2:3], sizes)[4:]), stats.rankdata((-losses[2] * (1 - 0.3 * sizes[0]))[4:])
     )
 
 
@@ -155,6 +169,8 @@ def test_a_fitted_proxy_ranks_and_round_trips():
         ({"members": []}, "at least one"),
         ({"members": [{"settings": {"lrr": 1}}]}, r"members\[0\].*did you mean"),
         ({"members": [{"settings": {}, "macs_weight": 2}]}, r"members\[0\].*macs_weight"),
+        ({"members": [{"settings": {}, "macs_weight": 0.6, "params_weight": -0.5}]}, "sum to at most 1"),
+        ({"members": [{"settings": {}, "params_weight": 0.5}]}, "needs macs_weight"),
         ({"members": [{}]}, r"members\[0\]: expected 'settings'"),
         ({"members": [], "other": 1}, "one field"),
     ],

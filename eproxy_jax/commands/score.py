@@ -132,7 +132,7 @@ def _score_fitted(spec: Any, proxy: Any, archs: Sequence[Any], out: Path, execut
     """Scores of several settings used together, each in a file of its own beside ``out``; None but in process 0."""
     import numpy as np
 
-    from eproxy_jax import results_file
+    from eproxy_jax import results_file, spaces
 
     members, seconds, records = [], {"compile": 0.0, "run": 0.0}, []
     for number, member in enumerate(proxy.members):
@@ -148,8 +148,8 @@ def _score_fitted(spec: Any, proxy: Any, archs: Sequence[Any], out: Path, execut
     if not members:
         return None
     first = members[0]
-    macs = first.effective_macs / spec.space.max_macs()
-    scores = proxy.scores(np.stack([result.loss for result in members]), macs)
+    sizes = spaces.size_measures(spec.space, archs)
+    scores = proxy.scores(np.stack([result.loss for result in members]), sizes)
     status = tuple("ok" if np.isfinite(score) else "diverged" for score in scores)
     # Loss and curve are those of the best member: a mean over settings would mean nothing.
     result = first.replace(score=scores, status=status)

@@ -4,7 +4,16 @@ Importing this package registers the built-in spaces; :func:`get` returns one by
 """
 
 from eproxy_jax.spaces.anynet import NdsResNet, NdsResNextA, NdsResNextB, NdsVanilla
-from eproxy_jax.spaces.base import Group, SearchSpace, arch_identity, get, macs_fractions, names, register
+from eproxy_jax.spaces.base import (
+    Group,
+    SearchSpace,
+    arch_identity,
+    get,
+    macs_fractions,
+    names,
+    register,
+    size_measures,
+)
 from eproxy_jax.spaces.flax_family import FlaxFamily, from_flax
 from eproxy_jax.spaces.nasbench101 import NasBench101
 from eproxy_jax.spaces.nasbench201 import NasBench201
@@ -37,4 +46,5 @@ __all__ = [
     "macs_fractions",
     "names",
     "register",
+    "size_measures",
 ]

@@ -235,6 +235,12 @@ def macs_fractions(space: SearchSpace, archs: Iterable[Any]) -> np.ndarray:
     return np.asarray([space.macs(space.canonical(arch)) for arch in archs]) / space.max_macs()
 
 
+def size_measures(space: SearchSpace, archs: Iterable[Any]) -> np.ndarray:
+    """MACs over the largest of the space, and parameters, of the canonical forms: [2, A], what rank blends work on."""
+    canonical = [space.canonical(arch) for arch in archs]
+    return np.stack([macs_fractions(space, canonical), np.asarray([space.params(arch) for arch in canonical], float)])
+
+
 def check_positive(space: Any) -> None:
     """Check that all sizes of a space are positive integers.
 
