@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from eproxy_jax import arch_files, spaces
 from eproxy_jax.spaces.base import draw_distinct
@@ -77,6 +78,23 @@ def draw_archs(space: spaces.SearchSpace, file: str, num: int, seed: int) -> tup
     if num < len(measured):
         measured = [measured[i] for i in draw_distinct(len(measured), num, seed, file)]
     return ["--archs", str(DATA / file), "--limit", str(num), *seeded], measured
+
+
+def draw_labels(functions: np.ndarray, count: int, seed: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of ``count`` labelled architectures and of the held-out ones, disjoint as functions.
+
+    Draws of one seed are nested, and all leave out the functions of ``most`` labels: their held-out sets are equal.
+
+    Args:
+      functions: [A], equal numbers for equal functions.
+      count: labels.
+      seed: of the draw.
+      most: the largest ``count`` that is compared with.
+    """
+    order = np.random.default_rng(seed).permutation(len(functions))
+    kept_out = set(functions[order[:most]].tolist())
+    held_out = np.asarray([i for i in order[most:] if functions[i] not in kept_out])
+    return order[:count], np.sort(held_out)
 
 
 def best_seconds(function: Callable[[jax.Array], jax.Array], copies: Sequence[jax.Array]) -> float:

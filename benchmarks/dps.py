@@ -23,7 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import DATA, POOLS, RESULTS, ROOT, config_source, draw_archs, header, markdown_table, write_page
+from common import (
+    DATA,
+    POOLS,
+    RESULTS,
+    ROOT,
+    config_source,
+    draw_archs,
+    draw_labels,
+    header,
+    markdown_table,
+    write_page,
+)
 
 from eproxy_jax import arch_files, config, fitted, images, loss_bank, metrics, programs, selection, spaces
 
@@ -110,17 +121,6 @@ def found_proxy(m: Matrix, spec: Any, truth: np.ndarray, labelled: np.ndarray, e
     return fitted.FittedProxy(tuple(fitted.Member(table.decode(m.genes[p]), *weights[p].tolist()) for p in chosen))
 
 
-def draw(m: Matrix, count: int, seed: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of ``count`` labelled architectures and of the held-out ones, disjoint as functions.
-
-    Draws of one seed are nested, and all leave out the functions of ``most`` labels: their held-out sets are equal.
-    """
-    order = np.random.default_rng(seed).permutation(len(m.functions))
-    kept_out = set(m.functions[order[:most]].tolist())
-    held_out = np.asarray([i for i in order[most:] if m.functions[i] not in kept_out])
-    return order[:count], np.sort(held_out)
-
-
 def summary(rows: list[metrics.RankQuality]) -> dict[str, str]:
     columns = [("spearman", 3), ("kendall_tau", 3), ("top_precision", 2), ("regret", 2)]
     out = {}
@@ -174,7 +174,7 @@ def task_rows(
         early = np.asarray([by_arch[arch] for arch in archs])
     quality: dict[str, list[metrics.RankQuality]] = {}
     for seed in range(arguments.draws):
-        labelled, held_out = draw(m, arguments.num_labels, seed, arguments.num_labels)
+        labelled, held_out = draw_labels(m.functions, arguments.num_labels, seed, arguments.num_labels)
         scores = fit_all(m, truth, labelled, held_out, arguments.ensemble)
         if early is not None:
             scores["12 epochs of training"] = early[held_out]
@@ -204,7 +204,7 @@ def task_rows(
     for count in (n for n in LABEL_COUNTS if n <= most):
         by_method: dict[str, list[float]] = {}
         for seed in range(arguments.draws):
-            labelled, held_out = draw(m, count, seed, most)
+            labelled, held_out = draw_labels(m.functions, count, seed, most)
             for method, score in fit_all(m, truth, labelled, held_out, arguments.ensemble).items():
                 by_method.setdefault(method, []).append(metrics.rank_quality(score, truth[held_out]).spearman)
         curve += [
