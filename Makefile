@@ -8,10 +8,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/eproxy score --config configs/nasbench201.py:small --sample 100 --seed 0 --workdir demo
 
-# Most of the tests' time is compilation: with the older code generator of XLA's CPU backend it is a sixth less. The flag
-# belongs to the jaxlib of constraints.txt; XLA stops at flags that it does not know.
 test: $(VENV)/installed
-	XLA_FLAGS="--xla_cpu_use_fusion_emitters=false $(XLA_FLAGS)" $(BIN)/python -m pytest -n 2 --dist load $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist load $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
