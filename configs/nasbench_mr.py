@@ -7,6 +7,9 @@ eproxy score --config configs/nasbench_mr.py:smoke   --sample 10  --seed 0 --wor
 Two programs serve the space: nine of ten networks of the benchmark, and those that need more memory. ``small`` takes
 22 s of CPU time to compile one, then 2.1 s of CPU time a network (mean of 30, 0.9 to 3.6). At the paper's size the mean
 network has 3.4 GMACs an image; times are still to be measured. A search uses one branch only, as the paper does here.
+
+Spearman of plain Eproxy, blends with MACs and parameters, and MACs alone on all nine tasks, with ``small``:
+benchmarks/results/ranking_nasbench_mr_small.md.
 """
 
 from eproxy_jax import config as eproxy_config
