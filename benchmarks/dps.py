@@ -81,18 +81,15 @@ def fittest(fitness: np.ndarray, count: int) -> list[int]:
 def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.ndarray, ensemble: int) -> dict[str, Any]:
     """Scores of the held-out architectures by every method fitted on the labelled ones."""
     target = truth[labelled]
-    signs = [np.sign(metrics.rank_quality(size, target).spearman) or 1 for size in m.sizes[:, labelled]]
-    by_alpha = selection.fitness(m.alpha[..., labelled], m.losses[:, labelled], target)
-    blends = {
-        name: fitted.fit_weights(m.losses[:, labelled], m.sizes[:, labelled], target, shares)
-        for name, shares in (("rank blend", selection.SHARES), ("rank blend of MACs alone", MACS_ALONE))
-    }
+    losses, sizes = m.losses[:, labelled], m.sizes[:, labelled]
+    fitted_macs, fitted_params = selection.signs(sizes, target)[:, None] * m.sizes[:, held_out]
+    by_alpha = selection.fitness(m.alpha[..., labelled], losses, target)
+    weights, fitness = fitted.fit_weights(losses, sizes, target)
+    order = fittest(fitness, ensemble)
+    macs_weights, macs_fitness = fitted.fit_weights(losses, sizes, target, MACS_ALONE)
     (best, k), *_ = alpha_members = selection.best_members(by_alpha, ensemble)
 
-    def together(blend: str, count: int | None) -> np.ndarray:
-        """Scores by the fittest ``count`` settings, or plain ones, with the shares of a blend."""
-        weights, fitness = blends[blend]
-        chosen = [0] if count is None else fittest(fitness, count)
+    def together(chosen: list[int], weights: np.ndarray) -> np.ndarray:
         members = tuple(fitted.Member(config.ProxySettings(), *weights[p].tolist()) for p in chosen)
         return fitted.FittedProxy(members).scores(m.losses[chosen][:, held_out], m.sizes[:, held_out])
 
@@ -100,16 +97,16 @@ def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.nda
     return {
         "MACs": m.macs[held_out],
         "parameters": m.params[held_out],
-        "MACs, fitted": signs[0] * m.sizes[0, held_out],
-        "parameters, fitted": signs[1] * m.sizes[1, held_out],
+        "MACs, fitted": fitted_macs,
+        "parameters, fitted": fitted_params,
         "plain Eproxy": m.alpha[0, alpha][held_out],
         "plain Eproxy, fitted alpha": m.alpha[0, int(np.argmax(by_alpha[0]))][held_out],
         "best setting, alpha (paper's form)": m.alpha[best, k][held_out],
         f"{ensemble} settings, alpha": selection.mean_rank(m.alpha[..., held_out], alpha_members),
-        "plain Eproxy, fitted rank blend": together("rank blend", None),
-        "best setting, rank blend": together("rank blend", 1),
-        f"{ensemble} settings, rank blend of MACs alone": together("rank blend of MACs alone", ensemble),
-        f"{ensemble} settings, rank blend": together("rank blend", ensemble),
+        "plain Eproxy, fitted rank blend": together([0], weights),
+        "best setting, rank blend": together(order[:1], weights),
+        f"{ensemble} settings, rank blend of MACs alone": together(fittest(macs_fitness, ensemble), macs_weights),
+        f"{ensemble} settings, rank blend": together(order, weights),
     }
 
 
@@ -301,6 +298,9 @@ def plot(path: Path, curve: list[dict[str, Any]], methods: list[str]) -> None:
             (line,) = axes.plot(labels, mean, marker="o", markersize=3, label=method)
             axes.fill_between(labels, mean - spread, mean + spread, color=line.get_color(), alpha=0.15)
         axes.set_xscale("log")
+        counts = sorted({row["labels"] for row in curve if row["task"] == task})
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.minorticks_off()
         axes.set_title(task, fontsize=9)
         axes.set_xlabel("labels")
     for axes in panels[len(tasks) :]:

@@ -25,7 +25,7 @@ import numpy as np
 from common import DATA, POOLS, config_source, draw_archs, draw_labels, header, markdown_table, write_page
 from scipy import stats
 
-from eproxy_jax import arch_files, config, fitted, proxy, results_file, runner, spaces
+from eproxy_jax import arch_files, config, fitted, proxy, results_file, runner, selection, spaces
 from eproxy_jax.metrics import RankQuality, rank_quality
 
 ALPHAS = (0.1, 0.3, 0.5)
@@ -41,9 +41,9 @@ def score(arguments: argparse.Namespace, space: spaces.SearchSpace, pool: str, s
     command += ["--weight-seed", str(weight_seed), *draw_archs(space, pool, arguments.num, arguments.seed)[0]]
     subprocess.run([*command, "--workdir", str(folder), "--no-plot"], check=True, stdout=subprocess.DEVNULL)
     rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
-    record_path = folder / "scores.run.json"
+    record = json.loads((folder / "scores.run.json").read_text())
     day = dt.date.fromtimestamp((folder / "scores.jsonl").stat().st_mtime).isoformat()
-    return results_file.result_of(rows), {**json.loads(record_path.read_text()), "day": day}
+    return results_file.result_of(rows), {**record, "day": day}
 
 
 def mean_spread(rows: list[RankQuality], field: str) -> str:
@@ -54,14 +54,14 @@ def mean_spread(rows: list[RankQuality], field: str) -> str:
 def fitted_rows(space: spaces.SearchSpace, archs: list[Any], loss: np.ndarray, truth: np.ndarray) -> dict[str, str]:
     """Plain Eproxy blended with sizes, and each size alone, fitted to labels: Spearman on the held-out ones."""
     sizes = spaces.size_measures(space, archs)
-    functions = np.unique([space.format(space.canonical(arch)) for arch in archs], return_inverse=True)[1]
+    functions = runner.make_plan(archs, space).index
     values: dict[str, list[float]] = {"plain, MACs, parameters": [], "MACs": [], "parameters": []}
     for seed in range(DRAWS):
         labelled, held_out = draw_labels(functions, NUM_LABELS, seed, NUM_LABELS)
         weights = fitted.fit_weights(loss[None, labelled], sizes[:, labelled], truth[labelled])[0][0]
         blend = fitted.FittedProxy((fitted.Member(config.ProxySettings(), *weights.tolist()),))
         scores = [blend.scores(loss[None, held_out], sizes[:, held_out])]
-        scores += [(rank_quality(s[labelled], truth[labelled]).spearman >= 0 or -1) * s[held_out] for s in sizes]
+        scores += list(selection.signs(sizes[:, labelled], truth[labelled])[:, None] * sizes[:, held_out])
         for own, score in zip(values.values(), scores, strict=True):
             own.append(rank_quality(score, truth[held_out]).spearman)
     return {

@@ -40,8 +40,8 @@ class SearchSpec:
       population_size: the most recent evaluations compete; as many random ones come first.
       tournament_size: members drawn for each tournament.
       mutation_rate: probability with which each gene of the winner is drawn again.
-      blend: how MACs enter a fitness: ``"alpha"``, the paper's gene, or ``"rank"``, the best weighted mean of the ranks
-        of loss and MACs on the labels (see :mod:`eproxy_jax.selection`).
+      blend: how sizes enter a fitness: MACs by ``"alpha"``, the paper's gene, or by ``"rank"``, the best weighted mean
+        of the ranks of loss, MACs and parameters on the labels (see :mod:`eproxy_jax.selection`).
       weight_seeds: W, weight draws whose ranks are averaged in a fitness; 1 in the paper.
       log_every: evaluations between two looks of the host.
       num_steps: S.
@@ -157,15 +157,15 @@ def make_labels(
     if not np.isfinite(values).all() or np.ptp(values) == 0:
         raise ValueError("labels: expected finite values that are not all equal")
     plan = runner.make_plan(archs, space)
-    macs = np.asarray([space.macs(arch) for arch in plan.distinct])
+    sizes = spaces.size_measures(space, plan.distinct)
     block = len(execution.devices) * (1 if execution.form == "map" else execution.vmap_width)
     functions: list[Functions] = []
-    place = np.empty(len(macs), np.int32)
+    place = np.empty(len(plan.distinct), np.int32)
     before = 0
     for group, members in runner.by_group(plan.distinct, space).items():
         size = -(-len(members) // block) * block
         # Most expensive first, to each device in turn: device d's shard is every D-th of the order.
-        dearest = np.asarray(members)[np.argsort(-macs[members], kind="stable")]
+        dearest = np.asarray(members)[np.argsort(-sizes[0, members], kind="stable")]
         order = np.concatenate([dearest, np.full(size - len(members), -1)])
         order = order.reshape(-1, len(execution.devices)).T.reshape(-1)
         chosen = [plan.distinct[i if i >= 0 else members[-1]] for i in order]  # padding (-1) is not valid
@@ -177,7 +177,7 @@ def make_labels(
         functions=tuple(functions),
         position=place[plan.index],  # pyright: ignore[reportArgumentType]
         truth=values.astype(np.float32),  # pyright: ignore[reportArgumentType]
-        sizes=spaces.size_measures(space, archs).astype(np.float32),  # pyright: ignore[reportArgumentType]
+        sizes=sizes[:, plan.index].astype(np.float32),  # pyright: ignore[reportArgumentType]
     )
 
 

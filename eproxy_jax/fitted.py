@@ -35,11 +35,12 @@ class Member:
     params_weight: float = 0.0
 
     def __post_init__(self):
-        for name in ("macs_weight", "params_weight"):
+        for name, default in zip(_WEIGHTS, (None, 0.0), strict=True):
             weight = getattr(self, name)
             number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and -1 <= weight <= 1
-            if not number and not (name == "macs_weight" and weight is None):
-                raise ValueError(f"members: {name}: expected a number in [-1, 1], got {weight!r}")
+            if not number and weight is not default:
+                allowed = "a number in [-1, 1]" + (" or null" if default is None else "")
+                raise ValueError(f"members: {name}: expected {allowed}, got {weight!r}")
         if abs(self.macs_weight or 0) + abs(self.params_weight) > 1 + _ROUNDING:
             raise ValueError(
                 f"members: macs_weight {self.macs_weight} and params_weight {self.params_weight}: "

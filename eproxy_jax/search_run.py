@@ -356,16 +356,13 @@ def compare(
     space, table, archs = problem.space, problem.genes, list(evaluation)
     truth = np.asarray(list(evaluation.values()))
     sizes, labelled_sizes = (spaces.size_measures(space, some) for some in (archs, problem.labelled))
-    signs = [
-        1.0 if np.ptp(size) == 0 else np.sign(metrics.rank_quality(size, problem.truth).spearman) or 1.0
-        for size in labelled_sizes
-    ]
+    macs, params = selection.signs(labelled_sizes, problem.truth)[:, None] * sizes
     job = runner.make_job(space, plain, problem.images, problem.weight_seed, execution)
     scores: dict[str, Any] = {
         "macs": [space.macs(arch) for arch in archs],
         "params": [space.params(arch) for arch in archs],
-        "macs, fitted": signs[0] * sizes[0],
-        "params, fitted": signs[1] * sizes[1],
+        "macs, fitted": macs,
+        "params, fitted": params,
         "plain": runner.score_plan(job, runner.make_plan(archs, space)).score,
     }
     spec = loss_bank.BankSpec(space, table, problem.images, problem.weight_seed, problem.search.num_steps)

@@ -3,9 +3,8 @@
 A *member* is a setting with a blend of sizes, (p, k): no training sees MACs or parameters, so their shares are fitted
 beside the setting. Two blends are known: the paper's ``alpha`` for MACs, and a weighted mean of the ranks of loss, MACs
 and parameters, which does not depend on how far a setting's losses lie apart (benchmarks/results/dps_nasbench201.md
-compares the two for MACs). Scores of several
-members are combined by their mean rank: twenty labels cannot tell the best settings apart, and one of them alone is
-over-fitted.
+compares the two for MACs). Scores of several members are combined by their mean rank: twenty labels cannot tell the
+best settings apart, and one of them alone is over-fitted.
 """
 
 from __future__ import annotations
@@ -95,6 +94,11 @@ def spearman_rows(scores: np.ndarray, truth: Any) -> np.ndarray:
     target = target - target.mean()
     norm = np.sqrt((ranks**2).sum(-1) * (target**2).sum())
     return np.where(norm > 0, (ranks * target).sum(-1) / np.where(norm > 0, norm, 1), 0.0)
+
+
+def signs(sizes: Any, truth: Any) -> np.ndarray:
+    """-1 where small ones are better by the labels, else 1: sizes [..., M] and values [M] of labelled ones -> [...]."""
+    return np.where(spearman_rows(np.asarray(sizes), truth) < 0, -1.0, 1.0)
 
 
 def fitness(scores: np.ndarray, losses: Any, truth: Any) -> np.ndarray:

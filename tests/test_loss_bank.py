@@ -132,6 +132,11 @@ def test_shares_are_a_mean_of_those_that_rank_well():
     assert np.isfinite(selection.mean_share(np.full(3, -np.inf), shares)).all()
 
 
+def test_the_sign_of_a_size_is_that_of_the_labels():
+    truth = np.arange(4.0)
+    np.testing.assert_array_equal(selection.signs([truth, -truth, np.zeros(4)], truth), (1, -1, 1))
+
+
 def test_parameters_count_where_labels_say_so():
     losses, sizes, _ = random_case()
     (macs, params), *_ = fitted.fit_weights(losses, sizes, -sizes[1])[0]

@@ -230,15 +230,11 @@ def arch_identity(space: SearchSpace, arch: Any) -> np.ndarray:
     return np.frombuffer(digest, "<u4").astype(np.uint32)
 
 
-def macs_fractions(space: SearchSpace, archs: Iterable[Any]) -> np.ndarray:
-    """MACs of the canonical forms over the largest of the space, [A]: what blends of MACs work on."""
-    return np.asarray([space.macs(space.canonical(arch)) for arch in archs]) / space.max_macs()
-
-
 def size_measures(space: SearchSpace, archs: Iterable[Any]) -> np.ndarray:
-    """MACs over the largest of the space, and parameters, of the canonical forms: [2, A], what rank blends work on."""
+    """MACs over the largest of the space, and parameters, of the canonical forms: [2, A], what blends work on."""
     canonical = [space.canonical(arch) for arch in archs]
-    return np.stack([macs_fractions(space, canonical), np.asarray([space.params(arch) for arch in canonical], float)])
+    macs = np.asarray([space.macs(arch) for arch in canonical]) / space.max_macs()
+    return np.stack([macs, np.asarray([space.params(arch) for arch in canonical], float)])
 
 
 def check_positive(space: Any) -> None:
