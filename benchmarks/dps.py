@@ -3,11 +3,13 @@
   python benchmarks/dps.py --space nasbench201 --num-archs 600 80 --num-settings 48
   python benchmarks/dps.py --space transnas_micro --num-archs 220 --num-settings 40
   python benchmarks/dps.py --space nasbench101 --num-archs 200 100 --num-settings 32 --pools 0
+  python benchmarks/dps.py --space nds_darts --num-settings 0 --settings configs/found/nasbench101_nasbench1_2500.json
 
-First the bank (``eproxy bank``, resumable, under ``--workdir``): plain Eproxy and P random settings on A random
-architectures, at the ``small`` size. Then, for every task and draw of labels, each method is fitted on the labelled
-architectures and measured on all the others; architectures of a labelled function are left out, so that the two sets
-are disjoint as functions. Searches that ``eproxy dps`` ran (``--searches runs/dps-*``) get rows of their own.
+First the bank (``eproxy bank``, resumable, under ``--workdir``): plain Eproxy, settings that were found on other tasks
+(``--settings``) and P random ones on A random architectures, at the ``small`` size. Then, for every task and draw of
+labels, each method is fitted on the labelled architectures and measured on all the others; architectures of a labelled
+function are left out, so that the two sets are disjoint as functions. Searches that ``eproxy dps`` ran (``--searches
+runs/dps-*``) get rows of their own.
 
 Writes benchmarks/results/dps_SPACE.md, .jsonl and .png, and the proxies of the first draw to configs/found. Needs the
 benchmark data (EPROXY_DATA, default ../shared/data).
@@ -70,7 +72,7 @@ class Matrix:
         self.macs = np.asarray([space.macs(arch) for arch in archs])
         self.params = np.asarray([space.params(arch) for arch in archs])
         self.sizes = spaces.size_measures(space, archs)
-        self.alpha = selection.score_matrix(self.losses, self.sizes[0], ALPHAS)
+        self.alpha = selection.score_matrix(self.losses, spaces.macs_fractions(space, archs), ALPHAS)
 
 
 def fittest(fitness: np.ndarray, count: int) -> list[int]:
@@ -148,6 +150,7 @@ def fill_bank(arguments: argparse.Namespace, spec: config.RunSpec, source: str, 
         flags, archs = draw_archs(spec.space, file, count, seed)
         bank = [sys.executable, "-m", "eproxy_jax.cli", "bank", "--config", source, "--out", str(bank_path(arguments))]
         bank += [*flags, "--num-settings", str(arguments.num_settings)]
+        bank += ["--settings", *arguments.settings] if arguments.settings else []
         subprocess.run(bank, check=True, stdout=subprocess.DEVNULL)
         drawn |= dict.fromkeys(archs)
     return list(drawn)
@@ -223,6 +226,7 @@ def main() -> None:
     parser.add_argument("--variant", default="small")
     parser.add_argument("--num-archs", type=int, nargs="+", default=[600], help="sizes of samples of seed 0, 1, ...")
     parser.add_argument("--num-settings", type=int, default=48)
+    parser.add_argument("--settings", nargs="*", default=[], help="files of settings found on other tasks")
     parser.add_argument("--num-labels", type=int, default=20)
     parser.add_argument("--draws", type=int, default=30)
     parser.add_argument("--ensemble", type=int, default=8)
@@ -253,14 +257,16 @@ def write(
     name = f"dps_{arguments.space}"
     text = header(f"Discrete Proxy Search on {arguments.space} ({arguments.variant})")
     text += "Bank: " + "; ".join(
-        f"{len(m.losses)} settings (plain Eproxy first, the others random) x {len(np.unique(m.functions))} distinct "
-        f"functions of {len(m.functions)} random architectures, {m.diverged} trainings diverged"
+        f"{len(m.losses)} settings (plain Eproxy, those of --settings, random ones) x {len(np.unique(m.functions))} "
+        f"distinct functions of {len(m.functions)} random architectures, {m.diverged} trainings diverged"
         for m in matrices
     )
     text += (
         f"; weight seed 0. {arguments.num_labels} labels a draw, mean and standard deviation over the draws; labelled "
         "and held-out architectures are disjoint as functions. Choosing out of the bank is a random search of "
-        f"{len(matrices[0].losses)} settings. MACs and parameters, fitted: without dead edges, sign by the labels.\n\n"
+        f"{len(matrices[0].losses)} settings. MACs and parameters: of the backbone that is scored, as written; fitted, "
+        "and in rank blends: of the network that the benchmark trains, without dead edges, sign or share by the "
+        "labels.\n\n"
     )
     for task in dict.fromkeys(row["task"] for row in rows):
         text += f"## {task}\n\n"

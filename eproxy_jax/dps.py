@@ -122,12 +122,14 @@ class Labels:
       functions: what they compute, by group.
       position: int32 [A], the function of each labelled architecture, counted through all groups, padding included.
       truth: [A], higher is better.
-      sizes: [2, A], MACs of the function over the space's largest, and parameters.
+      macs: [A], those of the backbone without dead work over the space's largest: what ``alpha`` blends in.
+      sizes: [2, A], see ``spaces.size_measures``: what blends by rank take.
     """
 
     functions: tuple[Functions, ...]
     position: Array
     truth: Array
+    macs: Array
     sizes: Array
 
 
@@ -157,7 +159,7 @@ def make_labels(
     if not np.isfinite(values).all() or np.ptp(values) == 0:
         raise ValueError("labels: expected finite values that are not all equal")
     plan = runner.make_plan(archs, space)
-    sizes = spaces.size_measures(space, plan.distinct)
+    macs = spaces.macs_fractions(space, plan.distinct)
     block = len(execution.devices) * (1 if execution.form == "map" else execution.vmap_width)
     functions: list[Functions] = []
     place = np.empty(len(plan.distinct), np.int32)
@@ -165,7 +167,7 @@ def make_labels(
     for group, members in runner.by_group(plan.distinct, space).items():
         size = -(-len(members) // block) * block
         # Most expensive first, to each device in turn: device d's shard is every D-th of the order.
-        dearest = np.asarray(members)[np.argsort(-sizes[0, members], kind="stable")]
+        dearest = np.asarray(members)[np.argsort(-macs[members], kind="stable")]
         order = np.concatenate([dearest, np.full(size - len(members), -1)])
         order = order.reshape(-1, len(execution.devices)).T.reshape(-1)
         chosen = [plan.distinct[i if i >= 0 else members[-1]] for i in order]  # padding (-1) is not valid
@@ -177,7 +179,8 @@ def make_labels(
         functions=tuple(functions),
         position=place[plan.index],  # pyright: ignore[reportArgumentType]
         truth=values.astype(np.float32),  # pyright: ignore[reportArgumentType]
-        sizes=sizes[:, plan.index].astype(np.float32),  # pyright: ignore[reportArgumentType]
+        macs=macs[plan.index].astype(np.float32),  # pyright: ignore[reportArgumentType]
+        sizes=spaces.size_measures(space, archs).astype(np.float32),  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -199,7 +202,7 @@ def fitness_of(losses: Array, alpha: Array, labels: Labels, blend: str) -> Array
 
     truth = labels.truth.astype(losses.dtype)
     if blend == "alpha":
-        fitness = ranks.spearman(mean_rank(-losses * (1 - alpha * labels.sizes[:1])), truth)
+        fitness = ranks.spearman(mean_rank(-losses * (1 - alpha * labels.macs)), truth)
     else:
         by_loss = ranks.standardized(mean_rank(-losses))
         by_size = jax.vmap(lambda size: ranks.standardized(ranks.average_ranks(size)))(labels.sizes)

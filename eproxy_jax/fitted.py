@@ -100,29 +100,36 @@ class FittedProxy:
         """Whether it is a single setting whose score needs no ranking."""
         return len(self.members) == 1 and self.members[0].macs_weight is None
 
-    def scores(self, losses: Any, sizes: Any) -> np.ndarray:
+    def scores(self, losses: Any, sizes: Any, macs: Any = None) -> np.ndarray:
         """Mean percentile of every architecture over the members.
 
         Args:
           losses: [K, A] final losses under each member; not finite where a training diverged, which ranks last.
           sizes: [2, A], see ``spaces.size_measures``.
+          macs: [A], see ``spaces.macs_fractions``; for members that blend by ``alpha``.
 
         Returns:
           [A] in (0, 1], higher is better; ``-inf`` where the training diverged under every member.
         """
         losses = np.asarray(losses, np.float64)
         percentiles = [
-            stats.rankdata(member_score(member, row, sizes)) / losses.shape[1]
+            stats.rankdata(member_score(member, row, sizes, macs)) / losses.shape[1]
             for member, row in zip(self.members, losses, strict=True)
         ]
         return np.where(np.isfinite(losses).any(0), np.mean(percentiles, axis=0), -np.inf)
 
 
-def member_score(member: Member, losses: Any, sizes: Any) -> np.ndarray:
-    """Scores [A] of one member from its final losses [A] and the sizes [2, A] of ``spaces.size_measures``."""
+def member_score(member: Member, losses: Any, sizes: Any, macs: Any = None) -> np.ndarray:
+    """Scores [A] of one member from its final losses [A]; the rest as for :meth:`FittedProxy.scores`.
+
+    Raises:
+      ValueError: the member blends by ``alpha``, and ``macs`` is left out.
+    """
     losses = np.asarray(losses, np.float64)
     if member.macs_weight is None:
-        return selection.score_matrix(losses[None], sizes[0], [member.settings.alpha])[0, 0]
+        if macs is None:
+            raise ValueError("a member without macs_weight blends MACs by alpha: pass macs (spaces.macs_fractions)")
+        return selection.score_matrix(losses[None], macs, [member.settings.alpha])[0, 0]
     blend = selection.rank_blends(losses[None], sizes, [(member.macs_weight, member.params_weight)])[0, 0]
     return np.where(np.isfinite(losses), blend, -np.inf)
 

@@ -205,7 +205,7 @@ def random_settings(table: GeneTable, count: int, seed: int = 0) -> list[np.ndar
     """
     found: dict[tuple[int, ...], np.ndarray] = {}
     draw = jax.jit(table.random_genes)
-    for number in range(100 * count):
+    for number in range(100 * count + 1):
         if len(found) == count:
             return list(found.values())
         genes = without_alpha(table, draw(jax.random.fold_in(jax.random.key(seed), number)))

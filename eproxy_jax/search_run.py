@@ -226,11 +226,12 @@ def fittest_of_bank(
       ValueError: the bank lacks a labelled architecture.
     """
     losses = bank.losses(spec.num_steps)[:, bank.columns(spec.space, list(labelled)), -1]
-    sizes = spaces.size_measures(spec.space, labelled)
     truth = np.asarray(list(labelled.values()))
     if blend == "alpha":
-        fitness = selection.fitness(selection.score_matrix(losses, sizes[0], spec.table.alpha), losses, truth)
+        macs = spaces.macs_fractions(spec.space, labelled)
+        fitness = selection.fitness(selection.score_matrix(losses, macs, spec.table.alpha), losses, truth)
     else:
+        sizes = spaces.size_measures(spec.space, labelled)
         fitness = fitted.fit_weights(losses, sizes, truth)[1][:, None]  # alpha has no effect: its first choice
     chosen = []
     for p, k in selection.best_members(fitness, count):
@@ -357,6 +358,7 @@ def compare(
     truth = np.asarray(list(evaluation.values()))
     sizes, labelled_sizes = (spaces.size_measures(space, some) for some in (archs, problem.labelled))
     macs, params = selection.signs(labelled_sizes, problem.truth)[:, None] * sizes
+    fractions = spaces.macs_fractions(space, archs)
     job = runner.make_job(space, plain, problem.images, problem.weight_seed, execution)
     scores: dict[str, Any] = {
         "macs": [space.macs(arch) for arch in archs],
@@ -374,8 +376,8 @@ def compare(
         rows = {kind: bank.rows(table, own) for kind, own in genomes.items()}
     for kind, proxy in found.items():
         own = losses[rows[kind]]
-        scores[kind] = fitted.FittedProxy(proxy.members[:1]).scores(own[:1], sizes)
-        scores[f"{kind} x {len(proxy.members)}"] = proxy.scores(own, sizes)
+        scores[kind] = fitted.FittedProxy(proxy.members[:1]).scores(own[:1], sizes, fractions)
+        scores[f"{kind} x {len(proxy.members)}"] = proxy.scores(own, sizes, fractions)
     return {name: metrics.rank_quality(score, truth) for name, score in scores.items()}
 
 

@@ -45,7 +45,7 @@ def rank_blends(losses: Any, sizes: Any, shares: Any = SHARES) -> np.ndarray:
 
     Args:
       losses: [P, A] final losses; not finite where a training diverged.
-      sizes: [2, A], MACs and parameters of the canonical forms (``spaces.size_measures``).
+      sizes: [2, A], see ``spaces.size_measures``.
       shares: [K, 2] shares of MACs and of parameters; (0, 0) is the loss alone, (-1, 0) fewest MACs first.
 
     Returns:

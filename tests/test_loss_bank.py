@@ -164,8 +164,11 @@ def test_a_fitted_proxy_ranks_and_round_trips():
     plain = fitted.FittedProxy.from_dict(ProxySettings(alpha=0.3).to_dict())
     assert plain.is_plain
     np.testing.assert_allclose(
-        stats.rankdata(plain.scores(losses[2:3], sizes)[4:]), stats.rankdata((-losses[2] * (1 - 0.3 * sizes[0]))[4:])
+        stats.rankdata(plain.scores(losses[2:3], sizes, sizes[0])[4:]),
+        stats.rankdata((-losses[2] * (1 - 0.3 * sizes[0]))[4:]),
     )
+    with pytest.raises(ValueError, match=r"pass macs \(spaces.macs_fractions\)"):
+        plain.scores(losses[2:3], sizes)
 
 
 @pytest.mark.parametrize(

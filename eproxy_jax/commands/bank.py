@@ -13,10 +13,12 @@ from eproxy_jax.commands.common import UsageError
 _EPILOG = """\
 examples:
   eproxy bank --config configs/nasbench201.py:small --sample 600 --num-settings 96 --workdir runs/bank
+  eproxy bank --config configs/nds.py:DARTS,small --archs DARTS_in.json --settings found.json --num-settings 0
   eproxy dps --config configs/nasbench201.py:small --bank runs/bank/bank.jsonl --truth accuracy.json --workdir runs/dps
 
 The bank is extended on demand: more settings or more architectures train only what is missing. A killed run, started
-again with the same flags, resumes. Settings of the configuration come first, then random ones out of its genes.
+again with the same flags, resumes. Settings of the configuration come first, then those that were found on other tasks
+(--settings), then random ones out of its genes.
 """
 
 
@@ -28,6 +30,13 @@ def add_parser(commands: Any) -> None:
     output = bank.add_argument_group("bank")
     output.add_argument(
         "--num-settings", type=common.natural, default=100, metavar="P", help="random ones (default 100)"
+    )
+    output.add_argument(
+        "--settings",
+        metavar="FILE",
+        nargs="+",
+        default=[],
+        help="settings found on other tasks (JSON, from eproxy dps)",
     )
     output.add_argument("--settings-seed", type=common.natural, default=0, metavar="S", help="of the random ones")
     output.add_argument("--out", metavar="FILE", help="the bank (default WORKDIR/bank.jsonl)")
@@ -49,11 +58,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     bank_spec = loss_bank.BankSpec(
         spec.space, spec.genes, images.standardize(spec.images), spec.weight_seed, spec.settings.num_steps
     )
-    try:
-        first = [spec.genes.encode(spec.settings)]
-    except ValueError as error:
-        raise UsageError(f"the configuration's settings are not among its genes: {error}") from error
-    settings = [*first, *loss_bank.random_settings(spec.genes, arguments.num_settings, arguments.settings_seed)]
+    chosen = _encode(spec.genes, [spec.settings], "the configuration's settings")
+    for path in arguments.settings:
+        members = common.read_proxy(Path(path)).members
+        chosen += _encode(spec.genes, [member.settings for member in members], path)
+    settings = [*chosen, *loss_bank.random_settings(spec.genes, arguments.num_settings, arguments.settings_seed)]
     out = Path(arguments.out) if arguments.out else Path(arguments.workdir or ".") / "bank.jsonl"
     meter: list[progress.Progress] = []
 
@@ -71,3 +80,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         print(f"         {len(bank.genes)} settings x {len(bank.archs)} distinct networks, {diverged} diverged")
         print(f"seconds: compile {seconds['compile']:.1f}, run {seconds['run']:.1f}")
     return 0
+
+
+def _encode(genes: Any, settings: Sequence[Any], where: str) -> list[Any]:
+    """Genomes of settings that come from ``where``."""
+    try:
+        return [genes.encode(one) for one in settings]
+    except ValueError as error:
+        raise UsageError(f"{where}: not among the configuration's genes (dps.genes): {error}") from error

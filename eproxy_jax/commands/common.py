@@ -182,6 +182,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_proxy(path: Path) -> Any:
+    """The fitted proxy of a file: what ``eproxy dps`` writes, or one plain setting."""
+    from eproxy_jax import fitted
+
+    try:
+        return fitted.FittedProxy.from_dict(read_json(path))
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
 def architectures(arguments: argparse.Namespace, space: Any) -> list[Any]:
     """The architectures asked for, each string once."""
     from eproxy_jax import arch_files

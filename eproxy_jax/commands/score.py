@@ -59,11 +59,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     spec = common.run_spec(arguments, overrides)
     proxy = fitted.FittedProxy((fitted.Member(spec.settings),))
     if arguments.settings is not None:
-        values = common.read_json(Path(arguments.settings))
-        try:
-            proxy = fitted.FittedProxy.from_dict(values)
-        except ValueError as error:
-            raise UsageError(f"{arguments.settings}: {error}") from error
+        proxy = common.read_proxy(Path(arguments.settings))
     archs = common.architectures(arguments, spec.space)
     truth = None
     if arguments.truth is not None:
@@ -149,7 +145,8 @@ def _score_fitted(spec: Any, proxy: Any, archs: Sequence[Any], out: Path, execut
         return None
     first = members[0]
     sizes = spaces.size_measures(spec.space, archs)
-    scores = proxy.scores(np.stack([result.loss for result in members]), sizes)
+    fractions = spaces.macs_fractions(spec.space, archs)
+    scores = proxy.scores(np.stack([result.loss for result in members]), sizes, fractions)
     status = tuple("ok" if np.isfinite(score) else "diverged" for score in scores)
     # Loss and curve are those of the best member: a mean over settings would mean nothing.
     result = first.replace(score=scores, status=status)

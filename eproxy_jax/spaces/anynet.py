@@ -43,7 +43,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from eproxy_jax.spaces import anynet_rules, anynet_universal, base
+from eproxy_jax.spaces import anynet_counts, anynet_rules, anynet_universal, base
 from eproxy_jax.spaces.anynet_counts import Block, stage_blocks
 from eproxy_jax.spaces.anynet_net import NUM_TAPS, AnyNet
 from eproxy_jax.spaces.anynet_rules import BASIC_BLOCK, BOTTLENECK, PLAIN, AnyNetArch, Rules
@@ -172,6 +172,10 @@ class AnyNetSpace(base.Uncounted):
         stem = (27 + 2) * self.stem_channels
         convs = (conv for block in self.blocks(arch) for conv in block.all_convs)
         return stem + sum(conv.weights + 2 * conv.channels for conv in convs)
+
+    def full_sizes(self, arch: AnyNetArch) -> tuple[int, int]:
+        """(FLOPs, parameters) of the official network, stem and classifier included, as NDS reports them."""
+        return anynet_counts.published_flops(arch, self.block), anynet_counts.published_params(arch, self.block)
 
     def tap_channels(self, arch: AnyNetArch) -> tuple[int, ...]:
         """Channels of the feature taps, last stage first."""

@@ -112,6 +112,10 @@ class SearchSpace(Protocol):
         """Trainable parameters of the backbone, classifier excluded."""
         ...
 
+    def full_sizes(self, arch: Any) -> tuple[int, int]:
+        """(MACs, parameters) of the network that is trained in earnest, whatever sizes the proxy runs at."""
+        ...
+
     def tap_channels(self, arch: Any) -> tuple[int, ...]:
         """Channels of the feature taps, last stage first."""
         ...
@@ -122,7 +126,10 @@ class SearchSpace(Protocol):
 
 
 class Grouped:
-    """Base of spaces whose groups leave nothing to refine: in batches, too, no candidate pays for another's work."""
+    """Base of spaces whose default sizes are the benchmark's, and whose groups leave nothing to refine.
+
+    That is: in batches, too, no candidate pays for another's work.
+    """
 
     def group(self, arch: Any) -> Any:
         """What the canonical architecture shares its compiled program with."""
@@ -131,6 +138,12 @@ class Grouped:
     def fine_group(self, arch: Any) -> Any:
         """As :meth:`group`."""
         return self.group(arch)
+
+    def full_sizes(self, arch: Any) -> tuple[int, int]:
+        """(MACs, parameters) of the backbone at the benchmark's sizes, without dead work."""
+        full: Any = type(self)()
+        arch = full.canonical(arch)
+        return full.macs(arch), full.params(arch)
 
 
 class Uncounted(Grouped):
@@ -231,10 +244,13 @@ def arch_identity(space: SearchSpace, arch: Any) -> np.ndarray:
 
 
 def size_measures(space: SearchSpace, archs: Iterable[Any]) -> np.ndarray:
-    """MACs over the largest of the space, and parameters, of the canonical forms: [2, A], what blends work on."""
-    canonical = [space.canonical(arch) for arch in archs]
-    macs = np.asarray([space.macs(arch) for arch in canonical]) / space.max_macs()
-    return np.stack([macs, np.asarray([space.params(arch) for arch in canonical], float)])
+    """MACs and parameters in full (``full_sizes``): [2, A], what blends by rank work on."""
+    return np.asarray([space.full_sizes(arch) for arch in archs], float).T
+
+
+def macs_fractions(space: SearchSpace, archs: Iterable[Any]) -> np.ndarray:
+    """MACs of the canonical backbones over the largest of the space: [A], what ``alpha`` blends in."""
+    return np.asarray([space.macs(space.canonical(arch)) for arch in archs]) / space.max_macs()
 
 
 def check_positive(space: Any) -> None:

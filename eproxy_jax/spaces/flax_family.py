@@ -132,6 +132,10 @@ class FlaxFamily(base.Grouped):
         """Parameters of the module."""
         return _sizes(self, arch)[1]
 
+    def full_sizes(self, arch: Any) -> tuple[int, int]:
+        """(MACs, parameters) of the module: it is not known to have other sizes."""
+        return _sizes(self, arch)[:2]
+
     def tap_channels(self, arch: Any) -> tuple[int, ...]:
         """Channels of the feature taps, last stage first."""
         return _sizes(self, arch)[2]

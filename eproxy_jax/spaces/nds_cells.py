@@ -26,7 +26,16 @@ import numpy as np
 from jax import Array
 
 from eproxy_jax import initializers, layers
-from eproxy_jax.spaces import base, nds_budget, nds_genotype, nds_machine, nds_ops, nds_plan, tape
+from eproxy_jax.spaces import (
+    base,
+    nds_budget,
+    nds_genotype,
+    nds_imagenet_counts,
+    nds_machine,
+    nds_ops,
+    nds_plan,
+    tape,
+)
 from eproxy_jax.spaces.nds_genotype import NdsArch, Rules
 from eproxy_jax.spaces.nds_machine import MachineSpec
 from eproxy_jax.spaces.nds_net import NdsNet
@@ -122,6 +131,11 @@ class _NdsCells(base.Uncounted):
     def params(self, arch: NdsArch) -> int:
         """Trainable parameters of the backbone."""
         return nds_plan.params(arch, self.rules, self.channels(arch))
+
+    def full_sizes(self, arch: NdsArch) -> tuple[int, int]:
+        """(flops, parameters) of the ImageNet network, classifier included, as NDS reports them."""
+        counts = nds_imagenet_counts.counts(arch, self.rules)
+        return counts.flops, counts.params
 
     def tap_channels(self, arch: NdsArch) -> tuple[int, ...]:
         """Channels of the feature taps, last stage first: those of all nodes in the normal cell's output."""
