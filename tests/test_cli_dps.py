@@ -119,7 +119,7 @@ def test_survives_kill_and_resumes(truth, tmp_path):
     assert histories[0] == histories[1]
 
 
-def test_a_bank_and_a_search_that_starts_from_it(truth, tmp_path, capsys):
+def test_a_bank_and_a_search_that_starts_from_it(truth, searched, tmp_path, capsys):
     bank = tmp_path / "bank.jsonl"
     command = ["bank", *TINY, "--archs", truth, "--out", bank, "--config.settings.branches[0].target_channels=16"]
     assert run(*command, "--num-settings", 3) == 0
@@ -128,6 +128,11 @@ def test_a_bank_and_a_search_that_starts_from_it(truth, tmp_path, capsys):
     assert run(*command, "--num-settings", 3) == 0  # nothing to do
     assert bank.stat().st_size == size
     assert run(*SEARCH, "--truth", truth, "--num-eval", 0, "--bank", bank, "--workdir", tmp_path, "--no-plot") == 0
+    found = json.loads((searched / "settings.json").read_text())["members"]
+    capsys.readouterr()
+    assert run(*command, "--settings", searched / "settings.json", "--num-settings", 0) == 0
+    genomes = [json.loads(line).get("setting") for line in bank.read_text().splitlines()[2:]]
+    assert 4 + len(found) >= len(genomes) > 4  # random ones may be among those of the search
     record = json.loads((tmp_path / "search.json").read_text())
     assert len(record["problem"]["warm"]) == 4
 
@@ -149,8 +154,13 @@ BAD = {
     "tournament": ([*SEARCH, "--config.dps.tournament_size=9"], "larger than dps.population_size"),
     "plain not a choice": (
         ["bank", *TINY, "--sample", "3", "--config.settings.lr=0.123"],
-        "settings are not among its genes: settings.lr = 0.123",
+        "the configuration's settings: not among the configuration's genes (dps.genes): settings.lr = 0.123",
     ),
+    "found with other genes": (
+        ["bank", *TINY, "--sample", "3", "--settings", f"{ROOT}/configs/found/nasbench101_nasbench1_2500.json"],
+        "nasbench101_nasbench1_2500.json: not among the configuration's genes (dps.genes): settings.branches = 3",
+    ),
+    "no settings": (["bank", *TINY, "--sample", "3", "--settings", "missing.json"], "missing.json"),
 }
 
 

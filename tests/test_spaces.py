@@ -54,6 +54,8 @@ def test_space_fulfils_the_protocol(name):
         images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
         taps = jax.eval_shape(lambda x, n=network: n.init_with_output(jax.random.key(0), x)[0], images)
         assert space.tap_channels(arch) == tuple(tap.shape[-1] for tap in taps)
+    full = SPACES[name].full_sizes(CELLS[name][0])
+    assert full[0] > space.macs(space.canonical(CELLS[name][0]))  # the sizes of the tests are tiny
     drawn = space.sample(300, 7)
     assert len(set(drawn)) == 300
     assert drawn == space.sample(300, 7) != space.sample(300, 8)
