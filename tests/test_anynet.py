@@ -10,7 +10,7 @@ import pytest
 from helpers import CELLS, SPACES, TINY, anynet, pattern_images
 
 from eproxy_jax import initializers, proxy, spaces
-from eproxy_jax.spaces import anynet_counts, anynet_universal
+from eproxy_jax.spaces import anynet_universal
 from eproxy_jax.spaces.anynet import AnyNetGroup, _largest
 from eproxy_jax.types import TARGET_SIZE
 
