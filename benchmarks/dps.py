@@ -1,9 +1,10 @@
-"""Discrete Proxy Search on a benchmark, out of a loss bank: rank quality on held-out architectures against label draws.
+r"""Discrete Proxy Search on a benchmark, out of a loss bank: rank quality on held-out networks against label draws.
 
   python benchmarks/dps.py --space nasbench201 --num-archs 600 80 --num-settings 48
   python benchmarks/dps.py --space transnas_micro --num-archs 220 --num-settings 40
   python benchmarks/dps.py --space nasbench101 --num-archs 200 100 --num-settings 32 --pools 0
-  python benchmarks/dps.py --space nds_darts --num-settings 0 --settings configs/found/nasbench101_nasbench1_2500.json
+  python benchmarks/dps.py --space nds_darts nds_enas --name nds --num-archs 100 --num-settings 0 \
+    --settings configs/found/nasbench101_nasbench1_2500.json
 
 First the bank (``eproxy bank``, resumable, under ``--workdir``): plain Eproxy, settings that were found on other tasks
 (``--settings``) and P random ones on A random architectures, at the ``small`` size. Then, for every task and draw of
@@ -11,8 +12,8 @@ labels, each method is fitted on the labelled architectures and measured on all 
 function are left out, so that the two sets are disjoint as functions. Searches that ``eproxy dps`` ran (``--searches
 runs/dps-*``) get rows of their own.
 
-Writes benchmarks/results/dps_SPACE.md, .jsonl and .png, and the proxies of the first draw to configs/found. Needs the
-benchmark data (EPROXY_DATA, default ../shared/data).
+Several spaces make one page with the mean over all tasks. Writes benchmarks/results/dps_NAME.md, .jsonl and .png, and
+the proxies of the first draw to configs/found. Needs the benchmark data (EPROXY_DATA, default ../shared/data).
 """
 
 from __future__ import annotations
@@ -143,16 +144,12 @@ def searches_of(folders: list[str]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def bank_path(arguments: argparse.Namespace) -> Path:
-    return Path(arguments.workdir) / f"{arguments.space}-{arguments.variant}.jsonl"
-
-
-def fill_bank(arguments: argparse.Namespace, spec: config.RunSpec, source: str, file: str) -> list[Any]:
+def fill_bank(arguments: argparse.Namespace, spec: config.RunSpec, source: str, file: str, path: Path) -> list[Any]:
     """Train what the bank lacks, by the command line; returns the architectures."""
     drawn: dict[Any, None] = {}
     for seed, count in enumerate(arguments.num_archs):
         flags, archs = draw_archs(spec.space, file, count, seed)
-        bank = [sys.executable, "-m", "eproxy_jax.cli", "bank", "--config", source, "--out", str(bank_path(arguments))]
+        bank = [sys.executable, "-m", "eproxy_jax.cli", "bank", "--config", source, "--out", str(path)]
         bank += [*flags, "--num-settings", str(arguments.num_settings)]
         bank += ["--settings", *arguments.settings] if arguments.settings else []
         subprocess.run(bank, check=True, stdout=subprocess.DEVNULL)
@@ -184,7 +181,7 @@ def task_rows(
             scores["12 epochs of training"] = early[held_out]
         if seed == 0:
             proxy = found_proxy(m, spec, truth, labelled, arguments.ensemble)
-            (FOUND / f"{arguments.space}_{task}.json").write_text(json.dumps(proxy.to_dict(), indent=1) + "\n")
+            (FOUND / f"{spec.space.name}_{task}.json").write_text(json.dumps(proxy.to_dict(), indent=1) + "\n")
         for method, score in scores.items():
             quality.setdefault(method, []).append(metrics.rank_quality(score, truth[held_out]))
 
@@ -226,7 +223,8 @@ def task_rows(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="nasbench201", choices=POOLS)
+    parser.add_argument("--space", nargs="+", default=["nasbench201"], choices=POOLS)
+    parser.add_argument("--name", help="of the page; the space's")
     parser.add_argument("--variant", default="small")
     parser.add_argument("--num-archs", type=int, nargs="+", default=[600], help="sizes of samples of seed 0, 1, ...")
     parser.add_argument("--num-settings", type=int, default=48)
@@ -238,28 +236,41 @@ def main() -> None:
     parser.add_argument("--pools", type=int, nargs="+", help="which of the space's lists of architectures; all")
     parser.add_argument("--searches", nargs="*", default=[], help="folders of finished eproxy dps runs")
     arguments = parser.parse_args()
-    source = config_source(arguments.space, arguments.variant)
-    spec = config.build(config.load_config(source))
     rows, curve, matrices = [], [], []
     searches = searches_of(arguments.searches)
-    pools = POOLS[arguments.space]
-    for pool in pools if arguments.pools is None else [pools[i] for i in arguments.pools]:
-        archs = fill_bank(arguments, spec, source, pool[0])
-        m = Matrix(spec, archs, bank_path(arguments), spec.settings.num_steps)
-        for file in pool:
-            more, points = task_rows(arguments, spec, m, archs, file, searches.get(Path(file).stem, []))
-            rows += more
-            curve += points
-        matrices.append(m)
+    for space in arguments.space:
+        source = config_source(space, arguments.variant)
+        spec = config.build(config.load_config(source))
+        path = Path(arguments.workdir) / f"{space}-{arguments.variant}.jsonl"
+        pools = POOLS[space]
+        for pool in pools if arguments.pools is None else [pools[i] for i in arguments.pools]:
+            archs = fill_bank(arguments, spec, source, pool[0], path)
+            m = Matrix(spec, archs, path, spec.settings.num_steps)
+            for file in pool:
+                more, points = task_rows(arguments, spec, m, archs, file, searches.get(Path(file).stem, []))
+                rows += more
+                curve += points
+            matrices.append(m)
     write(arguments, matrices, rows, curve)
+
+
+def summary_table(rows: list[dict[str, Any]]) -> str:
+    """Spearman of every method on every task, and the mean over tasks."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    table = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = {row["task"]: row["Spearman"].split()[0] for row in rows if row["method"] == method}
+        if len(own) == len(tasks):
+            table.append({"method": method, **own, "mean": f"{np.mean([float(v) for v in own.values()]):.3f}"})
+    return markdown_table(table)
 
 
 def write(
     arguments: argparse.Namespace, matrices: list[Matrix], rows: list[dict[str, Any]], curve: list[dict[str, Any]]
 ) -> None:
     """The page, its JSON lines, and the label-efficiency figure."""
-    name = f"dps_{arguments.space}"
-    text = header(f"Discrete Proxy Search on {arguments.space} ({arguments.variant})")
+    name = f"dps_{arguments.name or arguments.space[0]}"
+    text = header(f"Discrete Proxy Search on {', '.join(arguments.space)} ({arguments.variant})")
     text += "Bank: " + "; ".join(
         f"{len(m.losses)} settings (plain Eproxy, those of --settings, random ones) x {len(np.unique(m.functions))} "
         f"distinct functions of {len(m.functions)} random architectures, {m.diverged} trainings diverged"
@@ -273,7 +284,10 @@ def write(
         "labels. The bound is the same fit with the held-out architectures' values known: what is lost to it is lost "
         "by having few labels, what it lacks to 1 no choice of settings or shares out of this bank can give.\n\n"
     )
-    for task in dict.fromkeys(row["task"] for row in rows):
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    if len(tasks) > 1:
+        text += f"## Spearman, all tasks\n\n{summary_table(rows)}\n"
+    for task in tasks:
         text += f"## {task}\n\n"
         text += (
             markdown_table([{k: v for k, v in row.items() if k != "task"} for row in rows if row["task"] == task])
