@@ -419,8 +419,9 @@ def train_losses(
     momentum: float = 0.9,
     weight_decay: float = 4e-5,
     num_steps: int = 10,
+    last_backward: bool = False,
 ) -> list[float]:
-    """Loss at each step's forward pass. Like ours, the last step ends after its forward pass."""
+    """Loss at each step's forward pass. Like ours, the last step ends after its forward pass, if not told otherwise."""
     matrices = [p for p in network.parameters() if p.ndim > 1]
     vectors = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -429,7 +430,7 @@ def train_losses(
     for step in range(num_steps):
         errors = [F.mse_loss(barrier(h), t) for h, barrier, t in zip(network(images), barriers, targets, strict=True)]
         losses.append(float(sum(error.detach() / 2**branch for branch, error in enumerate(errors))))
-        if step < num_steps - 1:
+        if step < num_steps - 1 or last_backward:
             optimizer.zero_grad()
             sum(errors).backward()  # pyright: ignore[reportAttributeAccessIssue]
             optimizer.step()
