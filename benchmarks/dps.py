@@ -7,10 +7,10 @@ r"""Discrete Proxy Search on a benchmark, out of a loss bank: rank quality on he
     --settings configs/found/nasbench101_nasbench1_2500.json
 
 First the bank (``eproxy bank``, resumable, under ``--workdir``): plain Eproxy, settings that were found on other tasks
-(``--settings``) and P random ones on A random architectures, at the ``small`` size. Then, for every task and draw of
-labels, each method is fitted on the labelled architectures and measured on all the others; architectures of a labelled
-function are left out, so that the two sets are disjoint as functions. Searches that ``eproxy dps`` ran (``--searches
-runs/dps-*``) get rows of their own.
+(``--settings``), mutations of plain Eproxy (``--num-mutations``) and P random ones, on A random architectures, at the
+``small`` size. Then, for every task and draw of labels, each method is fitted on the labelled networks and measured
+on all the others; architectures of a labelled function are left out, so that the two sets are disjoint as functions.
+Searches that ``eproxy dps`` ran (``--searches runs/dps-*``) get rows of their own.
 
 Several spaces make one page with the mean over all tasks. Writes benchmarks/results/dps_NAME.md, .jsonl and .png, and
 the proxies of the first draw to configs/found. Needs the benchmark data (EPROXY_DATA, default ../shared/data).
@@ -151,6 +151,7 @@ def fill_bank(arguments: argparse.Namespace, spec: config.RunSpec, source: str, 
         flags, archs = draw_archs(spec.space, file, count, seed)
         bank = [sys.executable, "-m", "eproxy_jax.cli", "bank", "--config", source, "--out", str(path)]
         bank += [*flags, "--num-settings", str(arguments.num_settings)]
+        bank += ["--num-mutations", str(arguments.num_mutations)]
         bank += ["--settings", *arguments.settings] if arguments.settings else []
         subprocess.run(bank, check=True, stdout=subprocess.DEVNULL)
         drawn |= dict.fromkeys(archs)
@@ -228,6 +229,7 @@ def main() -> None:
     parser.add_argument("--variant", default="small")
     parser.add_argument("--num-archs", type=int, nargs="+", default=[600], help="sizes of samples of seed 0, 1, ...")
     parser.add_argument("--num-settings", type=int, default=48)
+    parser.add_argument("--num-mutations", type=int, default=0, help="of plain Eproxy's settings")
     parser.add_argument("--settings", nargs="*", default=[], help="files of settings found on other tasks")
     parser.add_argument("--num-labels", type=int, default=20)
     parser.add_argument("--draws", type=int, default=30)
@@ -272,7 +274,7 @@ def write(
     name = f"dps_{arguments.name or arguments.space[0]}"
     text = header(f"Discrete Proxy Search on {', '.join(arguments.space)} ({arguments.variant})")
     text += "Bank: " + "; ".join(
-        f"{len(m.losses)} settings (plain Eproxy, those of --settings, random ones) x {len(np.unique(m.functions))} "
+        f"{len(m.losses)} settings (plain Eproxy first) x {len(np.unique(m.functions))} "
         f"distinct functions of {len(m.functions)} random architectures, {m.diverged} trainings diverged"
         for m in matrices
     )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -203,14 +204,30 @@ def random_settings(table: GeneTable, count: int, seed: int = 0) -> list[np.ndar
     Raises:
       ValueError: the table has fewer settings than asked for.
     """
-    found: dict[tuple[int, ...], np.ndarray] = {}
-    draw = jax.jit(table.random_genes)
+    return _distinct(table, table.random_genes, count, seed, [])
+
+
+def mutated_settings(table: GeneTable, genes: Any, rate: float, count: int, seed: int = 0) -> list[np.ndarray]:
+    """The same for mutations of one genome, itself left out: each gene is drawn anew with probability ``rate``.
+
+    Raises:
+      ValueError: the table has fewer settings than asked for.
+    """
+    return _distinct(table, lambda key: table.mutate(key, jnp.asarray(genes), rate), count, seed, [genes])
+
+
+def _distinct(
+    table: GeneTable, draw: Callable[[Array], Array], count: int, seed: int, known: Sequence[Any]
+) -> list[np.ndarray]:
+    """``count`` genomes of a random sequence, those of ``known`` left out."""
+    found = {tuple(without_alpha(table, genes).tolist()): np.empty(0) for genes in known}
+    first, draw = len(found), jax.jit(draw)
     for number in range(100 * count + 1):
-        if len(found) == count:
-            return list(found.values())
+        if len(found) == first + count:
+            return list(found.values())[first:]
         genes = without_alpha(table, draw(jax.random.fold_in(jax.random.key(seed), number)))
         found.setdefault(tuple(genes.tolist()), genes)
-    raise ValueError(f"{count} distinct settings: the gene table has too few (found {len(found)}); widen it")
+    raise ValueError(f"{count} distinct settings: the gene table has too few (found {len(found) - first}); widen it")
 
 
 def fill(

@@ -18,7 +18,7 @@ examples:
 
 The bank is extended on demand: more settings or more architectures train only what is missing. A killed run, started
 again with the same flags, resumes. Settings of the configuration come first, then those that were found on other tasks
-(--settings), then random ones out of its genes.
+(--settings), mutations of the configuration's (--num-mutations), and random ones out of its genes.
 """
 
 
@@ -38,7 +38,12 @@ def add_parser(commands: Any) -> None:
         default=[],
         help="settings found on other tasks (JSON, from eproxy dps)",
     )
-    output.add_argument("--settings-seed", type=common.natural, default=0, metavar="S", help="of the random ones")
+    output.add_argument(
+        "--num-mutations", type=common.natural, default=0, metavar="M", help="of the configuration's (default 0)"
+    )
+    output.add_argument(
+        "--settings-seed", type=common.natural, default=0, metavar="S", help="of mutations and random ones"
+    )
     output.add_argument("--out", metavar="FILE", help="the bank (default WORKDIR/bank.jsonl)")
     output.add_argument("--workdir", metavar="DIR", help="folder of the bank (default .)")
     common.add_execution_flags(bank)
@@ -62,7 +67,9 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     for path in arguments.settings:
         members = common.read_proxy(Path(path)).members
         chosen += _encode(spec.genes, [member.settings for member in members], path)
-    settings = [*chosen, *loss_bank.random_settings(spec.genes, arguments.num_settings, arguments.settings_seed)]
+    rate, seed = spec.search.mutation_rate, arguments.settings_seed
+    chosen += loss_bank.mutated_settings(spec.genes, chosen[0], rate, arguments.num_mutations, seed)
+    settings = [*chosen, *loss_bank.random_settings(spec.genes, arguments.num_settings, seed)]
     out = Path(arguments.out) if arguments.out else Path(arguments.workdir or ".") / "bank.jsonl"
     meter: list[progress.Progress] = []
 
