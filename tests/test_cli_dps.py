@@ -130,9 +130,10 @@ def test_a_bank_and_a_search_that_starts_from_it(truth, searched, tmp_path, caps
     assert run(*SEARCH, "--truth", truth, "--num-eval", 0, "--bank", bank, "--workdir", tmp_path, "--no-plot") == 0
     found = json.loads((searched / "settings.json").read_text())["members"]
     capsys.readouterr()
-    assert run(*command, "--settings", searched / "settings.json", "--num-settings", 0) == 0
+    new = ["--settings", searched / "settings.json", "--num-mutations", 1, "--num-settings", 0]
+    assert run(*command, *new) == 0
     genomes = [json.loads(line).get("setting") for line in bank.read_text().splitlines()[2:]]
-    assert 4 + len(found) >= len(genomes) > 4  # random ones may be among those of the search
+    assert 5 + len(found) >= len(genomes) > 4  # random ones may be among those of the search
     record = json.loads((tmp_path / "search.json").read_text())
     assert len(record["problem"]["warm"]) == 4
 

@@ -79,6 +79,17 @@ def test_random_settings_are_distinct_and_prefix_stable():
                      barrier_init=("default",))  # fmt: skip
     with pytest.raises(ValueError, match="too few"):
         loss_bank.random_settings(tiny, 32)
+    assert loss_bank.random_settings(tiny, 0) == []
+
+
+def test_mutated_settings_are_near_and_not_the_one_they_come_from():
+    (one,) = loss_bank.random_settings(TABLE, 1)
+    settings = loss_bank.mutated_settings(TABLE, one, 0.1, 10)
+    assert len({tuple(s.tolist()) for s in (one, *settings)}) == 11
+    np.testing.assert_array_equal(settings[:4], loss_bank.mutated_settings(TABLE, one, 0.1, 4))
+    changed = [(s != one).sum() for s in settings]
+    other = [(s != one).sum() for s in loss_bank.random_settings(TABLE, 11)[1:]]
+    assert np.mean(changed) < np.mean(other) / 2
 
 
 def test_the_fittest_of_a_bank(filled):
