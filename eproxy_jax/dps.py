@@ -202,7 +202,7 @@ def fitness_of(losses: Array, alpha: Array, labels: Labels, blend: str) -> Array
 
     truth = labels.truth.astype(losses.dtype)
     if blend == "alpha":
-        fitness = ranks.spearman(mean_rank(-losses * (1 - alpha * labels.macs)), truth)
+        fitness = ranks.spearman(mean_rank(-losses * (1 - alpha * labels.macs[None, :])), truth)
     else:
         by_loss = ranks.standardized(mean_rank(-losses))
         by_size = jax.vmap(lambda size: ranks.standardized(ranks.average_ranks(size)))(labels.sizes)
