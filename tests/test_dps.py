@@ -98,7 +98,7 @@ def test_fitness():
     losses = jnp.asarray([[0.5, 0.9, 0.8, 0.2, 0.3, 0.1]])
     assert float(dps.fitness_of(losses, jnp.asarray(0.0), labels, "alpha")) == pytest.approx(1)
     assert float(dps.fitness_of(losses, jnp.asarray(0.0), labels, "rank")) == pytest.approx(1)
-    macs = np.asarray(labels.sizes)[0]
+    macs = np.asarray(labels.macs)
     blended = stats.spearmanr(-np.asarray(losses[0]) * (1 + 0.5 * macs), labels.truth)[0]
     assert float(dps.fitness_of(losses, jnp.asarray(-0.5), labels, "alpha")) == pytest.approx(blended, abs=1e-6)
     assert float(dps.fitness_of(losses.at[0, 0].set(jnp.nan), jnp.asarray(0.0), labels, "rank")) == -np.inf
