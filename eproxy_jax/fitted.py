@@ -147,4 +147,4 @@ def fit_weights(losses: Any, sizes: Any, truth: Any, shares: Any = selection.SHA
       (weights [P, 2], the best Spearman of each setting [P]); the latter is -inf where a training diverged.
     """
     fitness = selection.fitness(selection.rank_blends(losses, sizes, shares), losses, truth)
-    return np.stack([selection.mean_share(row, shares) for row in fitness]), fitness.max(1)
+    return np.stack([selection.mean_share(row, len(truth), shares) for row in fitness]), fitness.max(1)

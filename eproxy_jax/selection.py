@@ -17,9 +17,9 @@ from scipy import stats
 
 # Shares of MACs and of parameters in a rank blend, the loss has the rest; negative ones count against an architecture.
 SHARES = tuple((macs / 10, params / 10) for macs in range(-10, 11) for params in range(abs(macs) - 10, 11 - abs(macs)))
-# How sharply :func:`mean_share` tells shares apart: one that is .02 of Spearman worse counts 1 / e as much. The very
-# best share alone would be over-fitted to 20 labels.
-_SHARPNESS = 50.0
+# How sharply :func:`mean_share` tells shares apart, for each label: with 20 of them, one that is .02 of Spearman worse
+# counts 1 / e as much. The very best share alone would be over-fitted; more labels tell more apart.
+_SHARPNESS = 2.5
 
 
 def score_matrix(losses: Any, macs: Any, alphas: Sequence[float]) -> np.ndarray:
@@ -60,14 +60,16 @@ def rank_blends(losses: Any, sizes: Any, shares: Any = SHARES) -> np.ndarray:
     return of_loss * by_loss[:, None, :] + shares @ by_size
 
 
-def mean_share(fitness_of: np.ndarray, shares: Any = SHARES) -> np.ndarray:
+def mean_share(fitness_of: np.ndarray, num_labels: int, shares: Any = SHARES) -> np.ndarray:
     """The shares of a setting, [2]: the mean of all, those that rank the labels well counting most.
 
     Args:
       fitness_of: [K], Spearman with each of the shares; ``-inf`` throughout for a setting that diverged.
+      num_labels: how many labels that Spearman is over.
       shares: [K, 2].
     """
-    weights = np.exp(_SHARPNESS * (fitness_of - fitness_of.max())) if np.isfinite(fitness_of).any() else None
+    sharpness = _SHARPNESS * num_labels
+    weights = np.exp(sharpness * (fitness_of - fitness_of.max())) if np.isfinite(fitness_of).any() else None
     return np.average(np.asarray(shares), axis=0, weights=weights)
 
 

@@ -138,9 +138,9 @@ def test_rank_blends_reach_from_loss_to_sizes():
 def test_shares_are_a_mean_of_those_that_rank_well():
     assert all(abs(macs) + abs(params) <= 1 for macs, params in selection.SHARES)
     shares = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0))
-    share = selection.mean_share(np.asarray([0.9, 0.9, 0.1]), shares)
+    share = selection.mean_share(np.asarray([0.9, 0.9, 0.1]), 20, shares)
     np.testing.assert_allclose(share, (0.5, 0.5), atol=1e-6)
-    assert np.isfinite(selection.mean_share(np.full(3, -np.inf), shares)).all()
+    assert np.isfinite(selection.mean_share(np.full(3, -np.inf), 20, shares)).all()
 
 
 def test_the_sign_of_a_size_is_that_of_the_labels():
