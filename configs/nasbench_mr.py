@@ -9,7 +9,7 @@ Two programs serve the space: nine of ten networks of the benchmark, and those t
 network has 3.4 GMACs an image; times are still to be measured. A search uses one branch only, as the paper does here.
 
 Spearman of plain Eproxy, blends with MACs and parameters, and MACs alone on all nine tasks, with ``small``:
-benchmarks/results/ranking_nasbench_mr_small.md.
+benchmarks/results/ranking_nasbench_mr_small.md; settings fitted to 20 labels: benchmarks/results/dps_nasbench_mr.md.
 """
 
 from eproxy_jax import config as eproxy_config
