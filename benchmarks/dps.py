@@ -4,7 +4,7 @@ r"""Discrete Proxy Search on a benchmark, out of a loss bank: rank quality on he
   python benchmarks/dps.py --space transnas_micro --num-archs 220 --num-settings 40
   python benchmarks/dps.py --space nasbench101 --num-archs 200 100 --num-settings 32 --pools 0
   python benchmarks/dps.py --space nds_darts nds_enas --name nds --num-archs 100 --num-settings 0 \
-    --settings configs/found/nasbench101_nasbench1_2500.json
+    --num-mutations 4 --ensemble 5
 
 First the bank (``eproxy bank``, resumable, under ``--workdir``): plain Eproxy, settings that were found on other tasks
 (``--settings``), mutations of plain Eproxy (``--num-mutations``) and P random ones, on A random architectures, at the

@@ -141,9 +141,13 @@ class Grouped:
 
     def full_sizes(self, arch: Any) -> tuple[int, int]:
         """(MACs, parameters) of the backbone at the benchmark's sizes, without dead work."""
-        full: Any = type(self)()
+        full = self._full()
         arch = full.canonical(arch)
         return full.macs(arch), full.params(arch)
+
+    def _full(self) -> Any:
+        """The space at the benchmark's sizes."""
+        return type(self)()
 
 
 class Uncounted(Grouped):

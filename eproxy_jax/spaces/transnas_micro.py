@@ -117,10 +117,9 @@ class TransNasMicro(CellSpace):
         """Trainable parameters of the backbone, dead edges as written."""
         return stem_params(self.stem_channels) + sum(kernel + norm for kernel, norm, _ in self._edge_weights(arch))
 
-    def full_sizes(self, arch: Cell) -> tuple[int, int]:
-        """(MACs, parameters) of the backbone with the same modules at the benchmark's width, without dead work."""
-        full, arch = TransNasMicro(macro=self.macro), self.canonical(arch)
-        return full.macs(arch), full.params(arch)
+    def _full(self) -> TransNasMicro:
+        """The same modules at the benchmark's width."""
+        return TransNasMicro(macro=self.macro)
 
     def tap_channels(self, arch: Cell) -> tuple[int, ...]:
         """Channels of the feature taps, last stage first."""
