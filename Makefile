@@ -1,6 +1,8 @@
 # One local environment for everything; versions as in constraints.txt. Needs Python >= 3.11, pip and make.
 PYTHON ?= python3
 VENV ?= .venv
+# SLOW=1: the slow tests as well.
+SLOW ?=
 BIN := $(VENV)/bin
 
 .PHONY: demo test lint format clean
@@ -9,7 +11,7 @@ demo: $(VENV)/installed
 	$(BIN)/eproxy score --config configs/nasbench201.py:small --sample 100 --seed 0 --workdir demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist load $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist load $(if $(SLOW),,-m "not slow") $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

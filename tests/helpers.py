@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from eproxy_jax import layers, spaces
 from eproxy_jax.spaces.anynet_rules import AnyNetArch
@@ -102,6 +103,16 @@ CELLS = {
     "transnas_micro": [(3, 1, 2, 1, 3, 1), (1, 2, 3, 0, 1, 3), (0, 0, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
     "transnas_macro": [(1, 2, 3, 1), (1, 1, 1, 4, 4), (2, 2, 2, 1, 1, 3), (3, 3, 3, 4, 2, 1)],
 }  # fmt: skip
+# One space of each kind of network that compiles fast; tests of what holds for all are slow on the others.
+QUICK = ("nasbench201", "nds_resnext_a", "nds_vanilla", "transnas_micro")
+
+
+def slow_unless(quick, cases):
+    """Cases for ``pytest.mark.parametrize``, tuples or single values, marked slow where the first value is not quick."""
+    tuples = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*case, marks=() if case[0] in quick else pytest.mark.slow) for case in tuples]
+
+
 TINY = ProxySettings.from_dict({"branches": [{"transform_channels": 8, "target_channels": 4}]})
 THREE_BRANCHES = ProxySettings.from_dict(
     {

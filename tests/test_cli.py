@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import slow_unless
 
 from eproxy_jax import cli, spaces
 
@@ -240,9 +241,11 @@ def test_two_writers_of_one_file(finished, tmp_path, capsys):
 # --- configs and data ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
-def test_every_config(path, tmp_path):
-    """All variants build; the smoke variant runs."""
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_builds(path):
     from eproxy_jax import config
 
     space = {"nds": "nds_darts"}.get(path.stem, path.stem)  # one file for many spaces has a first one
@@ -254,6 +257,12 @@ def test_every_config(path, tmp_path):
     assert dataclasses.replace(plain.settings, lr=default.settings.lr) == default.settings
     assert plain.settings.lr == (0.1 if path.stem == "mixer" else 1.2)
     assert plain.space == default.space
+
+
+@pytest.mark.parametrize(
+    "path", slow_unless([ROOT / "configs" / "nasbench201.py"], CONFIGS), ids=lambda path: path.stem
+)
+def test_every_smoke_variant_runs(path, tmp_path):
     command = ["score", "--config", f"{path}:smoke", "--sample", 1, "--workdir", tmp_path, "--no-plot"]
     assert run(*command) == 0
 

@@ -96,6 +96,7 @@ def test_a_finished_search_is_not_run_again(searched, truth, capsys):
     assert "checkpoints of another search" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_survives_kill_and_resumes(truth, tmp_path):
     """SIGKILL after a checkpoint, then the same command: the history of an undisturbed search."""
     command = [sys.executable, "-m", "eproxy_jax.cli", *SEARCH, "--truth", str(truth), "--num-eval", "0", "--no-plot"]
@@ -138,6 +139,7 @@ def test_a_bank_and_a_search_that_starts_from_it(truth, searched, tmp_path, caps
     assert len(record["problem"]["warm"]) == 4
 
 
+@pytest.mark.slow
 def test_without_macs(truth, tmp_path):
     assert run(*SEARCH, "--truth", truth, "--num-eval", 0, "--no-macs", "--workdir", tmp_path, "--no-plot") == 0
     members = json.loads((tmp_path / "settings.json").read_text())["members"]

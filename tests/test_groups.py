@@ -69,6 +69,7 @@ def test_scores_do_not_depend_on_groups():
     assert done[-1] == (len(distinct), len(distinct))
 
 
+@pytest.mark.slow
 def test_labels_of_several_groups_give_the_losses_of_one():
     table = GeneTable(branches=(1,), transform_kernel=(1,), barrier_kernel=(1,), transform_channels=(4,),
                       target_channels=(4,))  # fmt: skip
@@ -115,6 +116,7 @@ def test_a_file_written_in_any_order_ends_in_the_order_asked_for(tmp_path):
 FINE_CELLS = [(3, 1, 3, 4, 3, 2), (3, 3, 1, 2, 4, 3), (0, 4, 0, 2, 0, 1)]
 
 
+@pytest.mark.slow
 def test_fine_groups_train_like_the_one_program(x64):
     """Ten steps in float64, one after the other and in batches, for cells with every operation."""
     space = SPACES["nasbench201"]
@@ -163,6 +165,7 @@ def test_the_lowered_program_of_a_fine_group_has_no_grouped_convolution_and_few_
 # --- the plan ---
 
 
+@pytest.mark.slow
 def test_plan_of_the_whole_space():
     """At most 24 programs, and at most half as much work again as is needed, in batches of 32."""
     space = spaces.get("nasbench201", cells_per_stage=1)
@@ -189,6 +192,7 @@ def test_executed_work_of_groups_is_counted():
     assert 1 < values["flops_executed_per_needed"] < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["map", "vmap"])
 def test_predicted_memory_is_near_the_compiled_programs(form):
     space = spaces.get("nasbench201", stem_channels=8, cells_per_stage=2)

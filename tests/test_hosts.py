@@ -26,6 +26,7 @@ def alone(tmp_path_factory):
     return (folder / "scores.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_write_the_file_of_one_and_survive_a_kill(alone, tmp_path, count):
     """Killed is a process after its first lines; it comes back alone, while the others go on."""

@@ -228,6 +228,7 @@ def padding_of(space, cell, universal):
     return treedef.unflatten([~taken[number] for number in numbered])
 
 
+@pytest.mark.slow
 def test_universal_gradients_are_the_networks_and_zero_on_padding(x64):
     images = jnp.asarray(pattern_images(4, 8))
     universal = TINY.universal(jnp.float64)

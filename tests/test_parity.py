@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
-from helpers import CELLS, SPACES, pattern, pattern_images, pattern_tree, true_taps, used_params
+from helpers import CELLS, QUICK, SPACES, pattern, pattern_images, pattern_tree, slow_unless, true_taps, used_params
 
 from eproxy_jax import layers, ops, proxy
 
@@ -32,9 +32,10 @@ def test_golden_file_has_every_case_as_it_is_now():
         assert row["sizes"] == dataclasses.asdict(SPACES[name])
 
 
-@pytest.mark.parametrize("case", parity.CASES, ids=str)
-def test_ten_steps_equal_pytorch(x64, case):
+@pytest.mark.parametrize(("name", "settings", "number"), slow_unless(QUICK, parity.CASES))
+def test_ten_steps_equal_pytorch(x64, name, settings, number):
     """Against the golden numbers everywhere, and against PyTorch itself where it is installed."""
+    case = name, settings, number
     losses = parity.our_losses(*case)
     expected = golden()[case]["losses"]
     assert len(expected) == 10
@@ -51,7 +52,9 @@ def test_ten_steps_equal_pytorch(x64, case):
 
 
 # One machine runs all cell spaces of NDS, another all its AnyNets; cells of four nodes: tests/test_runner.py.
-@pytest.mark.parametrize("name", ["nasbench101", "nasbench_mr", "nds_darts", "nds_resnext_a", "transnas_macro"])
+@pytest.mark.parametrize(
+    "name", slow_unless(QUICK, ["nasbench101", "nasbench_mr", "nds_darts", "nds_resnext_a", "transnas_macro"])
+)
 def test_ten_steps_of_a_batch_equal_pytorch(x64, name):
     numbers, losses = parity.our_batch_losses(name)
     expected = golden()
@@ -139,7 +142,7 @@ def test_ops_equal_live_pytorch(x64):
             )
 
 
-@pytest.mark.parametrize("name", ONE_OF_EACH)
+@pytest.mark.parametrize("name", slow_unless(QUICK, ONE_OF_EACH))
 def test_standalone_training_equals_universal_training(x64, name):
     """Ten steps of ``to_flax(arch)`` with the transforms give PyTorch's losses, as the universal form does."""
     space, settings, cell = SPACES[name], parity.SETTINGS["one_branch"], CELLS[name][0]

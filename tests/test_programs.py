@@ -148,6 +148,7 @@ def test_programs_are_dropped_before_memory_mappings_run_out(monkeypatch):
     assert 0 < programs.mappings_left() < 1
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept_on_disk_for_later_processes(tmp_path):
     script = """
 import json, sys

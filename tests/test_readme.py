@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from helpers import SPACES
 
 from eproxy_jax import cli
@@ -11,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_python_snippets_run(capsys):
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert snippets

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CELLS, SPACES, THREE_BRANCHES, TINY, pattern_images, pattern_tree
+from helpers import CELLS, QUICK, SPACES, THREE_BRANCHES, TINY, pattern_images, pattern_tree, slow_unless
 
 from eproxy_jax import programs, proxy, runner, score, spaces
 
@@ -25,7 +25,7 @@ def baseline():
     return scored()
 
 
-@pytest.mark.parametrize("form", ["map", "vmap"])
+@pytest.mark.parametrize("form", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_bit_equal_within_a_form(form):
     """Whatever the order, chunk size, padding, devices and other architectures, the bits are the same."""
     options = {"form": form, "vmap_width": 3}
@@ -43,6 +43,7 @@ def test_bit_equal_within_a_form(form):
         np.testing.assert_array_equal(losses, whole[: len(losses)], err_msg=name)
 
 
+@pytest.mark.slow
 def test_map_vmap_and_loop_agree_in_float64(x64):
     """All ten steps within 1e-6, step 1 far closer; the loop is each candidate's own jitted program.
 
@@ -85,6 +86,7 @@ def test_map_and_vmap_agree_at_step_one_in_float32(baseline):
     )
 
 
+@pytest.mark.slow
 def test_bfloat16_products_sum_in_float32():
     options = {"form": "vmap", "vmap_width": 3}
     one_step = type(TINY).from_dict({**TINY.to_dict(), "num_steps": 1})
@@ -224,7 +226,10 @@ def test_no_gradient_for_the_barrier(monkeypatch):
 # One machine runs all cell spaces of NDS, another all its AnyNets; fine groups of NAS-Bench-201: tests/test_groups.py.
 @pytest.mark.parametrize(
     "name",
-    ["nasbench101", "nasbench201", "nasbench_mr", "nds_darts", "nds_resnext_a", "transnas_macro", "transnas_micro"],
+    slow_unless(
+        QUICK,
+        ["nasbench101", "nasbench201", "nasbench_mr", "nds_darts", "nds_resnext_a", "transnas_macro", "transnas_micro"],
+    ),
 )
 def test_lowers_for_accelerators_without_grouped_convolutions(name):
     """The vmapped device program exports for TPU and CUDA, and no convolution in it is grouped."""

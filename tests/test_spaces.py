@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import CELLS, SPACES, pattern_images, pattern_tree, true_taps
+from helpers import CELLS, QUICK, SPACES, pattern_images, pattern_tree, slow_unless, true_taps
 
 from eproxy_jax import layers, ops, spaces
 from eproxy_jax.spaces import cell_graph, traced_work
@@ -316,7 +316,7 @@ def test_universal_and_standalone_give_the_same_features(name, cell, request):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale + 1e-12)
 
 
-@pytest.mark.parametrize(("name", "cell"), CELLS_OF)
+@pytest.mark.parametrize(("name", "cell"), slow_unless(QUICK, CELLS_OF))
 def test_gradients_are_finite_and_reach_every_live_weight(name, cell):
     space = SPACES[name]
     images = jnp.asarray(pattern_images(4, 16), jnp.float32)
@@ -337,8 +337,11 @@ def test_gradients_are_finite_and_reach_every_live_weight(name, cell):
 
 
 # One of each kind of network.
-@pytest.mark.parametrize("name", ["nasbench101", "nasbench201", "nasbench_mr", "nds_nasnet", "nds_resnext_a", "nds_vanilla",
-                                  "transnas_macro", "transnas_micro"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    slow_unless(QUICK, ["nasbench101", "nasbench201", "nasbench_mr", "nds_nasnet", "nds_resnext_a", "nds_vanilla",
+                  "transnas_macro", "transnas_micro"]),
+)  # fmt: skip
 def test_standalone_network_goes_on_to_train(name):
     space = SPACES[name]
     images = jnp.asarray(pattern_images(8, 16), jnp.float32)

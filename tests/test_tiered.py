@@ -83,6 +83,7 @@ def test_padding_stays_out_of_the_initialisers():
     assert float(jnp.abs(kernel).sum()) == pytest.approx(float(jnp.abs(own).sum()))
 
 
+@pytest.mark.slow
 def test_map_and_vmap_over_candidates_agree(x64):
     space, images = SPACES["nasbench201"], jnp.asarray(pattern_images())
     candidate = tiered.Candidate.of(space, TABLE, STEPS, jnp.float64)
