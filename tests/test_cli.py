@@ -76,6 +76,7 @@ def test_resumes_from_any_prefix_to_the_same_file(finished, tmp_path, capsys):
     assert "dropped a half-written last line" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_survives_kill_and_resumes(finished, tmp_path):
     """SIGKILL in the middle of writing, then the same command: the file equals the undisturbed one."""
     out = tmp_path / "scores.jsonl"
@@ -269,18 +270,21 @@ def test_every_smoke_variant_runs(path, tmp_path):
 
 @pytest.mark.parametrize(
     ("space", "archs", "truth", "column"),
-    [
-        (
-            "nasbench201",
-            "nasbench201/cifar10valid.json",
-            "nasbench201/test_accuracy_200ep.csv",
-            "CIFAR10TestAccuracy200Epochs",
-        ),
-        ("nasbench201", "nasbench201/hw_cifar10.csv", "nasbench201/mini_nb201_12epochs.csv", "cifar10-val"),
-        ("nasbench101", "nasbench101/nasbench1_20.json", "nasbench101/nasbench1_20.json", None),
-        ("transnas_micro", "transnas/micro_jigsaw.json", "transnas/micro_class_scene.json", None),
-        ("transnas_macro", "transnas/macro_jigsaw.json", "transnas/macro_class_scene.json", None),
-    ],
+    slow_unless(
+        ["nasbench201"],
+        [
+            (
+                "nasbench201",
+                "nasbench201/cifar10valid.json",
+                "nasbench201/test_accuracy_200ep.csv",
+                "CIFAR10TestAccuracy200Epochs",
+            ),
+            ("nasbench201", "nasbench201/hw_cifar10.csv", "nasbench201/mini_nb201_12epochs.csv", "cifar10-val"),
+            ("nasbench101", "nasbench101/nasbench1_20.json", "nasbench101/nasbench1_20.json", None),
+            ("transnas_micro", "transnas/micro_jigsaw.json", "transnas/micro_class_scene.json", None),
+            ("transnas_macro", "transnas/macro_jigsaw.json", "transnas/macro_class_scene.json", None),
+        ],
+    ),
 )
 def test_real_rows(data, tmp_path, capsys, space, archs, truth, column):
     arguments = ["--config", f"{ROOT}/configs/{space}.py:smoke", "--archs", data / archs, "--limit", 6, "--seed", 2]

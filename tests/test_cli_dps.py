@@ -68,6 +68,7 @@ def test_what_a_search_leaves(searched, truth):
     assert len(json.loads((searched / "settings.json").read_text())["members"]) == 2
 
 
+@pytest.mark.slow
 def test_score_uses_what_was_found(searched, truth, tmp_path, capsys):
     command = ["score", *TINY, "--settings", searched / "settings.json", "--archs", truth, "--truth", truth]
     assert run(*command, "--workdir", tmp_path, "--no-plot") == 0

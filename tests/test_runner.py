@@ -172,6 +172,7 @@ def test_divergence_is_a_status_and_the_worst_rank():
     assert (result.score == -np.inf).all()
 
 
+@pytest.mark.slow
 def test_all_genes_are_accepted():
     result = scored(ARCHS[:2], settings=THREE_BRANCHES)
     assert result.losses.shape == (2, 10)

@@ -294,7 +294,7 @@ def test_published_parameters_of_nasbench201():
 # --- modules -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "cell"), CELLS_OF)
+@pytest.mark.parametrize(("name", "cell"), slow_unless(QUICK, CELLS_OF))
 def test_universal_and_standalone_give_the_same_features(name, cell, request):
     space = SPACES[name]
     # Dozens of batch norms in a row amplify the rounding of float32: the deep networks of later spaces take float64.

@@ -53,17 +53,17 @@ def test_trains_as_the_plain_network_does(x64):
     candidate = tiered.Candidate.of(space, TABLE, STEPS, jnp.float64)
     network, cell = candidate.network, jnp.asarray(CELLS["nasbench201"][0])
     task = tiered.make_task(jax.random.key(0), network.spec, images)
-    losses_of = jax.jit(candidate)
+    losses_of, init = jax.jit(candidate), jax.jit(network.init)
+    train = jax.jit(proxy.train_losses, static_argnums=(0, 1))
     seen = set()
     for seed in (0, 1, 3, 6):
         genes = TABLE.random_genes(jax.random.key(seed))
         settings, setting = TABLE.decode(genes), tiered.setting_data(TABLE, genes, jnp.float64)
         key = jax.random.key(100 + seed)
         losses = losses_of(key, cell, task, genes)
-        params = jax.jit(network.init)(key, images, cell, setting)["params"]
+        params = init(key, images, cell, setting)["params"]
         own, plain_task = plain_twin(network, settings, setting, params, task)
         plain = proxy.ProxyNetwork(space.universal(jnp.float64), proxy.ProxySpec.of(settings).heads, jnp.float64)
-        train = jax.jit(proxy.train_losses, static_argnums=(0, 1))
         expected = train(plain, STEPS, own, cell, plain_task, proxy.ProxyHyper.of(settings, jnp.float64))
         np.testing.assert_allclose(losses, expected, rtol=1e-9, err_msg=str(settings))
         seen |= {(len(settings.branches), settings.network_init, settings.barrier_init)}
