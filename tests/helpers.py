@@ -104,7 +104,7 @@ CELLS = {
     "transnas_macro": [(1, 2, 3, 1), (1, 1, 1, 4, 4), (2, 2, 2, 1, 1, 3), (3, 3, 3, 4, 2, 1)],
 }  # fmt: skip
 # One space of each kind of network that compiles fast; tests of what holds for all are slow on the others.
-QUICK = ("nasbench201", "nds_resnext_a", "nds_vanilla", "transnas_micro")
+QUICK = ("nasbench201", "nds_resnext_a", "nds_vanilla")
 
 
 def slow_unless(quick, cases):

@@ -232,6 +232,7 @@ def test_flops_are_counted():
     assert 0 < needed <= executed < 2 * needed
 
 
+@pytest.mark.slow
 def test_search_proxy_from_python():
     labelled = {SPACE.format(arch): float(i) for i, arch in enumerate(SPACE.sample(5, 1))}
     search = dps.SearchSpec(num_evaluations=4, population_size=2, tournament_size=2, log_every=2, num_steps=2)

@@ -133,6 +133,7 @@ def test_fine_groups_train_like_the_one_program(x64):
     np.testing.assert_allclose(losses[2], losses[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_of_a_fine_group_are_those_of_the_network(x64):
     space, x = SPACES["nasbench201"], jnp.asarray(pattern_images())
     for cell in FINE_CELLS:

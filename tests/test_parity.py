@@ -53,7 +53,7 @@ def test_ten_steps_equal_pytorch(x64, name, settings, number):
 
 # One machine runs all cell spaces of NDS, another all its AnyNets; cells of four nodes: tests/test_runner.py.
 @pytest.mark.parametrize(
-    "name", slow_unless(QUICK, ["nasbench101", "nasbench_mr", "nds_darts", "nds_resnext_a", "transnas_macro"])
+    "name", slow_unless((), ["nasbench101", "nasbench_mr", "nds_darts", "nds_resnext_a", "transnas_macro"])
 )
 def test_ten_steps_of_a_batch_equal_pytorch(x64, name):
     numbers, losses = parity.our_batch_losses(name)

@@ -100,6 +100,7 @@ def test_bank_is_tight_and_its_fans_are_true(code):
                     assert abs((kernel**2).mean() / deviation**2 - 1) < 6 * np.sqrt(2 / kernel.size)
 
 
+@pytest.mark.slow
 def test_transforms_count_the_channels_in_use():
     """Fans and gradients of a transform are those of the tap's own width."""
     network = proxy.ProxyNetwork(SPACE.universal(), ((1, 8),))
