@@ -133,11 +133,19 @@ def commit() -> str:
 
 def header(title: str) -> str:
     """Markdown head of a results page."""
-    return (
-        f"# {title}\n\n    {command()}\n\n"
-        f"jax {jax.__version__}, {jax.default_backend()} ({os.cpu_count()} cores, {platform.machine()}), float32, "
-        f"commit {commit()}\n\n"
-    )
+    machine = f"{jax.default_backend()} ({os.cpu_count()} cores, {platform.machine()}), float32"
+    if jax.default_backend() != "cpu":
+        machine = (
+            f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores, float32 with products as the backend rounds"
+        )
+    return f"# {title}\n\n    {command()}\n\njax {jax.__version__}, {machine}, commit {commit()}\n\n"
+
+
+def page_name(benchmark: str, space: str, variant: str = "paper") -> str:
+    """Name of a page: what is not the paper's size, or not run on a CPU, has a name of its own."""
+    backend = jax.default_backend()
+    parts = [benchmark, space] + [part for part in (variant, backend) if part not in ("paper", "cpu")]
+    return "_".join(parts)
 
 
 def markdown_table(rows: list[dict[str, Any]]) -> str:

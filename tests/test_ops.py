@@ -39,7 +39,10 @@ def test_conv2d_equals_lax_with_gradients(x64, kernel_size, stride, size):
 
 @pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (3, 1), (3, 2), (7, 1)])
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
-def test_conv2d_under_vmap_equals_loop(x64, kernel_size, stride, axes):
+@pytest.mark.parametrize("form", ["default", "cuda"])
+def test_conv2d_under_vmap_equals_loop(x64, monkeypatch, kernel_size, stride, axes, form):
+    """The forms of all platforms, run on this one."""
+    monkeypatch.setattr(ops.lax, "platform_dependent", lambda *arrays, **forms: forms[form](*arrays))
     x = jnp.asarray(pattern((3, 2, 8, 8, 3), 0))
     kernel = jnp.asarray(pattern((3, kernel_size, kernel_size, 3, 5), 1))
     x, kernel = (value if axis == 0 else value[0] for value, axis in zip((x, kernel), axes, strict=True))
@@ -57,15 +60,18 @@ def test_conv2d_under_vmap_equals_loop(x64, kernel_size, stride, axes):
     close(batched, jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped))
 
 
-def test_conv2d_under_vmap_has_no_grouped_convolution():
+@pytest.mark.parametrize(("platform", "convolutions", "products"), [("cpu", 0, 3), ("tpu", 0, 3), ("cuda", 3, 0)])
+def test_conv2d_under_vmap_is_products_or_on_cuda_grouped_convolutions(platform, convolutions, products):
+    """Forward, input gradient and weight gradient."""
     x, kernel = jnp.ones((3, 2, 8, 8, 4)), jnp.ones((3, 3, 3, 4, 4))
 
     def loss(x, kernel):
         return jnp.sum(ops.conv2d(x, kernel) ** 2)
 
-    jaxpr = str(jax.make_jaxpr(jax.vmap(jax.grad(loss, argnums=(0, 1))))(x, kernel))
-    assert "conv_general_dilated" not in jaxpr
-    assert "dot_general" in jaxpr
+    program = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1))))
+    text = jax.export.export(program, platforms=[platform])(x, kernel).mlir_module()
+    assert text.count("stablehlo.convolution") == convolutions
+    assert text.count("stablehlo.dot_general") == products
 
 
 def test_frozen_conv2d_has_the_input_gradient_and_no_other(x64):
