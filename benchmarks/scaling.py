@@ -8,8 +8,7 @@ else at the paper's; one sweep varies one thing and leaves the rest at 2 devices
 network is that of a warm run of distinct networks. The roofline counts products and sums in the traced programs
 (``spaces/traced_work.py``): each takes its FLOPs at the machine's peak or its bytes at its bandwidth, whichever is
 longer, and a program the sum. Element-wise work counts as fused into these. For this machine both rates are measured,
-bandwidth on arrays that its caches hold; for accelerators they are those of data sheets, from main memory: predicted,
-nothing run.
+bandwidth on arrays that its caches hold; for accelerators they are those of data sheets, from main memory: predicted.
 """
 
 from __future__ import annotations
@@ -43,8 +42,9 @@ VARIED = {
     "image size": "image_size",
 }
 DEVICES, STEMS, SIZES = (1, 2, 4), (4, 8, 16, 32), (8, 16, 32, 64)
-# Dense FLOP/s at JAX's default precision for float32 products (tf32; bfloat16), and bytes/s: the makers' data sheets.
-ACCELERATORS = {"H100 SXM": (494.7e12, 3.35e12), "TPU v5e": (197e12, 819e9)}
+# Platform, and by the makers' data sheets dense FLOP/s at JAX's default precision for float32 products (tf32; bfloat16)
+# and bytes/s.
+ACCELERATORS = {"H100 SXM": ("cuda", 494.7e12, 3.35e12), "TPU v5e": ("tpu", 197e12, 819e9)}
 
 
 def sizes_of(variant: str) -> dict[str, int]:
@@ -122,14 +122,14 @@ def table_row(found: dict[str, Any]) -> dict[str, Any]:
 # --- the roofline --------------------------------------------------------------------------------------------
 
 
-def group_work(job: runner.Job, group: Any, width: int | None) -> list[traced_work.Operation]:
+def group_work(job: runner.Job, group: Any, width: int | None, platform: str) -> list[traced_work.Operation]:
     """What a group's program does at the paper's settings: for ``width`` candidates in a batch, or for one alone."""
     lead = () if width is None else (width,)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), lead))
     encoded = jax.ShapeDtypeStruct((*lead, *group.encode(job.space.sample(1, 0)).shape[1:]), jnp.int32)
     candidate = job.candidate(group)
     batched = candidate if width is None else jax.vmap(candidate, (0, 0, None, None))
-    return list(traced_work.operations(batched, keys, encoded, job.task, job.hyper))
+    return list(traced_work.operations(batched, keys, encoded, job.task, job.hyper, platform=platform))
 
 
 def work_of(operations: list[traced_work.Operation]) -> tuple[int, int]:
@@ -152,18 +152,20 @@ def roofline(width: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     table, totals = [], dict.fromkeys([here, *ACCELERATORS], 0.0)
     for grouping in ("coarse", "fine"):
         for group, members in runner.by_group(distinct, space, grouping).items():
-            found, alone = group_work(job, group, width), group_work(job, group, None)
-            work, moved = work_of(found)
             row = {
                 "program": grouping if grouping == "coarse" else f"fine {getattr(group, 'counts', '')}",
                 "networks": len(members),
-                "GFLOP a network": f"{work / width / 1e9:.1f}",
-                "GB moved a network": f"{moved / width / 1e9:.2f}",
-                "FLOP/byte": f"{work / moved:.1f}",
             }
-            seconds = {name: seconds_by_peaks(found, *peaks) / width for name, peaks in ACCELERATORS.items()}
-            for name in ACCELERATORS:
-                row[f"{name}, networks/s (predicted)"] = f"{1 / seconds[name]:.0f}"
+            seconds = {}
+            for name, (platform, *peaks) in ACCELERATORS.items():
+                found = group_work(job, group, width, platform)
+                work, moved = work_of(found)
+                seconds[name] = seconds_by_peaks(found, *peaks) / width
+                row["GFLOP a network"] = f"{work / width / 1e9:.1f}"
+                row[f"{name}: GB moved a network"] = f"{moved / width / 1e9:.2f}"
+                row[f"{name}: FLOP/byte"] = f"{work / moved:.1f}"
+                row[f"{name}: networks/s (predicted)"] = f"{1 / seconds[name]:.0f}"
+            alone = group_work(job, group, None, "cpu")
             # The unbatched program of the fine group stands for what the map form does: no operation in vain.
             seconds[here] = seconds_by_peaks(alone, machine["peak"], machine["bandwidth"])
             work, moved = work_of(alone)
@@ -176,7 +178,7 @@ def roofline(width: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             print(f"scaling: {row}", file=sys.stderr, flush=True)
     whole = [
         {
-            "by the peaks of": name if name == here else f"{name} (predicted, nothing was run)",
+            "by the peaks of": name if name == here else f"{name} (predicted)",
             "s for all distinct networks": f"{seconds:.0f}",
             "networks/s": f"{len(distinct) / seconds:.2f}",
         }
@@ -234,6 +236,7 @@ def write_roofline(width: int) -> None:
     programs_table, whole = roofline(width)
     text = header(f"Roofline of {SPACE}, paper size, batches of {width}")
     text += markdown_table(programs_table) + "\n" + markdown_table(whole)
+    text += f"\nMeasured on a GPU: [full_space_{SPACE}_gpu.md](full_space_{SPACE}_gpu.md).\n"
     write_page(f"roofline_{SPACE}", text, programs_table + whole)
 
 

@@ -169,8 +169,8 @@ def _forward(stride: int) -> Callable[[Array, Array], Array]:
 def _batched_conv(x: Array, kernel: Array, stride: int) -> Array:
     """A batch of convolutions with a kernel each, [N, B, H, W, C_in], [N, k, k, C_in, C_out] -> [N, B, H', W', C_out].
 
-    On an H100 cuDNN's grouped convolutions are 1.4 (64 channels) to 3.5 (16) times as fast as products: forward and
-    both gradients, tf32, 32 candidates, 3x3 kernels (benchmarks/conv_forms.py).
+    On an H100 cuDNN's grouped convolutions are 1.5 (32 to 128 channels) to 3.6 (16) times as fast as products: forward
+    and both gradients, tf32, 32 candidates, 3x3 kernels (benchmarks/conv_forms.py).
     """
     products = functools.partial(_batched_patches_conv, stride=stride)
     if kernel.shape[1] == 1:

@@ -24,7 +24,7 @@ class Operation(NamedTuple):
     turns: int
 
 
-def operations(function: Callable[..., Any], *arguments: Any) -> Iterator[Operation]:
+def operations(function: Callable[..., Any], *arguments: Any, platform: str = "cpu") -> Iterator[Operation]:
     """Convolutions, matrix products and sums of ``function(*arguments)``; element-wise work can fuse into those.
 
     Depthwise convolutions that are written as sums of shifted products are neither.
@@ -34,13 +34,14 @@ def operations(function: Callable[..., Any], *arguments: Any) -> Iterator[Operat
     Args:
       function: traceable by JAX.
       *arguments: arrays or ``jax.ShapeDtypeStruct``.
+      platform: what it is to be compiled for, as ``lax.platform_dependent`` names it.
 
     Example:
       >>> x = jax.ShapeDtypeStruct((5, 2), "float32")
       >>> list(operations(lambda x: x @ x.T, x))
       [Operation(macs=50, bytes=180, turns=1)]
     """
-    return _operations(jax.make_jaxpr(function)(*arguments).jaxpr, 1)
+    return _operations(jax.make_jaxpr(function)(*arguments).jaxpr, 1, platform)
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> int:
@@ -54,7 +55,7 @@ def count(function: Callable[..., Any], *arguments: Any) -> int:
     return sum(operation.macs * operation.turns for operation in operations(function, *arguments))
 
 
-def _operations(jaxpr: core.Jaxpr, turns: int) -> Iterator[Operation]:
+def _operations(jaxpr: core.Jaxpr, turns: int, platform: str) -> Iterator[Operation]:
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         avals: list[Any] = [variable.aval for variable in (*equation.invars, *equation.outvars)]
@@ -62,11 +63,15 @@ def _operations(jaxpr: core.Jaxpr, turns: int) -> Iterator[Operation]:
             size = sum(aval.size * aval.dtype.itemsize for aval in avals)
             yield Operation(_macs(name, params, avals), size, turns)
         elif name == "cond":
-            branches = [list(_operations(branch.jaxpr, turns)) for branch in params["branches"]]
+            taken = params["branches"]
+            if params.get("branches_platforms") is not None:
+                platforms = zip(taken, params["branches_platforms"], strict=True)
+                taken = [next(branch for branch, names in platforms if names is None or platform in names)]
+            branches = [list(_operations(branch.jaxpr, turns, platform)) for branch in taken]
             yield from max(branches, key=lambda branch: sum(operation.macs * operation.turns for operation in branch))
         else:
             for inner in _inner(params):
-                yield from _operations(inner, turns * (params["length"] if name == "scan" else 1))
+                yield from _operations(inner, turns * (params["length"] if name == "scan" else 1), platform)
 
 
 def _macs(name: str, params: dict[str, Any], avals: list[Any]) -> int:
