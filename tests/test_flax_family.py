@@ -68,6 +68,20 @@ def test_traced_counts():
     assert traced_work.count(lambda a: jnp.einsum("bij,bjk->bik", a, a), batched) == 7 * 125
 
 
+def test_operations_are_those_of_the_platform():
+    """A dearer form that another platform takes does not count."""
+    square = jax.ShapeDtypeStruct((5, 5), "float32")
+
+    def program(m):
+        return jax.lax.platform_dependent(m, cuda=lambda m: m @ m, default=lambda m: m @ m @ m)
+
+    macs = {
+        name: [op.macs for op in traced_work.operations(program, square, platform=name)] for name in ("cuda", "tpu")
+    }
+    assert macs == {"cuda": [125], "tpu": [125, 125]}
+    assert traced_work.count(program, square) == 250
+
+
 def test_scores_of_a_family():
     space = spaces.from_flax(Plain, [3, 5])
     settings = ProxySettings.from_dict(TWO_STEPS)
