@@ -123,9 +123,8 @@ def main() -> None:
         del plan["groups"]
         plans.append({"grouping": grouping, **plan})
     if plans:
-        text += "\nPlans of all strings (`eproxy plan --all --form FORM --grouping GROUPING`):\n\n" + markdown_table(
-            plans
-        )
+        text += "\nPlans of all strings (`eproxy plan --all --form FORM --grouping GROUPING`):\n\n"
+        text += markdown_table(plans)
 
     if DATA.is_dir():
         score_of = dict(zip((space.parse(arch) for arch in result.archs), result.score, strict=True))

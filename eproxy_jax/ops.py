@@ -189,9 +189,13 @@ def _batched_patches_conv(x: Array, kernel: Array, stride: int) -> Array:
 
 def _grouped_conv(x: Array, kernel: Array, stride: int) -> Array:
     """:func:`_batched_conv` as one grouped convolution."""
+    (x, kernel), options = _operands(x, kernel)
+    return _lax_grouped_conv(x, kernel, stride, options)
+
+
+def _lax_grouped_conv(x: Array, kernel: Array, stride: int, options: dict[str, Any]) -> Array:
     candidates, channels_out, pad = x.shape[0], kernel.shape[-1], kernel.shape[1] // 2
     x, kernel = (jnp.moveaxis(array, 0, 3) for array in (x, kernel))
-    (x, kernel), options = _operands(x, kernel)
     out = lax.conv_general_dilated(
         x.reshape(*x.shape[:3], -1),
         kernel.reshape(*kernel.shape[:3], -1),
@@ -202,6 +206,15 @@ def _grouped_conv(x: Array, kernel: Array, stride: int) -> Array:
         **options,
     )
     return jnp.moveaxis(out.reshape(*out.shape[:3], candidates, channels_out), 3, 0)
+
+
+def _grouped_weight_gradient(x: Array, grad: Array, kernel_size: int, stride: int) -> Array:
+    """The weight gradients of :func:`_grouped_conv`, [N, k, k, C_in, C_out]."""
+    # Rounded operands are float32 again: transposed, a convolution of bfloat16 would round its sums as well.
+    rounded, options = _operands(x, grad)
+    x, grad = (part.astype(x.dtype) for part in rounded)
+    kernel = jax.ShapeDtypeStruct((x.shape[0], kernel_size, kernel_size, x.shape[-1], grad.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda kernel: _lax_grouped_conv(x, kernel, stride, options), kernel)(grad)[0]
 
 
 def _flip(kernel: Array) -> Array:
@@ -246,11 +259,7 @@ def _weight_gradient(kernel_size: int, stride: int) -> Callable[[Array, Array], 
         if kernel_size == 1 or not all(in_batched):
             return products(x, grad), True
 
-        def grouped(x: Array, grad: Array) -> Array:
-            shape = (axis_size, kernel_size, kernel_size, x.shape[-1], grad.shape[-1])
-            kernel = jax.ShapeDtypeStruct(shape, grad.dtype)
-            return jax.linear_transpose(lambda kernel: _grouped_conv(x, kernel, stride), kernel)(grad)[0]
-
+        grouped = functools.partial(_grouped_weight_gradient, kernel_size=kernel_size, stride=stride)
         return lax.platform_dependent(x, grad, cuda=grouped, default=products), True
 
     return gradient

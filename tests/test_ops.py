@@ -8,7 +8,7 @@ from helpers import pattern
 from jax import lax
 from jax.test_util import check_grads
 
-from eproxy_jax import layers, ops
+from eproxy_jax import layers, ops, programs
 from eproxy_jax.spaces import cell_net
 
 
@@ -72,6 +72,20 @@ def test_conv2d_under_vmap_is_products_or_on_cuda_grouped_convolutions(platform,
     text = jax.export.export(program, platforms=[platform])(x, kernel).mlir_module()
     assert text.count("stablehlo.convolution") == convolutions
     assert text.count("stablehlo.dot_general") == products
+
+
+def test_forms_of_a_batch_round_operands_alike(monkeypatch):
+    """Products and grouped convolutions at ``bfloat16``: forward and both gradients."""
+    x, kernel = jnp.asarray(pattern((3, 2, 8, 8, 4), 0), "float32"), jnp.asarray(pattern((3, 3, 3, 4, 5), 1), "float32")
+    grad = jnp.asarray(pattern((3, 2, 8, 8, 5), 2), "float32")
+
+    def train(form):
+        monkeypatch.setattr(ops.lax, "platform_dependent", lambda *arrays, **forms: forms[form](*arrays))
+        with programs.matmul_precision("bfloat16"):
+            y, pull = jax.vjp(jax.vmap(ops.conv2d), x, kernel)
+            return y, *pull(grad)
+
+    close(train("cuda"), train("default"), 1e-5)
 
 
 def test_frozen_conv2d_has_the_input_gradient_and_no_other(x64):
