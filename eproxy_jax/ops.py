@@ -247,26 +247,25 @@ def _input_gradient(grad: Array, kernel: Array, stride: int, height: int, width:
 @functools.cache
 def _weight_gradient(kernel_size: int, stride: int) -> Callable[[Array, Array], Array]:
     """(x, output gradient) -> d loss / d kernel, [k, k, C_in, C_out], with its batching rule."""
-    one = functools.partial(_one_weight_gradient, kernel_size=kernel_size, stride=stride)
 
     @custom_vmap
     def gradient(x: Array, grad: Array) -> Array:
-        return one(x, grad)
+        return _one_weight_gradient(x, grad, kernel_size, stride, convolve=True)
 
     @gradient.def_vmap
     def _(axis_size: int, in_batched: list[bool], x: Array, grad: Array):  # pyright: ignore[reportUnusedFunction]
+        one = functools.partial(_one_weight_gradient, kernel_size=kernel_size, stride=stride, convolve=False)
         products = jax.vmap(one, tuple(0 if batched else None for batched in in_batched))
         if kernel_size == 1 or not all(in_batched):
             return products(x, grad), True
-
         grouped = functools.partial(_grouped_weight_gradient, kernel_size=kernel_size, stride=stride)
         return lax.platform_dependent(x, grad, cuda=grouped, default=products), True
 
     return gradient
 
 
-def _one_weight_gradient(x: Array, grad: Array, kernel_size: int, stride: int) -> Array:
-    """D loss / d kernel, [k, k, C_in, C_out]: matrix products under ``vmap``."""
+def _one_weight_gradient(x: Array, grad: Array, kernel_size: int, stride: int, convolve: bool) -> Array:
+    """D loss / d kernel, [k, k, C_in, C_out]: matrix products, or a convolution where one is faster and allowed."""
     channels_in, channels_out = x.shape[-1], grad.shape[-1]
     # Pointwise, or a network's first layer, where the input's patches are the smaller ones.
     if kernel_size == 1 or 4 * channels_in <= channels_out:
@@ -278,9 +277,10 @@ def _one_weight_gradient(x: Array, grad: Array, kernel_size: int, stride: int) -
         columns = [s.reshape(-1, channels_in) for row in _shifts(x, kernel_size, stride) for s in row]
         flat = jnp.stack([product(c.T, rows) for c in columns])
         return flat.reshape(kernel_size, kernel_size, channels_in, channels_out)
-    if x.shape[1] * x.shape[2] <= _PATCHES_MAX_PIXELS or max(channels_in, channels_out) > _WEIGHT_CONV_MAX_CHANNELS:
+    small = x.shape[1] * x.shape[2] <= _PATCHES_MAX_PIXELS
+    if not convolve or small or max(channels_in, channels_out) > _WEIGHT_CONV_MAX_CHANNELS:
         return _weight_products(x, grad, kernel_size)
-    return _weight_convolution(kernel_size)(x, grad)
+    return _weight_convolution(x, grad, kernel_size)
 
 
 def _weight_products(x: Array, grad: Array, kernel_size: int) -> Array:
@@ -297,29 +297,16 @@ def _weight_products(x: Array, grad: Array, kernel_size: int) -> Array:
     return jnp.swapaxes(flat.reshape(kernel_size, x.shape[-1], kernel_size, grad.shape[-1]), 1, 2)
 
 
-@functools.cache
-def _weight_convolution(kernel_size: int) -> Callable[[Array, Array], Array]:
-    """The weight gradient at stride 1 as one convolution with its batching rule, for one kernel size.
+def _weight_convolution(x: Array, grad: Array, kernel_size: int) -> Array:
+    """The weight gradient at stride 1 as one convolution.
 
     Channels are the images, images the channels. With the operands transposed beforehand XLA's CPU backend hands it to
     its library, in loops too; left to the convolution's dimension numbers it would run the loop of jax issue 12868.
     """
-
-    @custom_vmap
-    def gradient(x: Array, grad: Array) -> Array:
-        pad = kernel_size // 2
-        (x, grad), options = _operands(jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(grad, (1, 2, 0, 3)))
-        out = lax.conv_general_dilated(
-            x, grad, (1, 1), ((pad, pad), (pad, pad)), dimension_numbers=_DIMENSIONS, **options
-        )
-        return jnp.transpose(out, (1, 2, 0, 3))
-
-    @gradient.def_vmap
-    def _(axis_size: int, in_batched: list[bool], x: Array, grad: Array):  # pyright: ignore[reportUnusedFunction]
-        axes = tuple(0 if batched else None for batched in in_batched)
-        return jax.vmap(functools.partial(_weight_products, kernel_size=kernel_size), axes)(x, grad), True
-
-    return gradient
+    pad = kernel_size // 2
+    (x, grad), options = _operands(jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(grad, (1, 2, 0, 3)))
+    out = lax.conv_general_dilated(x, grad, (1, 1), ((pad, pad), (pad, pad)), dimension_numbers=_DIMENSIONS, **options)
+    return jnp.transpose(out, (1, 2, 0, 3))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
