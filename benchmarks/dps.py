@@ -91,9 +91,9 @@ def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.nda
     order = fittest(fitness, ensemble)
     unseen = m.losses[:, held_out], m.sizes[:, held_out]
     hindsight, bound = fitted.fit_weights(*unseen, truth[held_out])
-    # A spread-out fit is no bound where sizes alone rank best: one setting with its very best shares is.
-    blends = selection.rank_blends(*unseen)
-    most, share = selection.best_members(selection.fitness(blends, unseen[0], truth[held_out]), 1)[0]
+    # A spread-out fit is no bound where sizes alone rank best: the best setting with its very best shares is.
+    blends = selection.rank_blends(unseen[0][fittest(bound, 1)], unseen[1])[0]
+    share = selection.best_blend(selection.spearman_rows(blends, truth[held_out]))
     macs_weights, macs_fitness = fitted.fit_weights(losses, sizes, target, MACS_ALONE)
     (best, k), *_ = alpha_members = selection.best_members(by_alpha, ensemble)
 
@@ -116,7 +116,7 @@ def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.nda
         f"{ensemble} settings, rank blend of MACs alone": together(fittest(macs_fitness, ensemble), macs_weights),
         f"{ensemble} settings, rank blend": together(order, weights),
         f"{ensemble} settings, rank blend, fitted to the held-out ones": together(fittest(bound, ensemble), hindsight),
-        "best setting and shares for the held-out ones: the bound of one setting": blends[most, share],
+        "best setting and shares for the held-out ones: the bound of one setting": blends[share],
     }
 
 
