@@ -18,15 +18,16 @@ import numpy as np
 from common import DATA, POOLS, header, markdown_table, write_page
 
 from eproxy_jax import arch_files, proxy, results_file, spaces
-from eproxy_jax.metrics import rank_quality
+from eproxy_jax.selection import spearman_rows
 
 SPACE = "nasbench201"
 ALPHAS = (0.3, 0.5)
 
 
-def spearman(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Spearman's rank correlation."""
-    return rank_quality(scores, truth).spearman
+def margins(score: np.ndarray, sizes: np.ndarray, truth: np.ndarray, draws: list[np.ndarray]) -> np.ndarray:
+    """Spearman of scores and of sizes, all [A], with the truth [A] in each of D draws of positions: [D, 2]."""
+    both = np.stack([score, sizes])
+    return np.asarray([spearman_rows(both[:, draw], truth[draw]) for draw in draws])
 
 
 def main() -> None:
@@ -39,10 +40,10 @@ def main() -> None:
     result = results_file.result_of([json.loads(line) for line in arguments.scores.read_text().splitlines()])
     row_of = {space.canonical(space.parse(arch)): row for row, arch in enumerate(result.archs)}
     strings = list(space.enumerate())
-    missing = sum(space.canonical(arch) not in row_of for arch in strings)
-    if missing:
+    found = [row_of.get(space.canonical(arch)) for arch in strings]
+    if missing := found.count(None):
         sys.exit(f"{arguments.scores}: {missing} of {len(strings)} strings have no score; score the space with --all")
-    rows = np.asarray([row_of[space.canonical(arch)] for arch in strings])
+    rows = np.asarray(found)
     macs = np.asarray([space.macs(arch) for arch in strings])
     kinds = {"plain Eproxy": result.score[rows]}
     for alpha in ALPHAS:
@@ -54,14 +55,14 @@ def main() -> None:
         truth = np.asarray([measured[arch] for arch in strings])
         rng = np.random.default_rng(0)
         draws = [rng.choice(len(strings), arguments.num, replace=False) for _ in range(arguments.samples)]
-        sizes = np.asarray([spearman(macs[draw], truth[draw]) for draw in draws])
         for kind, score in kinds.items():
-            found = np.asarray([spearman(score[draw], truth[draw]) for draw in draws])
-            margin = found - sizes
+            ((whole, size),) = margins(score, macs, truth, [np.arange(len(strings))])
+            sampled, sizes = margins(score, macs, truth, draws).T
+            margin = sampled - sizes
             row = {"truth": Path(file).stem, "score": kind}
-            row[f"all {len(strings)} strings"] = f"{spearman(score, truth):.3f}"
-            row["MACs, all"] = f"{spearman(macs, truth):.3f}"
-            row[f"samples of {arguments.num}"] = f"{found.mean():.3f} ± {found.std():.3f}"
+            row[f"all {len(strings)} strings"] = f"{whole:.3f}"
+            row["MACs, all"] = f"{size:.3f}"
+            row[f"samples of {arguments.num}"] = f"{sampled.mean():.3f} ± {sampled.std():.3f}"
             row["MACs, samples"] = f"{sizes.mean():.3f} ± {sizes.std():.3f}"
             row["margin"] = f"{margin.mean():+.3f} ± {margin.std():.3f}"
             row["samples with margin > 0"] = f"{np.mean(margin > 0):.0%}"

@@ -1,5 +1,6 @@
 """Primitive operations against jax.lax and PyTorch, forward and gradients, alone and under vmap."""
 
+import conv_forms
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,10 +40,9 @@ def test_conv2d_equals_lax_with_gradients(x64, kernel_size, stride, size):
 
 @pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (3, 1), (3, 2), (7, 1)])
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
-@pytest.mark.parametrize("form", ["default", "cuda"])
-def test_conv2d_under_vmap_equals_loop(x64, monkeypatch, kernel_size, stride, axes, form):
+@pytest.mark.parametrize("form", conv_forms.FORMS)
+def test_conv2d_under_vmap_equals_loop(x64, kernel_size, stride, axes, form):
     """The forms of all platforms, run on this one."""
-    monkeypatch.setattr(ops.lax, "platform_dependent", lambda *arrays, **forms: forms[form](*arrays))
     x = jnp.asarray(pattern((3, 2, 8, 8, 3), 0))
     kernel = jnp.asarray(pattern((3, kernel_size, kernel_size, 3, 5), 1))
     x, kernel = (value if axis == 0 else value[0] for value, axis in zip((x, kernel), axes, strict=True))
@@ -52,7 +52,8 @@ def test_conv2d_under_vmap_equals_loop(x64, monkeypatch, kernel_size, stride, ax
         return jnp.sum(y * jnp.asarray(pattern(y.shape, 2)) + y**3)
 
     function = jax.value_and_grad(loss, argnums=(0, 1))
-    batched = jax.vmap(function, axes)(x, kernel)
+    with conv_forms.only(form):
+        batched = jax.vmap(function, axes)(x, kernel)
     looped = [
         function(*(value[i] if axis == 0 else value for value, axis in zip((x, kernel), axes, strict=True)))
         for i in range(3)
@@ -74,18 +75,17 @@ def test_conv2d_under_vmap_is_products_or_on_cuda_grouped_convolutions(platform,
     assert text.count("stablehlo.dot_general") == products
 
 
-def test_forms_of_a_batch_round_operands_alike(monkeypatch):
+def test_forms_of_a_batch_round_operands_alike():
     """Products and grouped convolutions at ``bfloat16``: forward and both gradients."""
     x, kernel = jnp.asarray(pattern((3, 2, 8, 8, 4), 0), "float32"), jnp.asarray(pattern((3, 3, 3, 4, 5), 1), "float32")
     grad = jnp.asarray(pattern((3, 2, 8, 8, 5), 2), "float32")
 
     def train(form):
-        monkeypatch.setattr(ops.lax, "platform_dependent", lambda *arrays, **forms: forms[form](*arrays))
-        with programs.matmul_precision("bfloat16"):
+        with conv_forms.only(form), programs.matmul_precision("bfloat16"):
             y, pull = jax.vjp(jax.vmap(ops.conv2d), x, kernel)
             return y, *pull(grad)
 
-    close(train("cuda"), train("default"), 1e-5)
+    close(train("grouped"), train("products"), 1e-5)
 
 
 def test_frozen_conv2d_has_the_input_gradient_and_no_other(x64):
