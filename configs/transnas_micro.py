@@ -7,8 +7,8 @@
 On 2 CPU cores: paper 1.35 s a distinct network and 21 s of compilation. Plain settings rank class_scene the wrong way
 round (Spearman -.44, MACs alone .63); alpha = 0.5 gives .669. Figures: benchmarks/results/ranking_transnas_micro.md.
 
-The size small is a proxy of its own: its scores rank like the paper size's by .36 only, those of 32 channels by .83
-(small with --config.sizes.stem_channels=32, a quarter of the time), on 24 networks. Narrow nets fit these tasks better.
+The size small is a proxy of its own: its scores rank like the paper size's by .36 only, on 24 networks
+(benchmarks/results/small_vs_paper_transnas_micro.md).
 """
 
 from eproxy_jax import config as eproxy_config

@@ -10,8 +10,7 @@ Execution forms:
 
 In both forms a candidate's randomness comes from its own identity, and devices do not communicate, so that a score
 does not depend on order, chunking, padding or device count. On GPUs it depends on the compilation: XLA times kernels to
-choose among them. Two processes with a compilation each were up to 1.3e-4 apart at the first step and 6 % after ten (an
-H100, tf32; Spearman between the scores .993). Kept on disk, a program is compiled once.
+choose among them, and two compilations differ as two forms do. Kept on disk, a program is compiled once.
 """
 
 from __future__ import annotations
