@@ -122,11 +122,19 @@ class PaddedTap:
         return jnp.asarray(self.widths)[self.level] if self.used is None else self.used
 
 
-def _narrow_conv_op(width: int) -> ops.Op:
-    """Convolution that reads the first ``width`` channels of its input. Weights: {"kernel"}; no residual."""
+def narrow_conv_op(width: int, size: int) -> ops.Op:
+    """Convolution that reads the first ``width`` channels of its input through the central positions of its kernel.
+
+    Args:
+      width: channels read.
+      size: kernel positions in either direction.
+
+    Returns:
+      An ``Op`` whose weights are {"kernel"}, without residual.
+    """
 
     def narrow(x: Array, kernel: Array) -> Array:
-        return ops.conv2d(x[..., :width], kernel[:, :, :width])
+        return ops.conv2d(x[..., :width], ops.kernel_centre(kernel, size)[:, :, :width])
 
     def backward(x: Array, weights: Any, y: Array, residual: Any, grad: Array):
         del y, residual
@@ -156,7 +164,7 @@ class TapConv(nn.Module):
         shape = (size, size, tap.widths[-1], self.features)
         kernel = self.param("kernel", initializers.conv_kernel, shape, self.dtype, init, None, None, channels)
         bias = self.param("bias", initializers.conv_bias, (self.features,), self.dtype, size * size * channels, init)
-        conv_ops = tuple(_narrow_conv_op(width) for width in tap.widths)
+        conv_ops = tuple(narrow_conv_op(width, size) for width in tap.widths)
         x: Any = ops.switch_op(conv_ops, tap.level, tap.features, {"kernel": kernel})
         return x + ops.per_channel(bias)
 

@@ -5,7 +5,7 @@ program is chosen by ``lax.switch`` among a few tiers: kernels exactly, channels
 sizes, so that a narrow pointwise barrier does not pay for a wide 7x7 one. Channels above those in use are zero and stay
 zero. The index is a setting's, shared by all candidates, so the switch stays one under ``vmap`` over candidates.
 
-The barrier is linear and its loss a scalar, so one switch gives the loss and its gradient at once.
+A branch ends in a scalar, its loss, so one switch gives that and its gradients at once: nothing wide passes through it.
 """
 
 from __future__ import annotations
@@ -87,14 +87,9 @@ class TierSpec:
         )
 
     @property
-    def transform_variants(self) -> tuple[tuple[int, int], ...]:
-        """(kernel, channels) of each compiled transform."""
-        return tuple(itertools.product(self.transform_kernels, self.transform_tiers))
-
-    @property
-    def barrier_variants(self) -> tuple[tuple[int, int, int], ...]:
-        """(kernel, channels in, channels out) of each compiled barrier."""
-        return tuple(itertools.product(self.barrier_kernels, self.transform_tiers, self.target_tiers))
+    def barrier_variants(self) -> tuple[tuple[int, int], ...]:
+        """(kernel, channels out) of each barrier compiled at every tier of channels in."""
+        return tuple(itertools.product(self.barrier_kernels, self.target_tiers))
 
 
 @flax.struct.dataclass
@@ -103,23 +98,23 @@ class BranchData:
 
     Attributes:
       features: [F], ``level`` for features in use, else 0.
-      transform: index into ``(off, *TierSpec.transform_variants)``.
+      tier: index into ``(off, *TierSpec.transform_tiers)``; off where the branch is not in use.
+      transform: index into ``TierSpec.transform_kernels``.
       transform_area: k_h * k_h.
       transform_channels: channels in use.
-      barrier: index into ``(off, *TierSpec.barrier_variants)``.
+      barrier: index into ``TierSpec.barrier_variants``.
       barrier_area: k_b * k_b.
       target_channels: channels in use.
-      active: whether the branch is used at all.
     """
 
     features: Array
+    tier: Array
     transform: Array
     transform_area: Array
     transform_channels: Array
     barrier: Array
     barrier_area: Array
     target_channels: Array
-    active: Array
 
 
 @flax.struct.dataclass
@@ -162,23 +157,19 @@ def setting_data(table: GeneTable, genes: Array, dtype: Any = jnp.float32) -> Se
     branches = []
     for number in range(spec.branches):
         value = functools.partial(table.values, genes, branch=number)
-        active = number < used
         transform_channels, target_channels = value("transform_channels"), value("target_channels")
-        low = tier(spec.transform_tiers, transform_channels)
-        transform = position(spec.transform_kernels, value("transform_kernel")) * len(spec.transform_tiers) + low
-        barrier = position(spec.barrier_kernels, value("barrier_kernel")) * len(spec.transform_tiers) + low
-        barrier = barrier * len(spec.target_tiers) + tier(spec.target_tiers, target_channels)
+        barrier = position(spec.barrier_kernels, value("barrier_kernel")) * len(spec.target_tiers)
         on = jnp.stack([value(feature) for feature in FEATURES]).astype(dtype)
         branches.append(
             BranchData(
                 features=on * value("level").astype(dtype),
-                transform=jnp.where(active, 1 + transform, 0),
+                tier=jnp.where(number < used, 1 + tier(spec.transform_tiers, transform_channels), 0),
+                transform=position(spec.transform_kernels, value("transform_kernel")),
                 transform_area=value("transform_kernel").astype(dtype) ** 2,
                 transform_channels=transform_channels,
-                barrier=jnp.where(active, 1 + barrier, 0),
+                barrier=barrier + tier(spec.target_tiers, target_channels),
                 barrier_area=value("barrier_kernel").astype(dtype) ** 2,
                 target_channels=target_channels,
-                active=active,
             )
         )
     hyper = proxy.ProxyHyper(
@@ -255,70 +246,118 @@ def rounded(table: GeneTable, genes: Any) -> ProxySettings:
     return dataclasses.replace(settings, branches=branches)
 
 
-# --- transform -----------------------------------------------------------------------------------------------
+# --- barrier -------------------------------------------------------------------------------------------------
 
 
-def _pad_last(x: Array, channels: int) -> Array:
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, channels - x.shape[-1])])
+def _barrier_error(kernel_size: int, outputs: int, with_gradient: bool, h: Array, data: Any):
+    """Mean squared error behind the barrier at one tier, and its gradient with respect to ``h``."""
+    unit = jnp.where(initializers.is_normal(data["init"]), data["normal"], data["uniform"])
+    unit = ops.kernel_centre(unit, kernel_size)[..., : h.shape[-1], :outputs]
+    out = ops.frozen_conv2d(h, unit) * data["scale"] + ops.per_channel(data["bias"][:outputs])
+    used = (jnp.arange(outputs) < data["target_channels"]).astype(h.dtype)
+    count = h.shape[0] * h.shape[1] * h.shape[2] * data["target_channels"]
+    error = (out - data["target"][..., :outputs]) * ops.per_channel(used)
+    loss = jnp.sum(error * error) / count
+    if not with_gradient:
+        return loss
+    used_in = (jnp.arange(h.shape[-1]) < data["transform_channels"]).astype(h.dtype)
+    _, pull = jax.vjp(lambda h: ops.frozen_conv2d(h, unit), h)
+    return loss, pull(error * (2 * data["scale"] / count))[0] * ops.per_channel(used_in)
 
 
-def _uncentre(kernel: Array, size: int) -> Array:
-    margin = (size - kernel.shape[0]) // 2
-    return jnp.pad(kernel, ((margin, margin), (margin, margin), (0, 0), (0, 0)))
+def _switch_barrier(spec: TierSpec, with_gradient: bool, h: Array, data: Any):
+    variants = [functools.partial(_barrier_error, *variant, with_gradient) for variant in spec.barrier_variants]
+    return lax.switch(data["variant"], variants, h, data)
 
 
-def _transform_op(kernel_size: int, channels: int, most: int, inputs: int) -> ops.Op:
-    """Conv, bias, ReLU and batch norm at one tier, padded to ``most`` channels; reads the first ``inputs`` channels.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _barrier_loss(spec: TierSpec, h: Array, data: Any) -> Array:
+    """Mean squared error behind the frozen barrier of one branch, its kernel and channels out being data."""
+    return _switch_barrier(spec, False, h, data)
 
-    Weights: "kernel" [k, k, C_in, most], "bias", "scale", "offset" [most]. Residual: (normalised, reciprocal
-    deviation, where ReLU let through).
+
+_barrier_loss.defvjp(
+    lambda spec, h, data: _switch_barrier(spec, True, h, data),
+    lambda spec, grad_h, grad: (grad * grad_h, None),
+)
+
+
+def barrier_data(task: TieredTask, setting: SettingData, number: int) -> dict[str, Array]:
+    """What the barrier of one branch needs, computed once a setting."""
+    branch, init, dtype = setting.branches[number], setting.barrier_init, task.images.dtype
+    fan_in = branch.barrier_area * branch.transform_channels
+    return {
+        "variant": branch.barrier,
+        "init": init,
+        "uniform": task.uniform[number],
+        "normal": task.normal[number],
+        "scale": initializers.unit_scale(
+            (1, 1, branch.transform_channels, 1), dtype, init, branch.barrier_area, branch.target_channels
+        ),
+        "bias": initializers.scaled_bias(task.bias[number], fan_in, init),
+        "target": jnp.tensordot(branch.features, task.maps[number], 1),
+        "transform_channels": branch.transform_channels,
+        "target_channels": branch.target_channels,
+    }
+
+
+# --- head: transform and barrier -----------------------------------------------------------------------------
+
+
+def _head_error(spec: TierSpec, widths: tuple[int, ...], channels: int, x: Array, weights: Any, data: Any) -> Array:
+    """Mean squared error of one branch at one tier of transform channels."""
+    conv_ops = tuple(layers.narrow_conv_op(width, size) for size in spec.transform_kernels for width in widths)
+    index = data["transform"] * len(widths) + data["level"]
+    z: Any = ops.switch_op(conv_ops, index, x, {"kernel": weights["kernel"][..., :channels]})
+    z = ops.normalize(nn.relu(z + ops.per_channel(weights["bias"][:channels])))
+    h = ops.affine(z, weights["scale"][:channels], weights["offset"][:channels])
+    return _barrier_loss(spec, h, data["barrier"])
+
+
+def _switch_head(
+    spec: TierSpec, widths: tuple[int, ...], with_gradient: bool, x: Array, weights: Any, data: Any
+) -> Any:
+    def off(x: Array, weights: Any):
+        loss = jnp.zeros((), x.dtype)
+        return (loss, jax.tree.map(jnp.zeros_like, (x, weights))) if with_gradient else loss
+
+    def at(channels: int):
+        def error(x: Array, weights: Any) -> Array:
+            return _head_error(spec, widths, channels, x, weights, data)
+
+        return jax.value_and_grad(error, (0, 1)) if with_gradient else error
+
+    return lax.switch(data["tier"], [off, *(at(channels) for channels in spec.transform_tiers)], x, weights)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def head_loss(spec: TierSpec, widths: tuple[int, ...], x: Array, weights: Any, data: Any) -> Array:
+    """Mean squared error of one branch: transform and frozen barrier layer, sizes being data.
+
+    Args:
+      spec: the tiers.
+      widths: numbers of channels of ``x`` that may be in use.
+      x: [B, 8, 8, C], the resized feature tap.
+      weights: "kernel" [k, k, C, largest tier], "bias", "scale", "offset" [largest tier].
+      data: "tier" and "transform" as in ``BranchData``, "level" an index into ``widths``, "barrier" what
+        :func:`barrier_data` gives; has no gradient.
+
+    Returns:
+      Scalar; 0 for a branch not in use.
     """
-
-    def narrow(weights: Any) -> dict[str, Array]:
-        return {
-            "kernel": ops.kernel_centre(weights["kernel"], kernel_size)[..., :inputs, :channels],
-            **{name: weights[name][:channels] for name in ("bias", "scale", "offset")},
-        }
-
-    def forward(x: Array, weights: Any):
-        own = narrow(weights)
-        z: Any = ops.conv2d(x[..., :inputs], own["kernel"])
-        z = z + ops.per_channel(own["bias"])
-        normalized, rstd = ops.standardize(nn.relu(z))
-        y = normalized * ops.per_channel(own["scale"]) + ops.per_channel(own["offset"])
-        return _pad_last(y, most), (_pad_last(normalized, most), _pad_last(rstd, most), _pad_last(z > 0, most))
-
-    def backward(x: Array, weights: Any, y: Array, residual: Any, grad: Array):
-        own = narrow(weights)
-        normalized, rstd, passed = (r[..., :channels] for r in residual)
-        grad = grad[..., :channels]
-        grads = {"scale": jnp.sum(grad * normalized, (0, 1, 2)), "offset": jnp.sum(grad, (0, 1, 2))}
-        grad = ops.normalize_gradient(grad * ops.per_channel(own["scale"]), normalized, rstd) * passed
-        grads["bias"] = jnp.sum(grad, (0, 1, 2))
-        _, pull = jax.vjp(ops.conv2d, x[..., :inputs], own["kernel"])
-        grad_x, grad_kernel = pull(grad)
-        grad_kernel = jnp.pad(grad_kernel, ((0, 0), (0, 0), (0, x.shape[-1] - inputs), (0, 0)))
-        grads["kernel"] = _uncentre(grad_kernel, weights["kernel"].shape[0])
-        return _pad_last(grad_x, x.shape[-1]), {name: _pad_last(value, most) for name, value in grads.items()}
-
-    return ops.Op(forward, backward)
+    return _switch_head(spec, widths, False, x, weights, data)
 
 
-def _off_op(most: int) -> ops.Op:
-    """A branch that is not in use."""
-
-    def forward(x: Array, weights: Any):
-        y = jnp.zeros((*x.shape[:3], most), x.dtype)
-        return y, (y, jnp.zeros((most,), x.dtype), jnp.zeros(y.shape, bool))
-
-    def backward(x: Array, weights: Any, y: Array, residual: Any, grad: Array):
-        return jnp.zeros_like(x), jax.tree.map(jnp.zeros_like, weights)
-
-    return ops.Op(forward, backward)
+def _head_loss_bwd(spec: TierSpec, widths: tuple[int, ...], grads: Any, grad: Array):
+    del spec, widths
+    return *jax.tree.map(lambda own: grad * own, grads), None
 
 
-class TieredTransform(nn.Module):
-    """The trained transform of a branch, its sizes being data; see :class:`proxy.Transform`.
+head_loss.defvjp(lambda spec, widths, *arrays: _switch_head(spec, widths, True, *arrays), _head_loss_bwd)
+
+
+class TieredHead(nn.Module):
+    """The trained transform of a branch and its frozen barrier, all sizes being data; see :class:`proxy.Transform`.
 
     Attributes:
       spec: the tiers.
@@ -329,8 +368,10 @@ class TieredTransform(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tap: Array | layers.PaddedTap, branch: BranchData, init: Array | int = 0) -> Array:
-        """[B, H, W, C] -> [B, 8, 8, largest tier], zero in channels that are not in use."""
+    def __call__(
+        self, tap: Array | layers.PaddedTap, branch: BranchData, barrier: dict[str, Array], init: Array | int = 0
+    ) -> Array:
+        """[B, H, W, C] -> mean squared error, a scalar; 0 where the branch is not in use."""
         if isinstance(tap, layers.PaddedTap):
             x, widths, level, inputs = tap.features, tap.widths, tap.level, tap.channels.astype(self.dtype)
         else:
@@ -356,17 +397,12 @@ class TieredTransform(nn.Module):
             "scale": self.param("scale", nn.initializers.ones, (most,), self.dtype),
             "offset": self.param("offset", nn.initializers.zeros, (most,), self.dtype),
         }
-        variants = [
-            _transform_op(kernel, channels, most, width)
-            for kernel, channels in self.spec.transform_variants
-            for width in widths
-        ]
-        index = jnp.where(branch.transform > 0, 1 + (branch.transform - 1) * len(widths) + level, 0)
-        return ops.switch_op((_off_op(most), *variants), index, x, weights)
+        data = {"tier": branch.tier, "transform": branch.transform, "level": level, "barrier": barrier}
+        return head_loss(self.spec, widths, x, weights, data)
 
 
 class TieredNetwork(nn.Module):
-    """Backbone and transforms of every branch that a gene table can ask for.
+    """Backbone, and the head of every branch that a gene table can ask for.
 
     Attributes:
       backbone: a module ``(images, encoded, init) -> taps``, last stage first.
@@ -379,8 +415,10 @@ class TieredNetwork(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Array, encoded: Array, setting: SettingData) -> tuple[Array, ...]:
-        """Transformed features of each branch, [B, 8, 8, largest tier].
+    def __call__(
+        self, images: Array, encoded: Array, setting: SettingData, barriers: Sequence[dict[str, Array]]
+    ) -> Array:
+        """Mean squared error of each branch, [L]; ``barriers`` are :func:`barrier_data` of each.
 
         Raises:
           ValueError: more branches than the backbone has feature taps.
@@ -392,92 +430,23 @@ class TieredNetwork(nn.Module):
                 f"genes ask for up to {self.spec.branches} branches, but the backbone has {len(taps)} feature taps: "
                 f"narrow the gene 'branches'"
             )
-        return tuple(
-            TieredTransform(self.spec, self.dtype, name=f"transform{number}")(tap, branch, init)
-            for number, (branch, tap) in enumerate(zip(setting.branches, taps, strict=False))
-        )
-
-
-# --- barrier -------------------------------------------------------------------------------------------------
-
-
-def _barrier_loss(kernel_size: int, channels: int, outputs: int, with_gradient: bool, h: Array, data: Any):
-    """Mean squared error behind the barrier at one tier, and its gradient with respect to ``h``."""
-    unit = jnp.where(initializers.is_normal(data["init"]), data["normal"], data["uniform"])
-    unit = ops.kernel_centre(unit, kernel_size)[..., :channels, :outputs]
-    out = ops.frozen_conv2d(h[..., :channels], unit) * data["scale"] + ops.per_channel(data["bias"][:outputs])
-    used = (jnp.arange(outputs) < data["target_channels"]).astype(h.dtype)
-    count = h.shape[0] * h.shape[1] * h.shape[2] * data["target_channels"]
-    error = (out - data["target"][..., :outputs]) * ops.per_channel(used)
-    loss = jnp.sum(error * error) / count
-    if not with_gradient:
-        return loss
-    used_in = (jnp.arange(channels) < data["transform_channels"]).astype(h.dtype)
-    _, pull = jax.vjp(lambda h: ops.frozen_conv2d(h, unit), h[..., :channels])
-    grad = pull(error * (2 * data["scale"] / count))[0] * ops.per_channel(used_in)
-    return loss, _pad_last(grad, h.shape[-1])
-
-
-def _switch_barrier(spec: TierSpec, with_gradient: bool, h: Array, data: Any):
-    def off(h: Array, data: Any):
-        loss = jnp.zeros((), h.dtype)
-        return (loss, jnp.zeros_like(h)) if with_gradient else loss
-
-    variants = [functools.partial(_barrier_loss, *variant, with_gradient) for variant in spec.barrier_variants]
-    return lax.switch(data["index"], [off, *variants], h, data)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def barrier_loss(spec: TierSpec, h: Array, data: Any) -> Array:
-    """Mean squared error of one branch behind its frozen barrier layer, sizes being data.
-
-    Args:
-      spec: the tiers.
-      h: [B, 8, 8, largest tier].
-      data: what :func:`barrier_data` gives; has no gradient.
-
-    Returns:
-      Scalar; 0 for a branch not in use.
-    """
-    return _switch_barrier(spec, False, h, data)
-
-
-barrier_loss.defvjp(
-    lambda spec, h, data: _switch_barrier(spec, True, h, data),
-    lambda spec, grad_h, grad: (grad * grad_h, None),
-)
-
-
-def barrier_data(task: TieredTask, setting: SettingData, number: int) -> dict[str, Array]:
-    """What the barrier of one branch needs, computed once a setting."""
-    branch, init, dtype = setting.branches[number], setting.barrier_init, task.images.dtype
-    fan_in = branch.barrier_area * branch.transform_channels
-    return {
-        "index": branch.barrier,
-        "init": init,
-        "uniform": task.uniform[number],
-        "normal": task.normal[number],
-        "scale": initializers.unit_scale(
-            (1, 1, branch.transform_channels, 1), dtype, init, branch.barrier_area, branch.target_channels
-        ),
-        "bias": initializers.scaled_bias(task.bias[number], fan_in, init),
-        "target": jnp.tensordot(branch.features, task.maps[number], 1),
-        "transform_channels": branch.transform_channels,
-        "target_channels": branch.target_channels,
-    }
+        errors = [
+            TieredHead(self.spec, self.dtype, name=f"transform{number}")(tap, branch, barrier, init)
+            for number, (branch, barrier, tap) in enumerate(zip(setting.branches, barriers, taps, strict=False))
+        ]
+        return jnp.stack(errors)
 
 
 def candidate_losses(
     network: TieredNetwork, num_steps: int, key: Array, encoded: Array, task: TieredTask, setting: SettingData
 ) -> Array:
     """Initialise one candidate from its own key and train it under one setting: losses [S]. The key is consumed."""
-    params = network.init(key, task.images, encoded, setting)["params"]
     barriers = [barrier_data(task, setting, number) for number in range(network.spec.branches)]
+    arguments = task.images, encoded, setting, barriers
+    params = network.init(key, *arguments)["params"]
 
     def loss(params: Any) -> tuple[Array, Array]:
-        hidden = network.apply({"params": params}, task.images, encoded, setting)
-        pairs = zip(hidden, barriers, strict=True)
-        errors = jnp.stack([barrier_loss(network.spec, h, data) for h, data in pairs])  # pyright: ignore[reportArgumentType]
+        errors: Any = network.apply({"params": params}, *arguments)
         return jnp.sum(errors), proxy.final_loss(errors)
 
     return proxy.sgd_losses(loss, params, num_steps, proxy.sgd(setting.hyper))
