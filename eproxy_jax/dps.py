@@ -138,7 +138,7 @@ def make_labels(
 ) -> Labels:
     """Prepare labelled architectures.
 
-    The functions of a group are dealt to devices from the most expensive down, so that devices finish together.
+    The functions of a group are dealt to devices so that these finish together.
 
     Args:
       space: the search space.
@@ -166,10 +166,7 @@ def make_labels(
     before = 0
     for group, members in runner.by_group(plan.distinct, space).items():
         size = -(-len(members) // block) * block
-        # Most expensive first, to each device in turn: device d's shard is every D-th of the order.
-        dearest = np.asarray(members)[np.argsort(-macs[members], kind="stable")]
-        order = np.concatenate([dearest, np.full(size - len(members), -1)])
-        order = order.reshape(-1, len(execution.devices)).T.reshape(-1)
+        order = _deal(members, macs, len(execution.devices), size)
         chosen = [plan.distinct[i if i >= 0 else members[-1]] for i in order]  # padding (-1) is not valid
         place[order[order >= 0]] = before + np.flatnonzero(order >= 0)
         before += size
@@ -182,6 +179,16 @@ def make_labels(
         macs=macs[plan.index].astype(np.float32),  # pyright: ignore[reportArgumentType]
         sizes=spaces.size_measures(space, archs).astype(np.float32),  # pyright: ignore[reportArgumentType]
     )
+
+
+def _deal(members: Sequence[int], macs: np.ndarray, devices: int, size: int) -> np.ndarray:
+    """The order of a group's members in an array of ``size`` split over devices; padding, -1, stands last on each."""
+    room = size // devices
+    costs = macs + macs.mean()  # what does not grow with MACs is about as much on average
+    piles: list[list[int]] = [[] for _ in range(devices)]
+    for i in sorted(members, key=lambda i: -costs[i]):
+        min((pile for pile in piles if len(pile) < room), key=lambda pile: costs[pile].sum()).append(i)
+    return np.concatenate([pile + [-1] * (room - len(pile)) for pile in piles])
 
 
 def fitness_of(losses: Array, alpha: Array, labels: Labels, blend: str) -> Array:
@@ -310,11 +317,12 @@ def _advance_search(
     weights, evolution = keys
 
     def evaluate(genes: Array) -> tuple[Array, Array]:
+        setting = tiered.setting_task(table, task, genes)
+
         def final_losses(seed: Array) -> Array:
             weight_key = jax.random.fold_in(weights, seed)
             losses = [
-                train(weight_key, part.identity, part.encoded, part.valid, (task, genes))[:, -1]
-                for train, part in parts
+                train(weight_key, part.identity, part.encoded, part.valid, (setting,))[:, -1] for train, part in parts
             ]
             return jnp.concatenate(losses)[labels.position]
 

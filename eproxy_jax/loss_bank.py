@@ -268,6 +268,7 @@ def fill(
     key = jax.random.key(spec.weight_seed)
     task = jax.jit(tiered.make_task, static_argnums=1)(key, tiered.TierSpec.of(spec.table), spec.images)
     key, task = execution.replicate((key, task))
+    setting_task = jax.jit(tiered.setting_task, static_argnums=0)
 
     @functools.lru_cache(maxsize=1)  # most settings lack the same architectures
     def inputs_of(positions: tuple[int, ...]) -> list[runner.GroupInput]:
@@ -276,7 +277,7 @@ def fill(
     compiled: list[float] = []
     start_time = time.perf_counter()
     for genes, missing in todo:
-        shared = (task, execution.replicate(genes))
+        shared = (setting_task(spec.table, task, execution.replicate(genes)),)
         losses = np.empty((len(missing), spec.num_steps))
         inputs = inputs_of(tuple(missing))
         for some, chunk in programs.run_groups(

@@ -251,8 +251,7 @@ def rounded(table: GeneTable, genes: Any) -> ProxySettings:
 
 def _barrier_error(kernel_size: int, outputs: int, with_gradient: bool, h: Array, data: Any):
     """Mean squared error behind the barrier at one tier, and its gradient with respect to ``h``."""
-    unit = jnp.where(initializers.is_normal(data["init"]), data["normal"], data["uniform"])
-    unit = ops.kernel_centre(unit, kernel_size)[..., : h.shape[-1], :outputs]
+    unit = ops.kernel_centre(data["unit"], kernel_size)[..., : h.shape[-1], :outputs]
     out = ops.frozen_conv2d(h, unit) * data["scale"] + ops.per_channel(data["bias"][:outputs])
     used = (jnp.arange(outputs) < data["target_channels"]).astype(h.dtype)
     count = h.shape[0] * h.shape[1] * h.shape[2] * data["target_channels"]
@@ -283,14 +282,12 @@ _barrier_loss.defvjp(
 
 
 def barrier_data(task: TieredTask, setting: SettingData, number: int) -> dict[str, Array]:
-    """What the barrier of one branch needs, computed once a setting."""
+    """What the barrier of one branch needs: its unit draws and what scales them, bias, target, sizes."""
     branch, init, dtype = setting.branches[number], setting.barrier_init, task.images.dtype
     fan_in = branch.barrier_area * branch.transform_channels
     return {
         "variant": branch.barrier,
-        "init": init,
-        "uniform": task.uniform[number],
-        "normal": task.normal[number],
+        "unit": jnp.where(initializers.is_normal(init), task.normal[number], task.uniform[number]),
         "scale": initializers.unit_scale(
             (1, 1, branch.transform_channels, 1), dtype, init, branch.barrier_area, branch.target_channels
         ),
@@ -437,41 +434,61 @@ class TieredNetwork(nn.Module):
         return jnp.stack(errors)
 
 
-def candidate_losses(
-    network: TieredNetwork, num_steps: int, key: Array, encoded: Array, task: TieredTask, setting: SettingData
-) -> Array:
-    """Initialise one candidate from its own key and train it under one setting: losses [S]. The key is consumed."""
-    barriers = [barrier_data(task, setting, number) for number in range(network.spec.branches)]
-    arguments = task.images, encoded, setting, barriers
-    params = network.init(key, *arguments)["params"]
+@flax.struct.dataclass
+class SettingTask:
+    """What all candidates of one setting share, computed once a setting.
 
-    def loss(params: Any) -> tuple[Array, Array]:
-        errors: Any = network.apply({"params": params}, *arguments)
-        return jnp.sum(errors), proxy.final_loss(errors)
+    Attributes:
+      images: [B, H, W, 3], standardised.
+      setting: the setting as data.
+      barriers: :func:`barrier_data` of each branch.
+    """
 
-    return proxy.sgd_losses(loss, params, num_steps, proxy.sgd(setting.hyper))
+    images: Array
+    setting: SettingData
+    barriers: tuple[dict[str, Array], ...]
+
+
+def setting_task(table: GeneTable, task: TieredTask, genes: Array) -> SettingTask:
+    """The task of one setting.
+
+    Args:
+      table: the gene table that ``genes`` index.
+      task: what all settings share.
+      genes: int32 [G]; may be traced.
+
+    Returns:
+      A ``SettingTask``.
+    """
+    setting = setting_data(table, genes, task.images.dtype)
+    barriers = tuple(barrier_data(task, setting, number) for number in range(len(setting.branches)))
+    return SettingTask(task.images, setting, barriers)
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """:func:`candidate_losses` as a hashable function of its arrays; the setting is a genome.
+    """Training of one candidate under one setting, as a hashable function of its arrays.
 
     Attributes:
       network: a :class:`TieredNetwork`.
       num_steps: S.
-      table: the gene table that genomes index.
     """
 
     network: TieredNetwork
     num_steps: int
-    table: GeneTable
 
     @classmethod
     def of(cls, group: Any, table: GeneTable, num_steps: int = 10, dtype: Any = jnp.float32) -> Candidate:
-        """The candidate of a group of architectures under a gene table."""
-        return cls(TieredNetwork(group.universal(dtype), TierSpec.of(table), dtype), num_steps, table)
+        """The candidate of a group of architectures under any setting of a gene table."""
+        return cls(TieredNetwork(group.universal(dtype), TierSpec.of(table), dtype), num_steps)
 
-    def __call__(self, key: Array, encoded: Array, task: TieredTask, genes: Array) -> Array:
-        """Losses [S] of one candidate under the setting of one genome [G]; the key is consumed."""
-        setting = setting_data(self.table, genes, task.images.dtype)
-        return candidate_losses(self.network, self.num_steps, key, encoded, task, setting)
+    def __call__(self, key: Array, encoded: Array, task: SettingTask) -> Array:
+        """Initialise one candidate from its own key and train it: losses [S]. The key is consumed."""
+        arguments = task.images, encoded, task.setting, task.barriers
+        params = self.network.init(key, *arguments)["params"]
+
+        def loss(params: Any) -> tuple[Array, Array]:
+            errors: Any = self.network.apply({"params": params}, *arguments)
+            return jnp.sum(errors), proxy.final_loss(errors)
+
+        return proxy.sgd_losses(loss, params, self.num_steps, proxy.sgd(task.setting.hyper))

@@ -197,7 +197,7 @@ def test_losses_are_those_of_the_tiered_candidate(searches):
     candidate = tiered.Candidate.of(SPACE, NARROW, 2)
     key, task = jax.random.key(0), tiered.make_task(jax.random.key(0), candidate.network.spec, IMAGES)
     key = jax.random.fold_in(key, 0)
-    shared = execution.replicate((task, np.asarray(history.genes[3])))
+    shared = execution.replicate((tiered.setting_task(NARROW, task, jnp.asarray(history.genes[3])),))
     archs = list(dict.fromkeys(SPACE.canonical(arch) for arch in problem.labelled))
     trained = programs.run_groups(
         lambda _: candidate, 2, runner.group_inputs(archs, SPACE, "coarse"), execution, execution.replicate(key), shared
@@ -240,3 +240,13 @@ def test_search_proxy_from_python():
     assert len(found.proxy.members) == 2
     assert all(member.macs_weight is not None for member in found.proxy.members)
     assert found.fitness == np.nanmax(found.history.fitness)
+
+
+def test_functions_are_dealt_so_that_devices_finish_together():
+    macs = np.asarray([9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 6.0])
+    order = dps._deal(range(1, 7), macs, 2, 8)  # without the first
+    assert sorted(order) == [-1, -1, 1, 2, 3, 4, 5, 6]
+    halves = [half[half >= 0] for half in np.split(order, 2)]
+    assert [len(half) for half in halves] == [3, 3]
+    assert abs(macs[halves[0]].sum() - macs[halves[1]].sum()) <= 3
+    assert all(half[-1] == -1 for half in np.split(order, 2))

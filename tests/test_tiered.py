@@ -18,6 +18,7 @@ TABLE = GeneTable(
     network_init=("default", "xavier_normal", "kaiming_uniform"),
     barrier_init=("default", "xavier_normal", "kaiming_uniform"),
 )
+SPEC = tiered.TierSpec.of(TABLE)
 STEPS = 3
 
 
@@ -40,8 +41,9 @@ def plain_twin(network, settings, setting, params, task):
             "norm": {"scale": weights["scale"][:used], "bias": weights["offset"][:used]},
         }
         data = tiered.barrier_data(task, setting, number)
-        unit = data["normal"] if settings.barrier_init.endswith("normal") else data["uniform"]
-        kernel = ops.kernel_centre(unit, branch.barrier_kernel)[..., :used, : branch.target_channels] * data["scale"]
+        kernel = (
+            ops.kernel_centre(data["unit"], branch.barrier_kernel)[..., :used, : branch.target_channels] * data["scale"]
+        )
         bias = jnp.broadcast_to(data["bias"], data["target"].shape[-1:])[: branch.target_channels]
         barriers.append({"kernel": kernel, "bias": bias})
         branch_targets.append(data["target"][..., : branch.target_channels])
@@ -62,8 +64,9 @@ def test_trains_as_the_plain_network_does(x64, seeds):
         genes = TABLE.random_genes(jax.random.key(seed))
         settings, setting = TABLE.decode(genes), tiered.setting_data(TABLE, genes, jnp.float64)
         key = jax.random.key(100 + seed)
-        losses = losses_of(key, cell, task, genes)
-        params = init(key, images, cell, setting)["params"]
+        own_task = tiered.setting_task(TABLE, task, genes)
+        losses = losses_of(key, cell, own_task)
+        params = init(key, images, cell, setting, own_task.barriers)["params"]
         own, plain_task = plain_twin(network, settings, setting, params, task)
         plain = proxy.ProxyNetwork(space.universal(jnp.float64), proxy.ProxySpec.of(settings).heads, jnp.float64)
         expected = train(plain, STEPS, own, cell, plain_task, proxy.ProxyHyper.of(settings, jnp.float64))
@@ -75,11 +78,12 @@ def test_trains_as_the_plain_network_does(x64, seeds):
 def test_padding_stays_out_of_the_initialisers():
     """A transform's draws have the variance of its own fans, and nothing beyond its own kernel and channels."""
     genes = TABLE.random_genes(jax.random.key(0))
-    setting = tiered.setting_data(TABLE, genes)
-    branch = setting.branches[0].replace(transform_channels=jnp.asarray(6), transform_area=jnp.asarray(1.0))
-    module = tiered.TieredTransform(tiered.TierSpec.of(TABLE))
+    task = tiered.setting_task(TABLE, tiered.make_task(jax.random.key(0), SPEC, jnp.ones((2, 8, 8, 3))), genes)
+    branch = task.setting.branches[0]
+    branch = branch.replace(transform_channels=jnp.asarray(6), transform_area=jnp.asarray(1.0))
     tap = jnp.ones((2, 8, 8, 500))
-    kernel = module.init(jax.random.key(0), tap, branch, 2)["params"]["kernel"]  # xavier_normal
+    variables = tiered.TieredHead(SPEC).init(jax.random.key(0), tap, branch, task.barriers[0], 2)  # xavier_normal
+    kernel = variables["params"]["kernel"]
     own = kernel[1, 1, :, :6]
     np.testing.assert_allclose(jnp.std(own), np.sqrt(2 / (500 + 6)), rtol=0.05)
     assert float(jnp.abs(kernel).sum()) == pytest.approx(float(jnp.abs(own).sum()))
@@ -95,7 +99,7 @@ def test_map_and_vmap_over_candidates_agree(x64):
     losses = {}
     for form in ("map", "vmap"):
         execution = programs.Execution.of(jax.devices()[:1], form, vmap_width=3)
-        key, shared = execution.replicate((jax.random.key(1), (task, genes)))
+        key, shared = execution.replicate((jax.random.key(1), (tiered.setting_task(TABLE, task, genes),)))
         trained = programs.run_groups(
             lambda _: candidate, STEPS, runner.group_inputs(archs, space, "coarse"), execution, key, shared
         )
@@ -109,9 +113,10 @@ def test_more_branches_than_taps_are_refused():
             return [images]
 
     genes = TABLE.random_genes(jax.random.key(0))
-    network = tiered.TieredNetwork(OneTap(), tiered.TierSpec.of(TABLE))
+    network = tiered.TieredNetwork(OneTap(), SPEC)
+    setting = tiered.setting_data(TABLE, genes)
     with pytest.raises(ValueError, match="narrow the gene 'branches'"):
-        network.init(jax.random.key(0), jnp.ones((2, 8, 8, 3)), jnp.zeros(6, int), tiered.setting_data(TABLE, genes))
+        network.init(jax.random.key(0), jnp.ones((2, 8, 8, 3)), jnp.zeros(6, int), setting, ())
 
 
 def test_flops_needed_and_executed():

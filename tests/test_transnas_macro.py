@@ -124,8 +124,8 @@ def test_transforms_count_the_channels_in_use():
 
 
 @pytest.mark.parametrize("level", range(4))
-def test_transform_of_any_width_equals_that_of_the_tap_cut_to_it(level):
-    """Where the transform's sizes are data as well: outputs and gradients, whatever stands in the channels not in use."""
+def test_head_of_any_width_equals_that_of_the_tap_cut_to_it(level):
+    """Where the head's sizes are data as well: loss and gradients, whatever stands in the channels not in use."""
     widths = (4, 8, 16, 32)
     table = genes.GeneTable(
         branches=(1,),
@@ -136,25 +136,28 @@ def test_transform_of_any_width_equals_that_of_the_tap_cut_to_it(level):
         network_init=("default",),
         barrier_init=("default",),
     )
-    module = tiered.TieredTransform(tiered.TierSpec.of(table))
-    branch = tiered.setting_data(table, table.encode(proxy.ProxySettings.from_dict(TRANSFORM))).branches[0]
+    spec = tiered.TierSpec.of(table)
+    module = tiered.TieredHead(spec)
     features = jnp.asarray(pattern((2, 8, 8, 32), 1), jnp.float32)
+    task = tiered.make_task(jax.random.key(1), spec, features[..., :3])
+    task = tiered.setting_task(table, task, table.encode(proxy.ProxySettings.from_dict(TRANSFORM)))
+    rest = task.setting.branches[0], task.barriers[0]
     narrow = features[..., : widths[level]]
     padded = layers.PaddedTap(features, jnp.asarray(level), widths)
-    params = module.init(jax.random.key(0), padded, branch)["params"]
+    params = module.init(jax.random.key(0), padded, *rest)["params"]
     bound = 1 / np.sqrt(9 * widths[level])
     assert 0.8 * bound < np.abs(params["kernel"]).max() <= bound
     cut = {**params, "kernel": params["kernel"][:, :, : widths[level]]}
 
     def loss(params, tap):
-        y = module.apply({"params": params}, tap, branch)
-        return jnp.sum(y**3), y
+        return module.apply({"params": params}, tap, *rest)
 
-    (_, y), (grads, grad_tap) = jax.value_and_grad(loss, (0, 1), has_aux=True, allow_int=True)(params, padded)
-    (_, expected), (expected_grads, grad_narrow) = jax.value_and_grad(loss, (0, 1), has_aux=True)(cut, narrow)
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(grad_tap.features[..., : widths[level]], grad_narrow, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(grads["kernel"][:, :, : widths[level]], expected_grads["kernel"], rtol=1e-4, atol=1e-4)
+    error, (grads, grad_tap) = jax.value_and_grad(loss, (0, 1), allow_int=True)(params, padded)
+    expected, (expected_grads, grad_narrow) = jax.value_and_grad(loss, (0, 1))(cut, narrow)
+    np.testing.assert_allclose(error, expected, rtol=1e-5)
+    np.testing.assert_allclose(grad_tap.features[..., : widths[level]], grad_narrow, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(grads["kernel"][:, :, : widths[level]], expected_grads["kernel"], rtol=1e-4, atol=1e-6)
+    assert np.any(grad_narrow)
     assert not np.any(grads["kernel"][:, :, widths[level] :])
     assert not np.any(grad_tap.features[..., widths[level] :])
 
