@@ -4,8 +4,9 @@
 
 Ours: the compiled search, ``--evaluations`` random settings x 20 labelled architectures, compile time apart. PyTorch:
 the same settings, each on the first ``--torch-archs`` distinct functions of the same labelled architectures, in both
-memory formats, the better of which counts, and multiplied up to all 20 (the reference trains duplicates too). Blocks
-alternate; ratios are of the means, and medians of the blocks' own. Also: FLOPs executed over FLOPs needed, for these settings and on average over many random ones.
+memory formats, the better of which counts, and multiplied up to all 20 (the reference trains duplicates too). They take
+turns; ratios are of the means, and medians of the turns' own. Also: FLOPs executed over FLOPs needed, for these
+settings and on average over many random ones.
 """
 
 from __future__ import annotations
