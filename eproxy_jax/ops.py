@@ -489,15 +489,20 @@ normalize.defvjp(_normalize_fwd, lambda residuals, grad: (normalize_gradient(gra
 # --- pools and resizing --------------------------------------------------------------------------------------
 
 
+def _triples(padded: Array, axis: int) -> list[Array]:
+    """The previous, same and next pixel along an axis, of all but its first and last pixel."""
+    size = padded.shape[axis] - 2
+    return [lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3)]
+
+
 def _window_sum_3x3(x: Array) -> Array:
     """Sum over 3x3 windows, zero outside.
 
     Separable shifted adds: 5x faster on the CPU than reduce_window; padded once and not before either direction, which
-    is another 2 to 4 times as fast on maps of 16x16 and 32x32.
+    is another 1.6 to 4 times as fast on maps of 16x16 and 32x32 (in a loop over pools alone).
     """
-    padded = _pad_spatial(x, 1)
-    rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
-    return rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
+    rows = functools.reduce(jnp.add, _triples(_pad_spatial(x, 1), 1))
+    return functools.reduce(jnp.add, _triples(rows, 2))
 
 
 def _inverse_window_counts(x: Array) -> Array:
@@ -580,8 +585,7 @@ def _neighbours(x: Array, axis: int) -> list[Array]:
     """The previous, same and next pixel along an axis, minus infinity outside."""
     pads = [(0, 0)] * 4
     pads[axis] = (1, 1)
-    padded = jnp.pad(x, pads, constant_values=-jnp.inf)
-    return [lax.slice_in_dim(padded, i, i + x.shape[axis], axis=axis) for i in range(3)]
+    return _triples(jnp.pad(x, pads, constant_values=-jnp.inf), axis)
 
 
 def _max_of_3(x: Array, axis: int) -> Array:
@@ -611,8 +615,8 @@ def _window_max(x: Array) -> Array:
 def _max_pool_3x3(x: Array) -> Array:
     # Padded once, as _window_sum_3x3.
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    rows = jnp.maximum(jnp.maximum(padded[:, :, :-2], padded[:, :, 1:-1]), padded[:, :, 2:])
-    return jnp.maximum(jnp.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
+    rows = functools.reduce(jnp.maximum, _triples(padded, 2))
+    return functools.reduce(jnp.maximum, _triples(rows, 1))
 
 
 @_max_pool_3x3.def_vmap
