@@ -549,9 +549,19 @@ def _windows_2x2(x: Array) -> list[Array]:
     return [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
 
 
-def _max_pool_2x2_fwd(x: Array):
-    y = functools.reduce(jnp.maximum, _windows_2x2(x))
-    return y, (x, y)
+def _first_largest(values: list[Array]) -> list[Array]:
+    """Where each of the arrays is the first of the largest, one mask an array; exactly one holds at each element.
+
+    Values are compared with each other, never with a pool's output: XLA may compute the input once for the pool and
+    again for its gradient, rounded differently, and equality with the output then holds nowhere.
+    """
+    masks = []
+    free = jnp.ones(values[0].shape, bool)
+    for i, value in enumerate(values):
+        largest = functools.reduce(jnp.logical_and, [value >= other for other in values[i + 1 :]], free)
+        masks.append(largest)
+        free &= ~largest
+    return masks
 
 
 @jax.custom_vjp
@@ -561,24 +571,18 @@ def max_pool_2x2(x: Array) -> Array:
     Among equal pixels of a window the first one takes the gradient, as in PyTorch: maps that went through a max pool
     are full of ties, which ``jnp.max`` would split.
     """
-    return _max_pool_2x2_fwd(x)[0]
+    return functools.reduce(jnp.maximum, _windows_2x2(x))
 
 
-def _max_pool_2x2_bwd(residuals: tuple[Array, Array], grad: Array):
-    x, y = residuals
-    parts = []
-    taken = jnp.zeros(y.shape, bool)
-    for pixel in _windows_2x2(x):
-        hit = (pixel == y) & ~taken
-        parts.append(jnp.where(hit, grad, 0))
-        taken |= hit
-    b, h, w, c = y.shape
+def _max_pool_2x2_bwd(x: Array, grad: Array):
+    parts = [jnp.where(mask, grad, 0) for mask in _first_largest(_windows_2x2(x))]
+    b, h, w, c = grad.shape
     rows = [jnp.stack(parts[i : i + 2], axis=3).reshape(b, h, 2 * w, c) for i in (0, 2)]
     whole = jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, c)
     return (jnp.pad(whole, ((0, 0), (0, x.shape[1] - 2 * h), (0, x.shape[2] - 2 * w), (0, 0))),)
 
 
-max_pool_2x2.defvjp(_max_pool_2x2_fwd, _max_pool_2x2_bwd)
+max_pool_2x2.defvjp(lambda x: (max_pool_2x2(x), x), _max_pool_2x2_bwd)
 
 
 def _neighbours(x: Array, axis: int) -> list[Array]:
@@ -592,18 +596,15 @@ def _max_of_3(x: Array, axis: int) -> Array:
     return functools.reduce(jnp.maximum, _neighbours(x, axis))
 
 
-def _max_of_3_gradient(x: Array, y: Array, grad: Array, axis: int) -> Array:
-    previous, same, _ = _neighbours(x, axis)
-    first = previous == y
-    second = (same == y) & ~first
+def _max_of_3_gradient(x: Array, grad: Array, axis: int) -> Array:
+    to_previous, to_same, to_next = (jnp.where(mask, grad, 0) for mask in _first_largest(_neighbours(x, axis)))
     # What a window gives to its previous, same and next pixel comes back to the pixel from the opposite side.
     pads = [(0, 0)] * 4
     pads[axis] = (1, 1)
-    gradients = [jnp.where(first, grad, 0), jnp.where(first | second, 0, grad)]
-    to_previous, to_next = (jnp.pad(g, pads) for g in gradients)
+    from_next, from_previous = jnp.pad(to_previous, pads), jnp.pad(to_next, pads)
     size = x.shape[axis]
-    total = lax.slice_in_dim(to_previous, 2, size + 2, axis=axis) + jnp.where(second, grad, 0)
-    return total + lax.slice_in_dim(to_next, 0, size, axis=axis)
+    total = lax.slice_in_dim(from_next, 2, size + 2, axis=axis) + to_same
+    return total + lax.slice_in_dim(from_previous, 0, size, axis=axis)
 
 
 def _window_max(x: Array) -> Array:
@@ -628,18 +629,16 @@ def _max_pool_3x3_batched(axis_size: int, in_batched: list[bool], x: Array):
 
 
 @custom_vmap
-def max_pool_3x3_gradient(x: Array, y: Array, grad: Array) -> Array:
-    """Gradient of ``max_pool_3x3`` from its input, its output and its output's gradient, [B, H, W, C]."""
-    rows = _max_of_3(x, 2)
-    return _max_of_3_gradient(x, rows, _max_of_3_gradient(rows, y, grad, 1), 2)
+def max_pool_3x3_gradient(x: Array, grad: Array) -> Array:
+    """Gradient of ``max_pool_3x3`` from its input and its output's gradient, [B, H, W, C]."""
+    return _max_of_3_gradient(x, _max_of_3_gradient(_max_of_3(x, 2), grad, 1), 2)
 
 
 @max_pool_3x3_gradient.def_vmap
-def _max_pool_3x3_gradient_batched(axis_size: int, in_batched: list[bool], x: Array, y: Array, grad: Array):
-    del y
+def _max_pool_3x3_gradient_batched(axis_size: int, in_batched: list[bool], x: Array, grad: Array):
     x, grad = (
         part if batched else jnp.broadcast_to(part[None], (axis_size, *part.shape))
-        for part, batched in ((x, in_batched[0]), (grad, in_batched[2]))
+        for part, batched in zip((x, grad), in_batched, strict=True)
     )
     return jax.vjp(_window_max, x)[1](grad)[0], True
 
@@ -660,12 +659,7 @@ def max_pool_3x3(x: Array) -> Array:
     return _max_pool_3x3(x)
 
 
-def _max_pool_3x3_fwd(x: Array):
-    y = _max_pool_3x3(x)
-    return y, (x, y)
-
-
-max_pool_3x3.defvjp(_max_pool_3x3_fwd, lambda residuals, grad: (max_pool_3x3_gradient(*residuals, grad),))
+max_pool_3x3.defvjp(lambda x: (_max_pool_3x3(x), x), lambda x, grad: (max_pool_3x3_gradient(x, grad),))
 
 
 def resize_nearest(x: Array, size: int) -> Array:

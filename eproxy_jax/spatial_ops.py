@@ -256,48 +256,51 @@ line_conv.defvjp(lambda x, kernel, *args: (line_conv(x, kernel, *args), (x, kern
 # --- pools ---------------------------------------------------------------------------------------------------
 
 
-def _line_max(x: Array, size: Index, axis: int, stride: int, margin: int) -> Array:
+def _line_max(x: Array, size: Index, axis: int, stride: int, margin: int) -> tuple[Array, Array]:
+    """The largest pixel of each window along an axis, and the place of the first such pixel in its window."""
     strides = _line(axis, stride, 1)
     padded = _pad(x, _line(axis, margin, 0), -jnp.inf)
     out = [_strided(n, s) for n, s in zip(x.shape[1:3], strides, strict=True)]
 
-    def higher(n: Array, y: Array) -> Array:
-        return jnp.maximum(y, _window(padded, _line(axis, margin + n - size // 2, 0), out, strides))
+    def higher(n: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        y, place = carry
+        pixel = _window(padded, _line(axis, margin + n - size // 2, 0), out, strides)
+        return jnp.maximum(y, pixel), jnp.where(pixel > y, jnp.asarray(n, place.dtype), place)
 
     lowest = jnp.full((x.shape[0], *out, x.shape[3]), -jnp.inf, x.dtype)
-    return lax.fori_loop(0, size, higher, lowest)
+    return lax.fori_loop(0, size, higher, (lowest, jnp.zeros(lowest.shape, jnp.int32)))
 
 
-def _line_max_gradient(x: Array, y: Array, grad: Array, size: Index, axis: int, stride: int, margin: int) -> Array:
-    strides = _line(axis, stride, 1)
-    padded = _pad(x, _line(axis, margin, 0), -jnp.inf)
+def _line_max_gradient(
+    place: Array, grad: Array, size: Index, axis: int, stride: int, margin: int, like: Array
+) -> Array:
+    """Gradient of :func:`_line_max`, of the shape of ``like``, from its places and its maxima's gradient.
+
+    Places and not values, for values computed twice need not be equal.
+    """
     extent = (grad.shape[axis] - 1) * stride + 1
 
-    def position(n: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        total, taken = carry
-        start = _line(axis, margin + n - size // 2, 0)
-        hit = (_window(padded, start, y.shape[1:3], strides) == y) & ~taken
-        part = _spread(jnp.where(hit, grad, 0), axis, stride, extent)
-        corner = [jnp.asarray(place, jnp.int32) for place in (0, *start, 0)]
+    def position(n: Array, total: Array) -> Array:
+        part = _spread(jnp.where(place == n, grad, 0), axis, stride, extent)
+        corner = [jnp.asarray(at, jnp.int32) for at in (0, *_line(axis, margin + n - size // 2, 0), 0)]
         part = part + lax.dynamic_slice(total, corner, part.shape)
-        return lax.dynamic_update_slice(total, part, corner), taken | hit
+        return lax.dynamic_update_slice(total, part, corner)
 
-    carry = (jnp.zeros(padded.shape, grad.dtype), jnp.zeros(y.shape, bool))
-    total, _ = lax.fori_loop(0, size, position, carry)
-    return lax.slice_in_dim(total, margin, margin + x.shape[axis], axis=axis)
+    total = lax.fori_loop(0, size, position, _pad(jnp.zeros_like(like), _line(axis, margin, 0)))
+    return lax.slice_in_dim(total, margin, margin + like.shape[axis], axis=axis)
 
 
 def maxima(x: Array, size: Index, stride: int, margin: int) -> Array:
     """:func:`max_pool` whose ``size`` may be traced; ``margin`` is at least ``size // 2``."""
-    return _line_max(_line_max(x, size, 2, stride, margin), size, 1, stride, margin)
+    return _line_max(_line_max(x, size, 2, stride, margin)[0], size, 1, stride, margin)[0]
 
 
 def maxima_gradient(x: Array, grad: Array, size: Index, stride: int, margin: int) -> Array:
     """Gradient of :func:`maxima`: among equal pixels of a window the first one (row by row) takes it, as in PyTorch."""
-    rows = _line_max(x, size, 2, stride, margin)
-    y = _line_max(rows, size, 1, stride, margin)
-    grad_rows = _line_max_gradient(rows, y, grad, size, 1, stride, margin)
-    return _line_max_gradient(x, rows, grad_rows, size, 2, stride, margin)
+    rows, place_in_row = _line_max(x, size, 2, stride, margin)
+    _, row = _line_max(rows, size, 1, stride, margin)
+    grad_rows = _line_max_gradient(row, grad, size, 1, stride, margin, rows)
+    return _line_max_gradient(place_in_row, grad_rows, size, 2, stride, margin, x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -66,21 +66,21 @@ def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> ops.Op:
 
 
 def _weightless_op(function: Any, gradient: Any) -> ops.Op:
-    """The operation ``function(x, C)``, with ``gradient(x, y, grad)``, in the residual layout of convolutions."""
+    """The operation ``function(x, C)``, with ``gradient(x, grad)``, in the residual layout of convolutions."""
 
     def forward(x: Array, weights: Any):
         y = function(x, weights["scale"].shape[0])
         return y, (jnp.zeros_like(weights["scale"]), jnp.zeros_like(y))
 
     def backward(x: Array, weights: Any, y: Array, residual: Any, grad: Array):
-        del residual
-        return gradient(x, y, grad), jax.tree.map(jnp.zeros_like, weights)
+        del y, residual
+        return gradient(x, grad), jax.tree.map(jnp.zeros_like, weights)
 
     return ops.Op(forward, backward)
 
 
 _ABSENT = _weightless_op(
-    lambda x, channels: jnp.zeros((*x.shape[:-1], channels), x.dtype), lambda x, y, grad: jnp.zeros_like(x)
+    lambda x, channels: jnp.zeros((*x.shape[:-1], channels), x.dtype), lambda x, grad: jnp.zeros_like(x)
 )
 _POOL = _weightless_op(lambda x, channels: ops.max_pool_3x3(x), ops.max_pool_3x3_gradient)
 
@@ -122,7 +122,7 @@ def vertex_choice(channels: int) -> Choice:
     def backward(index: Array, x: Array, weights: Any, y: Array, residual: Any, grad: Array):
         is_conv = index >= CODE_CONV1X1
         grad_x, grads = full.backward(x, at_full_width(index, weights), y, residual, jnp.where(is_conv, grad, 0))
-        pooled = ops.max_pool_3x3_gradient(x, y, jnp.where(index == CODE_POOL, grad, 0))
+        pooled = ops.max_pool_3x3_gradient(x, jnp.where(index == CODE_POOL, grad, 0))
         return jnp.where(is_conv, grad_x, pooled), at_full_width(index, grads)
 
     return Choice((_ABSENT, _POOL, *convs), ops.Op(forward, backward))  # pyright: ignore[reportArgumentType]
