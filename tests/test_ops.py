@@ -38,6 +38,23 @@ def test_conv2d_equals_lax_with_gradients(x64, kernel_size, stride, size):
     close(pull(grad), reference_pull(grad))
 
 
+@pytest.mark.parametrize("kernel_size", [3, 7])
+def test_narrowing_convolutions_are_products_on_cpus_and_convolutions_elsewhere(x64, kernel_size):
+    """Many channels to few, as behind the transform."""
+    channels = ops._NARROWING_MIN_CHANNELS
+    x = jnp.asarray(pattern((2, 8, 6, channels), 0))
+    kernel = jnp.asarray(pattern((kernel_size, kernel_size, channels, 8), 1)) / channels
+    ours, pull = jax.vjp(ops.conv2d, x, kernel)
+    theirs, reference_pull = jax.vjp(lambda x, k: reference_conv(x, k, 1), x, kernel)
+    close(ours, theirs)
+    grad = jnp.asarray(pattern(ours.shape, 2))
+    close(pull(grad), reference_pull(grad))
+    for platform, convolutions in (("cpu", 0), ("tpu", 1), ("cuda", 1)):
+        text = jax.export.export(jax.jit(ops.conv2d), platforms=[platform])(x, kernel).mlir_module()
+        assert text.count("stablehlo.convolution") == convolutions
+        assert text.count("stablehlo.dot_general") == 1 - convolutions
+
+
 @pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (3, 1), (3, 2), (7, 1)])
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
 @pytest.mark.parametrize("form", conv_forms.FORMS)
