@@ -4,10 +4,11 @@
   python benchmarks/full_space.py                       # all 5,044 distinct networks
 
 Ours trains each distinct function once; the PyTorch loop trains every string as written, one at a time, in both memory
-formats, and is measured on ``--torch-archs`` random strings after ours has ended. With ``--stratified``, the seconds of
-all strings are those of the sample times the number of networks, and are marked as extrapolated; PyTorch's always are.
-Killed, it resumes (results stay under ``--workdir``). The Spearman columns need the benchmark data
-(EPROXY_DATA, default ../shared/data).
+formats, and is measured on one string of each of ``--torch-archs`` strata of MACs: every other one before ours, the
+others after it, so that a change of the machine's speed meets both. With ``--stratified``, the seconds of all strings
+are those of the sample times the number of networks, and are marked as extrapolated; PyTorch's always are. Killed, it
+resumes (results stay under ``--workdir``). The Spearman columns need the benchmark data (EPROXY_DATA, default
+../shared/data).
 """
 
 from __future__ import annotations
@@ -35,19 +36,18 @@ from eproxy_jax.metrics import rank_quality
 SPACE = "nasbench201"
 
 
-def stratified(space, num: int | None, seed: int) -> tuple[list, list]:
-    """(all distinct networks, those to train): by MACs in ``num`` strata of equal size, one at random out of each."""
-    distinct = list(runner.make_plan(list(space.enumerate()), space).distinct)
-    if num is None or num >= len(distinct):
-        return distinct, distinct
-    by_macs = sorted(distinct, key=lambda arch: (space.macs(arch), space.params(arch), arch))
-    bounds = np.linspace(0, len(distinct), num + 1).astype(int)
+def stratified(archs: list, space, num: int | None, seed: int) -> list:
+    """One architecture at random out of each of ``num`` strata of equal size, by MACs; all without ``num``."""
+    if num is None or num >= len(archs):
+        return archs
+    by_macs = sorted(archs, key=lambda arch: (space.macs(arch), space.params(arch), arch))
+    bounds = np.linspace(0, len(archs), num + 1).astype(int)
     draws = np.random.default_rng(seed).integers(bounds[:-1], bounds[1:])
-    return distinct, [by_macs[i] for i in draws]
+    return [by_macs[i] for i in draws]
 
 
 def torch_seconds(spec, strings) -> dict[str, float]:
-    """Mean seconds of a string in the PyTorch loop, by memory format."""
+    """Seconds of strings in the PyTorch loop, by memory format."""
     job = runner.make_job(spec.space, spec.settings, spec.images, spec.weight_seed)
     score = torch_scorer(spec.space, spec.settings, job.task)
     score(strings[0], False)
@@ -59,35 +59,39 @@ def torch_seconds(spec, strings) -> dict[str, float]:
             score(arch, layout == "channels_last")
             seconds[layout] += time.perf_counter() - start
         print(f"PyTorch {number + 1}/{len(strings)}", file=sys.stderr, flush=True)
-    return {layout: total / len(strings) for layout, total in seconds.items()}
+    return seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="paper")
     parser.add_argument("--stratified", type=int, metavar="N")
-    parser.add_argument("--seed", type=int, default=0, help="of the strata and of PyTorch's strings")
-    parser.add_argument("--torch-archs", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0, help="of the draws from strata")
+    parser.add_argument("--torch-archs", type=int, default=60)
     parser.add_argument("--workdir", default="runs/full_space")
     arguments = parser.parse_args()
+    if arguments.torch_archs < 2:
+        parser.error("--torch-archs: at least 2, one before ours and one after")
 
     spec = config.build(config.load_config(config_source(SPACE, arguments.variant)))
     space = spec.space
     strings = list(space.enumerate())
-    distinct, networks = stratified(space, arguments.stratified, arguments.seed)
+    distinct = list(runner.make_plan(strings, space).distinct)
+    networks = stratified(distinct, space, arguments.stratified, arguments.seed)
+    sample = stratified(strings, space, arguments.torch_archs, arguments.seed)
     folder = Path(arguments.workdir) / f"{arguments.variant}-{len(networks)}-{arguments.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     listed = folder / "networks.txt"
     listed.write_text("".join(space.format(arch) + "\n" for arch in networks))
     command = [sys.executable, "-m", "eproxy_jax.cli", "score", "--config", config_source(SPACE, arguments.variant)]
     command += ["--archs", str(listed), "--workdir", str(folder), "--no-plot", "--compile-cache", "off"]
+    before = torch_seconds(spec, sample[::2])
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    after = torch_seconds(spec, sample[1::2])
     result = results_file.result_of([json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()])
     seconds = json.loads((folder / "scores.run.json").read_text())["seconds"]
 
-    rng = np.random.default_rng(arguments.seed)
-    sample = [strings[i] for i in rng.choice(len(strings), arguments.torch_archs, replace=False)]
-    peers = torch_seconds(spec, sample)
+    peers = {layout: (before[layout] + after[layout]) / len(sample) for layout in before}
 
     ours = seconds["compile"] + seconds["run"] * len(distinct) / len(networks)
     best = min(peers.values()) * len(strings)
