@@ -142,9 +142,8 @@ def _narrowing_conv(x: Array, kernel: Array) -> Array:
     out = product(x.reshape(-1, channels_in), columns).reshape(batch, height, width, -1)
     padded = _pad_spatial(out, size // 2)
     parts = [
-        padded[:, i : i + height, j : j + width, (i * size + j) * channels_out :][..., :channels_out]
-        for i in range(size)
-        for j in range(size)
+        padded[:, i : i + height, j : j + width, n * channels_out : (n + 1) * channels_out]
+        for n, (i, j) in enumerate(np.ndindex(size, size))
     ]
     return functools.reduce(jnp.add, parts)
 
