@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from common import best_seconds, header, markdown_table, write_page
 
-from eproxy_jax import ops
+from eproxy_jax.nn import convolution
 
 # Channels in, channels out, map size, kernel size, stride. The first three are the cells of NAS-Bench-201.
 SHAPES = (
@@ -45,7 +45,7 @@ def only(form: str) -> Iterator[None]:
     def pick(*arrays: jax.Array, **forms: Callable[..., jax.Array]) -> jax.Array:
         return forms.get(name, forms["default"])(*arrays)
 
-    with mock.patch.object(ops.lax, "platform_dependent", pick):
+    with mock.patch.object(convolution.lax, "platform_dependent", pick):
         yield
 
 
@@ -74,7 +74,7 @@ def main() -> None:
         kernel = jax.random.normal(keys[1], (arguments.width, kernel_size, kernel_size, channels_in, channels_out)) / 10
 
         def forward(x: jax.Array, kernel: jax.Array, stride: int = stride) -> jax.Array:
-            return jax.vmap(lambda x, kernel: ops.conv2d(x, kernel, stride))(x, kernel)
+            return jax.vmap(lambda x, kernel: convolution.conv2d(x, kernel, stride))(x, kernel)
 
         grad = jax.random.normal(keys[2], jax.eval_shape(forward, x, kernel).shape)
 

@@ -30,7 +30,7 @@ from common import RESULTS, best_seconds, config_source, header, markdown_table,
 from score_throughput import matmul_peak
 
 from eproxy_jax import config, flops, images, runner, spaces
-from eproxy_jax.spaces import traced_work
+from eproxy_jax.nn import traced_work
 from eproxy_jax.types import ProxySettings
 
 SPACE = "nasbench201"

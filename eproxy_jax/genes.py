@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax import initializers
 from eproxy_jax.errors import did_you_mean
+from eproxy_jax.nn import initializers
 from eproxy_jax.types import FEATURES, MAX_BRANCHES, BranchSettings, ProxySettings
 
 _GLOBAL_GENES = ("lr", "alpha", "branches", "network_init", "barrier_init")

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from eproxy_jax import flops, programs, proxy, runner, spaces
-from eproxy_jax.spaces import traced_work
+from eproxy_jax.nn import traced_work
 from eproxy_jax.types import ProxySettings
 
 

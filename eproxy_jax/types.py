@@ -23,8 +23,8 @@ import flax.struct
 import numpy as np
 from jax import Array
 
-from eproxy_jax import initializers
 from eproxy_jax.errors import did_you_mean
+from eproxy_jax.nn import initializers
 
 FEATURES = ("net", "wave_l", "wave_m", "wave_h", "dot")
 TARGET_SIZE = 8  # height and width of feature maps and targets (PROTOCOL, step 2)

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from eproxy_jax import layers, spaces
+from eproxy_jax import spaces
+from eproxy_jax.nn import layers
 from eproxy_jax.spaces.anynet_rules import AnyNetArch
 from eproxy_jax.spaces.nds_genotype import NdsArch
 from eproxy_jax.types import ProxySettings

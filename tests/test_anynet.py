@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, TINY, anynet, pattern_images
 
-from eproxy_jax import initializers, proxy, spaces
+from eproxy_jax import proxy, spaces
+from eproxy_jax.nn import initializers
 from eproxy_jax.spaces import anynet_universal
 from eproxy_jax.spaces.anynet import AnyNetGroup, _largest
 from eproxy_jax.types import TARGET_SIZE

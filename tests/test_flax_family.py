@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, TINY, pattern_images
 
-from eproxy_jax import config, images, layers, runner, spaces
-from eproxy_jax.spaces import traced_work
+from eproxy_jax import config, images, runner, spaces
+from eproxy_jax.nn import layers, traced_work
 from eproxy_jax.types import ProxySettings
 
 BATCH = images.default_images(num=2, size=8)

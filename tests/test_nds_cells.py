@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, nds, pattern
 
-from eproxy_jax import config, ops, spaces, spatial_ops
+from eproxy_jax import config, spaces
+from eproxy_jax.nn import convolution, windowed
 from eproxy_jax.spaces import nds_budget, nds_genotype, nds_ops, nds_plan
 from eproxy_jax.spaces.nds_imagenet_counts import counts
 
@@ -264,7 +265,7 @@ def test_spatial_operations_equal_live_pytorch(x64, size):
     for stride in (1, 2):
         for k, dilation in ((3, 1), (7, 1), (5, 2)):
             check(
-                lambda x, w, s=stride, d=dilation: spatial_ops.depthwise_conv2d(x, w, s, d),
+                lambda x, w, s=stride, d=dilation: windowed.depthwise_conv2d(x, w, s, d),
                 lambda t, w, s=stride, d=dilation, k=k: F.conv2d(
                     t, w.permute(2, 0, 1)[:, None], stride=s, padding=k // 2 * d, dilation=d, groups=3
                 ),
@@ -273,20 +274,20 @@ def test_spatial_operations_equal_live_pytorch(x64, size):
             )
         kernel = pattern((7, 3, 4), 2)
         check(
-            lambda x, w, s=stride: spatial_ops.line_conv(x, w, 1, s),
+            lambda x, w, s=stride: windowed.line_conv(x, w, 1, s),
             lambda t, w, s=stride: F.conv2d(t, w.permute(2, 1, 0)[..., None], stride=(s, 1), padding=(3, 0)),
             x,
             kernel,
         )
         check(
-            lambda x, w, s=stride: spatial_ops.line_conv(x, w, 2, s),
+            lambda x, w, s=stride: windowed.line_conv(x, w, 2, s),
             lambda t, w, s=stride: F.conv2d(t, w.permute(2, 1, 0)[:, :, None], stride=(1, s), padding=(0, 3)),
             x,
             kernel,
         )
         for k, values in itertools.product((3, 7), (x, ties)):
             check(
-                lambda x, k=k, s=stride: spatial_ops.max_pool(x, k, s),
+                lambda x, k=k, s=stride: windowed.max_pool(x, k, s),
                 lambda t, k=k, s=stride: F.max_pool2d(t, k, s, k // 2),
                 values,
             )
@@ -295,4 +296,4 @@ def test_spatial_operations_equal_live_pytorch(x64, size):
             lambda t, s=stride: F.avg_pool2d(t, 3, s, 1, count_include_pad=False),
             x,
         )
-    np.testing.assert_array_equal(ops.max_pool_3x3(jnp.asarray(x)), spatial_ops.max_pool(jnp.asarray(x), 3))
+    np.testing.assert_array_equal(convolution.max_pool_3x3(jnp.asarray(x)), windowed.max_pool(jnp.asarray(x), 3))

@@ -9,7 +9,8 @@ from helpers import pattern
 from jax import lax
 from jax.test_util import check_grads
 
-from eproxy_jax import layers, ops, programs
+from eproxy_jax import programs
+from eproxy_jax.nn import convolution, layers
 from eproxy_jax.spaces import cell_net
 
 
@@ -31,7 +32,7 @@ SHAPES = [(k, s, size) for k in (1, 3, 5, 7) for s in (1, 2) for size in (8, 7, 
 def test_conv2d_equals_lax_with_gradients(x64, kernel_size, stride, size):
     x = jnp.asarray(pattern((2, size, size, 3), 0))
     kernel = jnp.asarray(pattern((kernel_size, kernel_size, 3, 5), 1))
-    ours, pull = jax.vjp(lambda x, k: ops.conv2d(x, k, stride), x, kernel)
+    ours, pull = jax.vjp(lambda x, k: convolution.conv2d(x, k, stride), x, kernel)
     theirs, reference_pull = jax.vjp(lambda x, k: reference_conv(x, k, stride), x, kernel)
     close(ours, theirs)
     grad = jnp.asarray(pattern(ours.shape, 2))
@@ -41,16 +42,16 @@ def test_conv2d_equals_lax_with_gradients(x64, kernel_size, stride, size):
 @pytest.mark.parametrize("kernel_size", [3, 7])
 def test_narrowing_convolutions_are_products_on_cpus_and_convolutions_elsewhere(x64, kernel_size):
     """Many channels to few, as behind the transform."""
-    channels = ops._NARROWING_MIN_CHANNELS
+    channels = convolution._NARROWING_MIN_CHANNELS
     x = jnp.asarray(pattern((2, 8, 6, channels), 0))
     kernel = jnp.asarray(pattern((kernel_size, kernel_size, channels, 8), 1)) / channels
-    ours, pull = jax.vjp(ops.conv2d, x, kernel)
+    ours, pull = jax.vjp(convolution.conv2d, x, kernel)
     theirs, reference_pull = jax.vjp(lambda x, k: reference_conv(x, k, 1), x, kernel)
     close(ours, theirs)
     grad = jnp.asarray(pattern(ours.shape, 2))
     close(pull(grad), reference_pull(grad))
     for platform, convolutions in (("cpu", 0), ("tpu", 1), ("cuda", 1)):
-        text = jax.export.export(jax.jit(ops.conv2d), platforms=[platform])(x, kernel).mlir_module()
+        text = jax.export.export(jax.jit(convolution.conv2d), platforms=[platform])(x, kernel).mlir_module()
         assert text.count("stablehlo.convolution") == convolutions
         assert text.count("stablehlo.dot_general") == 1 - convolutions
 
@@ -65,7 +66,7 @@ def test_conv2d_under_vmap_equals_loop(x64, kernel_size, stride, axes, form):
     x, kernel = (value if axis == 0 else value[0] for value, axis in zip((x, kernel), axes, strict=True))
 
     def loss(x, kernel):
-        y = ops.conv2d(x, kernel, stride)
+        y = convolution.conv2d(x, kernel, stride)
         return jnp.sum(y * jnp.asarray(pattern(y.shape, 2)) + y**3)
 
     function = jax.value_and_grad(loss, argnums=(0, 1))
@@ -84,7 +85,7 @@ def test_conv2d_under_vmap_is_products_or_on_cuda_grouped_convolutions(platform,
     x, kernel = jnp.ones((3, 2, 8, 8, 4)), jnp.ones((3, 3, 3, 4, 4))
 
     def loss(x, kernel):
-        return jnp.sum(ops.conv2d(x, kernel) ** 2)
+        return jnp.sum(convolution.conv2d(x, kernel) ** 2)
 
     program = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1))))
     text = jax.export.export(program, platforms=[platform])(x, kernel).mlir_module()
@@ -99,7 +100,7 @@ def test_forms_of_a_batch_round_operands_alike():
 
     def train(form):
         with conv_forms.only(form), programs.matmul_precision("bfloat16"):
-            y, pull = jax.vjp(jax.vmap(ops.conv2d), x, kernel)
+            y, pull = jax.vjp(jax.vmap(convolution.conv2d), x, kernel)
             return y, *pull(grad)
 
     close(train("grouped"), train("products"), 1e-5)
@@ -108,39 +109,41 @@ def test_forms_of_a_batch_round_operands_alike():
 def test_frozen_conv2d_has_the_input_gradient_and_no_other(x64):
     x, kernel = jnp.asarray(pattern((2, 8, 8, 6), 0)), jnp.asarray(pattern((3, 3, 6, 5), 1))
     grad = jnp.asarray(pattern((2, 8, 8, 5), 2))
-    y, pull = jax.vjp(ops.frozen_conv2d, x, kernel)
+    y, pull = jax.vjp(convolution.frozen_conv2d, x, kernel)
     reference, reference_pull = jax.vjp(lambda x, k: reference_conv(x, k, 1), x, kernel)
     close(y, reference)
     close(pull(grad)[0], reference_pull(grad)[0])
     assert not np.any(pull(grad)[1])
     # Two convolutions, forward and input gradient, and no matrix product that could be a weight gradient.
-    jaxpr = str(jax.make_jaxpr(jax.grad(lambda x, k: jnp.sum(ops.frozen_conv2d(x, k) ** 2), argnums=(0, 1)))(x, kernel))
+    jaxpr = str(
+        jax.make_jaxpr(jax.grad(lambda x, k: jnp.sum(convolution.frozen_conv2d(x, k) ** 2), argnums=(0, 1)))(x, kernel)
+    )
     assert jaxpr.count("conv_general_dilated[") == 2
     assert "dot_general" not in jaxpr
 
 
 def test_normalize(x64):
     x = jnp.asarray(pattern((3, 4, 4, 5), 0)) + 2
-    y = ops.normalize(x)
+    y = convolution.normalize(x)
     np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-12)
     np.testing.assert_allclose(y.var((0, 1, 2)), x.var((0, 1, 2)) / (x.var((0, 1, 2)) + 1e-5), rtol=1e-10)
-    check_grads(ops.normalize, (x,), order=1, modes=["rev"])
+    check_grads(convolution.normalize, (x,), order=1, modes=["rev"])
 
 
 def test_avg_pool_3x3_does_not_count_padding(x64):
     x = jnp.asarray(pattern((2, 5, 4, 3), 0))
-    np.testing.assert_allclose(ops.avg_pool_3x3(jnp.ones_like(x)), 1, rtol=1e-12)
+    np.testing.assert_allclose(convolution.avg_pool_3x3(jnp.ones_like(x)), 1, rtol=1e-12)
     padded = np.pad(np.asarray(x), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
-    np.testing.assert_allclose(ops.avg_pool_3x3(x), np.nanmean(windows, axis=(-2, -1)), rtol=1e-10)
-    check_grads(ops.avg_pool_3x3, (x,), order=1, modes=["rev"])
+    np.testing.assert_allclose(convolution.avg_pool_3x3(x), np.nanmean(windows, axis=(-2, -1)), rtol=1e-10)
+    check_grads(convolution.avg_pool_3x3, (x,), order=1, modes=["rev"])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 12, 16, 32])
 def test_resize_nearest_reads_floor(size):
     x = jnp.arange(size * size, dtype=jnp.float32).reshape(1, size, size, 1)
     rows = np.arange(8) * size // 8
-    np.testing.assert_array_equal(ops.resize_nearest(x, 8)[0, :, :, 0], np.asarray(x)[0, rows][:, rows, 0])
+    np.testing.assert_array_equal(convolution.resize_nearest(x, 8)[0, :, :, 0], np.asarray(x)[0, rows][:, rows, 0])
 
 
 @pytest.mark.parametrize("affine", [False, True])
@@ -156,8 +159,10 @@ def test_switch_op_equals_each_operation_alone(x64, affine, reshapes):
         weights |= {"scale": jnp.asarray(pattern((channels,), 2) + 1), "bias": jnp.asarray(pattern((channels,), 3))}
 
     def norm(y):
-        y = ops.normalize(y)
-        return y * ops.per_channel(weights_["scale"]) + ops.per_channel(weights_["bias"]) if affine else y
+        y = convolution.normalize(y)
+        return (
+            y * convolution.per_channel(weights_["scale"]) + convolution.per_channel(weights_["bias"]) if affine else y
+        )
 
     def plain(op, x, w):
         nonlocal weights_
@@ -168,7 +173,7 @@ def test_switch_op_equals_each_operation_alone(x64, affine, reshapes):
         if op == 1:
             return norm(layers.factorized_reduce(x, centre, stride)) if reshapes else x
         if op == 4:
-            return ops.avg_pool_3x3(x)
+            return convolution.avg_pool_3x3(x)
         kernel = centre if op == 2 else w["kernel"]
         return norm(reference_conv(jax.nn.relu(x), kernel, stride))
 
@@ -185,7 +190,7 @@ def test_switch_op_equals_each_operation_alone(x64, affine, reshapes):
     expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected)
 
     def switched(op):
-        return loss(lambda x, w: ops.switch_op(table, op, x, w))(x, weights)
+        return loss(lambda x, w: convolution.switch_op(table, op, x, w))(x, weights)
 
     codes = jnp.arange(num_ops)
     close(lax.map(switched, codes), expected, 1e-9)

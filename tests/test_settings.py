@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers import THREE_BRANCHES
 
-from eproxy_jax import initializers, proxy, targets
+from eproxy_jax import proxy, targets
+from eproxy_jax.nn import initializers
 from eproxy_jax.types import FEATURES, BranchSettings, ProxySettings
 
 

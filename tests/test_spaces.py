@@ -10,8 +10,9 @@ import optax
 import pytest
 from helpers import CELLS, QUICK, SPACES, pattern_images, pattern_tree, slow_unless, true_taps
 
-from eproxy_jax import layers, ops, spaces
-from eproxy_jax.spaces import cell_graph, traced_work
+from eproxy_jax import spaces
+from eproxy_jax.nn import convolution, layers, traced_work
+from eproxy_jax.spaces import cell_graph
 from eproxy_jax.spaces.cell_space import CellSpace
 
 NAMES = spaces.names()
@@ -312,7 +313,7 @@ def test_universal_and_standalone_give_the_same_features(name, cell, request):
         scale = float(jnp.abs(b).max())
         if isinstance(tap, layers.PaddedTap):
             assert not np.any(tap.features[..., b.shape[-1] :])
-            b = ops.resize_nearest(b, 8)
+            b = convolution.resize_nearest(b, 8)
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale + 1e-12)
 
 

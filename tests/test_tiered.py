@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, pattern_images
 
-from eproxy_jax import flops, ops, programs, proxy, runner, tiered
+from eproxy_jax import flops, programs, proxy, runner, tiered
 from eproxy_jax.genes import GeneTable
+from eproxy_jax.nn import convolution
 from eproxy_jax.types import ProxySettings, ProxyTask
 
 TABLE = GeneTable(
@@ -35,14 +36,15 @@ def plain_twin(network, settings, setting, params, task):
         weights, used = params[f"transform{number}"], branch.transform_channels
         own[f"transform{number}"] = {
             "conv": {
-                "kernel": ops.kernel_centre(weights["kernel"], branch.transform_kernel)[..., :used],
+                "kernel": convolution.kernel_centre(weights["kernel"], branch.transform_kernel)[..., :used],
                 "bias": weights["bias"][:used],
             },
             "norm": {"scale": weights["scale"][:used], "bias": weights["offset"][:used]},
         }
         data = tiered.barrier_data(task, setting, number)
         kernel = (
-            ops.kernel_centre(data["unit"], branch.barrier_kernel)[..., :used, : branch.target_channels] * data["scale"]
+            convolution.kernel_centre(data["unit"], branch.barrier_kernel)[..., :used, : branch.target_channels]
+            * data["scale"]
         )
         bias = jnp.broadcast_to(data["bias"], data["target"].shape[-1:])[: branch.target_channels]
         barriers.append({"kernel": kernel, "bias": bias})

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from eproxy_jax import initializers, layers, ops
+from eproxy_jax.nn import convolution, initializers, layers
 from eproxy_jax.spaces.anynet_counts import Block, Conv
 from eproxy_jax.spaces.standalone import StandAloneNet
 
@@ -30,7 +30,7 @@ class Stem(nn.Module):
 
 
 class GroupedConv(nn.Module):
-    """:class:`eproxy_jax.layers.Conv` whose channels fall into groups that do not meet.
+    """:class:`eproxy_jax.nn.layers.Conv` whose channels fall into groups that do not meet.
 
     Attributes:
       features: output channels.
@@ -51,7 +51,7 @@ class GroupedConv(nn.Module):
         """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", initializers.conv_kernel, shape, self.dtype)
-        return ops.grouped_conv2d(x, kernel, self.groups, self.stride)
+        return convolution.grouped_conv2d(x, kernel, self.groups, self.stride)
 
 
 class AnyNetBlock(nn.Module):

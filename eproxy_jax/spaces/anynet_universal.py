@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax import initializers, layers
+from eproxy_jax.nn import initializers, layers
 from eproxy_jax.spaces import tile_trunk
 from eproxy_jax.spaces.anynet_counts import Block, Conv
 from eproxy_jax.spaces.anynet_net import NUM_TAPS, Stem

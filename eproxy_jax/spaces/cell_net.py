@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax import initializers, layers, ops
+from eproxy_jax.nn import convolution, initializers, layers
 from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
 
 # Edges that read the cell's input take its stride and channel change; the others do not.
@@ -83,7 +83,7 @@ class CellNet(nn.Module):
                             value, train
                         )
                 elif op == POOL:
-                    value = ops.avg_pool_3x3(value)
+                    value = convolution.avg_pool_3x3(value)
                 else:
                     size = 3 if op == CONV3X3 else 1
                     value = ReluConvBn(self.features, size, stride, self.affine, self.track, self.dtype, name=name)(
@@ -97,7 +97,7 @@ class CellNet(nn.Module):
 # --- the universal cell --------------------------------------------------------------------------------------
 
 
-def edge_ops(num_ops: int, *, affine: bool, stride: int, reshapes: bool) -> tuple[ops.Op, ...]:
+def edge_ops(num_ops: int, *, affine: bool, stride: int, reshapes: bool) -> tuple[convolution.Op, ...]:
     """The operations of one edge of a universal cell, indexed by operation code.
 
     Args:
@@ -120,12 +120,12 @@ def edge_ops(num_ops: int, *, affine: bool, stride: int, reshapes: bool) -> tupl
         SKIP: skip,
         CONV1X1: layers.conv_bn_op(layers.relu_conv1x1(stride), affine),
         CONV3X3: layers.conv_bn_op(layers.relu_conv3x3(stride), affine),
-        POOL: layers.linear_op(ops.avg_pool_3x3, lambda x, grad: ops.avg_pool_gradient(grad), affine),
+        POOL: layers.linear_op(convolution.avg_pool_3x3, lambda x, grad: convolution.avg_pool_gradient(grad), affine),
     }
     return tuple(table[code] for code in range(num_ops))
 
 
-def _reshaping_zero(stride: int, affine: bool) -> ops.Op:
+def _reshaping_zero(stride: int, affine: bool) -> convolution.Op:
     def forward(x: Array, weights: Any):
         channels = weights["kernel"].shape[-1]
         zeros = jnp.zeros((x.shape[0], *(-(-n // stride) for n in x.shape[1:3]), channels), x.dtype)
@@ -135,7 +135,7 @@ def _reshaping_zero(stride: int, affine: bool) -> ops.Op:
         del y, residual, grad
         return jnp.zeros_like(x), jax.tree.map(jnp.zeros_like, weights)
 
-    return ops.Op(forward, backward)
+    return convolution.Op(forward, backward)
 
 
 def unstack(x: Array) -> list[Array]:
@@ -150,7 +150,11 @@ def edge_area(cell: Array, edges: tuple[int, ...], dtype: Any) -> Array:
 
 
 def apply_cell(
-    x: Array, cell: Array, weights: list[Any], input_ops: tuple[ops.Op, ...], inner_ops: tuple[ops.Op, ...]
+    x: Array,
+    cell: Array,
+    weights: list[Any],
+    input_ops: tuple[convolution.Op, ...],
+    inner_ops: tuple[convolution.Op, ...],
 ) -> Array:
     """One universal cell.
 
@@ -167,7 +171,7 @@ def apply_cell(
     nodes: list[Array] = [x]
     for target in (1, 2, 3):
         terms: list[Any] = [
-            ops.switch_op(input_ops if source == 0 else inner_ops, cell[edge], nodes[source], weights[edge])
+            convolution.switch_op(input_ops if source == 0 else inner_ops, cell[edge], nodes[source], weights[edge])
             for edge, (source, edge_target) in enumerate(EDGES)
             if edge_target == target
         ]

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
-from eproxy_jax import ops
+from eproxy_jax.nn import convolution
 from eproxy_jax.spaces import dag
 
 VERTEX_OPS = (dag.POOL, dag.CONV1X1, dag.CONV3X3)  # by op code, from 1 on; 0 is a vertex that is not there
@@ -30,7 +30,7 @@ def _widen(x: Array, like: Array) -> Array:
     return jnp.pad(x, [(0, wide - narrow) for wide, narrow in zip(like.shape, x.shape, strict=True)])
 
 
-def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> ops.Op:
+def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> convolution.Op:
     """relu(batch_norm(conv(x))) on the first ``width`` channels.
 
     Args:
@@ -40,13 +40,13 @@ def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> ops.Op:
     """
 
     def cut(x: Array, weights: Any) -> tuple[Array, Array]:
-        kernel = ops.kernel_centre(weights["kernel"], 1) if pointwise else weights["kernel"]
+        kernel = convolution.kernel_centre(weights["kernel"], 1) if pointwise else weights["kernel"]
         return (x[..., :width], kernel[..., :width, :width]) if cut_input else (x, kernel[..., :width])
 
     def forward(x: Array, weights: Any):
-        normalized, rstd = ops.standardize(ops.conv2d(*cut(x, weights)))
+        normalized, rstd = convolution.standardize(convolution.conv2d(*cut(x, weights)))
         scale, bias = weights["scale"][:width], weights["bias"][:width]
-        y = nn.relu(normalized * ops.per_channel(scale) + ops.per_channel(bias))
+        y = nn.relu(normalized * convolution.per_channel(scale) + convolution.per_channel(bias))
         pads = ((0, 0), (0, 0), (0, 0), (0, weights["scale"].shape[0] - width))
         return jnp.pad(y, pads), (_widen(rstd, weights["scale"]), jnp.pad(normalized, pads))
 
@@ -54,18 +54,20 @@ def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> ops.Op:
         rstd, normalized = residual[0][:width], residual[1][..., :width]
         grad = jnp.where(y[..., :width] > 0, grad[..., :width], 0)
         grads = {"scale": jnp.sum(grad * normalized, (0, 1, 2)), "bias": jnp.sum(grad, (0, 1, 2))}
-        grad = ops.normalize_gradient(grad * ops.per_channel(weights["scale"][:width]), normalized, rstd)
+        grad = convolution.normalize_gradient(
+            grad * convolution.per_channel(weights["scale"][:width]), normalized, rstd
+        )
         # The primals that vjp computes again are linear in what they need, so XLA drops them.
-        _, pull = jax.vjp(ops.conv2d, *cut(x, weights))
+        _, pull = jax.vjp(convolution.conv2d, *cut(x, weights))
         grad_x, grad_kernel = pull(grad)
         _, widen = jax.vjp(cut, x, weights)
         grad_x, grad_weights = widen((grad_x, grad_kernel))
         return grad_x, {"kernel": grad_weights["kernel"], **{k: _widen(g, weights[k]) for k, g in grads.items()}}
 
-    return ops.Op(forward, backward)
+    return convolution.Op(forward, backward)
 
 
-def _weightless_op(function: Any, gradient: Any) -> ops.Op:
+def _weightless_op(function: Any, gradient: Any) -> convolution.Op:
     """The operation ``function(x, C)``, with ``gradient(x, grad)``, in the residual layout of convolutions."""
 
     def forward(x: Array, weights: Any):
@@ -76,13 +78,13 @@ def _weightless_op(function: Any, gradient: Any) -> ops.Op:
         del y, residual
         return gradient(x, grad), jax.tree.map(jnp.zeros_like, weights)
 
-    return ops.Op(forward, backward)
+    return convolution.Op(forward, backward)
 
 
 _ABSENT = _weightless_op(
     lambda x, channels: jnp.zeros((*x.shape[:-1], channels), x.dtype), lambda x, grad: jnp.zeros_like(x)
 )
-_POOL = _weightless_op(lambda x, channels: ops.max_pool_3x3(x), ops.max_pool_3x3_gradient)
+_POOL = _weightless_op(lambda x, channels: convolution.max_pool_3x3(x), convolution.max_pool_3x3_gradient)
 
 
 def tier_widths(channels: int) -> list[int]:
@@ -99,8 +101,8 @@ class Choice(NamedTuple):
         every candidate chooses for itself.
     """
 
-    ops: tuple[ops.Op, ...]
-    batched: ops.Op
+    ops: tuple[convolution.Op, ...]
+    batched: convolution.Op
 
 
 @functools.cache
@@ -116,16 +118,16 @@ def vertex_choice(channels: int) -> Choice:
 
     def forward(index: Array, x: Array, weights: Any):
         y, residual = full.forward(x, at_full_width(index, weights))
-        other = jnp.where(index == CODE_POOL, ops.max_pool_3x3(x), jnp.zeros_like(x))
+        other = jnp.where(index == CODE_POOL, convolution.max_pool_3x3(x), jnp.zeros_like(x))
         return jnp.where(index < CODE_CONV1X1, other, y), residual
 
     def backward(index: Array, x: Array, weights: Any, y: Array, residual: Any, grad: Array):
         is_conv = index >= CODE_CONV1X1
         grad_x, grads = full.backward(x, at_full_width(index, weights), y, residual, jnp.where(is_conv, grad, 0))
-        pooled = ops.max_pool_3x3_gradient(x, jnp.where(index == CODE_POOL, grad, 0))
+        pooled = convolution.max_pool_3x3_gradient(x, jnp.where(index == CODE_POOL, grad, 0))
         return jnp.where(is_conv, grad_x, pooled), at_full_width(index, grads)
 
-    return Choice((_ABSENT, _POOL, *convs), ops.Op(forward, backward))  # pyright: ignore[reportArgumentType]
+    return Choice((_ABSENT, _POOL, *convs), convolution.Op(forward, backward))  # pyright: ignore[reportArgumentType]
 
 
 @functools.cache
@@ -141,7 +143,7 @@ def projection_choice(channels: int, widths: tuple[int, ...]) -> Choice:
         return full.backward(x, weights, y, residual, jnp.where(index > 0, grad, 0))
 
     convs = (_conv_bn_relu_op(w, True, False) for w in widths)
-    return Choice((_ABSENT, *convs), ops.Op(forward, backward))  # pyright: ignore[reportArgumentType]
+    return Choice((_ABSENT, *convs), convolution.Op(forward, backward))  # pyright: ignore[reportArgumentType]
 
 
 @functools.cache

@@ -34,7 +34,8 @@ import numpy as np
 from jax import Array
 
 from eproxy_jax.errors import did_you_mean
-from eproxy_jax.spaces import base, traced_work
+from eproxy_jax.nn import traced_work
+from eproxy_jax.spaces import base
 
 _KEY = 0  # of what is only looked at for its shape, or is no parameter
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax import initializers, layers
+from eproxy_jax.nn import initializers, layers
 from eproxy_jax.spaces import macro_code, residual_trunk
 from eproxy_jax.spaces.macro_code import MAX_DOUBLINGS, MAX_HALVINGS, MAX_MODULES
 from eproxy_jax.spaces.residual_trunk import BlockShape

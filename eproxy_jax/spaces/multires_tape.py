@@ -23,7 +23,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
-from eproxy_jax import initializers, ops
+from eproxy_jax.nn import convolution, initializers
 from eproxy_jax.spaces import multires_program as programs
 from eproxy_jax.spaces.multires_arch import Arch
 from eproxy_jax.spaces.multires_program import CONV_SHAPES, FUSED_LEVEL, NUM_LEVELS, NUM_TAPS, UP, ConvShape
@@ -227,10 +227,10 @@ def _conv_forward(spec: TapeSpec, shape: ConvShape, weights: Weights, at: StepPl
     x = _read_map(spec, values, at.source, shape.level, channels)
     addend = _read_map(spec, values, at.addend, shape.level_out, channels)
     kernel, scale, bias = _read_weights(spec, shape, weights, at)
-    normalized, rstd = ops.standardize(ops.conv2d(x, kernel, shape.stride))
-    y = ops.affine(normalized, scale, bias)
+    normalized, rstd = convolution.standardize(convolution.conv2d(x, kernel, shape.stride))
+    y = convolution.affine(normalized, scale, bias)
     if shape.kind == UP:
-        y = ops.upsample_2x(nn.relu(y)) + addend
+        y = convolution.upsample_2x(nn.relu(y)) + addend
     else:
         y = nn.relu(y + jnp.where(at.after > 0, 0, addend)) + jnp.where(at.after > 0, addend, 0)
     values = _write_map(values, at.out, _widen(y, spec.channels))
@@ -256,17 +256,17 @@ def _conv_backward(
     x = _read_map(spec, values, at.source, shape.level, channels)
     normalized = read(norms, at.norm, (spec.batch, *spec.map_size(shape.conv_level), channels))
     rstd = read(rstds, at.scale, (channels,))
-    y = ops.affine(normalized, scale, bias)
+    y = convolution.affine(normalized, scale, bias)
     if shape.kind == UP:  # the addend has the output's register, and its gradient
-        grad = ops.upsample_2x_gradient(grad) * (y > 0)
+        grad = convolution.upsample_2x_gradient(grad) * (y > 0)
     else:
         addend = _read_map(spec, values, at.addend, level_out, channels)
         masked = grad * (y + jnp.where(at.after > 0, 0, addend) > 0)
         to_addend = jnp.where(at.after > 0, grad, masked)
         registers = _add_map(spec, registers, at.addend_register, level_out, to_addend, at.first_addend)
         grad = masked
-    grad, *vectors = ops.affine_normalize_gradient(grad, normalized, rstd, scale)
-    grad_x, grad_kernel = jax.vjp(functools.partial(ops.conv2d, stride=shape.stride), x, kernel)[1](grad)
+    grad, *vectors = convolution.affine_normalize_gradient(grad, normalized, rstd, scale)
+    grad_x, grad_kernel = jax.vjp(functools.partial(convolution.conv2d, stride=shape.stride), x, kernel)[1](grad)
     grads = Weights(
         write_rows(grads.kernels, at.row, grad_kernel),
         write(grads.scale, at.scale, vectors[0]),
@@ -291,7 +291,7 @@ class TapMaps(NamedTuple):
 
 
 def _resize(spec: TapeSpec, slot: int, x: Array) -> Array:
-    return ops.resize_bilinear(x, *(spec.map_size(FUSED_LEVEL) if slot == 0 else (TARGET_SIZE, TARGET_SIZE)))
+    return convolution.resize_bilinear(x, *(spec.map_size(FUSED_LEVEL) if slot == 0 else (TARGET_SIZE, TARGET_SIZE)))
 
 
 def _step(steps: StepPlan, index: Array) -> StepPlan:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax import initializers, layers
+from eproxy_jax.nn import initializers, layers
 from eproxy_jax.spaces import (
     base,
     nds_budget,

@@ -24,7 +24,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
-from eproxy_jax import ops, spatial_ops
+from eproxy_jax.nn import convolution, windowed
 from eproxy_jax.spaces import nds_ops, nds_plan, tape
 from eproxy_jax.spaces.nds_plan import NUM_STAGES, PRE_SAME, PRE_UNITS, STEM_NODES, Kind
 from eproxy_jax.spaces.tape import Weights
@@ -202,9 +202,9 @@ class _Backward(NamedTuple):
 
 def _norm(z: Array, weights: Weights, at: Array) -> tuple[Array, Array, Array]:
     """Output of the batch norm, normalised map, reciprocal deviations."""
-    normalized, rstd = ops.standardize(z)
+    normalized, rstd = convolution.standardize(z)
     scale, bias = (tape.read(part, at[SCALE], z.shape[-1:]) for part in (weights.scale, weights.bias))
-    return ops.affine(normalized, scale, bias), normalized, rstd
+    return convolution.affine(normalized, scale, bias), normalized, rstd
 
 
 def _norm_backward(
@@ -212,7 +212,7 @@ def _norm_backward(
 ) -> tuple[Array, Weights]:
     """Gradient of the batch norm's input, and the gradients of weights with those of its scale and bias."""
     scale = tape.read(weights.scale, at[SCALE], normalized.shape[-1:])
-    grad, of_scale, of_bias = ops.affine_normalize_gradient(grad, normalized, rstd, scale)
+    grad, of_scale, of_bias = convolution.affine_normalize_gradient(grad, normalized, rstd, scale)
     scales, biases = tape.write(grads.scale, at[SCALE], of_scale), tape.write(grads.bias, at[SCALE], of_bias)
     return grad, grads._replace(scale=scales, bias=biases)
 
@@ -255,15 +255,13 @@ def _depthwise_unit(spec: MachineSpec, kind: Kind, shape: tuple[int, ...], at: A
         return tape.write_rows(grads, at[ROW] + n * rows, row)
 
     def forward(x: Array, bank: Array):
-        middle = spatial_ops.depthwise(x, weights_in(bank), size, dilation, kind.stride, margin)
-        return middle, ops.conv2d(middle, tape.read_rows(bank, last, matrix))
+        middle = windowed.depthwise(x, weights_in(bank), size, dilation, kind.stride, margin)
+        return middle, convolution.conv2d(middle, tape.read_rows(bank, last, matrix))
 
     def backward(x: Array, middle: Array, grad: Array, bank: Array, grads: Array):
-        grad, of_matrix = jax.vjp(ops.conv2d, middle, tape.read_rows(bank, last, matrix))[1](grad)
+        grad, of_matrix = jax.vjp(convolution.conv2d, middle, tape.read_rows(bank, last, matrix))[1](grad)
         grads = tape.write_rows(grads, last, of_matrix)
-        return spatial_ops.depthwise_gradient(
-            x, grad, weights_in(bank), put, grads, size, dilation, kind.stride, margin
-        )
+        return windowed.depthwise_gradient(x, grad, weights_in(bank), put, grads, size, dilation, kind.stride, margin)
 
     return _Unit(forward, backward)
 
@@ -280,12 +278,12 @@ def _line_unit(spec: MachineSpec, kind: Kind, shape: tuple[int, ...], at: Array)
         return lambda grads, n, matrix: tape.write_rows(grads, at[ROW] + (place * size + n) * rows, matrix)
 
     def forward(x: Array, bank: Array):
-        middle = spatial_ops.line(x, kernels_in(bank, 0), channels, size, 2, kind.stride, margin)
-        return middle, spatial_ops.line(middle, kernels_in(bank, 1), channels, size, 1, kind.stride, margin)
+        middle = windowed.line(x, kernels_in(bank, 0), channels, size, 2, kind.stride, margin)
+        return middle, windowed.line(middle, kernels_in(bank, 1), channels, size, 1, kind.stride, margin)
 
     def backward(x: Array, middle: Array, grad: Array, bank: Array, grads: Array):
         for z, place, axis in ((middle, 1, 1), (x, 0, 2)):
-            grad, grads = spatial_ops.line_gradient(
+            grad, grads = windowed.line_gradient(
                 z, grad, kernels_in(bank, place), put(place), grads, size, axis, kind.stride, margin
             )
         return grad, grads
@@ -331,8 +329,8 @@ def _weightless(spec: MachineSpec, kind: Kind, at: Array) -> tuple[Callable[...,
     if kind.family == "max":
         size, margin = _sizes(spec, at)[0], nds_plan.kinds(spec.ops).margin
         return (
-            lambda x: spatial_ops.maxima(x, size, kind.stride, margin),
-            lambda x, grad: spatial_ops.maxima_gradient(x, grad, size, kind.stride, margin),
+            lambda x: windowed.maxima(x, size, kind.stride, margin),
+            lambda x, grad: windowed.maxima_gradient(x, grad, size, kind.stride, margin),
         )
     function = nds_ops.weightless(kind.body.op, kind.stride)
     assert function is not None
@@ -530,7 +528,7 @@ def _forward(spec: MachineSpec, stem: Array, weights: Weights, program: Program)
 
 
 def _tap_node(x: Array) -> Array:
-    return ops.resize_nearest(x, TARGET_SIZE)
+    return convolution.resize_nearest(x, TARGET_SIZE)
 
 
 def _tap(layout: _Layout, stage: int, program: Program, values: Array) -> Array:

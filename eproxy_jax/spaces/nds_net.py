@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from eproxy_jax import initializers, layers
+from eproxy_jax.nn import initializers, layers
 from eproxy_jax.spaces import nds_ops, nds_plan
 from eproxy_jax.spaces.nds_genotype import NdsArch, Rules
 from eproxy_jax.spaces.nds_plan import NUM_STAGES, PRE_BEFORE, PRE_REDUCE, PRE_SAME, PRE_UNITS, STEM_NODES

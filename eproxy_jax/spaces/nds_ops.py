@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from jax import Array
 
-from eproxy_jax import ops, spatial_ops
+from eproxy_jax.nn import convolution, windowed
 
 NONE, SKIP = "none", "skip_connect"
 
@@ -74,13 +74,15 @@ def _square(stride: int) -> Callable[[int], int]:
 
 @functools.cache
 def _conv(size: int, stride: int) -> Linear:
-    return Linear(lambda x, kernel: ops.conv2d(x, kernel, stride), size * size, False, _square(stride), (size, size))
+    return Linear(
+        lambda x, kernel: convolution.conv2d(x, kernel, stride), size * size, False, _square(stride), (size, size)
+    )
 
 
 @functools.cache
 def _depthwise(size: int, stride: int, dilation: int) -> Linear:
     def apply(x: Array, kernel: Array) -> Array:
-        return spatial_ops.depthwise_conv2d(x, kernel[:, :, 0], stride, dilation)
+        return windowed.depthwise_conv2d(x, kernel[:, :, 0], stride, dilation)
 
     return Linear(apply, size * size, True, _square(stride), (size, size), dilation)
 
@@ -91,7 +93,7 @@ def _line(size: int, axis: int, stride: int) -> Linear:
         return (n if axis == 2 else _after(n, stride)) * _after(n, stride)
 
     def apply(x: Array, kernel: Array) -> Array:
-        return spatial_ops.line_conv(x, kernel.reshape(size, *kernel.shape[2:]), axis, stride)
+        return windowed.line_conv(x, kernel.reshape(size, *kernel.shape[2:]), axis, stride)
 
     return Linear(apply, size, False, outputs, (size, 1) if axis == 1 else (1, size))
 
@@ -99,10 +101,10 @@ def _line(size: int, axis: int, stride: int) -> Linear:
 @functools.cache
 def pointwise(stride: int) -> Linear:
     """A 1x1 convolution at stride 1, in a unit that whose first map has the stride."""
-    return Linear(lambda x, kernel: ops.conv2d(x, kernel), 1, False, _square(stride), (1, 1))
+    return Linear(lambda x, kernel: convolution.conv2d(x, kernel), 1, False, _square(stride), (1, 1))
 
 
-FACTORIZED_REDUCE = Linear(ops.halving_conv2d, 1, False, _square(2), (1, 1), halves=True)
+FACTORIZED_REDUCE = Linear(convolution.halving_conv2d, 1, False, _square(2), (1, 1), halves=True)
 
 
 @functools.cache
@@ -138,9 +140,9 @@ def weightless(op: str, stride: int) -> Callable[[Array], Array] | None:
     if op == SKIP and stride == 1:
         return lambda x: x
     if op == "avg_pool_3x3":
-        return lambda x: ops.avg_pool_3x3(x)[:, ::stride, ::stride]
+        return lambda x: convolution.avg_pool_3x3(x)[:, ::stride, ::stride]
     if op.startswith("max_pool"):
-        return lambda x: spatial_ops.max_pool(x, int(op[-1]), stride)
+        return lambda x: windowed.max_pool(x, int(op[-1]), stride)
     return None
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
-from eproxy_jax import ops
+from eproxy_jax.nn import convolution
 from eproxy_jax.spaces.tape import Weights, apply_chosen, interpreter, read, read_rows, write, write_rows
 from eproxy_jax.types import TARGET_SIZE
 
@@ -140,7 +140,7 @@ def _conv(x: Array, kernel: Array, stride: int = 1) -> Array:
     """``ops.conv2d``; on a single pixel, where 8 of 9 kernel positions read padding only, it leaves them out."""
     if x.shape[1] == x.shape[2] == 1 and kernel.shape[0] == 3:
         kernel = kernel[1:2, 1:2]
-    return ops.conv2d(x, kernel, stride)
+    return convolution.conv2d(x, kernel, stride)
 
 
 def _block_forward(batch: int, shape: BlockShape, weights: Weights, at: BlockPlan, carry: tuple[Array, Array]):
@@ -148,11 +148,11 @@ def _block_forward(batch: int, shape: BlockShape, weights: Weights, at: BlockPla
     tape, rstds = carry
     x = read(tape, at.source, (batch, *shape.size_in, shape.channels_in))
     kernels, scale, bias = _read_weights(shape, weights, at)
-    first, rstd_a = ops.standardize(_conv(x, kernels[0], shape.stride))
-    second, rstd_b = ops.standardize(_conv(nn.relu(ops.affine(first, scale[0], bias[0])), kernels[1]))
+    first, rstd_a = convolution.standardize(_conv(x, kernels[0], shape.stride))
+    second, rstd_b = convolution.standardize(_conv(nn.relu(convolution.affine(first, scale[0], bias[0])), kernels[1]))
     if shape.projects:
-        x = ops.affine(ops.standardize(_conv(x, kernels[2], shape.stride))[0], scale[2], bias[2])
-    y = nn.relu(ops.affine(second, scale[1], bias[1]) + x)
+        x = convolution.affine(convolution.standardize(_conv(x, kernels[2], shape.stride))[0], scale[2], bias[2])
+    y = nn.relu(convolution.affine(second, scale[1], bias[1]) + x)
     for number, values in enumerate((first, second, y)):
         tape = write(tape, at.base + number * batch * shape.outputs, values)
     return tape, write(rstds, at.scale, jnp.stack([rstd_a, rstd_b]))
@@ -179,16 +179,16 @@ def _block_backward(
     first, second, y = (read(tape, at.base + number * batch * shape.outputs, out_shape) for number in range(3))
     grad = read(flat, 0, out_shape) * (y > 0)
 
-    hidden = ops.affine(first, scale[0], bias[0])
-    grad_z, *vectors_b = ops.affine_normalize_gradient(grad, second, rstd[1], scale[1])
+    hidden = convolution.affine(first, scale[0], bias[0])
+    grad_z, *vectors_b = convolution.affine_normalize_gradient(grad, second, rstd[1], scale[1])
     grad_hidden, kernel_b = jax.vjp(_conv, nn.relu(hidden), kernels[1])[1](grad_z)
-    grad_z, *vectors_a = ops.affine_normalize_gradient(grad_hidden * (hidden > 0), first, rstd[0], scale[0])
+    grad_z, *vectors_a = convolution.affine_normalize_gradient(grad_hidden * (hidden > 0), first, rstd[0], scale[0])
     strided = functools.partial(_conv, stride=shape.stride)
     grad_x, kernel_a = jax.vjp(strided, x, kernels[0])[1](grad_z)
     grad_kernels, vectors = [kernel_a, kernel_b], [vectors_a, vectors_b]
     if shape.projects:
         z, pull = jax.vjp(strided, x, kernels[2])
-        grad_z, *vectors_c = ops.affine_normalize_gradient(grad, *ops.standardize(z), scale[2])
+        grad_z, *vectors_c = convolution.affine_normalize_gradient(grad, *convolution.standardize(z), scale[2])
         grad_shortcut, kernel_c = pull(grad_z)
         grad_kernels.append(kernel_c)
         vectors.append(vectors_c)
@@ -205,7 +205,7 @@ def _block_backward(
 
 def _widen(spec: TrunkSpec, x: Array) -> Array:
     """[B, H, W, C] -> [B, 8, 8, tap_channels]: nearest resize, zero channels."""
-    x = ops.resize_nearest(x, TARGET_SIZE)
+    x = convolution.resize_nearest(x, TARGET_SIZE)
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, spec.tap_channels - x.shape[-1])))
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax import layers
+from eproxy_jax.nn import layers
 from eproxy_jax.spaces import base, macro_code
 from eproxy_jax.spaces.macro_code import MAX_MODULES, Code
 from eproxy_jax.spaces.macro_net import UniversalTransNasMacro, block_shape, map_sizes

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from eproxy_jax import initializers
+from eproxy_jax.nn import initializers
 from eproxy_jax.spaces import base, cell_net
 from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, SKIP, Cell
 from eproxy_jax.spaces.cell_space import CellSpace

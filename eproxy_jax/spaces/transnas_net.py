@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from eproxy_jax import layers
+from eproxy_jax.nn import layers
 from eproxy_jax.spaces.standalone import StandAloneNet
 
 CELLS_PER_MODULE = 2

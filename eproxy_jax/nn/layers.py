@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from eproxy_jax import initializers, ops
+from eproxy_jax.nn import convolution, initializers
 
 _RUNNING_MOMENTUM = 0.9  # running = 0.9 running + 0.1 batch: PyTorch's momentum of 0.1, seen from the other side
 
@@ -42,11 +42,11 @@ class Conv(nn.Module):
         """[B, H, W, C_in] -> [B, H / stride, W / stride, features]; ``init`` indexes ``initializers.INITS``."""
         size, channels = self.kernel_size, x.shape[-1]
         kernel = self.param("kernel", initializers.conv_kernel, (size, size, channels, self.features), self.dtype, init)
-        x = ops.conv2d(x, kernel, self.stride)
+        x = convolution.conv2d(x, kernel, self.stride)
         if self.use_bias:
             fan_in = size * size * channels
             bias = self.param("bias", initializers.conv_bias, (self.features,), self.dtype, fan_in, init)
-            x = x + ops.per_channel(bias)
+            x = x + convolution.per_channel(bias)
         return x
 
 
@@ -76,10 +76,10 @@ class BatchNorm(nn.Module):
                 mean.value = _RUNNING_MOMENTUM * mean.value + (1 - _RUNNING_MOMENTUM) * jnp.mean(x, (0, 1, 2))
                 var.value = _RUNNING_MOMENTUM * var.value + (1 - _RUNNING_MOMENTUM) * unbiased
         if train:
-            x = ops.normalize(x)
+            x = convolution.normalize(x)
         elif self.track:
-            rstd = jax.lax.rsqrt(var.value + ops.BATCH_NORM_EPSILON)  # pyright: ignore[reportPossiblyUnboundVariable]
-            x = (x - ops.per_channel(mean.value)) * ops.per_channel(rstd)  # pyright: ignore[reportPossiblyUnboundVariable]
+            rstd = jax.lax.rsqrt(var.value + convolution.BATCH_NORM_EPSILON)  # pyright: ignore[reportPossiblyUnboundVariable]
+            x = (x - convolution.per_channel(mean.value)) * convolution.per_channel(rstd)  # pyright: ignore[reportPossiblyUnboundVariable]
         else:
             raise ValueError(
                 "BatchNorm(track=False) has no running averages: call with train=True, or build with track=True"
@@ -87,7 +87,7 @@ class BatchNorm(nn.Module):
         if self.affine:
             scale = self.param("scale", nn.initializers.ones, (channels,), self.dtype)
             bias = self.param("bias", nn.initializers.zeros, (channels,), self.dtype)
-            x = ops.affine(x, scale, bias)
+            x = convolution.affine(x, scale, bias)
         return x
 
 
@@ -122,7 +122,7 @@ class PaddedTap:
         return jnp.asarray(self.widths)[self.level] if self.used is None else self.used
 
 
-def narrow_conv_op(width: int, size: int) -> ops.Op:
+def narrow_conv_op(width: int, size: int) -> convolution.Op:
     """Convolution that reads the first ``width`` channels of its input through the central positions of its kernel.
 
     Args:
@@ -134,14 +134,14 @@ def narrow_conv_op(width: int, size: int) -> ops.Op:
     """
 
     def narrow(x: Array, kernel: Array) -> Array:
-        return ops.conv2d(x[..., :width], ops.kernel_centre(kernel, size)[:, :, :width])
+        return convolution.conv2d(x[..., :width], convolution.kernel_centre(kernel, size)[:, :, :width])
 
     def backward(x: Array, weights: Any, y: Array, residual: Any, grad: Array):
         del y, residual
         grad_x, kernel = jax.vjp(narrow, x, weights["kernel"])[1](grad)
         return grad_x, {"kernel": kernel}
 
-    return ops.Op(lambda x, weights: (narrow(x, weights["kernel"]), ()), backward)
+    return convolution.Op(lambda x, weights: (narrow(x, weights["kernel"]), ()), backward)
 
 
 class TapConv(nn.Module):
@@ -165,8 +165,8 @@ class TapConv(nn.Module):
         kernel = self.param("kernel", initializers.conv_kernel, shape, self.dtype, init, None, None, channels)
         bias = self.param("bias", initializers.conv_bias, (self.features,), self.dtype, size * size * channels, init)
         conv_ops = tuple(narrow_conv_op(width, size) for width in tap.widths)
-        x: Any = ops.switch_op(conv_ops, tap.level, tap.features, {"kernel": kernel})
-        return x + ops.per_channel(bias)
+        x: Any = convolution.switch_op(conv_ops, tap.level, tap.features, {"kernel": kernel})
+        return x + convolution.per_channel(bias)
 
 
 # --- edge operations as data ---------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class TapConv(nn.Module):
 # "scale" and "bias" [C_out]. The residual is (rstd [C_out], normalised output or None).
 
 
-def conv_bn_op(convolve: Callable[[Array, Array], Array], affine: bool) -> ops.Op:
+def conv_bn_op(convolve: Callable[[Array, Array], Array], affine: bool) -> convolution.Op:
     """The edge operation batch_norm(convolve(x, kernel)).
 
     Args:
@@ -186,28 +186,30 @@ def conv_bn_op(convolve: Callable[[Array, Array], Array], affine: bool) -> ops.O
     """
 
     def forward(x: Array, weights: Any):
-        normalized, rstd = ops.standardize(convolve(x, weights["kernel"]))
+        normalized, rstd = convolution.standardize(convolve(x, weights["kernel"]))
         if affine:
-            return ops.affine(normalized, weights["scale"], weights["bias"]), (rstd, normalized)
+            return convolution.affine(normalized, weights["scale"], weights["bias"]), (rstd, normalized)
         return normalized, (rstd, None)
 
     def backward(x: Array, weights: Any, y: Array, residual: Any, grad: Array):
         rstd, normalized = residual
         grads: dict[str, Array] = {}
         if affine:
-            grad, *vectors = ops.affine_normalize_gradient(grad, normalized, rstd, weights["scale"])
+            grad, *vectors = convolution.affine_normalize_gradient(grad, normalized, rstd, weights["scale"])
             grads["scale"], grads["bias"] = vectors
         else:
-            grad = ops.normalize_gradient(grad, y, rstd)
+            grad = convolution.normalize_gradient(grad, y, rstd)
         # The primal that vjp computes again is linear in what it needs, so XLA drops it.
         _, pull = jax.vjp(convolve, x, weights["kernel"])
         grad_x, grads["kernel"] = pull(grad)
         return grad_x, grads
 
-    return ops.Op(forward, backward)
+    return convolution.Op(forward, backward)
 
 
-def linear_op(function: Callable[[Array], Array], gradient: Callable[[Array, Array], Array], affine: bool) -> ops.Op:
+def linear_op(
+    function: Callable[[Array], Array], gradient: Callable[[Array, Array], Array], affine: bool
+) -> convolution.Op:
     """The edge operation of a weightless linear ``function`` that keeps the shape, with ``gradient(x, grad)``."""
 
     def forward(x: Array, weights: Any):
@@ -219,17 +221,17 @@ def linear_op(function: Callable[[Array], Array], gradient: Callable[[Array, Arr
         del y, residual
         return gradient(x, grad), jax.tree.map(jnp.zeros_like, weights)
 
-    return ops.Op(forward, backward)
+    return convolution.Op(forward, backward)
 
 
 def relu_conv3x3(stride: int) -> Callable[[Array, Array], Array]:
     """ReLU, then the 3x3 convolution of an edge's kernel slot."""
-    return lambda x, kernel: ops.conv2d(nn.relu(x), kernel, stride)
+    return lambda x, kernel: convolution.conv2d(nn.relu(x), kernel, stride)
 
 
 def relu_conv1x1(stride: int) -> Callable[[Array, Array], Array]:
     """ReLU, then the 1x1 convolution in the centre of an edge's kernel slot."""
-    return lambda x, kernel: ops.conv2d(nn.relu(x), ops.kernel_centre(kernel, 1), stride)
+    return lambda x, kernel: convolution.conv2d(nn.relu(x), convolution.kernel_centre(kernel, 1), stride)
 
 
 def factorized_reduce(x: Array, kernel: Array, stride: int) -> Array:
@@ -247,5 +249,5 @@ def factorized_reduce(x: Array, kernel: Array, stride: int) -> Array:
       [B, ceil(H / stride), ceil(W / stride), C_out].
     """
     if stride == 1:
-        return ops.conv2d(x, kernel, 1)
-    return ops.halving_conv2d(nn.relu(x), kernel)
+        return convolution.conv2d(x, kernel, 1)
+    return convolution.halving_conv2d(nn.relu(x), kernel)

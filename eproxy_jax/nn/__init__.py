@@ -1,0 +1,1 @@
+"""Everything networks are made of: primitives with their gradients, layers, initialisers."""
