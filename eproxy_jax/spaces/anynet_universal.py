@@ -18,7 +18,7 @@ from eproxy_jax.nn import initializers, layers
 from eproxy_jax.spaces import tile_trunk
 from eproxy_jax.spaces.anynet_counts import Block, Conv
 from eproxy_jax.spaces.anynet_net import NUM_TAPS, Stem
-from eproxy_jax.spaces.tape import owner_of_rows
+from eproxy_jax.spaces.interpreter.tape import owner_of_rows
 from eproxy_jax.spaces.tile_trunk import Kind
 
 _HIDDEN_SLOTS = (2, 3)  # buffers of gradients inside a block; those between blocks are 0 and 1

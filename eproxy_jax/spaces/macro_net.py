@@ -23,9 +23,9 @@ from jax import Array
 
 from eproxy_jax.nn import initializers, layers
 from eproxy_jax.spaces import macro_code, residual_trunk
+from eproxy_jax.spaces.interpreter.tape import Weights, owner_of_rows
 from eproxy_jax.spaces.macro_code import MAX_DOUBLINGS, MAX_HALVINGS, MAX_MODULES
 from eproxy_jax.spaces.residual_trunk import BlockShape
-from eproxy_jax.spaces.tape import Weights, owner_of_rows
 from eproxy_jax.spaces.transnas_net import CELLS_PER_MODULE, NUM_TAPS, Stem
 
 

@@ -25,9 +25,18 @@ from jax import Array, lax
 
 from eproxy_jax.nn import convolution, initializers
 from eproxy_jax.spaces import multires_program as programs
+from eproxy_jax.spaces.interpreter.tape import (
+    Weights,
+    apply_chosen,
+    interpreter,
+    owner_of_rows,
+    read,
+    read_rows,
+    write,
+    write_rows,
+)
 from eproxy_jax.spaces.multires_arch import Arch
 from eproxy_jax.spaces.multires_program import CONV_SHAPES, FUSED_LEVEL, NUM_LEVELS, NUM_TAPS, UP, ConvShape
-from eproxy_jax.spaces.tape import Weights, apply_chosen, interpreter, owner_of_rows, read, read_rows, write, write_rows
 from eproxy_jax.types import TARGET_SIZE
 
 # XLA's CPU backend fills an empty array with zeros, so that tapes and banks cost what they are long: networks that need

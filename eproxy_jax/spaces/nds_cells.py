@@ -26,16 +26,8 @@ import numpy as np
 from jax import Array
 
 from eproxy_jax.nn import initializers, layers
-from eproxy_jax.spaces import (
-    base,
-    nds_budget,
-    nds_genotype,
-    nds_imagenet_counts,
-    nds_machine,
-    nds_ops,
-    nds_plan,
-    tape,
-)
+from eproxy_jax.spaces import base, nds_budget, nds_genotype, nds_imagenet_counts, nds_machine, nds_ops, nds_plan
+from eproxy_jax.spaces.interpreter import tape
 from eproxy_jax.spaces.nds_genotype import NdsArch, Rules
 from eproxy_jax.spaces.nds_machine import MachineSpec
 from eproxy_jax.spaces.nds_net import NdsNet

@@ -25,9 +25,10 @@ from flax import linen as nn
 from jax import Array, lax
 
 from eproxy_jax.nn import convolution, windowed
-from eproxy_jax.spaces import nds_ops, nds_plan, tape
+from eproxy_jax.spaces import nds_ops, nds_plan
+from eproxy_jax.spaces.interpreter import tape
+from eproxy_jax.spaces.interpreter.tape import Weights
 from eproxy_jax.spaces.nds_plan import NUM_STAGES, PRE_SAME, PRE_UNITS, STEM_NODES, Kind
-from eproxy_jax.spaces.tape import Weights
 from eproxy_jax.types import TARGET_SIZE
 
 # Fields of an instruction. Slots count maps of the cell's own size from the cell's place on the tape.

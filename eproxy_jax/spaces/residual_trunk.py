@@ -5,7 +5,7 @@ padded: weights lie one after the other in one bank, activations one after the o
 writes exactly its own size at an offset that is data. The bank is as long as the largest network of the space needs,
 the least that one program can have.
 
-The chosen block is no branch of ``lax.switch`` (:mod:`eproxy_jax.spaces.tape` says why). Under ``vmap`` the trunks of
+The chosen block is no branch of ``lax.switch`` (:mod:`eproxy_jax.spaces.interpreter.tape` says why). Under ``vmap`` the trunks of
 the candidates run one after the other, so that none pays for the blocks of the others.
 """
 
@@ -22,7 +22,7 @@ from flax import linen as nn
 from jax import Array, lax
 
 from eproxy_jax.nn import convolution
-from eproxy_jax.spaces.tape import Weights, apply_chosen, interpreter, read, read_rows, write, write_rows
+from eproxy_jax.spaces.interpreter.tape import Weights, apply_chosen, interpreter, read, read_rows, write, write_rows
 from eproxy_jax.types import TARGET_SIZE
 
 
