@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 
 from eproxy_jax import programs
 from eproxy_jax.nn import convolution, layers
-from eproxy_jax.spaces import cell_net
+from eproxy_jax.spaces.cells import net
 
 
 def reference_conv(x, kernel, stride):
@@ -152,7 +152,7 @@ def test_switch_op_equals_each_operation_alone(x64, affine, reshapes):
     """Value and gradients of the data-dependent choice, in a loop, under vmap, and by autodiff of the plain layers."""
     stride, channels = (2, 6) if reshapes else (1, 4)
     num_ops = 4 if reshapes else 5
-    table = cell_net.edge_ops(num_ops, affine=affine, stride=stride, reshapes=reshapes)
+    table = net.edge_ops(num_ops, affine=affine, stride=stride, reshapes=reshapes)
     x = jnp.asarray(pattern((2, 8, 8, 4), 0))
     weights = {"kernel": jnp.asarray(pattern((3, 3, 4, channels), 1))}
     if affine:

@@ -12,8 +12,8 @@ from helpers import CELLS, QUICK, SPACES, pattern_images, pattern_tree, slow_unl
 
 from eproxy_jax import spaces
 from eproxy_jax.nn import convolution, layers, traced_work
-from eproxy_jax.spaces import cell_graph
-from eproxy_jax.spaces.cell_space import CellSpace
+from eproxy_jax.spaces.cells import graph
+from eproxy_jax.spaces.cells.space import CellSpace
 
 NAMES = spaces.names()
 CELL_NAMES = [name for name in NAMES if isinstance(SPACES[name], CellSpace)]
@@ -167,7 +167,7 @@ def test_number_of_distinct_functions(name, distinct):
     for arch, form in canonical.items():
         assert canonical[form] == form
         assert space.macs(form) <= space.macs(arch)
-        live = cell_graph.live_edges(form, affine=space.affine)
+        live = graph.live_edges(form, affine=space.affine)
         assert all(live[edge] or op == 0 for edge, op in enumerate(form))
 
 
@@ -191,20 +191,20 @@ def cell_output(cell, weights, affine, reshapes, x):
     nodes = [x]
     for target in (1, 2, 3):
         total = 0.0
-        for edge, (source, edge_target) in enumerate(cell_graph.EDGES):
+        for edge, (source, edge_target) in enumerate(graph.EDGES):
             if edge_target != target:
                 continue
             op, y, w = cell[edge], nodes[source], weights[edge]
             stride = 2 if reshapes and source == 0 else 1
             centre = w["kernel"][1:2, 1:2]
-            if op == cell_graph.NONE:
+            if op == graph.NONE:
                 continue
-            if op == cell_graph.SKIP:
+            if op == graph.SKIP:
                 total = total + (norm(conv(np.maximum(y, 0), centre, 2), w) if stride == 2 else y)
-            elif op == cell_graph.POOL:
+            elif op == graph.POOL:
                 total = total + pool(y)
             else:
-                kernel = w["kernel"] if op == cell_graph.CONV3X3 else centre
+                kernel = w["kernel"] if op == graph.CONV3X3 else centre
                 total = total + norm(conv(np.maximum(y, 0), kernel, stride), w)
         size = x.shape[1] // (2 if reshapes else 1)
         nodes.append(np.zeros((x.shape[0], size, size, x.shape[3])) + total)
@@ -225,7 +225,7 @@ def test_equal_canonical_forms_compute_equal_functions(name):
     assert len(archs) >= 40
     for arch in archs:
         form = space.canonical(arch)
-        used = [edge for edge in range(6) if form[edge] != cell_graph.NONE]
+        used = [edge for edge in range(6) if form[edge] != graph.NONE]
         for reshapes in (False, True) if space.weighted_input_skip else (False,):
             target = cell_output(arch, weights, space.affine, reshapes, x)
             assert any(
@@ -329,7 +329,7 @@ def test_gradients_are_finite_and_reach_every_live_weight(name, cell):
     if name not in CELL_NAMES:
         assert all(np.any(leaf) for leaf in jax.tree.leaves(grads))
         return
-    live = cell_graph.live_edges(cell, affine=space.affine)
+    live = graph.live_edges(cell, affine=space.affine)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
         text = jax.tree_util.keystr(path)
         edge = next((e for e in range(6) if f"edge{e}" in text), None)

@@ -20,8 +20,8 @@ from flax import linen as nn
 from jax import Array, lax
 
 from eproxy_jax.nn import convolution, initializers
-from eproxy_jax.spaces import cell_net
-from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
+from eproxy_jax.spaces.cells import net
+from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
 from eproxy_jax.spaces.nasbench201_net import UniversalNasBench201
 
 _NODES = (1, 2, 3)
@@ -99,7 +99,7 @@ class GroupedNasBench201(UniversalNasBench201):
         """The cells of a stage, [B, H, W, C] -> [B, H, W, C]; ``name`` is that of their kernels."""
         shape = (self.cells_per_stage, NUM_EDGES, 3, 3, x.shape[-1], x.shape[-1])
         kernels = self.param(name, init_kernels, shape, self.dtype, init, cell, self.heavy)
-        split = {kind: [cell_net.unstack(k) for k in cell_net.unstack(kernels[kind])] for kind in kernels}
+        split = {kind: [net.unstack(k) for k in net.unstack(kernels[kind])] for kind in kernels}
         for heavy, light in zip(split["heavy"], split["light"], strict=True):
             x = apply_cell(x, cell, heavy, light, self.heavy)
         return x
@@ -122,7 +122,7 @@ def init_kernels(
       {"heavy": [cells, slots, 3, 3, C, C], "light": [cells, slots, 1, 1, C, C]}.
     """
     order, cell = encoded
-    area = cell_net.edge_area(cell, tuple(range(NUM_EDGES)), dtype)
+    area = net.edge_area(cell, tuple(range(NUM_EDGES)), dtype)
     kernels = initializers.conv_kernel(key, shape, dtype, init, area[None])
     kernels = jnp.take(kernels, order, axis=1)
     chosen = np.asarray(heavy)
@@ -146,7 +146,7 @@ def _choose(nodes: list[Array], source: Array) -> Array:
 
 def light_ops() -> tuple[convolution.Op, ...]:
     """Operations of a slot that is no 3x3 convolution, in the order of ``_LIGHT``."""
-    table = cell_net.edge_ops(POOL + 1, affine=False, stride=1, reshapes=False)
+    table = net.edge_ops(POOL + 1, affine=False, stride=1, reshapes=False)
     return tuple(table[code] for code in _LIGHT)
 
 

@@ -23,7 +23,7 @@ from jax import Array, lax
 
 from eproxy_jax.nn import convolution, initializers, layers
 from eproxy_jax.spaces import dag
-from eproxy_jax.spaces.cell_net import unstack
+from eproxy_jax.spaces.cells.net import unstack
 from eproxy_jax.spaces.dag_ops import (
     CODE_CONV1X1,
     CODE_CONV3X3,

@@ -17,9 +17,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from eproxy_jax.errors import did_you_mean
-from eproxy_jax.spaces import base, cell_net
-from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, POOL, SKIP, Cell
-from eproxy_jax.spaces.cell_space import CellSpace
+from eproxy_jax.spaces import base
+from eproxy_jax.spaces.cells import net
+from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, POOL, SKIP, Cell
+from eproxy_jax.spaces.cells.space import CellSpace
 from eproxy_jax.spaces.conv_groups import ConvGroup
 from eproxy_jax.spaces.nasbench201_net import NUM_STAGES, NasBench201Net, UniversalNasBench201
 
@@ -35,7 +36,7 @@ _EXAMPLE = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor
 class NasBench201(CellSpace):
     """The NAS-Bench-201 space.
 
-    An architecture is a tuple of six operation codes (see :mod:`eproxy_jax.spaces.cell_graph`).
+    An architecture is a tuple of six operation codes (see :mod:`eproxy_jax.spaces.cells.graph`).
 
     Attributes:
       stem_channels: channels of the first stage; they double at each of the two residual blocks.
@@ -70,7 +71,7 @@ class NasBench201(CellSpace):
         if isinstance(source, str):
             text = source.strip()
             return _parse_tuple(text) if text.startswith("(") else _parse_string(text)
-        return cell_net.parse_nested(source, len(OPS), "NAS-Bench-201", _EXAMPLE)
+        return net.parse_nested(source, len(OPS), "NAS-Bench-201", _EXAMPLE)
 
     def format(self, arch: Cell) -> str:
         """``|op~source|+|...|`` with the operations' names."""
@@ -117,7 +118,7 @@ class NasBench201(CellSpace):
 
     def to_flax(self, arch: Cell, num_classes: int | None = None) -> NasBench201Net:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
-        cell = cell_net.check_cell(arch, self.num_ops, self.name)
+        cell = net.check_cell(arch, self.num_ops, self.name)
         return NasBench201Net(cell, self.stem_channels, self.cells_per_stage, num_classes=num_classes)
 
     def universal(self, dtype: Any = jnp.float32) -> UniversalNasBench201:
@@ -176,4 +177,4 @@ def _parse_tuple(text: str) -> Cell:
     if max(codes) >= len(_NASLIB_OPS):
         raise ValueError(f"NASLib operation code {max(codes)} in {text!r}: expected 0 to {len(_NASLIB_OPS) - 1}")
     by_edge = dict(zip(_NASLIB_EDGES, codes, strict=True))
-    return tuple(_NASLIB_OPS[by_edge[edge]] for edge in cell_net.EDGES)
+    return tuple(_NASLIB_OPS[by_edge[edge]] for edge in net.EDGES)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from eproxy_jax.nn import convolution, initializers, layers
-from eproxy_jax.spaces import cell_net
-from eproxy_jax.spaces.cell_graph import NUM_EDGES, POOL, Cell
+from eproxy_jax.spaces.cells import net
+from eproxy_jax.spaces.cells.graph import NUM_EDGES, POOL, Cell
 from eproxy_jax.spaces.standalone import StandAloneNet
 
 NUM_STAGES = 3
@@ -60,7 +60,7 @@ class NasBench201Net(StandAloneNet):
             if stage:
                 setattr(self, f"reduce{stage}", ResidualBlock(channels, self.track, self.dtype))
             for n in range(self.cells_per_stage):
-                cell = cell_net.CellNet(self.cell, channels, track=self.track, dtype=self.dtype)
+                cell = net.CellNet(self.cell, channels, track=self.track, dtype=self.dtype)
                 setattr(self, f"stage{stage}_cell{n}", cell)
         if self.num_classes is not None:
             self.last_norm = layers.BatchNorm(True, self.track, self.dtype)
@@ -130,12 +130,12 @@ class UniversalNasBench201(nn.Module):
 
     def cells(self, x: Array, name: str, cell: Array, init: Array | int) -> Array:
         """The cells of a stage, [B, H, W, C] -> [B, H, W, C]; ``name`` is that of their kernels [N, 6, 3, 3, C, C]."""
-        edge_ops = cell_net.edge_ops(POOL + 1, affine=False, stride=1, reshapes=False)
-        area = cell_net.edge_area(cell, tuple(range(NUM_EDGES)), self.dtype)
+        edge_ops = net.edge_ops(POOL + 1, affine=False, stride=1, reshapes=False)
+        area = net.edge_area(cell, tuple(range(NUM_EDGES)), self.dtype)
         shape = (self.cells_per_stage, NUM_EDGES, 3, 3, x.shape[-1], x.shape[-1])
         kernels = self.param(name, initializers.conv_kernel, shape, self.dtype, init, area[None])
         # Not a lax.scan over the cells: stacking what the backward pass needs costs as much as a convolution.
-        for cell_kernels in cell_net.unstack(kernels):
-            weights = [{"kernel": kernel} for kernel in cell_net.unstack(cell_kernels)]
-            x = cell_net.apply_cell(x, cell, weights, edge_ops, edge_ops)
+        for cell_kernels in net.unstack(kernels):
+            weights = [{"kernel": kernel} for kernel in net.unstack(cell_kernels)]
+            x = net.apply_cell(x, cell, weights, edge_ops, edge_ops)
         return x

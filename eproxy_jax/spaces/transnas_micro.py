@@ -18,9 +18,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from eproxy_jax.nn import initializers
-from eproxy_jax.spaces import base, cell_net
-from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, SKIP, Cell
-from eproxy_jax.spaces.cell_space import CellSpace
+from eproxy_jax.spaces import base
+from eproxy_jax.spaces.cells import net
+from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, SKIP, Cell
+from eproxy_jax.spaces.cells.space import CellSpace
 from eproxy_jax.spaces.transnas_net import (
     NUM_TAPS,
     Stem,
@@ -41,7 +42,7 @@ _EXAMPLE = "64-41414-3_21_013"
 class TransNasMicro(CellSpace):
     """The TransNAS-Bench-101 micro space.
 
-    An architecture is a tuple of six operation codes (see :mod:`eproxy_jax.spaces.cell_graph`).
+    An architecture is a tuple of six operation codes (see :mod:`eproxy_jax.spaces.cells.graph`).
 
     Attributes:
       stem_channels: channels that enter the first module (64 in the benchmark); even.
@@ -75,7 +76,7 @@ class TransNasMicro(CellSpace):
           ValueError: not a TransNAS-Bench-101-micro cell.
         """
         if not isinstance(source, str):
-            return cell_net.parse_nested(source, len(OPS), "TransNAS-Bench-101-micro", _EXAMPLE)
+            return net.parse_nested(source, len(OPS), "TransNAS-Bench-101-micro", _EXAMPLE)
         text = source.strip()
         if not text.startswith(_PREFIX) or not re.fullmatch(r"\d_\d\d_\d\d\d", text[len(_PREFIX) :]):
             raise ValueError(
@@ -83,7 +84,7 @@ class TransNasMicro(CellSpace):
                 f"like {_EXAMPLE!r}"
             )
         codes = [int(digit) for digit in text[len(_PREFIX) :].replace("_", "")]
-        return cell_net.check_cell(codes, len(OPS), f"TransNAS-Bench-101-micro string {text!r}")
+        return net.check_cell(codes, len(OPS), f"TransNAS-Bench-101-micro string {text!r}")
 
     def format(self, arch: Cell) -> str:
         """``64-41414-a_bc_def``."""
@@ -97,7 +98,7 @@ class TransNasMicro(CellSpace):
             for channels_in, stride in shape.cells():
                 reshapes = stride > 1 or channels_in != shape.channels
                 for edge, op in enumerate(arch):
-                    from_input = edge in cell_net.INPUT_EDGES
+                    from_input = edge in net.INPUT_EDGES
                     fan = channels_in if from_input else shape.channels
                     area = {CONV1X1: 1, CONV3X3: 9, SKIP: 1 if from_input and reshapes else 0}.get(op, 0)
                     if area:
@@ -128,7 +129,7 @@ class TransNasMicro(CellSpace):
 
     def to_flax(self, arch: Cell, num_classes: int | None = None) -> TransNasMicroNet:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
-        cell = cell_net.check_cell(arch, self.num_ops, self.name)
+        cell = net.check_cell(arch, self.num_ops, self.name)
         return TransNasMicroNet(cell, self.macro, stem_channels=self.stem_channels, num_classes=num_classes)
 
     def universal(self, dtype: Any = jnp.float32) -> UniversalTransNasMicro:
@@ -147,10 +148,10 @@ class TransNasMicro(CellSpace):
             reshapes = stride > 1 or channels_in != shape.channels
             edges = {}
             for edge, op in enumerate(arch):
-                from_input = edge in cell_net.INPUT_EDGES
+                from_input = edge in net.INPUT_EDGES
                 if op == NONE or (op == SKIP and not (from_input and reshapes)):
                     continue
-                group = cell_net.INPUT_EDGES if from_input else cell_net.INNER_EDGES
+                group = net.INPUT_EDGES if from_input else net.INNER_EDGES
                 kernel = value["input_kernels" if from_input else "inner_kernels"][group.index(edge)]
                 if op != CONV3X3:
                     kernel = kernel[1:2, 1:2]
@@ -185,7 +186,7 @@ class TransNasMicroNet(TransNasNet):
     def make_piece(self, channels_in: int, channels: int, stride: int) -> nn.Module:
         """A cell, [B, H, W, channels_in] -> [B, H / stride, W / stride, channels]."""
         del channels_in  # a cell sees it
-        return cell_net.CellNet(self.cell, channels, stride, True, self.track, self.dtype)
+        return net.CellNet(self.cell, channels, stride, True, self.track, self.dtype)
 
 
 class UniversalCell(nn.Module):
@@ -204,20 +205,20 @@ class UniversalCell(nn.Module):
         reshapes = self.stride > 1 or x.shape[-1] != self.features
         weights: list[Any] = [{} for _ in range(NUM_EDGES)]
         for group, edges, fan in (
-            ("input_kernels", cell_net.INPUT_EDGES, x.shape[-1]),
-            ("inner_kernels", cell_net.INNER_EDGES, self.features),
+            ("input_kernels", net.INPUT_EDGES, x.shape[-1]),
+            ("inner_kernels", net.INNER_EDGES, self.features),
         ):
             shape = (len(edges), 3, 3, fan, self.features)
-            area = cell_net.edge_area(cell, edges, self.dtype)
+            area = net.edge_area(cell, edges, self.dtype)
             kernels = self.param(group, initializers.conv_kernel, shape, self.dtype, init, area)
-            for edge, kernel in zip(edges, cell_net.unstack(kernels), strict=True):
+            for edge, kernel in zip(edges, net.unstack(kernels), strict=True):
                 weights[edge]["kernel"] = kernel
         for edge in range(NUM_EDGES):  # not stacked: weight decay tells vectors from matrices by their dimensions
             for name, fill in (("scale", nn.initializers.ones), ("bias", nn.initializers.zeros)):
                 weights[edge][name] = self.param(f"{name}{edge}", fill, (self.features,), self.dtype)
-        input_ops = cell_net.edge_ops(len(OPS), affine=True, stride=self.stride, reshapes=reshapes)
-        inner_ops = cell_net.edge_ops(len(OPS), affine=True, stride=1, reshapes=False)
-        return cell_net.apply_cell(x, cell, weights, input_ops, inner_ops)
+        input_ops = net.edge_ops(len(OPS), affine=True, stride=self.stride, reshapes=reshapes)
+        inner_ops = net.edge_ops(len(OPS), affine=True, stride=1, reshapes=False)
+        return net.apply_cell(x, cell, weights, input_ops, inner_ops)
 
 
 class UniversalTransNasMicro(nn.Module):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from eproxy_jax.nn import convolution, initializers, layers
-from eproxy_jax.spaces.cell_graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
+from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
 
 # Edges that read the cell's input take its stride and channel change; the others do not.
 INPUT_EDGES = tuple(e for e, (source, _) in enumerate(EDGES) if source == 0)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from eproxy_jax.spaces import base
-from eproxy_jax.spaces.cell_graph import NONE, NUM_EDGES, Cell, all_cells, function_key
+from eproxy_jax.spaces.cells.graph import NONE, NUM_EDGES, Cell, all_cells, function_key
 
 
 class CellSpace(base.OneGroup):
