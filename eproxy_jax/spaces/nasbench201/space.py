@@ -21,8 +21,8 @@ from eproxy_jax.spaces import base
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, POOL, SKIP, Cell
 from eproxy_jax.spaces.cells.space import CellSpace
-from eproxy_jax.spaces.conv_groups import ConvGroup
-from eproxy_jax.spaces.nasbench201_net import NUM_STAGES, NasBench201Net, UniversalNasBench201
+from eproxy_jax.spaces.nasbench201.fine_groups import ConvGroup
+from eproxy_jax.spaces.nasbench201.net import NUM_STAGES, NasBench201Net, UniversalNasBench201
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 # NASLib lists edges by source, and numbers the operations skip, none, conv3x3, conv1x1, pool.

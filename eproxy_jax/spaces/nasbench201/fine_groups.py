@@ -22,7 +22,7 @@ from jax import Array, lax
 from eproxy_jax.nn import convolution, initializers
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
-from eproxy_jax.spaces.nasbench201_net import UniversalNasBench201
+from eproxy_jax.spaces.nasbench201.net import UniversalNasBench201
 
 _NODES = (1, 2, 3)
 # What an edge that is no 3x3 convolution may be, in the order of the switch.
