@@ -8,8 +8,8 @@ from helpers import CELLS, SPACES, pattern, pattern_images
 
 from eproxy_jax import genes, proxy, spaces, tiered
 from eproxy_jax.nn import initializers, layers
-from eproxy_jax.spaces import macro_code, macro_net
-from eproxy_jax.spaces.transnas_net import module_shapes
+from eproxy_jax.spaces.transnas import macro_code, macro_net
+from eproxy_jax.spaces.transnas.skeleton import module_shapes
 
 SPACE = SPACES["transnas_macro"]
 CODES = list(SPACE.enumerate())

@@ -19,8 +19,8 @@ from eproxy_jax.spaces.nasbench101 import NasBench101
 from eproxy_jax.spaces.nasbench201.space import NasBench201
 from eproxy_jax.spaces.nasbench_mr import NasBenchMr
 from eproxy_jax.spaces.nds_cells import NdsAmoeba, NdsDarts, NdsEnas, NdsNasnet, NdsPnas
-from eproxy_jax.spaces.transnas_macro import TransNasMacro
-from eproxy_jax.spaces.transnas_micro import TransNasMicro
+from eproxy_jax.spaces.transnas.macro import TransNasMacro
+from eproxy_jax.spaces.transnas.micro import TransNasMicro
 
 __all__ = [
     "FlaxFamily",

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from eproxy_jax.errors import did_you_mean
-from eproxy_jax.spaces.transnas_net import as_read
+from eproxy_jax.spaces.transnas.skeleton import as_read
 
 Code = tuple[int, ...]
 

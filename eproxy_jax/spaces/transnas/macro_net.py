@@ -22,11 +22,11 @@ import numpy as np
 from jax import Array
 
 from eproxy_jax.nn import initializers, layers
-from eproxy_jax.spaces import macro_code, residual_trunk
 from eproxy_jax.spaces.interpreter.tape import Weights, owner_of_rows
-from eproxy_jax.spaces.macro_code import MAX_DOUBLINGS, MAX_HALVINGS, MAX_MODULES
-from eproxy_jax.spaces.residual_trunk import BlockShape
-from eproxy_jax.spaces.transnas_net import CELLS_PER_MODULE, NUM_TAPS, Stem
+from eproxy_jax.spaces.transnas import macro_code, residual_trunk
+from eproxy_jax.spaces.transnas.macro_code import MAX_DOUBLINGS, MAX_HALVINGS, MAX_MODULES
+from eproxy_jax.spaces.transnas.residual_trunk import BlockShape
+from eproxy_jax.spaces.transnas.skeleton import CELLS_PER_MODULE, NUM_TAPS, Stem
 
 
 def map_sizes(stem_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:

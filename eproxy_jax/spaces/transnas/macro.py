@@ -6,7 +6,7 @@ Notations read by ``parse``:
   * ``64-MACROCODE-basic``: a digit a module; 1 keeps the shape, 2 doubles the channels, 3 halves the size, 4 both
   * the digits as a sequence, ``(2, 3, 1, 1)``
 
-Which codes there are, and how they are built, says :mod:`eproxy_jax.spaces.macro_code`.
+Which codes there are, and how they are built, says :mod:`eproxy_jax.spaces.transnas.macro_code`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import numpy as np
 from jax import Array
 
 from eproxy_jax.nn import layers
-from eproxy_jax.spaces import base, macro_code
-from eproxy_jax.spaces.macro_code import MAX_MODULES, Code
-from eproxy_jax.spaces.macro_net import UniversalTransNasMacro, block_shape, map_sizes
-from eproxy_jax.spaces.residual_trunk import BlockShape
-from eproxy_jax.spaces.transnas_net import CELLS_PER_MODULE, TransNasNet, stem_macs, stem_params, tap_channels
+from eproxy_jax.spaces import base
+from eproxy_jax.spaces.transnas import macro_code
+from eproxy_jax.spaces.transnas.macro_code import MAX_MODULES, Code
+from eproxy_jax.spaces.transnas.macro_net import UniversalTransNasMacro, block_shape, map_sizes
+from eproxy_jax.spaces.transnas.residual_trunk import BlockShape
+from eproxy_jax.spaces.transnas.skeleton import CELLS_PER_MODULE, TransNasNet, stem_macs, stem_params, tap_channels
 
 
 @base.register("transnas_macro")  # pyright: ignore[reportArgumentType]

@@ -22,7 +22,7 @@ from eproxy_jax.spaces import base
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, SKIP, Cell
 from eproxy_jax.spaces.cells.space import CellSpace
-from eproxy_jax.spaces.transnas_net import (
+from eproxy_jax.spaces.transnas.skeleton import (
     NUM_TAPS,
     Stem,
     TransNasNet,
