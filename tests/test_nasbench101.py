@@ -12,7 +12,7 @@ from helpers import CELLS, SPACES, dag_cell, pattern_images
 
 from eproxy_jax import arch_files, spaces
 from eproxy_jax.nn import convolution
-from eproxy_jax.spaces import dag, dag_ops
+from eproxy_jax.spaces.nasbench101 import graph, vertex_ops
 
 FULL = spaces.get("nasbench101")
 TINY = SPACES["nasbench101"]
@@ -58,7 +58,7 @@ def test_parameters_of_the_data(data):
             others.append((arch, expected))
     assert len(others) == 363
     for arch, expected in others:
-        assert dag.output_fan_in(arch[0]) == 3
+        assert graph.output_fan_in(arch[0]) == 3
         orders = [(0, *order, len(arch[1]) - 1) for order in itertools.permutations(range(1, len(arch[1]) - 1))]
         isomorphic = [cell for cell in (relabel(arch, order) for order in orders) if upper(cell[0])]
         assert expected in {FULL.params(cell) for cell in isomorphic}
@@ -147,7 +147,7 @@ def test_sizes_are_checked():
 def test_canonical_form_is_the_same_for_isomorphic_cells_only():
     """Against the definition: all orders of the vertices, not only topological ones."""
     rng = np.random.default_rng(0)
-    cells = [cell for cell in dag.all_cells() if len(cell[1]) <= 5][::37] + FULL.sample(20, 0)
+    cells = [cell for cell in graph.all_cells() if len(cell[1]) <= 5][::37] + FULL.sample(20, 0)
     seen = {}
     for cell in cells:
         orders = [(0, *order, len(cell[1]) - 1) for order in itertools.permutations(range(1, len(cell[1]) - 1))]
@@ -169,14 +169,14 @@ def test_canonical_form_is_the_same_for_isomorphic_cells_only():
 
 def test_enumeration_has_the_published_size():
     """423,624 distinct cells (Ying et al., section 2.1); the drawn ones stand for all."""
-    sizes = Counter(len(cell[1]) for cell in dag.all_cells())
+    sizes = Counter(len(cell[1]) for cell in graph.all_cells())
     assert sum(sizes.values()) == FULL.num_archs == 423_624
     drawn = FULL.sample(2000, 3)
     assert all(FULL.canonical(cell) == cell == FULL.parse(cell) for cell in drawn)
     share = Counter(len(cell[1]) for cell in drawn)
     assert abs(share[7] / 2000 - sizes[7] / 423_624) < 0.03
-    first = list(itertools.islice(dag.all_cells(), 5000))
-    assert dag.nth_cells([0, 7, 4999]) == [first[0], first[7], first[4999]]
+    first = list(itertools.islice(graph.all_cells(), 5000))
+    assert graph.nth_cells([0, 7, 4999]) == [first[0], first[7], first[4999]]
 
 
 def test_neighbours_differ_in_one_op_or_edge():
@@ -202,16 +202,16 @@ def test_neighbours_differ_in_one_op_or_edge():
 
 def test_channels_of_vertices():
     three = dag_cell("01 02 13 24 14 15 35 45 05", "3m13")[0]
-    assert dag.vertex_channels(three, 64, 128) == [64, 43, 42, 43, 42, 128]
-    assert dag.vertex_channels(three, 5, 5) == [5, 2, 1, 2, 1, 5]
-    assert dag.vertex_channels(dag_cell("01", "")[0], 3, 8) == [3, 8]
+    assert graph.vertex_channels(three, 64, 128) == [64, 43, 42, 43, 42, 128]
+    assert graph.vertex_channels(three, 5, 5) == [5, 2, 1, 2, 1, 5]
+    assert graph.vertex_channels(dag_cell("01", "")[0], 3, 8) == [3, 8]
 
 
 @pytest.mark.parametrize("stem_channels", [4, 5, 6, 7, 128])
 def test_max_macs_is_the_largest(stem_channels):
     """Over every graph, all vertices 3x3 convolutions: no op costs more, and ops do not change widths."""
     space = spaces.get("nasbench101", stem_channels=stem_channels)
-    cells = ((g.matrix, (I, *[C] * (len(g.matrix) - 2), O)) for g in dag.all_graphs())
+    cells = ((g.matrix, (I, *[C] * (len(g.matrix) - 2), O)) for g in graph.all_graphs())
     assert max(space.macs(cell) for cell in cells) == space.max_macs()
 
 
@@ -283,14 +283,14 @@ def test_tiers_cost_little_more_than_needed():
     done, full, needed = [], [], []
     for cell in FULL.sample(300, 0):
         matrix, names = cell
-        tier = max(dag.output_fan_in(matrix), 1) - 1
+        tier = max(graph.output_fan_in(matrix), 1) - 1
         totals = []
         for widest in (False, True):
             total = 27 * 128 * 1024
             for stack, module in itertools.product(range(3), range(3)):
                 channels = 128 * 2**stack
                 entering = channels // 2 if stack and not module else channels
-                width = channels if widest else dag_ops.tier_widths(channels)[tier]
+                width = channels if widest else vertex_ops.tier_widths(channels)[tier]
                 size = (32 // 2**stack) ** 2
                 for v in range(1, len(names)):
                     out = channels if v == len(names) - 1 else width

@@ -15,11 +15,11 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from eproxy_jax.nn import convolution
-from eproxy_jax.spaces import dag
+from eproxy_jax.spaces.nasbench101 import graph
 
-VERTEX_OPS = (dag.POOL, dag.CONV1X1, dag.CONV3X3)  # by op code, from 1 on; 0 is a vertex that is not there
+VERTEX_OPS = (graph.POOL, graph.CONV1X1, graph.CONV3X3)  # by op code, from 1 on; 0 is a vertex that is not there
 CODE_POOL, CODE_CONV1X1, CODE_CONV3X3 = 1, 2, 3
-TIERS = range(1, dag.MAX_OUTPUT_FAN_IN + 1)
+TIERS = range(1, graph.MAX_OUTPUT_FAN_IN + 1)
 
 # Weights of an operation: "kernel" [k, k, C_in, C], "scale" and "bias" [C]. The residual is (rstd [C], normalised
 # output [B, H, W, C]), padded with zeros beyond the tier.

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from eproxy_jax.nn import convolution, initializers, layers
-from eproxy_jax.spaces import dag
 from eproxy_jax.spaces.cells.net import unstack
-from eproxy_jax.spaces.dag_ops import (
+from eproxy_jax.spaces.nasbench101 import graph
+from eproxy_jax.spaces.nasbench101.vertex_ops import (
     CODE_CONV1X1,
     CODE_CONV3X3,
     TIERS,
@@ -36,7 +36,7 @@ from eproxy_jax.spaces.dag_ops import (
 from eproxy_jax.spaces.standalone import StandAloneNet
 
 NUM_STACKS = 3
-NUM_SLOTS = dag.MAX_VERTICES - 2  # interior vertices
+NUM_SLOTS = graph.MAX_VERTICES - 2  # interior vertices
 
 
 class ConvBnRelu(nn.Module):
@@ -57,7 +57,7 @@ class ConvBnRelu(nn.Module):
 class CellNet(nn.Module):
     """One pruned cell, fixed: part of stand-alone networks."""
 
-    cell: dag.Cell
+    cell: graph.Cell
     features: int
     track: bool = False
     dtype: Any = jnp.float32
@@ -67,7 +67,7 @@ class CellNet(nn.Module):
         """[B, H, W, C_in] -> [B, H, W, features]."""
         matrix, names = self.cell
         last = len(names) - 1
-        widths = dag.vertex_channels(matrix, x.shape[-1], self.features)
+        widths = graph.vertex_channels(matrix, x.shape[-1], self.features)
         conv = functools.partial(ConvBnRelu, track=self.track, dtype=self.dtype)
         values = [x]
         for v in range(1, last):
@@ -75,10 +75,10 @@ class CellNet(nn.Module):
             if matrix[0][v]:
                 terms.append(conv(widths[v], 1, name=f"project{v}")(x, train))
             total = functools.reduce(jnp.add, terms)
-            if names[v] == dag.POOL:
+            if names[v] == graph.POOL:
                 values.append(convolution.max_pool_3x3(total))
             else:
-                size = 3 if names[v] == dag.CONV3X3 else 1
+                size = 3 if names[v] == graph.CONV3X3 else 1
                 values.append(conv(widths[v], size, name=f"vertex{v}")(total, train))
         parts = [values[v] for v in range(1, last) if matrix[v][last]]
         total = [jnp.concatenate(parts, axis=-1)] if parts else []
@@ -96,7 +96,7 @@ class NasBench101Net(StandAloneNet):
       modules_per_stack: cells in each stack.
     """
 
-    cell: dag.Cell
+    cell: graph.Cell
     stem_channels: int = 128
     modules_per_stack: int = 3
 

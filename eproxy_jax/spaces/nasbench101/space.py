@@ -17,12 +17,13 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from eproxy_jax.spaces import base, dag, dag_net, dag_ops
-from eproxy_jax.spaces.dag import Cell
+from eproxy_jax.spaces import base
+from eproxy_jax.spaces.nasbench101 import graph, net, vertex_ops
+from eproxy_jax.spaces.nasbench101.graph import Cell
 
 NUM_ARCHS = 423_624  # cells up to isomorphism, as published; tests count them
 _EXAMPLE = '[[[0,1,1],[0,0,1],[0,0,0]],["input","conv3x3-bn-relu","output"]]'
-_AREA = {dag.CONV1X1: 1, dag.CONV3X3: 9, dag.POOL: 0}
+_AREA = {graph.CONV1X1: 1, graph.CONV3X3: 9, graph.POOL: 0}
 
 
 @base.register("nasbench101")  # pyright: ignore[reportArgumentType]
@@ -30,7 +31,7 @@ _AREA = {dag.CONV1X1: 1, dag.CONV3X3: 9, dag.POOL: 0}
 class NasBench101(base.OneGroup):
     """The NAS-Bench-101 space.
 
-    An architecture is a pair (matrix, ops) as written, see :mod:`eproxy_jax.spaces.dag`; vertices that are on no path
+    An architecture is a pair (matrix, ops) as written, see :mod:`eproxy_jax.spaces.nasbench101.graph`; vertices that are on no path
     from input to output count for nothing and are never built.
 
     Where a stack's channels do not divide by the number of vertices that feed the output, the first of them get one
@@ -59,9 +60,9 @@ class NasBench101(base.OneGroup):
 
     def __post_init__(self):
         base.check_positive(self)
-        if self.stem_channels < dag.MAX_OUTPUT_FAN_IN:
+        if self.stem_channels < graph.MAX_OUTPUT_FAN_IN:
             raise ValueError(
-                f"NasBench101.stem_channels: expected at least {dag.MAX_OUTPUT_FAN_IN}, got {self.stem_channels}"
+                f"NasBench101.stem_channels: expected at least {graph.MAX_OUTPUT_FAN_IN}, got {self.stem_channels}"
             )
 
     # --- strings ---------------------------------------------------------------------------------------------
@@ -87,7 +88,7 @@ class NasBench101(base.OneGroup):
         matrix, ops = (part.tolist() if isinstance(part, np.ndarray) else part for part in content)
         if not isinstance(matrix, (list, tuple)) or not isinstance(ops, (list, tuple)):
             raise ValueError(f"not a {what}: {source!r}; expected a list of rows and a list of ops like {_EXAMPLE}")
-        return dag.check_cell(matrix, ops, what)
+        return graph.check_cell(matrix, ops, what)
 
     def format(self, arch: Cell) -> str:
         """The pair as JSON text without spaces."""
@@ -97,7 +98,7 @@ class NasBench101(base.OneGroup):
 
     def enumerate(self) -> Iterator[Cell]:
         """Every canonical cell, by number of vertices, then lexicographically; 423,624 in all."""
-        return dag.all_cells()
+        return graph.all_cells()
 
     def sample(self, num: int, seed: int) -> list[Cell]:
         """Distinct canonical cells drawn uniformly, each isomorphism class with equal chance, in the order drawn.
@@ -105,7 +106,7 @@ class NasBench101(base.OneGroup):
         Raises:
           ValueError: ``num`` is not in 1..num_archs.
         """
-        return dag.nth_cells(base.draw_distinct(self.num_archs, num, seed, type(self).__name__))
+        return graph.nth_cells(base.draw_distinct(self.num_archs, num, seed, type(self).__name__))
 
     def neighbours(self, arch: Cell) -> list[Cell]:
         """The valid cells with one vertex's op or one edge changed, as written: dead vertices stay in the matrix."""
@@ -113,53 +114,53 @@ class NasBench101(base.OneGroup):
         found = [
             (matrix, (*ops[:vertex], op, *ops[vertex + 1 :]))
             for vertex in range(1, len(ops) - 1)
-            for op in dag.OPS
+            for op in graph.OPS
             if op != ops[vertex]
         ]
         for i in range(len(ops) - 1):
             for j in range(i + 1, len(ops)):
                 row = (*matrix[i][:j], 1 - matrix[i][j], *matrix[i][j + 1 :])
                 changed = (*matrix[:i], row, *matrix[i + 1 :])
-                live = dag.live_vertices(changed)
-                if live and sum(changed[a][b] for a in live for b in live) <= dag.MAX_EDGES:
+                live = graph.live_vertices(changed)
+                if live and sum(changed[a][b] for a in live for b in live) <= graph.MAX_EDGES:
                     found.append((changed, ops))
         return found
 
     def canonical(self, arch: Cell) -> Cell:
         """The representative of all cells with the same pruned graph, up to isomorphism."""
-        return dag.canonical(arch)
+        return graph.canonical(arch)
 
     def encode(self, archs: Sequence[Cell]) -> np.ndarray:
         """One row a vertex slot: op code, channels in each stack, edges from each slot; int32 [A, 7, 11].
 
         Slot 0 is the input, slot 6 the output; interior vertices of the pruned cell fill the slots from 1 on.
         """
-        encoded = np.zeros((len(archs), dag.MAX_VERTICES, 1 + dag_net.NUM_STACKS + dag.MAX_VERTICES), np.int32)
+        encoded = np.zeros((len(archs), graph.MAX_VERTICES, 1 + net.NUM_STACKS + graph.MAX_VERTICES), np.int32)
         for rows, arch in zip(encoded, archs, strict=True):
-            matrix, ops = dag.prune(arch)
-            slots = [*range(len(ops) - 1), dag.MAX_VERTICES - 1]
+            matrix, ops = graph.prune(arch)
+            slots = [*range(len(ops) - 1), graph.MAX_VERTICES - 1]
             for v, op in enumerate(ops[1:-1], start=1):
-                rows[v, 0] = 1 + dag_ops.VERTEX_OPS.index(op)
+                rows[v, 0] = 1 + vertex_ops.VERTEX_OPS.index(op)
             for stack, (channels_in, channels) in enumerate(self._stack_channels()):
-                rows[slots, 1 + stack] = dag.vertex_channels(matrix, channels_in, channels)
-            rows[np.ix_(slots, [1 + dag_net.NUM_STACKS + slot for slot in slots])] = np.transpose(matrix)
+                rows[slots, 1 + stack] = graph.vertex_channels(matrix, channels_in, channels)
+            rows[np.ix_(slots, [1 + net.NUM_STACKS + slot for slot in slots])] = np.transpose(matrix)
         return encoded
 
     # --- counts ----------------------------------------------------------------------------------------------
 
     def _stack_channels(self) -> list[tuple[int, int]]:
         """(channels that enter, channels) of each stack."""
-        channels = [self.stem_channels * 2**stack for stack in range(dag_net.NUM_STACKS)]
+        channels = [self.stem_channels * 2**stack for stack in range(net.NUM_STACKS)]
         return list(zip([self.stem_channels, *channels[:-1]], channels, strict=True))
 
     def _counts(self, arch: Cell) -> Iterator[tuple[int, int, int]]:
         """(kernel weights, batch-norm parameters, output positions for a 32-pixel image) of stem and modules."""
-        matrix, ops = dag.prune(arch)
+        matrix, ops = graph.prune(arch)
         yield 9 * 3 * self.stem_channels, 2 * self.stem_channels, 32 * 32
         for stack, (entering, channels) in enumerate(self._stack_channels()):
             for module in range(self.modules_per_stack):
                 channels_in = channels if module else entering
-                widths = dag.vertex_channels(matrix, channels_in, channels)
+                widths = graph.vertex_channels(matrix, channels_in, channels)
                 weights = norms = 0
                 for v in range(1, len(ops)):
                     area = _AREA.get(ops[v], 0)
@@ -179,12 +180,12 @@ class NasBench101(base.OneGroup):
         several vertices feed the output, all widths are halved at least, up to rounding: nine edges cannot make up
         for that.
         """
-        size = dag.MAX_VERTICES
-        free = dag.MAX_EDGES - (size - 2)
+        size = graph.MAX_VERTICES
+        free = graph.MAX_EDGES - (size - 2)
         matrix = tuple(
             tuple(int((i == 0 and 1 <= j <= free) or (i > 0 and j == i + 1)) for j in range(size)) for i in range(size)
         )
-        return self.macs((matrix, (dag.INPUT, *[dag.CONV3X3] * (size - 2), dag.OUTPUT)))
+        return self.macs((matrix, (graph.INPUT, *[graph.CONV3X3] * (size - 2), graph.OUTPUT)))
 
     def params(self, arch: Cell) -> int:
         """Trainable parameters of the backbone; dead vertices have none."""
@@ -197,30 +198,30 @@ class NasBench101(base.OneGroup):
         del arch
         return (4 * self.stem_channels, 2 * self.stem_channels, self.stem_channels)
 
-    def to_flax(self, arch: Cell, num_classes: int | None = None) -> dag_net.NasBench101Net:
+    def to_flax(self, arch: Cell, num_classes: int | None = None) -> net.NasBench101Net:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
-        cell = dag.prune(self.parse(arch))
-        return dag_net.NasBench101Net(cell, self.stem_channels, self.modules_per_stack, num_classes=num_classes)
+        cell = graph.prune(self.parse(arch))
+        return net.NasBench101Net(cell, self.stem_channels, self.modules_per_stack, num_classes=num_classes)
 
-    def universal(self, dtype: Any = jnp.float32) -> dag_net.UniversalNasBench101:
+    def universal(self, dtype: Any = jnp.float32) -> net.UniversalNasBench101:
         """The module that takes the encoded cell as data."""
-        return dag_net.UniversalNasBench101(self.stem_channels, self.modules_per_stack, dtype)
+        return net.UniversalNasBench101(self.stem_channels, self.modules_per_stack, dtype)
 
     def extract(self, arch: Cell, universal_params: Any) -> dict[str, Any]:
         """The parameters of ``to_flax(arch)`` out of those of ``universal()``, cut to each vertex's channels."""
-        matrix, ops = dag.prune(arch)
+        matrix, ops = graph.prune(arch)
         params: dict[str, Any] = {"stem": universal_params["stem"]}
         last = len(ops) - 1
         for stack, (entering, channels) in enumerate(self._stack_channels()):
             for module in range(self.modules_per_stack):
                 name = f"stack{stack}_module{module}"
                 values, found = universal_params[name], {}
-                widths = dag.vertex_channels(matrix, channels if module else entering, channels)
+                widths = graph.vertex_channels(matrix, channels if module else entering, channels)
                 for v in range(1, last + 1):
                     width, slot = widths[v], v if v < last else "_output"
                     if _AREA.get(ops[v], 0):
                         kernel = values["kernels"][v - 1, :, :, :width, :width]
-                        kernel = kernel if ops[v] == dag.CONV3X3 else kernel[1:2, 1:2]
+                        kernel = kernel if ops[v] == graph.CONV3X3 else kernel[1:2, 1:2]
                         found[f"vertex{v}"] = _conv_bn(kernel, values, f"vertex{slot}", width)
                     if matrix[0][v]:
                         kernel = values["output_projection"] if v == last else values["projections"][v - 1]
