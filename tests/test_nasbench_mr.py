@@ -12,7 +12,7 @@ from helpers import CELLS, SPACES, multires, pattern_images, pattern_tree, true_
 from scipy import stats
 
 from eproxy_jax import arch_files, spaces
-from eproxy_jax.spaces import multires_arch, multires_program, multires_tape
+from eproxy_jax.spaces.nasbench_mr import interpreter, notation, program
 
 SPACE = spaces.get("nasbench_mr")
 ARCH = CELLS["nasbench_mr"][0]
@@ -33,10 +33,10 @@ STAGES = ([1, [1], [8]], [2, [1, 1], [8, 8]], [3, [1, 1, 1], [8, 8, 8]], [4, [1,
 def test_notations():
     assert SPACE.parse(WRITTEN) == SPACE.parse(json.dumps(WRITTEN)) == SPACE.parse(list(WRITTEN.values())) == ARCH
     assert SPACE.format(ARCH).startswith('{"input_channel":[16,32],"inverted_residual_setting":[[1,[1],[24]],')
-    numbers = multires_arch.to_numbers(ARCH)
-    assert len(numbers) == len(multires_arch.CHOICES) == 27
-    assert multires_arch.from_numbers(numbers) == ARCH
-    assert math.prod(map(len, multires_arch.CHOICES)) == 2**80
+    numbers = notation.to_numbers(ARCH)
+    assert len(numbers) == len(notation.CHOICES) == 27
+    assert notation.from_numbers(numbers) == ARCH
+    assert math.prod(map(len, notation.CHOICES)) == 2**80
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,11 @@ def test_bad_sizes_and_images():
 
 def test_samples_are_uniform_and_neighbours_mutual():
     drawn = SPACE.sample(300, 7)
-    for place, choices in enumerate(multires_arch.CHOICES):
-        numbers = [multires_arch.to_numbers(arch)[place] for arch in drawn]
+    for place, choices in enumerate(notation.CHOICES):
+        numbers = [notation.to_numbers(arch)[place] for arch in drawn]
         assert max(abs(numbers.count(choice) / 300 - 1 / len(choices)) for choice in choices) < 0.1
     around = SPACE.neighbours(drawn[0])
-    assert len(set(around)) == len(around) == sum(len(choices) - 1 for choices in multires_arch.CHOICES)
+    assert len(set(around)) == len(around) == sum(len(choices) - 1 for choices in notation.CHOICES)
     assert drawn[0] not in around
     assert all(drawn[0] in SPACE.neighbours(arch) for arch in around[::20])
     assert all(SPACE.parse(SPACE.format(arch)) == arch for arch in around)
@@ -99,16 +99,16 @@ def test_counts():
     # Convolutions: 3x3 to level 0, 1, 2, 3 and 1x1 at level 1, 2, 3.
     blocks = np.array([8, 6, 4, 2])
     fusions = np.array([4, 5, 3, 1])  # from the same level, or from the one above
-    assert len(multires_program.program(smallest).steps) == 1 + blocks.sum() + fusions.sum() + 2 + 1
+    assert len(program.program(smallest).steps) == 1 + blocks.sum() + fusions.sum() + 2 + 1
     large, small = blocks + fusions + np.array([1, 0, 0, 0]), np.array([0, 2, 1, 0])
     positions = 1024 // 4 ** np.arange(4)
     stem, end = 27 * 8, 32 * 8
     assert SPACE.macs(smallest) == 64 * positions @ (9 * large + small) + 1024 * stem + 64 * end
     assert SPACE.params(smallest) == (64 * (9 * large + small) + 16 * (large + small)).sum() + stem + end + 2 * 16
     assert (
-        SPACE.macs(multires_program.LARGEST)
+        SPACE.macs(program.LARGEST)
         == SPACE.max_macs()
-        == max(map(SPACE.macs, [*SPACE.sample(100, 0), multires_program.LARGEST]))
+        == max(map(SPACE.macs, [*SPACE.sample(100, 0), program.LARGEST]))
     )
     quarter = spaces.get("nasbench_mr", channel_divisor=4)
     assert 15 < SPACE.macs(ARCH) / quarter.macs(ARCH) < 16  # the first convolution's inputs stay three
@@ -148,8 +148,8 @@ def test_both_groups_equal_live_pytorch(x64):
     import torch_reference as reference
 
     space, images = SPACES["nasbench_mr"], pattern_images(4, 16)
-    archs = [*space.sample(2, 5), multires_program.LARGEST]
-    assert sorted({multires_tape.tier_of(arch) for arch in archs}) == [0, 1]
+    archs = [*space.sample(2, 5), program.LARGEST]
+    assert sorted({interpreter.tier_of(arch) for arch in archs}) == [0, 1]
     apply = jax.jit(lambda universal, *arguments: universal.apply(*arguments), static_argnums=0)
     for arch in archs:
         group = space.group(arch)

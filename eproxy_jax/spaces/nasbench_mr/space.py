@@ -1,7 +1,7 @@
 """NAS-Bench-MR: multi-resolution networks of four stages whose depths and widths are free in every branch.
 
 Source: Ding et al., "Learning Versatile Neural Architectures by Propagating Network Codes", ICLR 2022.
-:mod:`eproxy_jax.spaces.multires_arch` has the rules of the space, :mod:`eproxy_jax.spaces.multires_program` the network
+:mod:`eproxy_jax.spaces.nasbench_mr.space.notation` has the rules of the space, :mod:`eproxy_jax.spaces.nasbench_mr.space.program` the network
 and what of it was decided here.
 
 Notations read by ``parse``:
@@ -10,7 +10,7 @@ Notations read by ``parse``:
   * the same as JSON text, which ``format`` writes
   * its three values in this order
 
-Two programs serve all networks (see :mod:`eproxy_jax.spaces.multires_tape`). Over the 2,507 networks of the benchmark
+Two programs serve all networks (see :mod:`eproxy_jax.spaces.nasbench_mr.space.interpreter`). Over the 2,507 networks of the benchmark
 the convolutions execute 1.15 times the MACs that are needed (sum over sum; mean of the networks' ratios 1.29, median
 1.17, 99th percentile 2.4; forward and backward alike). The largest network has 56.8 M weights at 128 channels, the mean
 one of the benchmark 7.2 M; the program that serves 2,280 of its 2,507 networks has room for 40 % of the largest.
@@ -25,12 +25,13 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from eproxy_jax.spaces import base, multires_arch
-from eproxy_jax.spaces import multires_program as programs
-from eproxy_jax.spaces import multires_tape as tape
-from eproxy_jax.spaces.multires_arch import CHANNEL_STEP, MAX_CHANNELS, Arch
-from eproxy_jax.spaces.multires_net import NasBenchMrNet, UniversalNasBenchMr
-from eproxy_jax.spaces.multires_program import CONV_SHAPES, FUSED_LEVEL, NUM_LEVELS
+from eproxy_jax.spaces import base
+from eproxy_jax.spaces.nasbench_mr import interpreter as tape
+from eproxy_jax.spaces.nasbench_mr import notation
+from eproxy_jax.spaces.nasbench_mr import program as programs
+from eproxy_jax.spaces.nasbench_mr.net import NasBenchMrNet, UniversalNasBenchMr
+from eproxy_jax.spaces.nasbench_mr.notation import CHANNEL_STEP, MAX_CHANNELS, Arch
+from eproxy_jax.spaces.nasbench_mr.program import CONV_SHAPES, FUSED_LEVEL, NUM_LEVELS
 
 _IMAGE_SIZE = 32
 
@@ -41,14 +42,14 @@ class NasBenchMrGroup:
 
     Attributes:
       channel_divisor: of the space.
-      tier: see :func:`eproxy_jax.spaces.multires_tape.tier_of`.
+      tier: see :func:`eproxy_jax.spaces.nasbench_mr.space.interpreter.tier_of`.
     """
 
     channel_divisor: int
     tier: int
 
     def encode(self, archs: Sequence[Arch]) -> np.ndarray:
-        """The programs of the networks, int32 [A, N]; see :func:`eproxy_jax.spaces.multires_program.encode`."""
+        """The programs of the networks, int32 [A, N]; see :func:`eproxy_jax.spaces.nasbench_mr.space.program.encode`."""
         return np.stack([programs.encode(arch, self.channel_divisor) for arch in archs])
 
     def executed_macs(self, arch: Arch) -> int:
@@ -99,7 +100,7 @@ class NasBenchMrGroup:
 class NasBenchMr(base.Uncounted):
     """The NAS-Bench-MR space.
 
-    An architecture is a tuple (input channels, modules, last channels), see :mod:`eproxy_jax.spaces.multires_arch`.
+    An architecture is a tuple (input channels, modules, last channels), see :mod:`eproxy_jax.spaces.nasbench_mr.space.notation`.
 
     Attributes:
       channel_divisor: what all numbers of channels are divided by: 1 (the benchmark's networks), 2, 4 or 8.
@@ -126,11 +127,11 @@ class NasBenchMr(base.Uncounted):
         Raises:
           ValueError: not an architecture of NAS-Bench-MR.
         """
-        return multires_arch.parse(source)
+        return notation.parse(source)
 
     def format(self, arch: Arch) -> str:
         """Compact JSON of the benchmark's dict; channels as written, whatever ``channel_divisor`` is."""
-        return multires_arch.to_json(arch)
+        return notation.to_json(arch)
 
     @property
     def size(self) -> str:
@@ -144,11 +145,11 @@ class NasBenchMr(base.Uncounted):
           ValueError: ``num`` is not positive.
         """
         rng = np.random.default_rng(seed)
-        return base.draw_until(lambda: multires_arch.draw(rng), num, self.name)
+        return base.draw_until(lambda: notation.draw(rng), num, self.name)
 
     def neighbours(self, arch: Arch) -> list[Arch]:
         """The architectures that differ in one of the 27 numbers."""
-        return list(multires_arch.neighbours(arch))
+        return list(notation.neighbours(arch))
 
     def canonical(self, arch: Arch) -> Arch:
         """The architecture itself: none has dead parts, and different ones compute different functions."""
@@ -193,7 +194,7 @@ class NasBenchMr(base.Uncounted):
 
     def to_flax(self, arch: Arch, num_classes: int | None = None) -> NasBenchMrNet:
         """The stand-alone network; with ``num_classes`` it ends in a classifier."""
-        return NasBenchMrNet(multires_arch.parse(arch), self.channel_divisor, num_classes=num_classes)
+        return NasBenchMrNet(notation.parse(arch), self.channel_divisor, num_classes=num_classes)
 
 
 def _positions(level: int) -> int:

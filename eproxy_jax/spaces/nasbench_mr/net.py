@@ -1,6 +1,6 @@
 """The network side of NAS-Bench-MR: stand-alone modules, and the universal one that takes the network as data.
 
-:mod:`eproxy_jax.spaces.multires_program` says what the network is.
+:mod:`eproxy_jax.spaces.nasbench_mr.space.program` says what the network is.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from eproxy_jax.nn import convolution, initializers, layers
-from eproxy_jax.spaces import multires_program as programs
-from eproxy_jax.spaces import multires_tape as tape
-from eproxy_jax.spaces.multires_arch import Arch
-from eproxy_jax.spaces.multires_program import FUSED_LEVEL, NUM_LEVELS, NUM_TAPS
+from eproxy_jax.spaces.nasbench_mr import interpreter as tape
+from eproxy_jax.spaces.nasbench_mr import program as programs
+from eproxy_jax.spaces.nasbench_mr.notation import Arch
+from eproxy_jax.spaces.nasbench_mr.program import FUSED_LEVEL, NUM_LEVELS, NUM_TAPS
 from eproxy_jax.spaces.standalone import StandAloneNet
 from eproxy_jax.types import TARGET_SIZE
 
@@ -220,7 +220,7 @@ class UniversalNasBenchMr(nn.Module):
 
     Attributes:
       channels: the largest number of channels.
-      tier: of the networks that it takes, see :func:`eproxy_jax.spaces.multires_tape.tier_of`.
+      tier: of the networks that it takes, see :func:`eproxy_jax.spaces.nasbench_mr.space.interpreter.tier_of`.
       dtype: dtype of the parameters.
     """
 
@@ -234,7 +234,7 @@ class UniversalNasBenchMr(nn.Module):
 
         Args:
           images: [B, H, W, 3], sizes that are multiples of 8.
-          encoded: the network, see :func:`eproxy_jax.spaces.multires_program.encode`.
+          encoded: the network, see :func:`eproxy_jax.spaces.nasbench_mr.space.program.encode`.
           init: index into ``initializers.INITS``.
 
         Returns:

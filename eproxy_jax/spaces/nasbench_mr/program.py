@@ -31,8 +31,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eproxy_jax.spaces import multires_arch
-from eproxy_jax.spaces.multires_arch import MAX_CHANNELS, NUM_STAGES, Arch
+from eproxy_jax.spaces.nasbench_mr import notation
+from eproxy_jax.spaces.nasbench_mr.notation import MAX_CHANNELS, NUM_STAGES, Arch
 
 NUM_LEVELS = NUM_STAGES
 NUM_TAPS = 3
@@ -207,7 +207,7 @@ def program(arch: Arch) -> Program:
 
 
 # The largest network: everything at its most.
-LARGEST = multires_arch.from_numbers([choices[-1] for choices in multires_arch.CHOICES])
+LARGEST = notation.from_numbers([choices[-1] for choices in notation.CHOICES])
 MAX_STEPS = len(program(LARGEST).steps)
 
 

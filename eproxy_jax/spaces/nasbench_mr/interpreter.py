@@ -24,7 +24,6 @@ from flax import linen as nn
 from jax import Array, lax
 
 from eproxy_jax.nn import convolution, initializers
-from eproxy_jax.spaces import multires_program as programs
 from eproxy_jax.spaces.interpreter.tape import (
     Weights,
     apply_chosen,
@@ -35,8 +34,9 @@ from eproxy_jax.spaces.interpreter.tape import (
     write,
     write_rows,
 )
-from eproxy_jax.spaces.multires_arch import Arch
-from eproxy_jax.spaces.multires_program import CONV_SHAPES, FUSED_LEVEL, NUM_LEVELS, NUM_TAPS, UP, ConvShape
+from eproxy_jax.spaces.nasbench_mr import program as programs
+from eproxy_jax.spaces.nasbench_mr.notation import Arch
+from eproxy_jax.spaces.nasbench_mr.program import CONV_SHAPES, FUSED_LEVEL, NUM_LEVELS, NUM_TAPS, UP, ConvShape
 from eproxy_jax.types import TARGET_SIZE
 
 # XLA's CPU backend fills an empty array with zeros, so that tapes and banks cost what they are long: networks that need
