@@ -12,8 +12,9 @@ from helpers import CELLS, SPACES, nds, pattern
 
 from eproxy_jax import config, spaces
 from eproxy_jax.nn import convolution, windowed
-from eproxy_jax.spaces import nds_budget, nds_genotype, nds_ops, nds_plan
-from eproxy_jax.spaces.nds_imagenet_counts import counts
+from eproxy_jax.spaces.nds_cells import budget, cell_ops, notation
+from eproxy_jax.spaces.nds_cells import program as program_lib
+from eproxy_jax.spaces.nds_cells.published_counts import counts
 
 FILES = {
     "DARTS": "nds_darts",
@@ -39,7 +40,7 @@ def test_every_row(data, file):
         arch = space.parse(row["net"])
         assert space.parse(space.format(arch)) == arch == space.parse(json.loads(space.format(arch)))
         assert space.full_sizes(arch) == (row["flops"], row["params"])
-        assert nds_budget.fits(arch, space.rules)
+        assert budget.fits(arch, space.rules)
         form = space.canonical(arch)
         assert space.canonical(form) == form
         assert space.macs(form) <= space.macs(arch) <= space.max_macs()
@@ -92,15 +93,15 @@ def test_largest_network_within_the_budget_is_found():
     best = 0
     for normal, reduce in itertools.product(itertools.combinations_with_replacement(rules.ops, 4), repeat=2):
         # Where operations with weights cost the same at both strides, what they read does not matter.
-        arch = nds_genotype.NdsArch(tuple((op, 0) for op in normal), tuple((op, 0) for op in reduce), 16, 6)
-        if nds_budget.fits(arch, rules):
-            best = max(best, nds_plan.macs(arch, rules, 16))
-    assert best == nds_budget.max_macs(rules, 1) > 0
+        arch = notation.NdsArch(tuple((op, 0) for op in normal), tuple((op, 0) for op in reduce), 16, 6)
+        if budget.fits(arch, rules):
+            best = max(best, program_lib.macs(arch, rules, 16))
+    assert best == budget.max_macs(rules, 1) > 0
 
 
 def test_canonical_cells():
     def form(text):
-        return nds_genotype.canonical_cell(nds(text, text).normal)
+        return notation.canonical_cell(nds(text, text).normal)
 
     base = "s3-0 s5-1 i-2 a3-0 n-0 s3-3 m3-1 d3-2"
     assert form(base) == form("s5-1 s3-0 i-2 a3-0 s3-3 n-2 m3-1 d3-2")  # order of a node's edges, input of ``none``
@@ -216,10 +217,11 @@ def test_initial_weights_have_the_fans_of_their_kernels(name):
     universal = group.universal()
     shapes = jax.eval_shape(universal.init, jax.random.key(0), images, group.encode([arch])[0])
     assert shapes["params"]["kernels"].shape == (group.rows, group.width)
-    from eproxy_jax.spaces import nds_cells, nds_machine
+    from eproxy_jax.spaces.nds_cells import interpreter
+    from eproxy_jax.spaces.nds_cells import space as space_lib
 
-    program = nds_machine.unpack(group.spec, jnp.asarray(group.encode([arch])[0]))
-    bank = nds_cells._init_bank(jax.random.key(1), group, program, jnp.float32, 0)
+    program = interpreter.unpack(group.spec, jnp.asarray(group.encode([arch])[0]))
+    bank = space_lib._init_bank(jax.random.key(1), group, program, jnp.float32, 0)
     params = {"stem_conv": 0, "stem_norm": 0, "kernels": bank, "scale": np.ones(group.scales), "bias": 0}
     params["bias"] = params["scale"]
     for path, kernel in jax.tree_util.tree_leaves_with_path(group.extract(arch, params)):
@@ -292,7 +294,7 @@ def test_spatial_operations_equal_live_pytorch(x64, size):
                 values,
             )
         check(
-            nds_ops.weightless("avg_pool_3x3", stride),
+            cell_ops.weightless("avg_pool_3x3", stride),
             lambda t, s=stride: F.avg_pool2d(t, 3, s, 1, count_include_pad=False),
             x,
         )

@@ -18,7 +18,7 @@ from eproxy_jax.spaces.flax_family import FlaxFamily, from_flax
 from eproxy_jax.spaces.nasbench101.space import NasBench101
 from eproxy_jax.spaces.nasbench201.space import NasBench201
 from eproxy_jax.spaces.nasbench_mr.space import NasBenchMr
-from eproxy_jax.spaces.nds_cells import NdsAmoeba, NdsDarts, NdsEnas, NdsNasnet, NdsPnas
+from eproxy_jax.spaces.nds_cells.space import NdsAmoeba, NdsDarts, NdsEnas, NdsNasnet, NdsPnas
 from eproxy_jax.spaces.transnas.macro import TransNasMacro
 from eproxy_jax.spaces.transnas.micro import TransNasMicro
 

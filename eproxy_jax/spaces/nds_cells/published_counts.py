@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from eproxy_jax.spaces import nds_genotype, nds_ops
-from eproxy_jax.spaces.nds_genotype import NdsArch, Rules
+from eproxy_jax.spaces.nds_cells import cell_ops, notation
+from eproxy_jax.spaces.nds_cells.notation import NdsArch, Rules
 
 IMAGE_SIZE, NUM_CLASSES = 224, 1000
 
@@ -35,7 +35,7 @@ class Counts(NamedTuple):
         return Counts(self.params + other.params, self.flops + other.flops)
 
 
-def _unit(unit: nds_ops.Unit, channels_in: int, channels: int, size: int) -> Counts:
+def _unit(unit: cell_ops.Unit, channels_in: int, channels: int, size: int) -> Counts:
     """ReLU, convolutions and batch norm on a map of ``size`` pixels."""
     params, flops = 2 * channels, channels_in * size**2
     for linear in unit:
@@ -46,7 +46,7 @@ def _unit(unit: nds_ops.Unit, channels_in: int, channels: int, size: int) -> Cou
     return Counts(params, flops)
 
 
-def _stride(linear: nds_ops.Linear, size: int) -> int:
+def _stride(linear: cell_ops.Linear, size: int) -> int:
     return size // int(linear.outputs(size) ** 0.5)
 
 
@@ -54,7 +54,7 @@ def _operation(op: str, stride: int, channels: int, size: int) -> Counts:
     total, out = Counts(0, 0), -(-size // stride)
     if "_pool_" in op:
         return Counts(0, channels * (int(op[-1]) * out) ** 2)
-    for part, unit in enumerate(nds_ops.units(op, stride)):
+    for part, unit in enumerate(cell_ops.units(op, stride)):
         total = total.plus(_unit(unit, channels, channels, out if part else size))
     return total
 
@@ -88,13 +88,13 @@ def counts(arch: NdsArch, rules: Rules) -> Counts:
         cell = arch.reduce if reduces else arch.normal
         channels *= 2 if reduces else 1
         for wide, at in (older, newer):
-            unit = (nds_ops.pointwise(1),) if at == size else (nds_ops.FACTORIZED_REDUCE,)
+            unit = (cell_ops.pointwise(1),) if at == size else (cell_ops.FACTORIZED_REDUCE,)
             total = total.plus(_unit(unit, wide, channels, at))
         out = size // 2 if reduces else size
         for op, source in cell:
             stride = 2 if reduces and source < 2 else 1
             total = total.plus(_operation(op, stride, channels, size if source < 2 else out))
         size, older = out, newer
-        newer = len(nds_genotype.concat(cell, rules)) * channels, size
+        newer = len(notation.concat(cell, rules)) * channels, size
     classifier = newer[0] * NUM_CLASSES + NUM_CLASSES
     return total.plus(Counts(classifier, classifier + newer[0] * size**2))

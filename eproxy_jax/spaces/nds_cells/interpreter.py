@@ -25,10 +25,11 @@ from flax import linen as nn
 from jax import Array, lax
 
 from eproxy_jax.nn import convolution, windowed
-from eproxy_jax.spaces import nds_ops, nds_plan
 from eproxy_jax.spaces.interpreter import tape
 from eproxy_jax.spaces.interpreter.tape import Weights
-from eproxy_jax.spaces.nds_plan import NUM_STAGES, PRE_SAME, PRE_UNITS, STEM_NODES, Kind
+from eproxy_jax.spaces.nds_cells import cell_ops
+from eproxy_jax.spaces.nds_cells import program as program_lib
+from eproxy_jax.spaces.nds_cells.program import NUM_STAGES, PRE_SAME, PRE_UNITS, STEM_NODES, Kind
 from eproxy_jax.types import TARGET_SIZE
 
 # Fields of an instruction. Slots count maps of the cell's own size from the cell's place on the tape.
@@ -38,7 +39,7 @@ WIDE = 4  # a map before a reduction takes up to four slots
 _SAVED = 4  # slots that the operation of an edge keeps at most: twice a map in the middle and a normalised one
 
 
-def saved_slots_of(unit: nds_ops.Unit | None) -> int:
+def saved_slots_of(unit: cell_ops.Unit | None) -> int:
     """Slots that a unit keeps: its normalised output, and the map in the middle, if any.
 
     That map is twice as large as the output at most: where a 1x7 convolution has halved one direction.
@@ -218,7 +219,7 @@ def _norm_backward(
     return grad, grads._replace(scale=scales, bias=biases)
 
 
-def _pull(linear: nds_ops.Linear, x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
+def _pull(linear: cell_ops.Linear, x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
     """Gradients of a linear map's input and kernel. The primal is linear in what they need: XLA drops it."""
     return jax.vjp(linear.apply, x, kernel)[1](grad)
 
@@ -244,7 +245,7 @@ def _pointwise_rows(shape: tuple[int, ...], bank: Array) -> int:
 
 def _depthwise_unit(spec: MachineSpec, kind: Kind, shape: tuple[int, ...], at: Array) -> _Unit:
     """Depthwise convolution, then a 1x1 one."""
-    size, dilation, margin = *_sizes(spec, at), nds_plan.kinds(spec.ops).margin
+    size, dilation, margin = *_sizes(spec, at), program_lib.kinds(spec.ops).margin
     channels = shape[-1]
     rows, matrix = channels // spec.width, (1, 1, channels, channels)
     last = at[ROW] + size * size * rows
@@ -269,7 +270,7 @@ def _depthwise_unit(spec: MachineSpec, kind: Kind, shape: tuple[int, ...], at: A
 
 def _line_unit(spec: MachineSpec, kind: Kind, shape: tuple[int, ...], at: Array) -> _Unit:
     """Convolution along the width, then along the height."""
-    (size, _), margin, channels = _sizes(spec, at), nds_plan.kinds(spec.ops).margin, shape[-1]
+    (size, _), margin, channels = _sizes(spec, at), program_lib.kinds(spec.ops).margin, shape[-1]
     rows = channels * channels // spec.width
 
     def kernels_in(bank: Array, place: int) -> Callable[[Array], Array]:
@@ -314,7 +315,7 @@ _UNITS = {"depthwise": _depthwise_unit, "line": _line_unit, "": _single_unit}
 
 def _sizes(spec: MachineSpec, at: Array) -> tuple[Array, Array]:
     """Kernel or window size, and dilation, of an instruction."""
-    kinds = nds_plan.kinds(spec.ops)
+    kinds = program_lib.kinds(spec.ops)
     return jnp.asarray(kinds.size, jnp.int32)[at[BODY]], jnp.asarray(kinds.dilation, jnp.int32)[at[BODY]]
 
 
@@ -328,12 +329,12 @@ def _kind_shapes(layout: _Layout, stage: int, kind: Kind) -> tuple[tuple[int, ..
 def _weightless(spec: MachineSpec, kind: Kind, at: Array) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Forward and gradient (x, gradient) -> gradient of something without weights."""
     if kind.family == "max":
-        size, margin = _sizes(spec, at)[0], nds_plan.kinds(spec.ops).margin
+        size, margin = _sizes(spec, at)[0], program_lib.kinds(spec.ops).margin
         return (
             lambda x: windowed.maxima(x, size, kind.stride, margin),
             lambda x, grad: windowed.maxima_gradient(x, grad, size, kind.stride, margin),
         )
-    function = nds_ops.weightless(kind.body.op, kind.stride)
+    function = cell_ops.weightless(kind.body.op, kind.stride)
     assert function is not None
     return function, lambda x, grad: jax.vjp(function, x)[1](grad)[0]
 
@@ -403,7 +404,7 @@ class _Input(NamedTuple):
       kernel: shape of that kernel.
     """
 
-    linear: nds_ops.Linear
+    linear: cell_ops.Linear
     shape: tuple[int, ...]
     out: tuple[int, ...]
     start: Callable[[Array], Array]
@@ -414,7 +415,7 @@ class _Input(NamedTuple):
     def of(cls, layout: _Layout, stage: int, kind: int, program: Program, at: Array) -> _Input:
         """The input that an instruction of a stage makes."""
         source = stage if kind == PRE_SAME else stage - 1
-        shape, out = layout.map(source), layout.map(stage if kind == nds_plan.PRE_REDUCE else source, stage)
+        shape, out = layout.map(source), layout.map(stage if kind == program_lib.PRE_REDUCE else source, stage)
         base, slot = layout.cell(source, at[SOURCE]), layout.slot(source)
         outputs, rows = program.outputs[at[FIRST]], shape[-1] * out[-1] // layout.spec.width
         (linear,) = PRE_UNITS[kind]
@@ -482,12 +483,12 @@ def _input_backward(
 
 def _stage_kinds(spec: MachineSpec, stage: int) -> tuple[tuple[Kind, ...], tuple[int, ...]]:
     """Kinds of units and of inputs that a stage can have: nothing comes before the first one."""
-    every, inputs = nds_plan.kinds(spec.ops), tuple(range(len(PRE_UNITS)))
+    every, inputs = program_lib.kinds(spec.ops), tuple(range(len(PRE_UNITS)))
     return (every.kinds, inputs) if stage else (every.kinds[: every.unstrided], inputs[:1])
 
 
 def _kind_of(spec: MachineSpec, at: Array) -> Array:
-    return jnp.asarray(nds_plan.kinds(spec.ops).of_body, jnp.int32)[at[BODY]]
+    return jnp.asarray(program_lib.kinds(spec.ops).of_body, jnp.int32)[at[BODY]]
 
 
 def _forward(spec: MachineSpec, stem: Array, weights: Weights, program: Program) -> tuple[list[Array], _Forward]:
@@ -535,7 +536,7 @@ def _tap_node(x: Array) -> Array:
 def _tap(layout: _Layout, stage: int, program: Program, values: Array) -> Array:
     """Output of the last cell of a stage, resized, and zeros: [B, 8, 8, nodes * C]."""
     base, slot, shape = layout.cell(stage, program.cells[stage]), layout.slot(stage), layout.map(stage)
-    count, nodes = program.outputs[nds_plan.SOURCE_NORMAL, 0], program.outputs[nds_plan.SOURCE_NORMAL, 1:]
+    count, nodes = program.outputs[program_lib.SOURCE_NORMAL, 0], program.outputs[program_lib.SOURCE_NORMAL, 1:]
     wide = (layout.spec.nodes, layout.batch, TARGET_SIZE, TARGET_SIZE, shape[-1])
 
     def put(n: Array, out: Array) -> Array:
@@ -549,7 +550,7 @@ def _tap(layout: _Layout, stage: int, program: Program, values: Array) -> Array:
 def _add_tap(layout: _Layout, stage: int, program: Program, grads: Array, grad: Array) -> Array:
     """Gradients of values with those that come from a tap."""
     base, slot, shape = layout.cell(stage, program.cells[stage]), layout.slot(stage), layout.map(stage)
-    count, nodes = program.outputs[nds_plan.SOURCE_NORMAL, 0], program.outputs[nds_plan.SOURCE_NORMAL, 1:]
+    count, nodes = program.outputs[program_lib.SOURCE_NORMAL, 0], program.outputs[program_lib.SOURCE_NORMAL, 1:]
     by_node = jnp.moveaxis(grad.reshape(*grad.shape[:3], layout.spec.nodes, -1), 3, 0)
 
     def add(n: Array, grads: Array) -> Array:

@@ -4,7 +4,7 @@ Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", I
 it.
 
 Notations read by ``parse``: the ``net`` object of an NDS file, as it is or as JSON text. What it means, and which
-genotypes there are, says :mod:`eproxy_jax.spaces.nds_genotype`.
+genotypes there are, says :mod:`eproxy_jax.spaces.nds_cells.space.notation`.
 
 Architectures of one width share a program, whatever their genotype and depth (up to 23 cells; then up to 44, and
 so on): the published networks of a space have three to five widths. Spaces with dense 7x1-1x7 convolutions have two
@@ -26,12 +26,14 @@ import numpy as np
 from jax import Array
 
 from eproxy_jax.nn import initializers, layers
-from eproxy_jax.spaces import base, nds_budget, nds_genotype, nds_imagenet_counts, nds_machine, nds_ops, nds_plan
+from eproxy_jax.spaces import base
 from eproxy_jax.spaces.interpreter import tape
-from eproxy_jax.spaces.nds_genotype import NdsArch, Rules
-from eproxy_jax.spaces.nds_machine import MachineSpec
-from eproxy_jax.spaces.nds_net import NdsNet
-from eproxy_jax.spaces.nds_plan import NUM_STAGES, PRE_UNITS, STEM_NODES, Piece
+from eproxy_jax.spaces.nds_cells import budget, cell_ops, interpreter, notation, published_counts
+from eproxy_jax.spaces.nds_cells import program as program_lib
+from eproxy_jax.spaces.nds_cells.interpreter import MachineSpec
+from eproxy_jax.spaces.nds_cells.net import NdsNet
+from eproxy_jax.spaces.nds_cells.notation import NdsArch, Rules
+from eproxy_jax.spaces.nds_cells.program import NUM_STAGES, PRE_UNITS, STEM_NODES, Piece
 
 _MIN_PLACES = 7  # normal cells of a stage that a program holds: what the design spaces' 22 cells need
 _POOLS = ("max_pool_3x3", "avg_pool_3x3")
@@ -60,11 +62,11 @@ class _NdsCells(base.Uncounted):
         Raises:
           ValueError: not an architecture of the space.
         """
-        return nds_genotype.parse(source, self.rules)
+        return notation.parse(source, self.rules)
 
     def format(self, arch: NdsArch) -> str:
         """The ``net`` object as JSON text without spaces."""
-        return nds_genotype.to_text(arch, self.rules)
+        return notation.to_text(arch, self.rules)
 
     # --- the set of architectures ----------------------------------------------------------------------------
 
@@ -76,14 +78,14 @@ class _NdsCells(base.Uncounted):
     def sample(self, num: int, seed: int) -> list[NdsArch]:
         """Distinct architectures of the design space: uniform over operations, inputs, widths and depths.
 
-        Those whose ImageNet form has too many parameters are drawn again, see :mod:`eproxy_jax.spaces.nds_budget`.
+        Those whose ImageNet form has too many parameters are drawn again, see :mod:`eproxy_jax.spaces.nds_cells.space.budget`.
 
         Raises:
           ValueError: ``num`` is less than 1.
         """
         rng, rules = np.random.default_rng(seed), self.rules
 
-        def cell() -> nds_genotype.Cell:
+        def cell() -> notation.Cell:
             edges = ((rules.ops[rng.integers(len(rules.ops))], place // 2 + 2) for place in range(2 * rules.nodes))
             return tuple((op, int(rng.integers(inputs))) for op, inputs in edges)
 
@@ -91,19 +93,19 @@ class _NdsCells(base.Uncounted):
             while True:
                 width, depth = (int(values[rng.integers(len(values))]) for values in (rules.widths, rules.depths))
                 arch = NdsArch(cell(), cell(), width, depth)
-                if nds_budget.fits(arch, rules):
+                if budget.fits(arch, rules):
                     return arch
 
         return base.draw_until(network, num, self.name)
 
     def neighbours(self, arch: NdsArch) -> list[NdsArch]:
         """The architectures with one operation or input changed, or the next width or depth of the design space."""
-        found = nds_genotype.neighbours(arch, self.rules)
-        return [other for other in found if nds_budget.fits(other, self.rules)]
+        found = notation.neighbours(arch, self.rules)
+        return [other for other in found if budget.fits(other, self.rules)]
 
     def canonical(self, arch: NdsArch) -> NdsArch:
         """Both cells in their canonical form, see :func:`nds_genotype.canonical_cell`."""
-        normal, reduce = (nds_genotype.canonical_cell(cell) for cell in (arch.normal, arch.reduce))
+        normal, reduce = (notation.canonical_cell(cell) for cell in (arch.normal, arch.reduce))
         return arch._replace(normal=normal, reduce=reduce)
 
     # --- counts ----------------------------------------------------------------------------------------------
@@ -118,20 +120,20 @@ class _NdsCells(base.Uncounted):
 
     def max_macs(self) -> int:
         """MACs of the largest network of the design space; networks that are read from a file may have more."""
-        return nds_budget.max_macs(self.rules, self.width_divisor)
+        return budget.max_macs(self.rules, self.width_divisor)
 
     def params(self, arch: NdsArch) -> int:
         """Trainable parameters of the backbone."""
-        return nds_plan.params(arch, self.rules, self.channels(arch))
+        return program_lib.params(arch, self.rules, self.channels(arch))
 
     def full_sizes(self, arch: NdsArch) -> tuple[int, int]:
         """(flops, parameters) of the ImageNet network, classifier included, as NDS reports them."""
-        counts = nds_imagenet_counts.counts(arch, self.rules)
+        counts = published_counts.counts(arch, self.rules)
         return counts.flops, counts.params
 
     def tap_channels(self, arch: NdsArch) -> tuple[int, ...]:
         """Channels of the feature taps, last stage first: those of all nodes in the normal cell's output."""
-        nodes = len(nds_genotype.concat(arch.normal, self.rules))
+        nodes = len(notation.concat(arch.normal, self.rules))
         return tuple(nodes * self.channels(arch) * 2**stage for stage in reversed(range(NUM_STAGES)))
 
     # --- modules ---------------------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ class _NdsCells(base.Uncounted):
         """The program that runs this architecture: by width, and by size where that matters much."""
         width = self.channels(arch)
         places = _MIN_PLACES
-        while places < max(nds_plan.normal_cells(arch.depth)):
+        while places < max(program_lib.normal_cells(arch.depth)):
             places *= 2
         largest = _max_rows(self.rules, width, places)
         quarter = -(-largest // 4)
@@ -155,19 +157,19 @@ class _NdsCells(base.Uncounted):
 
 @functools.lru_cache(maxsize=1 << 16)
 def _macs(arch: NdsArch, rules: Rules, width: int) -> int:
-    return nds_plan.macs(arch, rules, width)
+    return program_lib.macs(arch, rules, width)
 
 
 def _rows(arch: NdsArch, rules: Rules, width: int) -> int:
     """Rows of ``width`` weights that a network has."""
-    return sum(piece.num_weights for piece in nds_plan.pieces(arch, rules, width)) // width
+    return sum(piece.num_weights for piece in program_lib.pieces(arch, rules, width)) // width
 
 
 def _heaviest(rules: Rules) -> int:
     """Dense kernel positions of the heaviest operation, at stride 1."""
 
     def positions(op: str) -> int:
-        return sum(linear.positions for unit in nds_ops.units(op, 1) for linear in unit if not linear.depthwise)
+        return sum(linear.positions for unit in cell_ops.units(op, 1) for linear in unit if not linear.depthwise)
 
     return max(map(positions, rules.ops))
 
@@ -213,7 +215,7 @@ class NdsGroup:
     def _placed(self, arch: NdsArch) -> Iterator[tuple[Piece, int, int]]:
         """Pieces with the row of their first kernel and the position of their first scale."""
         row = scale = 0
-        for piece in nds_plan.pieces(arch, self.rules, self.width):
+        for piece in program_lib.pieces(arch, self.rules, self.width):
             yield piece, row, scale
             row += piece.num_weights // self.width
             scale += piece.channels if piece.unit else 0
@@ -224,11 +226,11 @@ class NdsGroup:
 
     def _encode(self, arch: NdsArch) -> np.ndarray:
         spec, rules = self.spec, self.rules
-        if max(nds_plan.normal_cells(arch.depth)) > self.places or _rows(arch, rules, self.width) > self.rows:
+        if max(program_lib.normal_cells(arch.depth)) > self.places or _rows(arch, rules, self.width) > self.rows:
             raise ValueError(f"{arch} is not of the group {self}: encode it with the group that its space gives")
-        code = np.full((NUM_STAGES, self.places + 1, spec.instructions, nds_machine.NUM_FIELDS), -1, np.int32)
+        code = np.full((NUM_STAGES, self.places + 1, spec.instructions, interpreter.NUM_FIELDS), -1, np.int32)
         counts = np.zeros(code.shape[:2], np.int32)
-        inputs = {(cell.stage, cell.place): cell.inputs for cell in nds_plan.cells(arch.depth)}
+        inputs = {(cell.stage, cell.place): cell.inputs for cell in program_lib.cells(arch.depth)}
         saved = 0
         for piece, row, scale in self._placed(arch):
             at = piece.stage, piece.place
@@ -236,32 +238,32 @@ class NdsGroup:
             if piece.edge < 0:
                 side = piece.edge + 2
                 source_stage, source_place = inputs[at][side]
-                kind = nds_plan.source_kind(source_stage, source_place)
-                step = nds_machine.WIDE if reduces else 1
+                kind = program_lib.source_kind(source_stage, source_place)
+                step = interpreter.WIDE if reduces else 1
                 target, saved = spec.slot_of_input(side, reduces), side * step
                 line = (piece.body, source_place, target, kind, row, scale, piece.sources, saved)
                 saved = 2 * step
             else:
                 op, source = (arch.reduce if reduces else arch.normal)[piece.edge]
                 stride = 2 if reduces and source < 2 else 1
-                parts = max(1, len(nds_ops.units(op, stride)))
+                parts = max(1, len(cell_ops.units(op, stride)))
                 reads = spec.slot_of_node(source - 2) if source > 1 else spec.slot_of_input(source, reduces)
                 writes, middle = spec.slot_of_node(piece.edge // 2), spec.slot_of_middle(piece.edge)
                 target = writes if piece.part == parts - 1 else middle
                 line = (piece.body, middle if piece.part else reads, target, 1, row, scale, 1, saved)
-                saved += nds_machine.saved_slots_of(piece.unit)
+                saved += interpreter.saved_slots_of(piece.unit)
             code[at][counts[at]] = line
             counts[at] += 1
         # Only the first instruction that writes to a slot does not add to what is there.
         for at in np.ndindex(*counts.shape):
             written: set[int] = set()
             for line in code[at][2 : counts[at]]:
-                line[nds_machine.FIRST] = int(line[nds_machine.TARGET]) not in written
-                written.add(int(line[nds_machine.TARGET]))
+                line[interpreter.FIRST] = int(line[interpreter.TARGET]) not in written
+                written.add(int(line[interpreter.TARGET]))
         outputs = np.zeros((NUM_STAGES, 1 + rules.nodes), np.int32)
-        for number, nodes in enumerate(nds_plan.outputs(arch, rules)):
+        for number, nodes in enumerate(program_lib.outputs(arch, rules)):
             outputs[number, : 1 + len(nodes)] = (len(nodes), *nodes)
-        return nds_machine.pack(spec, (nds_plan.normal_cells(arch.depth), outputs, counts, code))
+        return interpreter.pack(spec, (program_lib.normal_cells(arch.depth), outputs, counts, code))
 
     def universal(self, dtype: Any = jnp.float32) -> UniversalNdsCells:
         """The module that takes a program as data."""
@@ -318,16 +320,16 @@ class UniversalNdsCells(nn.Module):
           Three taps of at most all nodes' channels.
         """
         group = self.group_spec
-        code, nodes = nds_machine.unpack(group.spec, program), group.rules.nodes
+        code, nodes = interpreter.unpack(group.spec, program), group.rules.nodes
         stem = layers.Conv(STEM_NODES * group.width, 3, dtype=self.dtype, name="stem_conv")(images, init)
         stem = layers.BatchNorm(dtype=self.dtype, name="stem_norm")(stem)
-        weights = nds_machine.Weights(
+        weights = interpreter.Weights(
             self.param("kernels", _init_bank, group, code, self.dtype, init),
             self.param("scale", nn.initializers.ones, (group.scales,), self.dtype),
             self.param("bias", nn.initializers.zeros, (group.scales,), self.dtype),
         )
-        features: Any = nds_machine.run(group.spec, stem, weights, code)
-        level = code.outputs[nds_plan.SOURCE_NORMAL, 0] - 1
+        features: Any = interpreter.run(group.spec, stem, weights, code)
+        level = code.outputs[program_lib.SOURCE_NORMAL, 0] - 1
         taps = []
         for tap, stage in zip(features, reversed(range(NUM_STAGES)), strict=True):
             channels = group.width * 2**stage
@@ -338,7 +340,7 @@ class UniversalNdsCells(nn.Module):
 @functools.cache
 def _kernel_table(spec: MachineSpec) -> np.ndarray:
     """[3, bodies + 4, 2, 4]: rows, area, features, inputs of the kernels of each body, kind of input, nothing."""
-    every, _ = nds_plan.bodies(spec.ops)
+    every, _ = program_lib.bodies(spec.ops)
     table = np.zeros((NUM_STAGES, len(every) + len(PRE_UNITS) + 1, 2, 4), np.int64)
     for stage in range(NUM_STAGES):
         channels = spec.width * 2**stage
@@ -351,15 +353,15 @@ def _kernel_table(spec: MachineSpec) -> np.ndarray:
     return table
 
 
-def _init_bank(key: Array, group: NdsGroup, program: nds_machine.Program, dtype: Any, init: Array | int) -> Array:
+def _init_bank(key: Array, group: NdsGroup, program: interpreter.Program, dtype: Any, init: Array | int) -> Array:
     """Kernels of all units, [R, U], each row scaled by the fans of the kernel that it is part of."""
     table = _kernel_table(group.spec)
-    body = program.code[..., nds_machine.BODY]  # [3, places + 1, instructions]
+    body = program.code[..., interpreter.BODY]  # [3, places + 1, instructions]
     is_input = (jnp.arange(body.shape[2]) < 2)[None, None, :]
     nothing = table.shape[1] - 1
     index = jnp.where(body < 0, nothing, body + jnp.where(is_input, nothing - len(PRE_UNITS), 0))
     kernels = jnp.asarray(table, jnp.int32)[jnp.arange(NUM_STAGES)[:, None, None], index]
-    sources = jnp.maximum(program.code[..., nds_machine.NODES], 1)[..., None]
+    sources = jnp.maximum(program.code[..., interpreter.NODES], 1)[..., None]
     rows = (kernels[..., 0] * sources).reshape(-1)
     area, features, inputs = (
         kernels[..., field] * (sources if field == 3 else jnp.ones_like(sources)) for field in (1, 2, 3)

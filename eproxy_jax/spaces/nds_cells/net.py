@@ -9,16 +9,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from eproxy_jax.nn import initializers, layers
-from eproxy_jax.spaces import nds_ops, nds_plan
-from eproxy_jax.spaces.nds_genotype import NdsArch, Rules
-from eproxy_jax.spaces.nds_plan import NUM_STAGES, PRE_BEFORE, PRE_REDUCE, PRE_SAME, PRE_UNITS, STEM_NODES
+from eproxy_jax.spaces.nds_cells import cell_ops, program
+from eproxy_jax.spaces.nds_cells.notation import NdsArch, Rules
+from eproxy_jax.spaces.nds_cells.program import NUM_STAGES, PRE_BEFORE, PRE_REDUCE, PRE_SAME, PRE_UNITS, STEM_NODES
 from eproxy_jax.spaces.standalone import StandAloneNet
 
 
 class LinearMap(nn.Module):
     """A convolution of a unit."""
 
-    linear: nds_ops.Linear
+    linear: cell_ops.Linear
     features: int
     dtype: Any = jnp.float32
 
@@ -34,7 +34,7 @@ class LinearMap(nn.Module):
 class UnitNet(nn.Module):
     """ReLU, one or two convolutions, batch norm."""
 
-    unit: nds_ops.Unit
+    unit: cell_ops.Unit
     features: int
     track: bool = False
     dtype: Any = jnp.float32
@@ -60,12 +60,12 @@ class EdgeNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
         """[B, H, W, features] -> [B, H / stride, W / stride, features]."""
-        weightless = nds_ops.weightless(self.op, self.stride)
+        weightless = cell_ops.weightless(self.op, self.stride)
         if weightless is not None:
             return weightless(x)
-        if self.op == nds_ops.NONE:
+        if self.op == cell_ops.NONE:
             return jnp.zeros_like(x[:, :: self.stride, :: self.stride])
-        for part, unit in enumerate(nds_ops.units(self.op, self.stride)):
+        for part, unit in enumerate(cell_ops.units(self.op, self.stride)):
             x = UnitNet(unit, self.features, self.track, self.dtype, name=f"unit{part}")(x, train)
         return x
 
@@ -84,7 +84,7 @@ class CellNet(nn.Module):
     cell: tuple[tuple[str, int], ...]
     outputs: tuple[int, ...]
     features: int
-    input_units: tuple[nds_ops.Unit, nds_ops.Unit]
+    input_units: tuple[cell_ops.Unit, cell_ops.Unit]
     reduces: bool
     track: bool = False
     dtype: Any = jnp.float32
@@ -124,13 +124,13 @@ class NdsNet(StandAloneNet):
         super().setup()
         self.stem_conv = layers.Conv(STEM_NODES * self.width, 3, dtype=self.dtype)
         self.stem_norm = layers.BatchNorm(True, self.track, self.dtype)
-        lists = nds_plan.outputs(self.arch, self.rules)
-        for number, (stage, place, inputs) in enumerate(nds_plan.cells(self.arch.depth)):
+        lists = program.outputs(self.arch, self.rules)
+        for number, (stage, place, inputs) in enumerate(program.cells(self.arch.depth)):
             reduces = stage > 0 and place == 0
             kinds = [PRE_SAME if s == stage else PRE_BEFORE if reduces else PRE_REDUCE for s, _ in inputs]
             cell = CellNet(
                 tuple(self.arch.reduce if reduces else self.arch.normal),
-                lists[nds_plan.SOURCE_REDUCE if reduces else nds_plan.SOURCE_NORMAL],
+                lists[program.SOURCE_REDUCE if reduces else program.SOURCE_NORMAL],
                 self.width * 2**stage,
                 (PRE_UNITS[kinds[0]], PRE_UNITS[kinds[1]]),
                 reduces,
@@ -152,7 +152,7 @@ class NdsNet(StandAloneNet):
         """
         older = newer = self.stem_norm(self.stem_conv(images), train)
         last_of: dict[int, Array] = {}
-        for number, (stage, _, _) in enumerate(nds_plan.cells(self.arch.depth)):
+        for number, (stage, _, _) in enumerate(program.cells(self.arch.depth)):
             older, newer = newer, getattr(self, f"cell{number}")(older, newer, train)
             last_of[stage] = newer
         return [last_of[stage] for stage in reversed(range(NUM_STAGES))]

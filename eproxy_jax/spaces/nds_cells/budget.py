@@ -15,15 +15,15 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from eproxy_jax.spaces import nds_imagenet_counts, nds_plan
-from eproxy_jax.spaces.nds_genotype import Cell, NdsArch, Rules
+from eproxy_jax.spaces.nds_cells import program, published_counts
+from eproxy_jax.spaces.nds_cells.notation import Cell, NdsArch, Rules
 
 _FREE = "avg_pool_3x3"  # an operation that costs nothing, at either stride
 
 
 def fits(arch: NdsArch, rules: Rules) -> bool:
     """Whether the network's ImageNet form has fewer parameters than the space allows."""
-    return nds_imagenet_counts.counts(arch, rules).params < rules.max_params
+    return published_counts.counts(arch, rules).params < rules.max_params
 
 
 def _cell(outputs: int, nodes: int, concat_all: bool) -> Cell:
@@ -68,8 +68,8 @@ def max_macs(rules: Rules, width_divisor: int) -> int:
 
     def cost(normal: Cell, reduce: Cell, width: int, depth: int) -> np.ndarray:
         arch = NdsArch(normal, reduce, width, depth)
-        macs = nds_plan.macs(arch, rules, -(-width // width_divisor))
-        return np.array([nds_imagenet_counts.counts(arch, rules).params, macs])
+        macs = program.macs(arch, rules, -(-width // width_divisor))
+        return np.array([published_counts.counts(arch, rules).params, macs])
 
     def with_edge(op: str, place: int, source: int) -> Cell:
         return (*full[:place], (op, source), *full[place + 1 :])

@@ -10,9 +10,9 @@ import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from eproxy_jax.spaces import nds_genotype, nds_ops
-from eproxy_jax.spaces.nds_genotype import NdsArch, Rules
-from eproxy_jax.spaces.nds_ops import Unit
+from eproxy_jax.spaces.nds_cells import cell_ops, notation
+from eproxy_jax.spaces.nds_cells.cell_ops import Unit
+from eproxy_jax.spaces.nds_cells.notation import NdsArch, Rules
 
 NUM_STAGES = 3
 STEM_NODES = 3
@@ -20,9 +20,9 @@ STEM_NODES = 3
 # (reduction cells); or from the stage before, at half its size (the older input of a stage's first normal cell).
 PRE_SAME, PRE_BEFORE, PRE_REDUCE = range(3)
 PRE_UNITS: tuple[Unit, ...] = (
-    (nds_ops.pointwise(1),),
-    (nds_ops.pointwise(1),),
-    (nds_ops.FACTORIZED_REDUCE,),
+    (cell_ops.pointwise(1),),
+    (cell_ops.pointwise(1),),
+    (cell_ops.FACTORIZED_REDUCE,),
 )
 SOURCE_NORMAL, SOURCE_REDUCE, SOURCE_STEM = range(3)
 
@@ -73,7 +73,7 @@ class Piece(NamedTuple):
     @property
     def num_weights(self) -> int:
         """Kernel weights."""
-        return nds_ops.unit_weights(self.unit, self.channels_in, self.channels) if self.unit else 0
+        return cell_ops.unit_weights(self.unit, self.channels_in, self.channels) if self.unit else 0
 
 
 @functools.cache
@@ -82,9 +82,9 @@ def bodies(ops: tuple[str, ...]) -> tuple[tuple[Body, ...], int]:
     found: dict[tuple, Body] = {}
     for stride in (1, 2):
         for op in ops:
-            for part, unit in enumerate(nds_ops.units(op, stride)):
+            for part, unit in enumerate(cell_ops.units(op, stride)):
                 found.setdefault((unit,), Body(op, 1 if part else stride, unit))
-            if nds_ops.weightless(op, stride) is not None:
+            if cell_ops.weightless(op, stride) is not None:
                 found.setdefault((op, stride), Body(op, stride, None))
     ordered = sorted(found.values(), key=lambda body: body.stride)
     return tuple(ordered), sum(body.stride == 1 for body in ordered)
@@ -187,7 +187,7 @@ def source_kind(stage: int, place: int) -> int:
 
 def outputs(arch: NdsArch, rules: Rules) -> tuple[tuple[int, ...], ...]:
     """Nodes, counted from 0 on, that are the output of normal cell, reduction cell and stem."""
-    found = [tuple(n - 2 for n in nds_genotype.concat(cell, rules)) for cell in (arch.normal, arch.reduce)]
+    found = [tuple(n - 2 for n in notation.concat(cell, rules)) for cell in (arch.normal, arch.reduce)]
     return (*found, tuple(range(STEM_NODES)))
 
 
@@ -207,9 +207,9 @@ def pieces(arch: NdsArch, rules: Rules, width: int) -> Iterator[Piece]:
             yield Piece(stage, place, path, unit, wide, channels, source_stage, side - 2, 0, kind, nodes)
         for edge, (op, source) in enumerate(arch.reduce if reduces else arch.normal):
             stride = 2 if reduces and source < 2 else 1
-            units = nds_ops.units(op, stride)
+            units = cell_ops.units(op, stride)
             for part, unit in enumerate(units or (None,)):
-                if unit is None and nds_ops.weightless(op, stride) is None:
+                if unit is None and cell_ops.weightless(op, stride) is None:
                     continue
                 body = index[(unit,) if unit else (op, stride)]
                 halvings = stage - 1 if stride == 2 and part == 0 else stage
@@ -234,5 +234,5 @@ def macs(arch: NdsArch, rules: Rules, width: int, size: int = 32) -> int:
     for piece in pieces(arch, rules, width):
         if piece.unit:
             side = -(-size // 2**piece.halvings)
-            total += nds_ops.unit_macs(piece.unit, piece.channels_in, piece.channels, side)
+            total += cell_ops.unit_macs(piece.unit, piece.channels_in, piece.channels, side)
     return total

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from eproxy_jax.errors import did_you_mean
-from eproxy_jax.spaces.nds_ops import NONE, SKIP
+from eproxy_jax.spaces.nds_cells.cell_ops import NONE, SKIP
 
 Edge = tuple[str, int]
 Cell = tuple[Edge, ...]  # two edges a node
