@@ -6,7 +6,7 @@ import pytest
 
 from eproxy_jax import spaces
 from eproxy_jax.nn import layers
-from eproxy_jax.spaces.anynet_rules import AnyNetArch
+from eproxy_jax.spaces.nds_anynet.notation import AnyNetArch
 from eproxy_jax.spaces.nds_cells.notation import NdsArch
 from eproxy_jax.types import ProxySettings
 

@@ -11,8 +11,8 @@ from helpers import CELLS, SPACES, TINY, anynet, pattern_images
 
 from eproxy_jax import proxy, spaces
 from eproxy_jax.nn import initializers
-from eproxy_jax.spaces import anynet_universal
-from eproxy_jax.spaces.anynet import AnyNetGroup, _largest
+from eproxy_jax.spaces.nds_anynet import program
+from eproxy_jax.spaces.nds_anynet.space import AnyNetGroup, _largest
 from eproxy_jax.types import TARGET_SIZE
 
 NAMES = ["nds_resnet", "nds_resnext_a", "nds_resnext_b", "nds_vanilla"]
@@ -182,15 +182,15 @@ def test_sizes_are_checked():
     ("channels", "groups"), [(12, 1), (3, 1), (16, 4), (16, 16), (12, 4), (24, 2), (10, 2), (8, 2)]
 )
 def test_channels_lie_in_tiles_of_their_groups(channels, groups, tile):
-    lanes = anynet_universal.lanes(channels, groups, tile)
+    lanes = program.lanes(channels, groups, tile)
     assert len(set(lanes)) == channels
-    assert lanes.max() < anynet_universal.num_tiles(channels, groups, tile) * tile
+    assert lanes.max() < program.num_tiles(channels, groups, tile) * tile
     tiles = lanes.reshape(groups, -1) // tile
     for group in range(groups):
         shares = [other for other in range(groups) if set(tiles[other]) & set(tiles[group])]
         assert shares == [group] or (len(set(tiles[group])) == 1 and channels // groups < tile)
     table_lane, table_tile = np.meshgrid(np.arange(tile), np.arange(tiles.max() + 1))
-    exists = anynet_universal._exists(table_lane, table_tile, np.int32(channels), np.int32(groups), tile)
+    exists = program._exists(table_lane, table_tile, np.int32(channels), np.int32(groups), tile)
     assert set(np.flatnonzero(np.asarray(exists))) == set(lanes)
 
 
@@ -202,9 +202,9 @@ def test_tables_lay_arrays_side_by_side(name, arch, tile):
     group = AnyNetGroup(space, tile, 1)
     module, chain = group.universal(), space.chain(arch)
     assert group.has_room(chain)
-    table = anynet_universal.Table(*group.encode([arch])[0])
+    table = program.Table(*group.encode([arch])[0])
     spec = module._spec((2, 16, 16, 4))
-    plan, _ = anynet_universal.make_plan(spec, anynet_universal.Table(*map(jnp.asarray, table)), 2 * 16 * 16)
+    plan, _ = program.make_plan(spec, program.Table(*map(jnp.asarray, table)), 2 * 16 * 16)
     end, row, vector = 2 * 16 * 16, 0, 0
     assert int(plan.length) == len(chain)
     for number, layer in enumerate(chain):

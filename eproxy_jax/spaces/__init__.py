@@ -3,7 +3,6 @@
 Importing this package registers the built-in spaces; :func:`get` returns one by name.
 """
 
-from eproxy_jax.spaces.anynet import NdsResNet, NdsResNextA, NdsResNextB, NdsVanilla
 from eproxy_jax.spaces.base import (
     Group,
     SearchSpace,
@@ -18,6 +17,7 @@ from eproxy_jax.spaces.flax_family import FlaxFamily, from_flax
 from eproxy_jax.spaces.nasbench101.space import NasBench101
 from eproxy_jax.spaces.nasbench201.space import NasBench201
 from eproxy_jax.spaces.nasbench_mr.space import NasBenchMr
+from eproxy_jax.spaces.nds_anynet.space import NdsResNet, NdsResNextA, NdsResNextB, NdsVanilla
 from eproxy_jax.spaces.nds_cells.space import NdsAmoeba, NdsDarts, NdsEnas, NdsNasnet, NdsPnas
 from eproxy_jax.spaces.transnas.macro import TransNasMacro
 from eproxy_jax.spaces.transnas.micro import TransNasMicro

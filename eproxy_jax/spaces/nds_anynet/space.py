@@ -4,7 +4,7 @@ Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", I
 it: "as the architecture says", a 12-channel stem, taps after stages 2, 3, 4.
 
 How that is read. In the official lists the first entry is the stem, whose stride of 4 or 8 is for 224-pixel images: the
-published parameters are those of a stem without blocks (:mod:`eproxy_jax.spaces.anynet_counts` matches every row). The
+published parameters are those of a stem without blocks (:mod:`eproxy_jax.spaces.nds_anynet.blocks` matches every row). The
 backbone has the 12-channel stem in its place, a 3x3 convolution with batch norm and ReLU at stride 1; the stem's entry
 changes nothing but the string. The stages behind it keep their strides, 1, 2, 2 (and 2): a 32-pixel image has maps of
 32, 16, 8 (and 4). Counted with the stem as stage 1, the three stages of ResNeXt are stages 2, 3, 4; counted without it,
@@ -16,7 +16,7 @@ Blocks, each convolution with a batch norm behind it and a ReLU behind that, the
   * ``double_plain_block``: the same without a shortcut
 A shortcut has a convolution of 1x1 and a batch norm where the shape changes.
 
-Programs. Weights and activations lie in tiles of 8 to 64 channels (:mod:`eproxy_jax.spaces.tile_trunk`); depths,
+Programs. Weights and activations lie in tiles of 8 to 64 channels (:mod:`eproxy_jax.spaces.nds_anynet.interpreter`); depths,
 widths, bottlenecks and groups are data. The group of an architecture is the widest tile that pads its work by 30 % at
 most, and a tier of room, of which one suffices for all that is published. Executed over needed MACs of the published
 rows (mean of the rows; all rows together), and into how many groups they fall, with full widths and with small ones:
@@ -43,12 +43,14 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from eproxy_jax.spaces import anynet_counts, anynet_rules, anynet_universal, base
-from eproxy_jax.spaces.anynet_counts import Block, stage_blocks
-from eproxy_jax.spaces.anynet_net import NUM_TAPS, AnyNet
-from eproxy_jax.spaces.anynet_rules import BASIC_BLOCK, BOTTLENECK, PLAIN, AnyNetArch, Rules
-from eproxy_jax.spaces.anynet_universal import Layer, UniversalAnyNet
-from eproxy_jax.spaces.tile_trunk import Kind
+from eproxy_jax.spaces import base
+from eproxy_jax.spaces.nds_anynet import blocks as blocks_lib
+from eproxy_jax.spaces.nds_anynet import notation, program
+from eproxy_jax.spaces.nds_anynet.blocks import Block, stage_blocks
+from eproxy_jax.spaces.nds_anynet.interpreter import Kind
+from eproxy_jax.spaces.nds_anynet.net import NUM_TAPS, AnyNet
+from eproxy_jax.spaces.nds_anynet.notation import BASIC_BLOCK, BOTTLENECK, PLAIN, AnyNetArch, Rules
+from eproxy_jax.spaces.nds_anynet.program import Layer, UniversalAnyNet
 
 _IMAGE = 32  # height and width that MACs are counted for
 _TILES = (8, 16, 32, 64)
@@ -82,11 +84,11 @@ class AnyNetSpace(base.Uncounted):
         Raises:
           ValueError: not an architecture of this space.
         """
-        return anynet_rules.parse(source, self.block, self.rules, self.name)
+        return notation.parse(source, self.block, self.rules, self.name)
 
     def format(self, arch: AnyNetArch) -> str:
         """The official ``net`` as compact JSON."""
-        return anynet_rules.to_string(arch, self.block)
+        return notation.to_string(arch, self.block)
 
     @property
     def size(self) -> str:
@@ -175,7 +177,7 @@ class AnyNetSpace(base.Uncounted):
 
     def full_sizes(self, arch: AnyNetArch) -> tuple[int, int]:
         """(FLOPs, parameters) of the official network, stem and classifier included, as NDS reports them."""
-        return anynet_counts.published_flops(arch, self.block), anynet_counts.published_params(arch, self.block)
+        return blocks_lib.published_flops(arch, self.block), blocks_lib.published_params(arch, self.block)
 
     def tap_channels(self, arch: AnyNetArch) -> tuple[int, ...]:
         """Channels of the feature taps, last stage first."""
@@ -190,7 +192,7 @@ class AnyNetSpace(base.Uncounted):
 
     def chain(self, arch: AnyNetArch) -> list[Layer]:
         """The backbone's convolutions behind the stem, in order."""
-        return anynet_universal.chain(self.blocks(arch), self.residual)
+        return program.chain(self.blocks(arch), self.residual)
 
     def group(self, arch: AnyNetArch) -> AnyNetGroup:
         """What the canonical architecture shares its compiled program with."""
@@ -270,7 +272,7 @@ class AnyNetGroup:
             chain = self.space.chain(arch)
             if not self.has_room(chain):
                 raise ValueError(f"{self} has no room for {self.space.format(arch)}: ask the space for its group")
-            tables.append(anynet_universal.encode_chain(chain, module.kinds, self.tile, module.widths, length))
+            tables.append(program.encode_chain(chain, module.kinds, self.tile, module.widths, length))
         return np.stack(tables)
 
     def universal(self, dtype: Any = jnp.float32) -> UniversalAnyNet:
@@ -296,7 +298,7 @@ class AnyNetGroup:
 
     def extract(self, arch: AnyNetArch, universal_params: Any) -> dict[str, Any]:
         """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
-        return anynet_universal.extract_chain(self.space.chain(arch), self.tile, universal_params)
+        return program.extract_chain(self.space.chain(arch), self.tile, universal_params)
 
     def executed_macs(self, arch: AnyNetArch) -> int:
         """Multiply-accumulates that the program executes for one 3x32x32 image."""
@@ -311,7 +313,7 @@ class NdsResNet(AnyNetSpace):
 
     name: ClassVar[str] = "nds_resnet"
     block: ClassVar[str] = BASIC_BLOCK
-    rules: ClassVar[tuple[Rules, ...]] = anynet_rules.BASIC
+    rules: ClassVar[tuple[Rules, ...]] = notation.BASIC
 
 
 @base.register("nds_vanilla")  # pyright: ignore[reportArgumentType]
@@ -321,7 +323,7 @@ class NdsVanilla(AnyNetSpace):
 
     name: ClassVar[str] = "nds_vanilla"
     block: ClassVar[str] = PLAIN
-    rules: ClassVar[tuple[Rules, ...]] = anynet_rules.BASIC
+    rules: ClassVar[tuple[Rules, ...]] = notation.BASIC
 
 
 @base.register("nds_resnext_a")  # pyright: ignore[reportArgumentType]
@@ -331,7 +333,7 @@ class NdsResNextA(AnyNetSpace):
 
     name: ClassVar[str] = "nds_resnext_a"
     block: ClassVar[str] = BOTTLENECK
-    rules: ClassVar[tuple[Rules, ...]] = anynet_rules.RESNEXT_A
+    rules: ClassVar[tuple[Rules, ...]] = notation.RESNEXT_A
 
 
 @base.register("nds_resnext_b")  # pyright: ignore[reportArgumentType]
@@ -341,4 +343,4 @@ class NdsResNextB(AnyNetSpace):
 
     name: ClassVar[str] = "nds_resnext_b"
     block: ClassVar[str] = BOTTLENECK
-    rules: ClassVar[tuple[Rules, ...]] = anynet_rules.RESNEXT_B
+    rules: ClassVar[tuple[Rules, ...]] = notation.RESNEXT_B

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from eproxy_jax.nn import convolution, initializers, layers
-from eproxy_jax.spaces.anynet_counts import Block, Conv
+from eproxy_jax.spaces.nds_anynet.blocks import Block, Conv
 from eproxy_jax.spaces.standalone import StandAloneNet
 
 NUM_TAPS = 3

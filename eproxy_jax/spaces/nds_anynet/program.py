@@ -1,6 +1,6 @@
 """Every AnyNet of a group in one module: depths, widths, bottlenecks and groups are data.
 
-An architecture is encoded as the table of instructions that :mod:`eproxy_jax.spaces.tile_trunk` runs, a row a
+An architecture is encoded as the table of instructions that :mod:`eproxy_jax.spaces.nds_anynet.interpreter` runs, a row a
 convolution. The table does not depend on the size of the images: places on the tape are worked out in the program.
 """
 
@@ -15,11 +15,11 @@ import numpy as np
 from jax import Array
 
 from eproxy_jax.nn import initializers, layers
-from eproxy_jax.spaces import tile_trunk
-from eproxy_jax.spaces.anynet_counts import Block, Conv
-from eproxy_jax.spaces.anynet_net import NUM_TAPS, Stem
 from eproxy_jax.spaces.interpreter.tape import owner_of_rows
-from eproxy_jax.spaces.tile_trunk import Kind
+from eproxy_jax.spaces.nds_anynet import interpreter
+from eproxy_jax.spaces.nds_anynet.blocks import Block, Conv
+from eproxy_jax.spaces.nds_anynet.interpreter import Kind
+from eproxy_jax.spaces.nds_anynet.net import NUM_TAPS, Stem
 
 _HIDDEN_SLOTS = (2, 3)  # buffers of gradients inside a block; those between blocks are 0 and 1
 
@@ -288,17 +288,17 @@ class UniversalAnyNet(nn.Module):
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, stem_tiles * self.tile - self.stem_channels)))
         x = jnp.moveaxis(x.reshape(*x.shape[:3], stem_tiles, self.tile), 3, 0)
         vectors = (self.vector_tiles * self.tile,)
-        weights = tile_trunk.Weights(
+        weights = interpreter.Weights(
             self.param("kernels", _init_bank, (self.bank_rows, self.tile), self.kinds, table, self.dtype, init),
             self.param("scale", nn.initializers.ones, vectors, self.dtype),
             self.param("bias", nn.initializers.zeros, vectors, self.dtype),
         )
         plan, levels = make_plan(spec, table, stem_tiles * spec.rows(0))
-        features: Any = tile_trunk.trunk(spec, x, weights, plan)
+        features: Any = interpreter.trunk(spec, x, weights, plan)
         features = features[..., : self.widths[-1]]
         return [layers.PaddedTap(features[slot], levels[slot], self.widths) for slot in range(NUM_TAPS)]
 
-    def _spec(self, stem: tuple[int, ...]) -> tile_trunk.TrunkSpec:
+    def _spec(self, stem: tuple[int, ...]) -> interpreter.TrunkSpec:
         batch, height, width, _ = stem
         sizes = [(height, width)]
         for _ in range(self.num_sizes - 1):
@@ -307,7 +307,7 @@ class UniversalAnyNet(nn.Module):
         excess = max(h * w * 4**n / (height * width) for n, (h, w) in enumerate(sizes))
         first = batch * height * width
         stem_rows = num_tiles(self.stem_channels, 1, self.tile) * first
-        return tile_trunk.TrunkSpec(
+        return interpreter.TrunkSpec(
             batch=batch,
             sizes=tuple(sizes),
             kinds=self.kinds,
@@ -319,28 +319,28 @@ class UniversalAnyNet(nn.Module):
         )
 
 
-def make_plan(spec: tile_trunk.TrunkSpec, table: Table, stem_rows: int) -> tuple[tile_trunk.Plan, Array]:
+def make_plan(spec: interpreter.TrunkSpec, table: Table, stem_rows: int) -> tuple[interpreter.Plan, Array]:
     """Where the arrays of a network are on the tape, and [T] the level of each tap."""
     rows_out = jnp.asarray([spec.rows(kind.size_out) for kind in spec.kinds], jnp.int32)[table.kind]
     used = table.channels > 0
     written = jnp.where(used, table.tiles_out * rows_out, 0)
     base = stem_rows + 2 * (jnp.cumsum(written) - written)
     activations = jnp.concatenate([jnp.zeros((1,), base.dtype), base + written])  # by number
-    instructions = tile_trunk.Instructions(
+    instructions = interpreter.Instructions(
         source=activations[table.source],
         shortcut=jnp.where(table.shortcut >= 0, activations[table.shortcut], -1),
         base=base,
-        **{name: getattr(table, name) for name in tile_trunk.Instructions._fields if name in _AS_THEY_ARE},
+        **{name: getattr(table, name) for name in interpreter.Instructions._fields if name in _AS_THEY_ARE},
     )
     at = jnp.stack([jnp.argmax(used & (table.tap == slot)) for slot in range(spec.num_taps)])
     length = jnp.sum(used.astype(jnp.int32))
-    plan = tile_trunk.Plan(
+    plan = interpreter.Plan(
         instructions, length, spec.size_out(table.kind[at]), table.tiles_out[at], activations[at + 1]
     )
     return plan, table.tap_level[at]
 
 
-_AS_THEY_ARE = frozenset(tile_trunk.Instructions._fields) - {"source", "shortcut", "base"}
+_AS_THEY_ARE = frozenset(interpreter.Instructions._fields) - {"source", "shortcut", "base"}
 
 
 def _exists(lane: Array, tile_index: Array, channels: Array, groups: Array, tile: int) -> Array:

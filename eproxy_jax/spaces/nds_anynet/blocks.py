@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from eproxy_jax.spaces.anynet_rules import PLAIN, AnyNetArch
+from eproxy_jax.spaces.nds_anynet.notation import PLAIN, AnyNetArch
 
 _FLOPS_BESIDE = 5  # for each output of a convolution
 

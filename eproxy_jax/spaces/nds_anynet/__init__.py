@@ -1,0 +1,1 @@
+"""The staged spaces of NDS: ResNet, ResNeXt-A, ResNeXt-B, Vanilla."""
