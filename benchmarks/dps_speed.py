@@ -45,7 +45,8 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 2)
 
-    from eproxy_jax import config, images, programs, search_run
+    from eproxy_jax import config, images, search_run
+    from eproxy_jax.execution import programs
 
     spec = config.build(config.load_config(f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"))
     space, batch = spec.space, images.standardize(spec.images)

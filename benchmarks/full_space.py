@@ -30,7 +30,8 @@ import numpy as np
 from common import DATA, POOLS, config_source, header, markdown_table, page_name, write_page
 from score_throughput import torch_scorer
 
-from eproxy_jax import arch_files, config, planner, programs, results_file, runner
+from eproxy_jax import arch_files, config, results_file, runner
+from eproxy_jax.execution import planner, programs
 from eproxy_jax.metrics import rank_quality
 
 SPACE = "nasbench201"

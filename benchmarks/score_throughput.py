@@ -87,8 +87,9 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
-    from eproxy_jax import arch_files, config, metrics, programs, runner
-    from eproxy_jax import flops as flops_lib
+    from eproxy_jax import arch_files, config, metrics, runner
+    from eproxy_jax.execution import flops as flops_lib
+    from eproxy_jax.execution import programs
 
     spec = config.build(config.load_config(f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"))
     space, settings = spec.space, spec.settings

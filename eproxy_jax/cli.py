@@ -66,7 +66,7 @@ def _configure_jax(arguments: argparse.Namespace) -> None:
     """Call before JAX starts its backend. On the CPU, one JAX device per core: they run candidates side by side."""
     import jax
 
-    from eproxy_jax import programs
+    from eproxy_jax.execution import programs
 
     warnings.showwarning = lambda message, *_, **__: print(f"eproxy: warning: {message}", file=sys.stderr)
     jax.config.update("jax_num_cpu_devices", arguments.devices or _available_cores())

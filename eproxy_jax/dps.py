@@ -24,8 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from eproxy_jax import programs, ranks, runner, selection, spaces, tiered
+from eproxy_jax import ranks, runner, selection, spaces, tiered
 from eproxy_jax.errors import did_you_mean
+from eproxy_jax.execution import programs
 from eproxy_jax.genes import GeneTable
 
 BLENDS = ("alpha", "rank")

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax import programs, runner, spaces, tiered
+from eproxy_jax import runner, spaces, tiered
+from eproxy_jax.execution import programs
 from eproxy_jax.genes import GeneTable
 from eproxy_jax.results_file import JsonLines, fingerprint
 

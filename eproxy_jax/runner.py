@@ -17,7 +17,7 @@ from jax import Array
 
 from eproxy_jax import images as images_lib
 from eproxy_jax import proxy, spaces
-from eproxy_jax.programs import (
+from eproxy_jax.execution.programs import (
     VMAP_WIDTH,
     CompiledProgram,
     Device,

@@ -13,8 +13,9 @@ import numpy as np
 from jax import Array
 from scipy import stats
 
-from eproxy_jax import dps, fitted, flops, loss_bank, metrics, programs, runner, selection, spaces, tiered
+from eproxy_jax import dps, fitted, loss_bank, metrics, runner, selection, spaces, tiered
 from eproxy_jax import images as images_lib
+from eproxy_jax.execution import flops, programs
 from eproxy_jax.genes import GeneTable
 from eproxy_jax.progress import Progress
 from eproxy_jax.results_file import fingerprint

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from eproxy_jax import programs
+from eproxy_jax.execution import programs
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -7,7 +7,8 @@ import pytest
 from helpers import SPACES
 from scipy import stats
 
-from eproxy_jax import dps, images, programs, ranks, runner, search_run
+from eproxy_jax import dps, images, ranks, runner, search_run
+from eproxy_jax.execution import programs
 from eproxy_jax.genes import GeneTable
 
 SPACE = SPACES["nasbench201"]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from helpers import SPACES, TINY, pattern_images
 
-from eproxy_jax import dps, images, planner, programs, results_file, runner, spaces
+from eproxy_jax import dps, images, results_file, runner, spaces
 from eproxy_jax.cli import main
+from eproxy_jax.execution import planner, programs
 from eproxy_jax.genes import GeneTable
 
 WHOLE = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)

@@ -8,7 +8,8 @@ import pytest
 from helpers import SPACES
 from scipy import stats
 
-from eproxy_jax import fitted, images, loss_bank, programs, search_run, selection
+from eproxy_jax import fitted, images, loss_bank, search_run, selection
+from eproxy_jax.execution import programs
 from eproxy_jax.genes import GeneTable
 from eproxy_jax.types import ProxySettings
 

@@ -9,7 +9,7 @@ from helpers import pattern
 from jax import lax
 from jax.test_util import check_grads
 
-from eproxy_jax import programs
+from eproxy_jax.execution import programs
 from eproxy_jax.nn import convolution, layers
 from eproxy_jax.spaces.cells import net
 

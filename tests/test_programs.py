@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eproxy_jax import programs
+from eproxy_jax.execution import programs
 
 NUM_STEPS = 3
 SHARED = (jnp.ones(5),)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from helpers import CELLS, QUICK, SPACES, THREE_BRANCHES, TINY, pattern_images, pattern_tree, slow_unless
 
-from eproxy_jax import programs, proxy, runner, score, spaces
+from eproxy_jax import proxy, runner, score, spaces
+from eproxy_jax.execution import programs
 
 SPACE = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
 IMAGES = pattern_images(4, 8).astype(np.float32)

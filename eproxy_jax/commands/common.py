@@ -137,7 +137,7 @@ def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -
     """The ``programs.Execution`` of the flags; ``chunk_size`` per device where the flag is absent."""
     import jax
 
-    from eproxy_jax import programs
+    from eproxy_jax.execution import programs
 
     devices = jax.local_devices()
     wanted = arguments.devices

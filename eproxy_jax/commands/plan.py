@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     common.check_source(arguments, overrides)
     common.check_archs(arguments)
-    from eproxy_jax import planner
+    from eproxy_jax.execution import planner
 
     spec = common.run_spec(arguments, overrides)
     archs = common.architectures(arguments, spec.space)

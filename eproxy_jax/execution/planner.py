@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eproxy_jax import flops, programs, proxy, runner, spaces
+from eproxy_jax import proxy, runner, spaces
+from eproxy_jax.execution import flops, programs
 from eproxy_jax.nn import traced_work
 from eproxy_jax.types import ProxySettings
 

@@ -1,0 +1,1 @@
+"""Running candidates on devices: plans, groups, compiled programs, memory."""
