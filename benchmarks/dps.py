@@ -39,7 +39,8 @@ from common import (
     write_page,
 )
 
-from eproxy_jax import arch_files, config, fitted, images, loss_bank, metrics, selection, spaces
+from eproxy_jax import arch_files, config, images, metrics, spaces
+from eproxy_jax.dps import fitted, loss_bank, selection
 from eproxy_jax.execution import programs
 
 # Validation accuracy after 12 epochs, where the data has it: what early stopping would know.

@@ -25,7 +25,8 @@ import numpy as np
 from common import DATA, POOLS, config_source, draw_archs, draw_labels, header, markdown_table, page_name, write_page
 from scipy import stats
 
-from eproxy_jax import arch_files, config, fitted, proxy, results_file, runner, selection, spaces
+from eproxy_jax import arch_files, config, proxy, results_file, runner, spaces
+from eproxy_jax.dps import fitted, selection
 from eproxy_jax.metrics import RankQuality, rank_quality
 
 ALPHAS = (0.1, 0.3, 0.5)

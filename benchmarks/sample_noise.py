@@ -18,7 +18,7 @@ import numpy as np
 from common import DATA, POOLS, header, markdown_table, write_page
 
 from eproxy_jax import arch_files, proxy, results_file, spaces
-from eproxy_jax.selection import spearman_rows
+from eproxy_jax.dps.selection import spearman_rows
 
 SPACE = "nasbench201"
 ALPHAS = (0.3, 0.5)

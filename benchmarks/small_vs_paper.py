@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from common import DATA, POOLS, config_source, draw_archs, header, markdown_table, write_page
 
-from eproxy_jax import arch_files, config, loss_bank, metrics
+from eproxy_jax import arch_files, config, metrics
+from eproxy_jax.dps import loss_bank
 
 SIZES = ("small", "paper")
 

@@ -6,12 +6,12 @@ touches no device, no file and no JAX configuration.
 
 from eproxy_jax import spaces
 from eproxy_jax._version import __version__
-from eproxy_jax.dps import SearchSpec
-from eproxy_jax.fitted import FittedProxy
-from eproxy_jax.genes import GeneTable
+from eproxy_jax.dps.evolution import SearchSpec
+from eproxy_jax.dps.fitted import FittedProxy
+from eproxy_jax.dps.genes import GeneTable
+from eproxy_jax.dps.search import SearchResult, search_proxy
 from eproxy_jax.images import default_images, load_images
 from eproxy_jax.runner import score
-from eproxy_jax.search_run import SearchResult, search_proxy
 from eproxy_jax.types import BranchSettings, ProxySettings, ScoreResult
 
 __all__ = [

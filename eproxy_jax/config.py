@@ -18,9 +18,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from eproxy_jax import images, spaces
-from eproxy_jax.dps import SearchSpec
+from eproxy_jax.dps.evolution import SearchSpec
+from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.errors import did_you_mean
-from eproxy_jax.genes import GeneTable
 from eproxy_jax.types import ProxySettings
 
 

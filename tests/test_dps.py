@@ -7,9 +7,11 @@ import pytest
 from helpers import SPACES
 from scipy import stats
 
-from eproxy_jax import dps, images, ranks, runner, search_run
+from eproxy_jax import images, ranks, runner
+from eproxy_jax.dps import evolution
+from eproxy_jax.dps import search as search_lib
+from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import programs
-from eproxy_jax.genes import GeneTable
 
 SPACE = SPACES["nasbench201"]
 NARROW = GeneTable(
@@ -21,7 +23,7 @@ NARROW = GeneTable(
     target_channels=(4,),
 )
 IMAGES = images.standardize(images.default_images(num=4, size=8))
-SMALL = dps.SearchSpec(
+SMALL = evolution.SearchSpec(
     num_evaluations=12, population_size=4, tournament_size=2, log_every=5, num_steps=2, blend="alpha"
 )
 
@@ -55,7 +57,7 @@ def test_spearman_is_scipys_with_ties():
 # --- evolution without networks ---
 
 
-def planted_search(table: GeneTable, spec: dps.SearchSpec, random_until: int, seed: int) -> float:
+def planted_search(table: GeneTable, spec: evolution.SearchSpec, random_until: int, seed: int) -> float:
     """Best fitness of a search whose fitness is the share of genes that equal a planted genome's."""
     planted = table.random_genes(jax.random.key(12345))
 
@@ -63,46 +65,48 @@ def planted_search(table: GeneTable, spec: dps.SearchSpec, random_until: int, se
         return jnp.mean((genes == planted).astype(jnp.float32)), jnp.zeros((1, 3))
 
     limits = jnp.asarray(random_until), jnp.asarray(spec.num_evaluations)
-    program = jax.jit(lambda key, state: dps.advance(table, spec, evaluate, key, state, *limits))
-    state = program(jax.random.key(seed), dps.initial_state(table, spec, 3))
+    program = jax.jit(lambda key, state: evolution.advance(table, spec, evaluate, key, state, *limits))
+    state = program(jax.random.key(seed), evolution.initial_state(table, spec, 3))
     assert int(state.count) == spec.num_evaluations
     return float(jnp.max(state.fitness))
 
 
 def test_evolution_beats_random_search_at_equal_budget():
     """The paper's sizes on the paper's genes, 200 evaluations each."""
-    spec = dps.SearchSpec(log_every=200)
+    spec = evolution.SearchSpec(log_every=200)
     evolved = [planted_search(GeneTable(), spec, 40, seed) for seed in range(6)]
     random = [planted_search(GeneTable(), spec, 200, seed) for seed in range(6)]
     assert all(e > r for e, r in zip(evolved, random, strict=True))
 
 
 def test_evolution_finds_a_planted_optimum():
-    spec = dps.SearchSpec(num_evaluations=1500, mutation_rate=0.05, log_every=1500)
+    spec = evolution.SearchSpec(num_evaluations=1500, mutation_rate=0.05, log_every=1500)
     assert [planted_search(NARROW, spec, 40, seed) for seed in range(3)] == [1.0, 1.0, 1.0]
 
 
 def test_the_population_is_the_most_recent_evaluations():
     """A parent's genes come from the last ``population_size`` evaluations, and diverged ones win no tournament."""
     table = NARROW
-    spec = dps.SearchSpec(num_evaluations=10, population_size=4, tournament_size=4, mutation_rate=1e-9)
-    state = dps.initial_state(table, spec, 3)
+    spec = evolution.SearchSpec(num_evaluations=10, population_size=4, tournament_size=4, mutation_rate=1e-9)
+    state = evolution.initial_state(table, spec, 3)
     genes = jnp.stack([table.random_genes(jax.random.key(i)) for i in range(10)])
     fitness = jnp.asarray([9.0, 1.0, 2.0, -jnp.inf, 3.0, jnp.nan, jnp.nan, jnp.nan, jnp.nan, jnp.nan])
     state = state.replace(genes=genes, fitness=fitness, count=jnp.asarray(5))
-    child = dps.propose(table, spec, jax.random.key(0), state, jnp.asarray(0))
+    child = evolution.propose(table, spec, jax.random.key(0), state, jnp.asarray(0))
     np.testing.assert_array_equal(child, genes[4])  # 9.0 is too old
 
 
 def test_fitness():
-    labels = dps.make_labels(SPACE, SPACE.sample(6, 0), [3, 1, 2, 5, 4, 6], programs.Execution.of(jax.devices()[:1]))
+    labels = evolution.make_labels(
+        SPACE, SPACE.sample(6, 0), [3, 1, 2, 5, 4, 6], programs.Execution.of(jax.devices()[:1])
+    )
     losses = jnp.asarray([[0.5, 0.9, 0.8, 0.2, 0.3, 0.1]])
-    assert float(dps.fitness_of(losses, jnp.asarray(0.0), labels, "alpha")) == pytest.approx(1)
-    assert float(dps.fitness_of(losses, jnp.asarray(0.0), labels, "rank")) == pytest.approx(1)
+    assert float(evolution.fitness_of(losses, jnp.asarray(0.0), labels, "alpha")) == pytest.approx(1)
+    assert float(evolution.fitness_of(losses, jnp.asarray(0.0), labels, "rank")) == pytest.approx(1)
     macs = np.asarray(labels.macs)
     blended = stats.spearmanr(-np.asarray(losses[0]) * (1 + 0.5 * macs), labels.truth)[0]
-    assert float(dps.fitness_of(losses, jnp.asarray(-0.5), labels, "alpha")) == pytest.approx(blended, abs=1e-6)
-    assert float(dps.fitness_of(losses.at[0, 0].set(jnp.nan), jnp.asarray(0.0), labels, "rank")) == -np.inf
+    assert float(evolution.fitness_of(losses, jnp.asarray(-0.5), labels, "alpha")) == pytest.approx(blended, abs=1e-6)
+    assert float(evolution.fitness_of(losses.at[0, 0].set(jnp.nan), jnp.asarray(0.0), labels, "rank")) == -np.inf
 
 
 # --- labels ---
@@ -120,7 +124,7 @@ def test_fitness():
 )
 def test_bad_labels_are_refused(archs, truth, message):
     with pytest.raises(ValueError, match=message):
-        dps.make_labels(SPACE, archs, truth, programs.Execution.of(jax.devices()[:1]))
+        evolution.make_labels(SPACE, archs, truth, programs.Execution.of(jax.devices()[:1]))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,7 @@ def test_bad_labels_are_refused(archs, truth, message):
 )
 def test_bad_sizes_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        dps.SearchSpec(**change)
+        evolution.SearchSpec(**change)
 
 
 # --- the whole search ---
@@ -148,24 +152,24 @@ def problem_of(**change):
         "truth": tuple(float(SPACE.macs(arch)) + i for i, arch in enumerate(archs)),
         **change,
     }
-    return search_run.Problem(**values)
+    return search_lib.Problem(**values)
 
 
 @pytest.fixture(scope="module")
 def searches():
     """Compiled searches of the small problem on one and on two devices."""
     executions = [programs.Execution.of(jax.devices()[:count]) for count in (1, 2)]
-    return [(execution, search_run.prepare(problem_of(), execution)) for execution in executions]
+    return [(execution, search_lib.prepare(problem_of(), execution)) for execution in executions]
 
 
 def test_a_search_does_not_depend_on_devices_and_resumes_exactly(searches, tmp_path):
-    histories = [search_run.run(s, problem_of(), None, "evolution", e) for e, s in searches]
+    histories = [search_lib.run(s, problem_of(), None, "evolution", e) for e, s in searches]
     assert int(histories[0].count) == 12
     np.testing.assert_array_equal(histories[0].genes, histories[1].genes)
     np.testing.assert_array_equal(histories[0].losses, histories[1].losses)
     execution, search = searches[0]
     # Stopped after the first look, started again from the checkpoint.
-    stopped = search_run.run(search, problem_of(), tmp_path, "evolution", execution, max_seconds=1e-9)
+    stopped = search_lib.run(search, problem_of(), tmp_path, "evolution", execution, max_seconds=1e-9)
     assert int(stopped.count) == 0
     looks = []
 
@@ -175,26 +179,26 @@ def test_a_search_does_not_depend_on_devices_and_resumes_exactly(searches, tmp_p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        search_run.run(search, problem_of(), tmp_path, "evolution", execution, progress=interrupt)
+        search_lib.run(search, problem_of(), tmp_path, "evolution", execution, progress=interrupt)
     assert looks == [0, 5]
     looks.clear()
-    resumed = search_run.run(
+    resumed = search_lib.run(
         search, problem_of(), tmp_path, "evolution", execution, progress=lambda s: looks.append(int(s.count))
     )
     assert looks == [5, 10, 12]
     np.testing.assert_array_equal(resumed.genes, histories[0].genes)
     np.testing.assert_array_equal(resumed.fitness, histories[0].fitness)
     with pytest.raises(ValueError, match="checkpoints of another search"):
-        search_run.run(search, problem_of(seed=1), tmp_path, "evolution", execution)
+        search_lib.run(search, problem_of(seed=1), tmp_path, "evolution", execution)
 
 
 def test_losses_are_those_of_the_tiered_candidate(searches):
     """What the search files is what the bank's program gives for the same weights key."""
-    from eproxy_jax import tiered
+    from eproxy_jax.dps import tiered
 
     execution, search = searches[0]
     problem = problem_of()
-    history = search_run.run(search, problem, None, "random", execution)
+    history = search_lib.run(search, problem, None, "random", execution)
     candidate = tiered.Candidate.of(SPACE, NARROW, 2)
     key, task = jax.random.key(0), tiered.make_task(jax.random.key(0), candidate.network.spec, IMAGES)
     key = jax.random.fold_in(key, 0)
@@ -211,33 +215,33 @@ def test_losses_are_those_of_the_tiered_candidate(searches):
 
 def test_one_compilation_for_a_whole_search(searches):
     execution, search = searches[0]
-    search_run.run(search, problem_of(), None, "evolution", execution)
-    before = dps._advance_search._cache_size()
-    search_run.run(search, problem_of(), None, "random", execution)
-    assert dps._advance_search._cache_size() == before
+    search_lib.run(search, problem_of(), None, "evolution", execution)
+    before = evolution._advance_search._cache_size()
+    search_lib.run(search, problem_of(), None, "random", execution)
+    assert evolution._advance_search._cache_size() == before
 
 
 def test_a_warm_start_costs_no_evaluations(searches):
     execution, search = searches[0]
-    history = search_run.run(search, problem_of(), None, "random", execution)
+    history = search_lib.run(search, problem_of(), None, "random", execution)
     warm = tuple((history.genes[i], history.losses[i, 0], float(history.fitness[i])) for i in (2, 0, 1, 3))
     problem = problem_of(warm=warm)
-    state = search_run.run(search, problem, None, "evolution", execution)
+    state = search_lib.run(search, problem, None, "evolution", execution)
     np.testing.assert_array_equal(state.genes[3], history.genes[2])  # the best one, youngest
     assert int(state.count) == 12
 
 
 def test_flops_are_counted():
     problem = problem_of()
-    needed, executed = search_run.setting_flops(problem, np.asarray(NARROW.random_genes(jax.random.key(0))))
+    needed, executed = search_lib.setting_flops(problem, np.asarray(NARROW.random_genes(jax.random.key(0))))
     assert 0 < needed <= executed < 2 * needed
 
 
 @pytest.mark.slow
 def test_search_proxy_from_python():
     labelled = {SPACE.format(arch): float(i) for i, arch in enumerate(SPACE.sample(5, 1))}
-    search = dps.SearchSpec(num_evaluations=4, population_size=2, tournament_size=2, log_every=2, num_steps=2)
-    found = search_run.search_proxy(labelled, SPACE, NARROW, search, images.default_images(num=4, size=8), ensemble=2)
+    search = evolution.SearchSpec(num_evaluations=4, population_size=2, tournament_size=2, log_every=2, num_steps=2)
+    found = search_lib.search_proxy(labelled, SPACE, NARROW, search, images.default_images(num=4, size=8), ensemble=2)
     assert len(found.proxy.members) == 2
     assert all(member.macs_weight is not None for member in found.proxy.members)
     assert found.fitness == np.nanmax(found.history.fitness)
@@ -245,7 +249,7 @@ def test_search_proxy_from_python():
 
 def test_functions_are_dealt_so_that_devices_finish_together():
     macs = np.asarray([9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 6.0])
-    order = dps._deal(range(1, 7), macs, 2, 8)  # without the first
+    order = evolution._deal(range(1, 7), macs, 2, 8)  # without the first
     assert sorted(order) == [-1, -1, 1, 2, 3, 4, 5, 6]
     halves = [half[half >= 0] for half in np.split(order, 2)]
     assert [len(half) for half in halves] == [3, 3]

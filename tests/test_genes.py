@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from eproxy_jax.genes import GeneTable
+from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.types import FEATURES, ProxySettings
 
 TABLE = GeneTable()

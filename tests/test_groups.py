@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from helpers import SPACES, TINY, pattern_images
 
-from eproxy_jax import dps, images, results_file, runner, spaces
+from eproxy_jax import images, results_file, runner, spaces
 from eproxy_jax.cli import main
+from eproxy_jax.dps import evolution
+from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import planner, programs
-from eproxy_jax.genes import GeneTable
 
 WHOLE = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
 IMAGES = images.standardize(images.default_images(num=2, size=8))
@@ -74,12 +75,12 @@ def test_scores_do_not_depend_on_groups():
 def test_labels_of_several_groups_give_the_losses_of_one():
     table = GeneTable(branches=(1,), transform_kernel=(1,), barrier_kernel=(1,), transform_channels=(4,),
                       target_channels=(4,))  # fmt: skip
-    spec = dps.SearchSpec(num_evaluations=2, population_size=2, tournament_size=1, log_every=2, num_steps=2)
+    spec = evolution.SearchSpec(num_evaluations=2, population_size=2, tournament_size=1, log_every=2, num_steps=2)
     histories = []
     for space in (SPLIT, WHOLE):
-        labels = dps.make_labels(space, ARCHS, range(len(ARCHS)), execution())
+        labels = evolution.make_labels(space, ARCHS, range(len(ARCHS)), execution())
         assert len(labels.functions) == (2 if space is SPLIT else 1)
-        search = dps.make_search(table, spec, labels, IMAGES, 0, 0, execution())
+        search = evolution.make_search(table, spec, labels, IMAGES, 0, 0, execution())
         histories.append(search.call(search.initial, 2, 2))
     np.testing.assert_allclose(histories[0].losses, histories[1].losses, rtol=1e-4)
     assert np.isfinite(np.asarray(histories[0].losses)).all()

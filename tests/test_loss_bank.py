@@ -8,9 +8,10 @@ import pytest
 from helpers import SPACES
 from scipy import stats
 
-from eproxy_jax import fitted, images, loss_bank, search_run, selection
+from eproxy_jax import images
+from eproxy_jax.dps import fitted, loss_bank, search, selection
+from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import programs
-from eproxy_jax.genes import GeneTable
 from eproxy_jax.types import ProxySettings
 
 SPACE = SPACES["nasbench201"]
@@ -98,12 +99,12 @@ def test_the_fittest_of_a_bank(filled):
     labelled = {arch: float(i) for i, arch in enumerate(SPACE.sample(9, 0)[:6])}
     bank = loss_bank.LossBank(path, SPEC.identity(execution))
     for blend in ("alpha", "rank"):
-        fittest = search_run.fittest_of_bank(bank, SPEC, labelled, 3, blend)
+        fittest = search.fittest_of_bank(bank, SPEC, labelled, 3, blend)
         fitness = [f for _, _, f in fittest]
         assert fitness == sorted(fitness, reverse=True)
         assert len(fittest) == 3
     with pytest.raises(ValueError, match="lacks 1 of the architectures"):
-        search_run.fittest_of_bank(bank, SPEC, {**labelled, SPACE.sample(30, 5)[-1]: 9.0}, 3, "rank")
+        search.fittest_of_bank(bank, SPEC, {**labelled, SPACE.sample(30, 5)[-1]: 9.0}, 3, "rank")
     bank.close()
 
 

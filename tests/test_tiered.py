@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, pattern_images
 
-from eproxy_jax import proxy, runner, tiered
+from eproxy_jax import proxy, runner
+from eproxy_jax.dps import tiered
+from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import flops, programs
-from eproxy_jax.genes import GeneTable
 from eproxy_jax.nn import convolution
 from eproxy_jax.types import ProxySettings, ProxyTask
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, pattern, pattern_images
 
-from eproxy_jax import genes, proxy, spaces, tiered
+from eproxy_jax import proxy, spaces
+from eproxy_jax.dps import genes, tiered
 from eproxy_jax.nn import initializers, layers
 from eproxy_jax.spaces.transnas import macro_code, macro_net
 from eproxy_jax.spaces.transnas.skeleton import module_shapes

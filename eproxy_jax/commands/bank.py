@@ -55,7 +55,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     common.check_archs(arguments)
     import numpy as np
 
-    from eproxy_jax import images, loss_bank, progress
+    from eproxy_jax import images, progress
+    from eproxy_jax.dps import loss_bank
 
     spec = common.run_spec(arguments, overrides)
     archs = common.architectures(arguments, spec.space)

@@ -184,7 +184,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_proxy(path: Path) -> Any:
     """The fitted proxy of a file: what ``eproxy dps`` writes, or one plain setting."""
-    from eproxy_jax import fitted
+    from eproxy_jax.dps import fitted
 
     try:
         return fitted.FittedProxy.from_dict(read_json(path))

@@ -72,7 +72,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise UsageError("--num-labels draws labels from --truth; with --labels FILE the file says which")
     if arguments.max_seconds is not None and not arguments.max_seconds > 0:
         raise UsageError(f"--max-seconds: expected a positive number, got {arguments.max_seconds}")
-    from eproxy_jax import images, search_run
+    from eproxy_jax import images
+    from eproxy_jax.dps import search as search_lib
 
     spec = _spec(arguments, overrides)
     labelled, evaluation = _split(arguments, spec.space)
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     workdir = Path(arguments.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     warm = _warm_start(arguments, spec, execution, batch, labelled) if arguments.bank else None
-    problem = search_run.Problem(
+    problem = search_lib.Problem(
         space=spec.space,
         genes=spec.genes,
         search=spec.search,
@@ -93,31 +94,31 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         warm=warm,
     )
     common.announce(f"{len(labelled)} labelled architectures, {len(evaluation)} for evaluation; compiling the search")
-    search = search_run.prepare(problem, execution)
+    search = search_lib.prepare(problem, execution)
     common.announce(f"compiled in {search.compile_seconds:.1f} s")
     histories, seconds = {}, {"compile": round(search.compile_seconds, 2)}
-    kinds: list[search_run.Kind] = ["evolution", "random"] if arguments.random_search else ["evolution"]
+    kinds: list[search_lib.Kind] = ["evolution", "random"] if arguments.random_search else ["evolution"]
     for kind in kinds:
         start = time.perf_counter()
-        state = search_run.run(
+        state = search_lib.run(
             search,
             problem,
             workdir,
             kind,
             execution,
             arguments.max_seconds,
-            search_run.show_progress(spec.search, kind),
+            search_lib.show_progress(spec.search, kind),
         )
         seconds[kind] = round(time.perf_counter() - start, 2)
         histories[kind] = state
     found, numbers = {}, {}
     for kind, state in histories.items():
-        found[kind], numbers[kind] = search_run.fitted_proxy(problem, state, arguments.ensemble)
-    record = search_run.record(problem, histories, found["evolution"], numbers["evolution"], execution)
+        found[kind], numbers[kind] = search_lib.fitted_proxy(problem, state, arguments.ensemble)
+    record = search_lib.record(problem, histories, found["evolution"], numbers["evolution"], execution)
     rows: dict[str, Any] = {}
     if evaluation:
         common.announce(f"comparing on {len(evaluation)} evaluation architectures")
-        rows = search_run.compare(problem, found, evaluation, workdir / "evaluation.jsonl", spec.settings, execution)
+        rows = search_lib.compare(problem, found, evaluation, workdir / "evaluation.jsonl", spec.settings, execution)
     record |= {
         "evaluation": {name: dataclasses.asdict(row) for name, row in rows.items()},
         "seconds": seconds,
@@ -175,13 +176,14 @@ def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float],
 
 
 def _warm_start(arguments: argparse.Namespace, spec: Any, execution: Any, batch: Any, labelled: Any) -> Any:
-    from eproxy_jax import loss_bank, search_run
+    from eproxy_jax.dps import loss_bank
+    from eproxy_jax.dps import search as search_lib
 
     if not Path(arguments.bank).is_file():
         raise FileNotFoundError(f"no loss bank at {arguments.bank!r}: make one with eproxy bank")
     bank_spec = loss_bank.BankSpec(spec.space, spec.genes, batch, spec.weight_seed, spec.settings.num_steps)
     with loss_bank.LossBank(Path(arguments.bank), bank_spec.identity(execution)) as bank:
-        return search_run.fittest_of_bank(bank, bank_spec, labelled, spec.search.population_size, spec.search.blend)
+        return search_lib.fittest_of_bank(bank, bank_spec, labelled, spec.search.population_size, spec.search.blend)
 
 
 def _report(workdir: Path, record: dict[str, Any], rows: dict[str, Any], spec: Any) -> None:

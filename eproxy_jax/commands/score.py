@@ -54,7 +54,8 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     _check_choices(arguments, overrides)
-    from eproxy_jax import arch_files, fitted, report, runner
+    from eproxy_jax import arch_files, report, runner
+    from eproxy_jax.dps import fitted
 
     spec = common.run_spec(arguments, overrides)
     proxy = fitted.FittedProxy((fitted.Member(spec.settings),))

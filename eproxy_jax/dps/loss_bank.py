@@ -2,7 +2,7 @@
 
 A setting's losses do not depend on the task, on which architectures are labelled, nor on ``alpha``. With the matrix
 [settings, archs, steps] of a space on disk, any task, draw of labels, number of labels or fitness is fitted in
-milliseconds (:mod:`eproxy_jax.selection`).
+milliseconds (:mod:`eproxy_jax.dps.evolution.selection`).
 
 The file is JSON lines: a header with all that the losses depend on, then records of architectures and of losses,
 appended and flushed one by one, so that a killed run loses at most the setting it was working on.
@@ -24,9 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax import runner, spaces, tiered
+from eproxy_jax import runner, spaces
+from eproxy_jax.dps import tiered
+from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import programs
-from eproxy_jax.genes import GeneTable
 from eproxy_jax.results_file import JsonLines, fingerprint
 
 # Candidates per device and call: one setting's architectures in few calls, each with its own progress.

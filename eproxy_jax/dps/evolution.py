@@ -24,10 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from eproxy_jax import ranks, runner, selection, spaces, tiered
+from eproxy_jax import ranks, runner, spaces
+from eproxy_jax.dps import selection, tiered
+from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.errors import did_you_mean
 from eproxy_jax.execution import programs
-from eproxy_jax.genes import GeneTable
 
 BLENDS = ("alpha", "rank")
 
@@ -42,7 +43,7 @@ class SearchSpec:
       tournament_size: members drawn for each tournament.
       mutation_rate: probability with which each gene of the winner is drawn again.
       blend: how sizes enter a fitness: MACs by ``"alpha"``, the paper's gene, or by ``"rank"``, the best weighted mean
-        of the ranks of loss, MACs and parameters on the labels (see :mod:`eproxy_jax.selection`).
+        of the ranks of loss, MACs and parameters on the labels (see :mod:`eproxy_jax.dps.evolution.selection`).
       weight_seeds: W, weight draws whose ranks are averaged in a fitness; 1 in the paper.
       log_every: evaluations between two looks of the host.
       num_steps: S.

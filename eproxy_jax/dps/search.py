@@ -13,10 +13,11 @@ import numpy as np
 from jax import Array
 from scipy import stats
 
-from eproxy_jax import dps, fitted, loss_bank, metrics, runner, selection, spaces, tiered
 from eproxy_jax import images as images_lib
+from eproxy_jax import metrics, runner, spaces
+from eproxy_jax.dps import evolution, fitted, loss_bank, selection, tiered
+from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import flops, programs
-from eproxy_jax.genes import GeneTable
 from eproxy_jax.progress import Progress
 from eproxy_jax.results_file import fingerprint
 from eproxy_jax.types import ProxySettings
@@ -42,7 +43,7 @@ class Problem:
 
     space: spaces.SearchSpace
     genes: GeneTable
-    search: dps.SearchSpec
+    search: evolution.SearchSpec
     images: Array
     weight_seed: int
     seed: int
@@ -64,10 +65,10 @@ class Problem:
         }
 
 
-def prepare(problem: Problem, execution: programs.Execution) -> dps.Search:
+def prepare(problem: Problem, execution: programs.Execution) -> evolution.Search:
     """Compile the search of a problem; see :func:`dps.make_search`."""
-    labels = dps.make_labels(problem.space, problem.labelled, problem.truth, execution)
-    return dps.make_search(
+    labels = evolution.make_labels(problem.space, problem.labelled, problem.truth, execution)
+    return evolution.make_search(
         problem.genes,
         problem.search,
         labels,
@@ -79,14 +80,14 @@ def prepare(problem: Problem, execution: programs.Execution) -> dps.Search:
 
 
 def run(
-    search: dps.Search,
+    search: evolution.Search,
     problem: Problem,
     workdir: Path | None,
     kind: Kind,
     execution: programs.Execution,
     max_seconds: float | None = None,
-    progress: Callable[[dps.SearchState], None] | None = None,
-) -> dps.SearchState:
+    progress: Callable[[evolution.SearchState], None] | None = None,
+) -> evolution.SearchState:
     """Run a search to its budget, or go on with one that was stopped.
 
     Args:
@@ -129,7 +130,7 @@ def run(
     return jax.device_get(state)
 
 
-def _warm_state(search: dps.Search, problem: Problem) -> dps.SearchState:
+def _warm_state(search: evolution.Search, problem: Problem) -> evolution.SearchState:
     """The initial state with the warm start's settings filed as evaluations that cost nothing."""
     if not problem.warm:
         return search.initial
@@ -168,16 +169,16 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder / "states", options=options)
         self._ocp = ocp
 
-    def restore(self, state: dps.SearchState) -> dps.SearchState:
+    def restore(self, state: evolution.SearchState) -> evolution.SearchState:
         """The latest state saved, or ``state`` where there is none."""
         latest = self._manager.latest_step()
         if latest is None:
             return state
         host = jax.tree.map(np.asarray, jax.device_get(dataclasses.asdict(state)))
         restored = self._manager.restore(latest, args=self._ocp.args.StandardRestore(host))
-        return dps.SearchState(**restored)
+        return evolution.SearchState(**restored)
 
-    def save(self, state: dps.SearchState) -> None:
+    def save(self, state: evolution.SearchState) -> None:
         """Save a state under the number of its evaluations."""
         host = {name: np.asarray(value) for name, value in dataclasses.asdict(state).items()}
         self._manager.save(int(state.count), args=self._ocp.args.StandardSave(host))
@@ -188,11 +189,11 @@ class Checkpoints:
         self._manager.close()
 
 
-def show_progress(search: dps.SearchSpec, kind: Kind) -> Callable[[dps.SearchState], None]:
+def show_progress(search: evolution.SearchSpec, kind: Kind) -> Callable[[evolution.SearchState], None]:
     """A callback for :func:`run`: evaluations, rate, ETA, diverged, best and median fitness, on stderr."""
     meter: list[Progress] = []
 
-    def show(state: dps.SearchState) -> None:
+    def show(state: evolution.SearchState) -> None:
         done = int(state.count)
         if not meter:  # called with the state that the search starts from
             meter.append(Progress(search.num_evaluations, done, unit=f"settings ({kind})"))
@@ -245,7 +246,7 @@ def fittest_of_bank(
 # --- at the end ----------------------------------------------------------------------------------------------
 
 
-def fitted_proxy(problem: Problem, state: dps.SearchState, count: int) -> tuple[fitted.FittedProxy, list[int]]:
+def fitted_proxy(problem: Problem, state: evolution.SearchState, count: int) -> tuple[fitted.FittedProxy, list[int]]:
     """The fittest settings of a history as one proxy.
 
     Args:
@@ -256,7 +257,7 @@ def fitted_proxy(problem: Problem, state: dps.SearchState, count: int) -> tuple[
     Returns:
       (the proxy, numbers of its evaluations, best first).
     """
-    numbers = dps.best_evaluations(state, problem.genes, count)
+    numbers = evolution.best_evaluations(state, problem.genes, count)
     settings = [problem.genes.decode(np.asarray(state.genes)[i]) for i in numbers]
     if problem.search.blend == "alpha":
         weights = [(None, 0.0)] * len(numbers)
@@ -271,7 +272,7 @@ def fitted_proxy(problem: Problem, state: dps.SearchState, count: int) -> tuple[
 
 def record(
     problem: Problem,
-    histories: Mapping[str, dps.SearchState],
+    histories: Mapping[str, evolution.SearchState],
     proxy: fitted.FittedProxy,
     numbers: Sequence[int],
     execution: programs.Execution,
@@ -395,7 +396,7 @@ class SearchResult:
 
     proxy: fitted.FittedProxy
     fitness: float
-    history: dps.SearchState
+    history: evolution.SearchState
     seconds: dict[str, float]
 
 
@@ -403,14 +404,14 @@ def search_proxy(
     labelled: Mapping[Any, float],
     space: spaces.SearchSpace | str = "nasbench201",
     genes: GeneTable | None = None,
-    search: dps.SearchSpec | None = None,
+    search: evolution.SearchSpec | None = None,
     images: Any = None,
     *,
     weight_seed: int = 0,
     seed: int = 0,
     ensemble: int = 8,
     execution: programs.Execution | None = None,
-    progress: Callable[[dps.SearchState], None] | None = None,
+    progress: Callable[[evolution.SearchState], None] | None = None,
 ) -> SearchResult:
     """Discrete Proxy Search: settings that rank a space, from a few labelled architectures.
 
@@ -445,7 +446,7 @@ def search_proxy(
     space = spaces.get(space) if isinstance(space, str) else space
     execution = programs.Execution.of() if execution is None else execution
     batch = images_lib.standardize(images_lib.default_images() if images is None else images)
-    search = dps.SearchSpec() if search is None else search
+    search = evolution.SearchSpec() if search is None else search
     genes = GeneTable() if genes is None else genes
     genes = search.genes_with_effect(genes)
     archs = tuple(space.parse(arch) for arch in labelled)

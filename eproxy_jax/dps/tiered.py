@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from eproxy_jax import proxy, targets
-from eproxy_jax.genes import GeneTable
+from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.nn import convolution, initializers, layers
 from eproxy_jax.types import FEATURES, TARGET_SIZE, ProxySettings
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from eproxy_jax import selection
+from eproxy_jax.dps import selection
 from eproxy_jax.types import ProxySettings
 
 _WEIGHTS = ("macs_weight", "params_weight")
