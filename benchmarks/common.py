@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from eproxy_jax import arch_files, spaces
+from eproxy_jax import spaces
+from eproxy_jax.runs import archs
 from eproxy_jax.spaces.base import draw_distinct
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +72,7 @@ def draw_archs(space: spaces.SearchSpace, file: str, num: int, seed: int) -> tup
     Returns:
       (flags that make ``eproxy`` draw the same, the architectures).
     """
-    measured = list(dict.fromkeys(record.arch for record in arch_files.read_archs(DATA / file, space)))
+    measured = list(dict.fromkeys(record.arch for record in archs.read_archs(DATA / file, space)))
     seeded = ["--seed", str(seed)]
     if len(measured) == space.num_archs:
         return ["--sample", str(num), *seeded], space.sample(num, seed)

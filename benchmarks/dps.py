@@ -39,9 +39,10 @@ from common import (
     write_page,
 )
 
-from eproxy_jax import arch_files, config, images, metrics, spaces
+from eproxy_jax import config, images, metrics, spaces
 from eproxy_jax.dps import fitted, loss_bank, selection
 from eproxy_jax.execution import programs
+from eproxy_jax.runs import archs as archs_lib
 
 # Validation accuracy after 12 epochs, where the data has it: what early stopping would know.
 EARLY_STOPPING = {
@@ -172,12 +173,12 @@ def task_rows(
     searches: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """One row a method on one task, and the points of its label-efficiency curve."""
-    truth_by_arch = arch_files.read_truth(DATA / file, spec.space)
+    truth_by_arch = archs_lib.read_truth(DATA / file, spec.space)
     truth, task = np.asarray([truth_by_arch[arch] for arch in archs]), Path(file).stem
     early = None
     if task in EARLY_STOPPING:
         name, column = EARLY_STOPPING[task]
-        by_arch = arch_files.read_truth(DATA / name, spec.space, column)
+        by_arch = archs_lib.read_truth(DATA / name, spec.space, column)
         early = np.asarray([by_arch[arch] for arch in archs])
     quality: dict[str, list[metrics.RankQuality]] = {}
     for seed in range(arguments.draws):

@@ -30,9 +30,11 @@ import numpy as np
 from common import DATA, POOLS, config_source, header, markdown_table, page_name, write_page
 from score_throughput import torch_scorer
 
-from eproxy_jax import arch_files, config, results_file, runner
+from eproxy_jax import config, runner
 from eproxy_jax.execution import planner, programs
 from eproxy_jax.metrics import rank_quality
+from eproxy_jax.runs import archs as archs_lib
+from eproxy_jax.runs import results
 
 SPACE = "nasbench201"
 
@@ -89,7 +91,7 @@ def main() -> None:
     before = torch_seconds(spec, sample[::2])
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     after = torch_seconds(spec, sample[1::2])
-    result = results_file.result_of([json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()])
+    result = results.result_of([json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()])
     seconds = json.loads((folder / "scores.run.json").read_text())["seconds"]
 
     peers = {layout: (before[layout] + after[layout]) / len(sample) for layout in before}
@@ -139,7 +141,7 @@ def main() -> None:
                 strings_of[network].append(arch)
         table = []
         for file in POOLS[SPACE][0]:
-            measured = arch_files.read_truth(DATA / file, space)
+            measured = archs_lib.read_truth(DATA / file, space)
             # As networks, each once, against the mean of its strings; and as all the strings that they are.
             every = [(arch, network) for network, own in strings_of.items() for arch in own]
             means = [float(np.mean([measured[arch] for arch in own])) for own in strings_of.values()]

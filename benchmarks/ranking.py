@@ -25,9 +25,11 @@ import numpy as np
 from common import DATA, POOLS, config_source, draw_archs, draw_labels, header, markdown_table, page_name, write_page
 from scipy import stats
 
-from eproxy_jax import arch_files, config, proxy, results_file, runner, spaces
+from eproxy_jax import config, proxy, runner, spaces
 from eproxy_jax.dps import fitted, selection
 from eproxy_jax.metrics import RankQuality, rank_quality
+from eproxy_jax.runs import archs as archs_lib
+from eproxy_jax.runs import results as results_lib
 
 ALPHAS = (0.1, 0.3, 0.5)
 NUM_LABELS, DRAWS = 20, 30
@@ -44,7 +46,7 @@ def score(arguments: argparse.Namespace, space: spaces.SearchSpace, pool: str, s
     rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
     record = json.loads((folder / "scores.run.json").read_text())
     day = dt.date.fromtimestamp((folder / "scores.jsonl").stat().st_mtime).isoformat()
-    return results_file.result_of(rows), {**record, "day": day}
+    return results_lib.result_of(rows), {**record, "day": day}
 
 
 def mean_spread(rows: list[RankQuality], field: str) -> str:
@@ -81,7 +83,7 @@ def pool_rows(space: spaces.SearchSpace, pool: list[str], source: str, scored: l
     mean_rank = np.sum([stats.rankdata(result.score) for result in results], axis=0)
     rows = []
     for file in pool:
-        truth_by_arch = arch_files.read_truth(DATA / file, space)
+        truth_by_arch = archs_lib.read_truth(DATA / file, space)
         truth = np.asarray([truth_by_arch[arch] for arch in archs])
         plain = [rank_quality(result.score, truth) for result in results]
         blended = {

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from common import DATA, POOLS, header, markdown_table, write_page
 
-from eproxy_jax import arch_files, proxy, results_file, spaces
+from eproxy_jax import proxy, spaces
 from eproxy_jax.dps.selection import spearman_rows
+from eproxy_jax.runs import archs, results
 
 SPACE = "nasbench201"
 ALPHAS = (0.3, 0.5)
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     arguments = parser.parse_args()
     space = spaces.get(SPACE)
-    result = results_file.result_of([json.loads(line) for line in arguments.scores.read_text().splitlines()])
+    result = results.result_of([json.loads(line) for line in arguments.scores.read_text().splitlines()])
     row_of = {space.canonical(space.parse(arch)): row for row, arch in enumerate(result.archs)}
     strings = list(space.enumerate())
     found = [row_of.get(space.canonical(arch)) for arch in strings]
@@ -51,7 +52,7 @@ def main() -> None:
         kinds[f"alpha = {alpha}"] = blended[rows]
     table: list[dict[str, Any]] = []
     for file in POOLS[SPACE][0]:
-        measured = arch_files.read_truth(DATA / file, space)
+        measured = archs.read_truth(DATA / file, space)
         truth = np.asarray([measured[arch] for arch in strings])
         rng = np.random.default_rng(0)
         draws = [rng.choice(len(strings), arguments.num, replace=False) for _ in range(arguments.samples)]

@@ -87,9 +87,10 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
-    from eproxy_jax import arch_files, config, metrics, runner
+    from eproxy_jax import config, metrics, runner
     from eproxy_jax.execution import flops as flops_lib
     from eproxy_jax.execution import programs
+    from eproxy_jax.runs import archs as archs_lib
 
     spec = config.build(config.load_config(f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"))
     space, settings = spec.space, spec.settings
@@ -127,7 +128,7 @@ def main() -> None:
     flops = float(np.mean([flops_lib.needed_flops(space, settings, a, job.task.images.shape[0], size) for a in archs]))
     # Only of spaces that are measured as a whole: the architectures are a sample of the space.
     known = DATA.is_dir() and space.name in POOLS
-    truth = arch_files.read_truth(DATA / POOLS[space.name][0][0], space) if known else None
+    truth = archs_lib.read_truth(DATA / POOLS[space.name][0][0], space) if known else None
     best_peer = min(np.mean(rows[name]) for name in PEERS)
     table = []
     for name, seconds in rows.items():

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from common import DATA, POOLS, config_source, draw_archs, header, markdown_table, write_page
 
-from eproxy_jax import arch_files, config, metrics
+from eproxy_jax import config, metrics
 from eproxy_jax.dps import loss_bank
+from eproxy_jax.runs import archs as archs_lib
 
 SIZES = ("small", "paper")
 
@@ -54,7 +55,7 @@ def main() -> None:
     genes = loss_bank.random_settings(small.genes, arguments.num_settings)
     settings = {"plain Eproxy": None}
     settings |= {f"random {n}": small.genes.decode(g).to_dict() for n, g in enumerate(genes, start=1)}
-    by_arch = arch_files.read_truth(DATA / file, small.space)
+    by_arch = archs_lib.read_truth(DATA / file, small.space)
     truth = [by_arch[arch] for arch in archs]
     names = [small.space.format(arch) for arch in archs]
     table = []

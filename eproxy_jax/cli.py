@@ -81,7 +81,7 @@ def _configure_jax(arguments: argparse.Namespace) -> None:
 
 def _join_processes(arguments: argparse.Namespace) -> None:
     """Start JAX's distributed runtime where flags ask for it."""
-    from eproxy_jax import hosts
+    from eproxy_jax.runs import hosts
 
     coordinator, count, index = arguments.coordinator, arguments.num_processes, arguments.process_id
     if (coordinator is None) != (count is None) or (count is None) != (index is None):

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from helpers import SPACES, TINY, pattern_images
 
-from eproxy_jax import images, results_file, runner, spaces
+from eproxy_jax import images, runner, spaces
 from eproxy_jax.cli import main
 from eproxy_jax.dps import evolution
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import planner, programs
+from eproxy_jax.runs import results
 
 WHOLE = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
 IMAGES = images.standardize(images.default_images(num=2, size=8))
@@ -90,17 +91,17 @@ def test_a_file_written_in_any_order_ends_in_the_order_asked_for(tmp_path):
     """As groups finish one after the other, and runs are killed between them."""
     result = runner.score(ARCHS, SPLIT, SETTINGS, IMAGES, devices=jax.devices()[:1])
     result = result.replace(archs=(*result.archs[:-1], result.archs[0]))  # one string twice
-    lines = results_file.lines_of(result, "run")
+    lines = results.lines_of(result, "run")
     rows = [json.loads(line) for line in lines]
     rows[-1] = {**rows[0]}
     lines = [json.dumps(row) for row in rows]
     whole = "".join(line + "\n" for line in lines)
     path = tmp_path / "scores.jsonl"
     for order in ((5, 2, 11), (0, 1, 3, 4, 10, 9, 8, 7, 6)):
-        file = results_file.ResultsFile(path, "run", result.archs)
+        file = results.ResultsFile(path, "run", result.archs)
         file.append([lines[i] for i in order])
         file.close()
-    file = results_file.ResultsFile(path, "run", result.archs)
+    file = results.ResultsFile(path, "run", result.archs)
     assert sorted(file.positions) == list(range(12))
     assert path.read_text() != whole
     file.finish()
@@ -108,9 +109,9 @@ def test_a_file_written_in_any_order_ends_in_the_order_asked_for(tmp_path):
     file.close()
     assert path.read_text() == whole
     with pytest.raises(ValueError, match=r"scores.jsonl:12: holds .* has fewer times"):
-        results_file.ResultsFile(path, "run", result.archs[:-1])
+        results.ResultsFile(path, "run", result.archs[:-1])
     with pytest.raises(ValueError, match=r"scores.jsonl:2: holds .* lacks"):
-        results_file.ResultsFile(path, "run", [arch for i, arch in enumerate(result.archs) if i != 1])
+        results.ResultsFile(path, "run", [arch for i, arch in enumerate(result.archs) if i != 1])
 
 
 # --- fine groups of NAS-Bench-201 ---

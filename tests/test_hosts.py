@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from eproxy_jax import cli, hosts, results_file
+from eproxy_jax import cli
+from eproxy_jax.runs import hosts
+from eproxy_jax.runs import results as results_lib
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = ["score", "--config", f"{ROOT}/configs/nasbench201.py:smoke", "--sample", "24", "--seed", "2", "--no-plot"]
@@ -71,7 +73,7 @@ def test_lines_of_another_run_are_not_collected(tmp_path):
     path.write_text(json.dumps(row) + '\n{"half')
     assert hosts.read_lines(path, "other") == [row]
     assert hosts.read_lines(tmp_path / "none", "other") == []
-    results = results_file.ResultsFile(tmp_path / "scores.jsonl", "this", ["a"])
+    results = results_lib.ResultsFile(tmp_path / "scores.jsonl", "this", ["a"])
     with pytest.raises(ValueError, match=r"scores\.1of2\.jsonl: written by another run \(other; this one is this\)"):
         hosts.collect(results, [path], "this", 1)
     results.close()

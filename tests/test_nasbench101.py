@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, dag_cell, pattern_images
 
-from eproxy_jax import arch_files, spaces
+from eproxy_jax import spaces
 from eproxy_jax.nn import convolution
+from eproxy_jax.runs import archs
 from eproxy_jax.spaces.nasbench101 import graph, vertex_ops
 
 FULL = spaces.get("nasbench101")
@@ -33,7 +34,7 @@ def upper(matrix):
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_row_of_the_data_is_read_as_it_is(data, name):
-    records = arch_files.read_archs(data / "nasbench101" / f"{name}.json", FULL)
+    records = archs.read_archs(data / "nasbench101" / f"{name}.json", FULL)
     assert len(records) == FILES[name]
     several = "final_training_time_s/trainable_parameters/val_acc_108ep(1 run)/val_acc_12/val_acc_36/val_acc_4"
     columns = {"nb101_20k": several.split("/")}
@@ -69,16 +70,16 @@ def test_table_of_rows_with_faults(tmp_path):
     cell = [[[0, 1], [0, 0]], ["input", "output"]]
     path.write_text(json.dumps({"fields": ["arch", "acc"], "rows": [[cell, 0.5], [cell]]}))
     with pytest.raises(ValueError, match="row 2: 1 cells in a row, 2 names"):
-        arch_files.read_archs(path, FULL)
+        archs.read_archs(path, FULL)
     path.write_text(json.dumps({"fields": ["arch", "acc"], "rows": [["x", 0.5]]}))
     with pytest.raises(ValueError, match="row 1: no column holds architectures of space 'nasbench101'"):
-        arch_files.read_archs(path, FULL)
+        archs.read_archs(path, FULL)
     path.write_text(json.dumps({"fields": ["acc", "arch"], "rows": [[0.5, cell], [0.5, [[[0]], ["input"]]]]}))
     with pytest.raises(ValueError, match="row 2: NAS-Bench-101 cell: the matrix must be square"):
-        arch_files.read_archs(path, FULL)
+        archs.read_archs(path, FULL)
     path.write_text(json.dumps({"fields": ["acc"], "rows": {}}))
     with pytest.raises(ValueError, match='"rows" a list of lists'):
-        arch_files.read_archs(path, FULL)
+        archs.read_archs(path, FULL)
 
 
 # --- bad input -----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eproxy_jax import arch_files
+from eproxy_jax.runs import archs
 
 
 def parse(source):
@@ -30,24 +30,24 @@ def row(net, *errors):
 
 def test_accuracy_is_what_the_last_epochs_error_leaves(tmp_path):
     path = write(tmp_path / "rows.json", [row(A, 90.0, 25.5), row(B, 80.0, 30)])
-    records = arch_files.read_archs(path, ANY)
+    records = archs.read_archs(path, ANY)
     assert [record.arch for record in records] == [parse(A), parse(B)]
     assert [record.values for record in records] == [{"value": 74.5}, {"value": 70.0}]
     assert records[1].where == f"{path}: entry 2"
-    assert arch_files.read_truth(path, ANY) == {parse(A): 74.5, parse(B): 70.0}
+    assert archs.read_truth(path, ANY) == {parse(A): 74.5, parse(B): 70.0}
 
 
 def test_runs_of_one_architecture_are_averaged_over_all_lists(tmp_path):
     path = write(tmp_path / "runs.json", {"top": [row(A, 20), row(A, 22)], "mid": [row(B, 30), row(A, 24)]})
-    assert arch_files.read_truth(path, ANY) == {parse(A): 78.0, parse(B): 70.0}
-    assert arch_files.read_archs(path, ANY)[3].where == f"{path}: mid: entry 2"
+    assert archs.read_truth(path, ANY) == {parse(A): 78.0, parse(B): 70.0}
+    assert archs.read_archs(path, ANY)[3].where == f"{path}: mid: entry 2"
 
 
 def test_rows_without_results_are_architectures_only(tmp_path):
     path = write(tmp_path / "nets.json", [{"net": A}, {"net": B}])
-    assert len(arch_files.read_archs(path, ANY)) == 2
+    assert len(archs.read_archs(path, ANY)) == 2
     with pytest.raises(ValueError, match="expected one value an architecture, found none"):
-        arch_files.read_truth(path, ANY)
+        archs.read_truth(path, ANY)
 
 
 @pytest.mark.parametrize(
@@ -66,16 +66,16 @@ def test_rows_without_results_are_architectures_only(tmp_path):
 )
 def test_faults_are_named(tmp_path, content, message):
     with pytest.raises(ValueError, match=message):
-        arch_files.read_truth(write(tmp_path / "bad.json", content), ANY)
+        archs.read_truth(write(tmp_path / "bad.json", content), ANY)
 
 
 def test_every_row_of_the_data_is_read(data):
     paths = sorted((data / "nds").glob("*.json"))
     assert len(paths) == 13
     for path in paths:
-        records = arch_files.read_archs(path, ANY)
+        records = archs.read_archs(path, ANY)
         assert len(records) >= 117
         # Some runs diverged: an error of 100 %.
         assert all(0 <= record.values["value"] < 100 for record in records)
-        truth = arch_files.read_truth(path, ANY)
+        truth = archs.read_truth(path, ANY)
         assert len(truth) == (2 if "reruns" in path.name else len(records))

@@ -194,14 +194,14 @@ def read_proxy(path: Path) -> Any:
 
 def architectures(arguments: argparse.Namespace, space: Any) -> list[Any]:
     """The architectures asked for, each string once."""
-    from eproxy_jax import arch_files
+    from eproxy_jax.runs import archs as archs_lib
     from eproxy_jax.spaces.base import draw_distinct
 
     if arguments.archs is None and not arguments.all:
         few = 20 if space.num_archs is None else min(20, space.num_archs)
         return space.sample(arguments.sample or few, arguments.seed)
     if arguments.archs is not None:
-        archs = [record.arch for record in arch_files.read_archs(arguments.archs, space)]
+        archs = [record.arch for record in archs_lib.read_archs(arguments.archs, space)]
     else:
         archs = list(space.enumerate())
     distinct = list(dict.fromkeys(archs))

@@ -147,13 +147,13 @@ def _spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
 
 def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float], dict[Any, float]]:
     """Labelled and evaluation architectures with their values, disjoint as functions."""
-    from eproxy_jax import arch_files
+    from eproxy_jax.runs import archs as archs_lib
     from eproxy_jax.spaces.base import draw_distinct
 
-    truth = arch_files.read_truth(arguments.truth, space, arguments.truth_column)
+    truth = archs_lib.read_truth(arguments.truth, space, arguments.truth_column)
     archs = list(truth)
     if arguments.labels is not None:
-        labelled = arch_files.read_truth(arguments.labels, space, arguments.truth_column)
+        labelled = archs_lib.read_truth(arguments.labels, space, arguments.truth_column)
     else:
         count = arguments.num_labels or 20
         if count >= len(archs):
@@ -187,7 +187,7 @@ def _warm_start(arguments: argparse.Namespace, spec: Any, execution: Any, batch:
 
 
 def _report(workdir: Path, record: dict[str, Any], rows: dict[str, Any], spec: Any) -> None:
-    from eproxy_jax import report
+    from eproxy_jax.runs import report
 
     print(
         f"fitness on the labels: {record['fitness']:.3f} (evaluation {record['best']} of {record['evaluations']}), "
@@ -204,7 +204,7 @@ def _report(workdir: Path, record: dict[str, Any], rows: dict[str, Any], spec: A
 
 
 def _plot(path: Path, histories: dict[str, Any], title: str) -> None:
-    from eproxy_jax import report
+    from eproxy_jax.runs import report
 
     try:
         report.search_plot(path, {kind: state.fitness for kind, state in histories.items()}, title)

@@ -54,8 +54,10 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     _check_choices(arguments, overrides)
-    from eproxy_jax import arch_files, report, runner
+    from eproxy_jax import runner
     from eproxy_jax.dps import fitted
+    from eproxy_jax.runs import archs as archs_lib
+    from eproxy_jax.runs import report
 
     spec = common.run_spec(arguments, overrides)
     proxy = fitted.FittedProxy((fitted.Member(spec.settings),))
@@ -64,7 +66,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     archs = common.architectures(arguments, spec.space)
     truth = None
     if arguments.truth is not None:
-        measured = arch_files.read_truth(arguments.truth, spec.space, arguments.truth_column)
+        measured = archs_lib.read_truth(arguments.truth, spec.space, arguments.truth_column)
         truth = report.truth_of(archs, measured)
         known = sum(arch in measured for arch in archs)
         if known < 3:
@@ -102,15 +104,17 @@ def _score_settings(
     spec: Any, settings: Any, archs: Sequence[Any], out: Path, execution: Any
 ) -> tuple[Any, Any] | None:
     """Scores under one setting, in its own resumable file: (result, record of the run); None but in process 0."""
-    from eproxy_jax import hosts, results_file, runner
+    from eproxy_jax import runner
+    from eproxy_jax.runs import hosts
+    from eproxy_jax.runs import results as results_lib
 
     process = hosts.Process.current()
     job = runner.make_job(spec.space, settings, spec.images, spec.weight_seed, execution)
     plan = runner.make_plan(archs, spec.space)
     identity = runner.run_identity(spec.space, job.task.images, spec.weight_seed, execution)
     identity["settings"] = settings.to_dict()
-    run_id = results_file.fingerprint(identity)
-    results = results_file.ResultsFile(process.path(out), run_id, [spec.space.format(arch) for arch in archs])
+    run_id = results_lib.fingerprint(identity)
+    results = results_lib.ResultsFile(process.path(out), run_id, [spec.space.format(arch) for arch in archs])
     try:
         seconds = _train(job, plan, results, run_id, out, process)
     finally:
@@ -121,7 +125,7 @@ def _score_settings(
     before = _record_path(out)
     if before.is_file() and (record := common.read_json(before)).get("run") == run_id:  # time of earlier sessions
         seconds = {name: round(value + record["seconds"][name], 2) for name, value in seconds.items()}
-    result = results_file.result_of(results.rows)
+    result = results_lib.result_of(results.rows)
     return result, _write_record(out, run_id, identity, result, len(plan.distinct), seconds, execution)
 
 
@@ -129,7 +133,8 @@ def _score_fitted(spec: Any, proxy: Any, archs: Sequence[Any], out: Path, execut
     """Scores of several settings used together, each in a file of its own beside ``out``; None but in process 0."""
     import numpy as np
 
-    from eproxy_jax import results_file, spaces
+    from eproxy_jax import spaces
+    from eproxy_jax.runs import results as results_lib
 
     members, seconds, records = [], {"compile": 0.0, "run": 0.0}, []
     for number, member in enumerate(proxy.members):
@@ -152,10 +157,10 @@ def _score_fitted(spec: Any, proxy: Any, archs: Sequence[Any], out: Path, execut
     # Loss and curve are those of the best member: a mean over settings would mean nothing.
     result = first.replace(score=scores, status=status)
     identity = {"members": [record["run"] for record in records], "settings": proxy.to_dict()}
-    run_id = results_file.fingerprint(identity)
-    results = results_file.ResultsFile(out, run_id, list(result.archs))
+    run_id = results_lib.fingerprint(identity)
+    results = results_lib.ResultsFile(out, run_id, list(result.archs))
     try:
-        results.append(results_file.lines_of(result, run_id)[len(results.rows) :])
+        results.append(results_lib.lines_of(result, run_id)[len(results.rows) :])
     finally:
         results.close()
     return result, _write_record(out, run_id, identity, result, records[0]["distinct"], seconds, execution)
@@ -195,7 +200,9 @@ def _train(job: Any, plan: Any, results: Any, run: str, out: Path, process: Any)
     """Train what is missing of this process's share, appending lines as chunks finish; then, in process 0, collect."""
     import numpy as np
 
-    from eproxy_jax import hosts, progress, results_file, runner
+    from eproxy_jax import progress, runner
+    from eproxy_jax.runs import hosts
+    from eproxy_jax.runs import results as results_lib
 
     if results.torn:
         print(f"eproxy: {results.path}: dropped a half-written last line", file=sys.stderr)
@@ -215,13 +222,13 @@ def _train(job: Any, plan: Any, results: Any, run: str, out: Path, process: Any)
         places = sorted((position, row) for row, n in enumerate(networks) for position in missing.pop(n))
         archs = [plan.archs[position] for position, _ in places]
         result = runner.collect(job, archs, losses[[row for _, row in places]], {})
-        results.append(results_file.lines_of(result, run))
+        results.append(results_lib.lines_of(result, run))
         diverged += result.status.count("diverged")
 
     # After a kill, lines may be missing of networks that other lines hold.
     line_of = {int(plan.index[position]): line for line, position in enumerate(results.positions)}
     if again := [n for n in missing if n in line_of]:
-        append(again, results_file.result_of([results.rows[line_of[n]] for n in again]).losses)
+        append(again, results_lib.result_of([results.rows[line_of[n]] for n in again]).losses)
     todo = process.share(missing)
     if process.index:  # what process 0 has already, from an earlier run, with more or fewer processes
         done = {row["arch"] for row in hosts.read_lines(out, run)}
@@ -256,7 +263,7 @@ def _train(job: Any, plan: Any, results: Any, run: str, out: Path, process: Any)
 
 
 def _plot(path: Path, result: Any, truth: Any, title: str) -> None:
-    from eproxy_jax import report
+    from eproxy_jax.runs import report
 
     try:
         report.scatter_plot(path, result, truth, title)

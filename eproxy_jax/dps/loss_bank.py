@@ -28,7 +28,7 @@ from eproxy_jax import runner, spaces
 from eproxy_jax.dps import tiered
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import programs
-from eproxy_jax.results_file import JsonLines, fingerprint
+from eproxy_jax.runs.results import JsonLines, fingerprint
 
 # Candidates per device and call: one setting's architectures in few calls, each with its own progress.
 CHUNK = 64

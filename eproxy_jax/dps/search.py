@@ -19,7 +19,7 @@ from eproxy_jax.dps import evolution, fitted, loss_bank, selection, tiered
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import flops, programs
 from eproxy_jax.progress import Progress
-from eproxy_jax.results_file import fingerprint
+from eproxy_jax.runs.results import fingerprint
 from eproxy_jax.types import ProxySettings
 
 Kind = Literal["evolution", "random"]

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from eproxy_jax.results_file import ResultsFile
+from eproxy_jax.runs.results import ResultsFile
 
 _POLL_SECONDS = 0.5
 

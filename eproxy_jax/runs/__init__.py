@@ -1,0 +1,1 @@
+"""A run on disk: architectures and measured values in, result files and figures out."""
