@@ -39,7 +39,8 @@ from common import (
     write_page,
 )
 
-from eproxy_jax import config, images, metrics, spaces
+from eproxy_jax import images, metrics, spaces
+from eproxy_jax.cli import config
 from eproxy_jax.dps import fitted, loss_bank, selection
 from eproxy_jax.execution import programs
 from eproxy_jax.runs import archs as archs_lib
@@ -155,7 +156,7 @@ def fill_bank(arguments: argparse.Namespace, spec: config.RunSpec, source: str, 
     drawn: dict[Any, None] = {}
     for seed, count in enumerate(arguments.num_archs):
         flags, archs = draw_archs(spec.space, file, count, seed)
-        bank = [sys.executable, "-m", "eproxy_jax.cli", "bank", "--config", source, "--out", str(path)]
+        bank = [sys.executable, "-m", "eproxy_jax.cli.main", "bank", "--config", source, "--out", str(path)]
         bank += [*flags, "--num-settings", str(arguments.num_settings)]
         bank += ["--num-mutations", str(arguments.num_mutations)]
         bank += ["--settings", *arguments.settings] if arguments.settings else []

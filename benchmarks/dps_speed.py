@@ -45,7 +45,8 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 2)
 
-    from eproxy_jax import config, images
+    from eproxy_jax import images
+    from eproxy_jax.cli import config
     from eproxy_jax.dps import search as search_lib
     from eproxy_jax.execution import programs
 

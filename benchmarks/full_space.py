@@ -30,7 +30,8 @@ import numpy as np
 from common import DATA, POOLS, config_source, header, markdown_table, page_name, write_page
 from score_throughput import torch_scorer
 
-from eproxy_jax import config, runner
+from eproxy_jax import runner
+from eproxy_jax.cli import config
 from eproxy_jax.execution import planner, programs
 from eproxy_jax.metrics import rank_quality
 from eproxy_jax.runs import archs as archs_lib
@@ -86,7 +87,14 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     listed = folder / "networks.txt"
     listed.write_text("".join(space.format(arch) + "\n" for arch in networks))
-    command = [sys.executable, "-m", "eproxy_jax.cli", "score", "--config", config_source(SPACE, arguments.variant)]
+    command = [
+        sys.executable,
+        "-m",
+        "eproxy_jax.cli.main",
+        "score",
+        "--config",
+        config_source(SPACE, arguments.variant),
+    ]
     command += ["--archs", str(listed), "--workdir", str(folder), "--no-plot", "--compile-cache", "off"]
     before = torch_seconds(spec, sample[::2])
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -29,7 +29,8 @@ import numpy as np
 from common import RESULTS, best_seconds, config_source, header, markdown_table, write_page
 from score_throughput import matmul_peak
 
-from eproxy_jax import config, images, runner, spaces
+from eproxy_jax import images, runner, spaces
+from eproxy_jax.cli import config
 from eproxy_jax.execution import flops
 from eproxy_jax.nn import traced_work
 from eproxy_jax.types import ProxySettings

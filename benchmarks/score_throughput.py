@@ -87,7 +87,8 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
-    from eproxy_jax import config, metrics, runner
+    from eproxy_jax import metrics, runner
+    from eproxy_jax.cli import config
     from eproxy_jax.execution import flops as flops_lib
     from eproxy_jax.execution import programs
     from eproxy_jax.runs import archs as archs_lib

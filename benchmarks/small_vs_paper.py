@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from common import DATA, POOLS, config_source, draw_archs, header, markdown_table, write_page
 
-from eproxy_jax import config, metrics
+from eproxy_jax import metrics
+from eproxy_jax.cli import config
 from eproxy_jax.dps import loss_bank
 from eproxy_jax.runs import archs as archs_lib
 
@@ -31,7 +32,7 @@ SIZES = ("small", "paper")
 def scored(source: str, flags: list[str], settings: dict[str, Any] | None, folder: Path) -> tuple[dict, dict]:
     """(Scores by architecture, with -inf where a training diverged; the run's seconds) of one size and setting."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "eproxy_jax.cli", "score", "--config", source, *flags, "--no-plot"]
+    command = [sys.executable, "-m", "eproxy_jax.cli.main", "score", "--config", source, *flags, "--no-plot"]
     if settings is not None:
         (folder / "settings.json").write_text(json.dumps(settings))
         command += ["--settings", str(folder / "settings.json")]

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import flax.linen as nn
 
-from eproxy_jax import config as eproxy_config
 from eproxy_jax import spaces
+from eproxy_jax.cli import config as eproxy_config
 
 TAPS = 3
 

@@ -12,7 +12,7 @@ MACs .238; with eight settings found by 20 labels .811 on CIFAR-10. Pages in ben
 ranking_nasbench101_small.md, dps_nasbench101.md.
 """
 
-from eproxy_jax import config as eproxy_config
+from eproxy_jax.cli import config as eproxy_config
 
 
 def get_config(variant: str = "paper"):

@@ -12,7 +12,7 @@ Spearman of plain Eproxy, blends with MACs and parameters, and MACs alone on all
 benchmarks/results/ranking_nasbench_mr_small.md; settings fitted to 20 labels: benchmarks/results/dps_nasbench_mr.md.
 """
 
-from eproxy_jax import config as eproxy_config
+from eproxy_jax.cli import config as eproxy_config
 
 
 def get_config(variant: str = "paper"):

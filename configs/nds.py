@@ -18,8 +18,8 @@ Spaces: DARTS, ENAS, PNAS, NASNet, Amoeba, ResNet, ResNeXt-A, ResNeXt-B, Vanilla
 files of NDS as they are.
 """
 
-from eproxy_jax import config as eproxy_config
 from eproxy_jax import spaces
+from eproxy_jax.cli import config as eproxy_config
 from eproxy_jax.errors import did_you_mean
 
 _CELL = {"small": {"width_divisor": 4}, "smoke": {"width_divisor": 16}}

@@ -12,7 +12,7 @@ cores, then 3 to 4 networks a second. (Width 4, 8-pixel images: 25 shapes; 6 s o
 MACs alone .857; all tasks: benchmarks/results/ranking_transnas_macro_small.md.
 """
 
-from eproxy_jax import config as eproxy_config
+from eproxy_jax.cli import config as eproxy_config
 
 
 def get_config(variant: str = "paper"):

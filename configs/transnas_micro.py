@@ -11,7 +11,7 @@ The size small is a proxy of its own: its scores rank like the paper size's by .
 (benchmarks/results/small_vs_paper_transnas_micro.md).
 """
 
-from eproxy_jax import config as eproxy_config
+from eproxy_jax.cli import config as eproxy_config
 
 
 def get_config(variant: str = "paper"):

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from helpers import slow_unless
 
-from eproxy_jax import cli, spaces
+from eproxy_jax import spaces
+from eproxy_jax.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ["score", "--config", f"{ROOT}/configs/nasbench201.py:smoke"]
@@ -31,7 +32,7 @@ def rows(path):
 
 
 def run(*arguments):
-    return cli.main([str(a) for a in arguments])
+    return main.main([str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_resumes_from_any_prefix_to_the_same_file(finished, tmp_path, capsys):
 def test_survives_kill_and_resumes(finished, tmp_path):
     """SIGKILL in the middle of writing, then the same command: the file equals the undisturbed one."""
     out = tmp_path / "scores.jsonl"
-    command = [sys.executable, "-m", "eproxy_jax.cli", *SMOKE, "--sample", "12", "--seed", "1", "--out", str(out)]
+    command = [sys.executable, "-m", "eproxy_jax.cli.main", *SMOKE, "--sample", "12", "--seed", "1", "--out", str(out)]
     command += ["--workdir", str(tmp_path), "--no-plot", "--chunk-size", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -210,7 +211,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, name)
     before = {}
     command = [str(a) for a in arguments(tmp_path)]
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    assert cli.main(command) == 2
+    assert main.main(command) == 2
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert line.startswith("eproxy: error: ")
@@ -224,7 +225,7 @@ def test_bad_flags_have_status_2(capsys):
     for command in (["score", "--spcae", "x"], ["score", "--sample", "0"], [], ["score", "--sample", "many"],
                     ["score", "--vmap-width", "wide"]):  # fmt: skip
         with pytest.raises(SystemExit) as stop:
-            cli.main(command)
+            main.main(command)
         assert stop.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
 
@@ -247,7 +248,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_builds(path):
-    from eproxy_jax import config
+    from eproxy_jax.cli import config
 
     space = {"nds": "nds_darts"}.get(path.stem, path.stem)  # one file for many spaces has a first one
     for variant in ("paper", "small", "smoke"):
@@ -299,7 +300,7 @@ def test_installed_command_needs_no_checkout(tmp_path):
     code = "import eproxy_jax, jax; from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized()"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     printed = subprocess.run(
-        [sys.executable, "-m", "eproxy_jax.cli", "score", "--help"],
+        [sys.executable, "-m", "eproxy_jax.cli.main", "score", "--help"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert "--archs" in printed

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eproxy_jax import cli, spaces
+from eproxy_jax import spaces
+from eproxy_jax.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = spaces.get("nasbench201", stem_channels=4, cells_per_stage=1)
@@ -32,7 +33,7 @@ SEARCH = ["dps", *TINY, "--num-labels", "6", "--num-evaluations", "12", "--confi
 
 
 def run(*arguments):
-    return cli.main([str(a) for a in arguments])
+    return main.main([str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,17 @@ def test_a_finished_search_is_not_run_again(searched, truth, capsys):
 @pytest.mark.slow
 def test_survives_kill_and_resumes(truth, tmp_path):
     """SIGKILL after a checkpoint, then the same command: the history of an undisturbed search."""
-    command = [sys.executable, "-m", "eproxy_jax.cli", *SEARCH, "--truth", str(truth), "--num-eval", "0", "--no-plot"]
+    command = [
+        sys.executable,
+        "-m",
+        "eproxy_jax.cli.main",
+        *SEARCH,
+        "--truth",
+        str(truth),
+        "--num-eval",
+        "0",
+        "--no-plot",
+    ]
     # The same program is compiled in every process: once is enough.
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **cache}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, TINY, pattern_images
 
-from eproxy_jax import config, images, runner, spaces
+from eproxy_jax import images, runner, spaces
+from eproxy_jax.cli import config
 from eproxy_jax.nn import layers, traced_work
 from eproxy_jax.types import ProxySettings
 

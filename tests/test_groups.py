@@ -11,7 +11,7 @@ import pytest
 from helpers import SPACES, TINY, pattern_images
 
 from eproxy_jax import images, runner, spaces
-from eproxy_jax.cli import main
+from eproxy_jax.cli.main import main
 from eproxy_jax.dps import evolution
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import planner, programs

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, nds, pattern
 
-from eproxy_jax import config, spaces
+from eproxy_jax import spaces
+from eproxy_jax.cli import config
 from eproxy_jax.nn import convolution, windowed
 from eproxy_jax.spaces.nds_cells import budget, cell_ops, notation
 from eproxy_jax.spaces.nds_cells import program as program_lib

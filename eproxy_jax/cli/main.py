@@ -12,8 +12,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from eproxy_jax.commands import bank, dps, plan, score
-from eproxy_jax.commands.common import UsageError
+from eproxy_jax.cli import bank, dps, plan, score
+from eproxy_jax.cli.common import UsageError
 
 EXIT_USAGE = 2
 _COMMANDS = {"score": score, "plan": plan, "dps": dps, "bank": bank}

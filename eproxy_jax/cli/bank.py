@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eproxy_jax.commands import common
-from eproxy_jax.commands.common import UsageError
+from eproxy_jax.cli import common
+from eproxy_jax.cli.common import UsageError
 
 _EPILOG = """\
 examples:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from eproxy_jax.commands import common
+from eproxy_jax.cli import common
 
 _EPILOG = """\
 examples:

@@ -157,7 +157,7 @@ def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -
 
 def run_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
     """The ``config.RunSpec`` of the flags."""
-    from eproxy_jax import config as config_lib
+    from eproxy_jax.cli import config as config_lib
 
     if arguments.config is not None:
         config = config_lib.load_config(arguments.config, overrides)

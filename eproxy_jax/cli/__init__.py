@@ -1,0 +1,1 @@
+"""The command line: flags and configurations in, library calls out."""
