@@ -30,7 +30,7 @@ import numpy as np
 from common import DATA, POOLS, config_source, header, markdown_table, page_name, write_page
 from score_throughput import torch_scorer
 
-from eproxy_jax import runner
+from eproxy_jax import scoring
 from eproxy_jax.cli import config
 from eproxy_jax.execution import planner, programs
 from eproxy_jax.metrics import rank_quality
@@ -52,7 +52,7 @@ def stratified(archs: list, space, num: int | None, seed: int) -> list:
 
 def torch_seconds(spec, strings) -> dict[str, float]:
     """Seconds of strings in the PyTorch loop, by memory format."""
-    job = runner.make_job(spec.space, spec.settings, spec.images, spec.weight_seed)
+    job = scoring.make_job(spec.space, spec.settings, spec.images, spec.weight_seed)
     score = torch_scorer(spec.space, spec.settings, job.task)
     score(strings[0], False)
     score(strings[0], True)
@@ -80,7 +80,7 @@ def main() -> None:
     spec = config.build(config.load_config(config_source(SPACE, arguments.variant)))
     space = spec.space
     strings = list(space.enumerate())
-    distinct = list(runner.make_plan(strings, space).distinct)
+    distinct = list(scoring.make_plan(strings, space).distinct)
     networks = stratified(distinct, space, arguments.stratified, arguments.seed)
     sample = stratified(strings, space, arguments.torch_archs, arguments.seed)
     folder = Path(arguments.workdir) / f"{arguments.variant}-{len(networks)}-{arguments.seed}"

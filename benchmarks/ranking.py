@@ -25,7 +25,7 @@ import numpy as np
 from common import DATA, POOLS, config_source, draw_archs, draw_labels, header, markdown_table, page_name, write_page
 from scipy import stats
 
-from eproxy_jax import proxy, runner, spaces
+from eproxy_jax import proxy, scoring, spaces
 from eproxy_jax.cli import config
 from eproxy_jax.dps import fitted, selection
 from eproxy_jax.metrics import RankQuality, rank_quality
@@ -58,7 +58,7 @@ def mean_spread(rows: list[RankQuality], field: str) -> str:
 def fitted_rows(space: spaces.SearchSpace, archs: list[Any], loss: np.ndarray, truth: np.ndarray) -> dict[str, str]:
     """Plain Eproxy blended with sizes, and each size alone, fitted to labels: Spearman on the held-out ones."""
     sizes = spaces.size_measures(space, archs)
-    functions = runner.make_plan(archs, space).index
+    functions = scoring.make_plan(archs, space).index
     values: dict[str, list[float]] = {"plain, MACs, parameters": [], "MACs": [], "parameters": []}
     for seed in range(DRAWS):
         labelled, held_out = draw_labels(functions, NUM_LABELS, seed, NUM_LABELS)
@@ -114,7 +114,7 @@ def pool_rows(space: spaces.SearchSpace, pool: list[str], source: str, scored: l
                 "parameters": f"{params.spearman:.3f}",
                 "MACs without dead edges": f"{effective.spearman:.3f}",
                 "between seeds": f"{np.mean(between_seeds):.3f}" if between_seeds else "-",
-                "programs": len(runner.by_group([space.canonical(arch) for arch in archs], space)),
+                "programs": len(scoring.by_group([space.canonical(arch) for arch in archs], space)),
                 "s/network": f"{np.mean([r['seconds']['run'] for r in records]) / records[0]['distinct']:.2f}",
                 "compile s": f"{np.mean([r['seconds']['compile'] for r in records]):.0f}",
                 **fitted_rows(space, archs, results[0].loss, truth),

@@ -29,7 +29,7 @@ import numpy as np
 from common import RESULTS, best_seconds, config_source, header, markdown_table, write_page
 from score_throughput import matmul_peak
 
-from eproxy_jax import images, runner, spaces
+from eproxy_jax import images, scoring, spaces
 from eproxy_jax.cli import config
 from eproxy_jax.execution import flops
 from eproxy_jax.nn import traced_work
@@ -69,19 +69,19 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
     if "strings" in row:
         strings = space.sample(row["strings"], 0)
         start = time.perf_counter()
-        result = runner.score(strings, space, images=batch)
+        result = scoring.score(strings, space, images=batch)
         whole = time.perf_counter() - start
         found["distinct"] = len({space.canonical(arch) for arch in strings})
         found["seconds"] = {**result.seconds, "whole": whole}
     else:
-        job = runner.make_job(space, None, batch)
+        job = scoring.make_job(space, None, batch)
         # The first distinct networks of a random order of all strings.
         sample = dict.fromkeys(space.canonical(arch) for arch in space.sample(8 * row["distinct"], 0))
         archs = list(sample)[: row["distinct"]]
         compiled: list[float] = []
-        list(runner.run(job, archs[: row["devices"]], compiled.append))
+        list(scoring.run(job, archs[: row["devices"]], compiled.append))
         start = time.perf_counter()
-        list(runner.run(job, archs))
+        list(scoring.run(job, archs))
         found["seconds"] = {"compile": sum(compiled), "run": time.perf_counter() - start}
         found["flops"] = sum(flops.needed_flops(space, job.settings, arch, *batch.shape[:2]) for arch in archs)
     found["memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -124,7 +124,7 @@ def table_row(found: dict[str, Any]) -> dict[str, Any]:
 # --- the roofline --------------------------------------------------------------------------------------------
 
 
-def group_work(job: runner.Job, group: Any, width: int | None, platform: str) -> list[traced_work.Operation]:
+def group_work(job: scoring.Job, group: Any, width: int | None, platform: str) -> list[traced_work.Operation]:
     """What a group's program does at the paper's settings: for ``width`` candidates in a batch, or for one alone."""
     lead = () if width is None else (width,)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), lead))
@@ -149,11 +149,11 @@ def roofline(width: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     machine = in_child({"machine": True, "devices": os.cpu_count()})
     here = f"this machine ({machine['peak'] / 1e9:.0f} GFLOP/s, {machine['bandwidth'] / 1e9:.0f} GB/s, measured)"
     space = spaces.get(SPACE)
-    job = runner.make_job(space, ProxySettings(), images.default_images())
+    job = scoring.make_job(space, ProxySettings(), images.default_images())
     distinct = list(dict.fromkeys(map(space.canonical, space.enumerate())))
     table, totals = [], dict.fromkeys([here, *ACCELERATORS], 0.0)
     for grouping in ("coarse", "fine"):
-        for group, members in runner.by_group(distinct, space, grouping).items():
+        for group, members in scoring.by_group(distinct, space, grouping).items():
             row = {
                 "program": grouping if grouping == "coarse" else f"fine {getattr(group, 'counts', '')}",
                 "networks": len(members),

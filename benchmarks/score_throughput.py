@@ -87,7 +87,7 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
-    from eproxy_jax import metrics, runner
+    from eproxy_jax import metrics, scoring
     from eproxy_jax.cli import config
     from eproxy_jax.execution import flops as flops_lib
     from eproxy_jax.execution import programs
@@ -97,14 +97,14 @@ def main() -> None:
     space, settings = spec.space, spec.settings
     distinct = list(dict.fromkeys(space.canonical(arch) for arch in space.sample(8 * arguments.num, arguments.seed)))
     archs = distinct[: arguments.num]
-    job = runner.make_job(space, settings, spec.images, spec.weight_seed)
+    job = scoring.make_job(space, settings, spec.images, spec.weight_seed)
     compilations = programs.num_compilations()
     program = job.program(archs[0])
     theirs = torch_scorer(space, settings, job.task)
 
     def ours(block) -> list[float]:
         losses = np.empty(len(block))
-        for positions, chunk in runner.run(job, block):
+        for positions, chunk in scoring.run(job, block):
             losses[positions] = chunk[:, -1]
         return losses.tolist()
 

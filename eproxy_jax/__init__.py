@@ -11,7 +11,7 @@ from eproxy_jax.dps.fitted import FittedProxy
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.dps.search import SearchResult, search_proxy
 from eproxy_jax.images import default_images, load_images
-from eproxy_jax.runner import score
+from eproxy_jax.scoring import score
 from eproxy_jax.types import BranchSettings, ProxySettings, ScoreResult
 
 __all__ = [

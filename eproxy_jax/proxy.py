@@ -1,6 +1,6 @@
 """Eproxy of one candidate: head, frozen barrier layer, ten SGD steps, score.
 
-Everything here is a pure function of (key, arrays, static spec) of ONE candidate; :mod:`eproxy_jax.runner` maps it
+Everything here is a pure function of (key, arrays, static spec) of ONE candidate; :mod:`eproxy_jax.scoring` maps it
 over many. Source: PROTOCOL, "Eproxy: the score of one architecture".
 """
 

@@ -7,7 +7,7 @@ import pytest
 from helpers import SPACES
 from scipy import stats
 
-from eproxy_jax import images, ranks, runner
+from eproxy_jax import images, ranks, scoring
 from eproxy_jax.dps import evolution
 from eproxy_jax.dps import search as search_lib
 from eproxy_jax.dps.genes import GeneTable
@@ -205,7 +205,12 @@ def test_losses_are_those_of_the_tiered_candidate(searches):
     shared = execution.replicate((tiered.setting_task(NARROW, task, jnp.asarray(history.genes[3])),))
     archs = list(dict.fromkeys(SPACE.canonical(arch) for arch in problem.labelled))
     trained = programs.run_groups(
-        lambda _: candidate, 2, runner.group_inputs(archs, SPACE, "coarse"), execution, execution.replicate(key), shared
+        lambda _: candidate,
+        2,
+        scoring.group_inputs(archs, SPACE, "coarse"),
+        execution,
+        execution.replicate(key),
+        shared,
     )
     losses = np.concatenate([losses for _, losses in trained])
     by_arch = dict(zip(archs, losses[:, -1], strict=True))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, TINY, pattern_images
 
-from eproxy_jax import images, runner, spaces
+from eproxy_jax import images, scoring, spaces
 from eproxy_jax.cli import config
 from eproxy_jax.nn import layers, traced_work
 from eproxy_jax.types import ProxySettings
@@ -86,12 +86,12 @@ def test_operations_are_those_of_the_platform():
 def test_scores_of_a_family():
     space = spaces.from_flax(Plain, [3, 5])
     settings = ProxySettings.from_dict(TWO_STEPS)
-    both = runner.score(space.archs, space, settings, BATCH, devices=jax.devices()[:1])
+    both = scoring.score(space.archs, space, settings, BATCH, devices=jax.devices()[:1])
     assert both.status == ("ok", "ok")
     assert tuple(both.params) == (27 * 3 + 6, 27 * 5 + 10)
     # The same network trained by hand from the same key: the state of its batch norm changes nothing.
-    job = runner.make_job(space, settings, BATCH)
-    again = runner.score([5], space, settings, BATCH, form="vmap", vmap_width=2, devices=jax.devices()[:1])
+    job = scoring.make_job(space, settings, BATCH)
+    again = scoring.score([5], space, settings, BATCH, form="vmap", vmap_width=2, devices=jax.devices()[:1])
     np.testing.assert_allclose(again.losses[0], both.losses[1], rtol=1e-4)
     assert job.candidate(space.group(3)) == job.candidate(space.group(3))
 
@@ -100,7 +100,7 @@ def test_initialisers_reach_modules_that_ask_for_them():
     def first_loss(network, init):
         settings = ProxySettings.from_dict({**TWO_STEPS, "network_init": init})
         variables = spaces.from_flax(network, [4]).group(4).universal().init
-        job = runner.make_job(spaces.from_flax(network, [4]), settings, BATCH)
+        job = scoring.make_job(spaces.from_flax(network, [4]), settings, BATCH)
         params = variables(jax.random.key(0), job.task.images, jnp.zeros(1, int), job.hyper.network_init)["params"]
         return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(params)))
 
@@ -110,7 +110,7 @@ def test_initialisers_reach_modules_that_ask_for_them():
 
 def test_double_precision(x64):
     space = spaces.from_flax(Plain, [3])
-    result = runner.score([3], space, TINY, pattern_images(), devices=jax.devices()[:1])
+    result = scoring.score([3], space, TINY, pattern_images(), devices=jax.devices()[:1])
     assert np.isfinite(result.losses).all()
 
 
@@ -137,7 +137,7 @@ def test_bad_families_and_architectures():
             return nn.Dense(self.width)(x.reshape(len(x), -1, 3))
 
     with pytest.raises(ValueError, match=r"returns \(2, 64, 4\): expected a list of feature maps"):
-        runner.score([4], spaces.from_flax(Tokens, [4]), ProxySettings.from_dict(TWO_STEPS), BATCH)
+        scoring.score([4], spaces.from_flax(Tokens, [4]), ProxySettings.from_dict(TWO_STEPS), BATCH)
 
 
 def test_the_example_can_be_loaded_twice():

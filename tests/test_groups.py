@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import SPACES, TINY, pattern_images
 
-from eproxy_jax import images, runner, spaces
+from eproxy_jax import images, scoring, spaces
 from eproxy_jax.cli.main import main
 from eproxy_jax.dps import evolution
 from eproxy_jax.dps.genes import GeneTable
@@ -62,11 +62,11 @@ def execution(num_devices=2, **sizes):
 def test_scores_do_not_depend_on_groups():
     done = []
     options = {"devices": jax.devices(), "chunk_size": 2}
-    split = runner.score(ARCHS, SPLIT, SETTINGS, IMAGES, progress=lambda *n: done.append(n), **options)
-    whole = runner.score(ARCHS, WHOLE, SETTINGS, IMAGES, **options)
+    split = scoring.score(ARCHS, SPLIT, SETTINGS, IMAGES, progress=lambda *n: done.append(n), **options)
+    whole = scoring.score(ARCHS, WHOLE, SETTINGS, IMAGES, **options)
     np.testing.assert_array_equal(split.losses, whole.losses)
-    distinct = runner.make_plan(ARCHS, SPLIT).distinct
-    groups = runner.by_group(distinct, SPLIT)
+    distinct = scoring.make_plan(ARCHS, SPLIT).distinct
+    groups = scoring.by_group(distinct, SPLIT)
     assert len(groups) == 2
     assert sorted(i for members in groups.values() for i in members) == list(range(len(distinct)))
     assert done[-1] == (len(distinct), len(distinct))
@@ -89,7 +89,7 @@ def test_labels_of_several_groups_give_the_losses_of_one():
 
 def test_a_file_written_in_any_order_ends_in_the_order_asked_for(tmp_path):
     """As groups finish one after the other, and runs are killed between them."""
-    result = runner.score(ARCHS, SPLIT, SETTINGS, IMAGES, devices=jax.devices()[:1])
+    result = scoring.score(ARCHS, SPLIT, SETTINGS, IMAGES, devices=jax.devices()[:1])
     result = result.replace(archs=(*result.archs[:-1], result.archs[0]))  # one string twice
     lines = results.lines_of(result, "run")
     rows = [json.loads(line) for line in lines]
@@ -124,9 +124,9 @@ def test_fine_groups_train_like_the_one_program(x64):
     """Ten steps in float64, one after the other and in batches, for cells with every operation."""
     space = SPACES["nasbench201"]
     archs = [space.canonical(cell) for cell in FINE_CELLS[:2]]
-    assert len(runner.by_group(archs, space, "fine")) == 1
+    assert len(scoring.by_group(archs, space, "fine")) == 1
     losses = [
-        runner.score(
+        scoring.score(
             archs, space, TINY, pattern_images(4, 16), devices=jax.devices()[:1], form=form, vmap_width=2, grouping=kind
         ).losses
         for form, kind in (("map", "coarse"), ("map", "fine"), ("vmap", "fine"))
@@ -203,7 +203,7 @@ def test_predicted_memory_is_near_the_compiled_programs(form):
     space = spaces.get("nasbench201", stem_channels=8, cells_per_stage=2)
     batch = images.default_images(num=16, size=16)
     ways = programs.Execution.of(jax.devices()[:1], form, vmap_width=4, grouping="coarse")
-    job = runner.make_job(space, SETTINGS, batch, 0, ways)
+    job = scoring.make_job(space, SETTINGS, batch, 0, ways)
     archs = [space.canonical(arch) for arch in ARCHS]
     predicted = planner.plan(archs, space, SETTINGS, batch.shape, ways).groups[0].bytes_per_device
     assert 0.5 < predicted / job.program(archs[0]).temp_bytes < 2

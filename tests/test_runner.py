@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import CELLS, QUICK, SPACES, THREE_BRANCHES, TINY, pattern_images, pattern_tree, slow_unless
 
-from eproxy_jax import proxy, runner, score, spaces
+from eproxy_jax import proxy, score, scoring, spaces
 from eproxy_jax.execution import programs
 
 SPACE = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
@@ -58,7 +58,7 @@ def test_map_vmap_and_loop_agree_in_float64(x64):
     assert results["map"].losses.dtype == np.float64
     np.testing.assert_allclose(results["vmap"].losses, results["map"].losses, rtol=1e-6)
     np.testing.assert_allclose(results["vmap"].losses[:, 0], results["map"].losses[:, 0], rtol=1e-10)
-    job = runner.make_job(SPACE, TINY, images, 5, programs.Execution.of(jax.devices()[:1]))
+    job = scoring.make_job(SPACE, TINY, images, 5, programs.Execution.of(jax.devices()[:1]))
     network = proxy.ProxyNetwork(SPACE.universal(jnp.float64), proxy.ProxySpec.of(TINY).heads, jnp.float64)
     one = jax.jit(proxy.candidate_losses, static_argnums=(0, 1))
     loop = []
@@ -99,7 +99,7 @@ def test_bfloat16_products_sum_in_float32():
     np.testing.assert_allclose(rounded[:, 0], exact[:, 0], rtol=2e-2)
 
     execution = programs.Execution.of(jax.devices()[:1], precision="bfloat16", **options)
-    job = runner.make_job(SPACE, TINY, IMAGES, 5, execution)
+    job = scoring.make_job(SPACE, TINY, IMAGES, 5, execution)
     group = SPACE.group(ARCHS[0])
     shape, shared = group.encode(ARCHS[:1]).shape[1:], (job.task, job.hyper)
     spec = programs.ProgramSpec.of(job.candidate(group), TINY.num_steps, shape, execution, job.key, shared)
@@ -116,10 +116,10 @@ def test_batches_as_wide_as_memory_holds(baseline, monkeypatch):
     class Program:
         temp_bytes = programs.VMAP_WIDTH * 1000
 
-    monkeypatch.setattr(runner.Job, "program", lambda job, arch: Program())
+    monkeypatch.setattr(scoring.Job, "program", lambda job, arch: Program())
     monkeypatch.setattr(programs, "free_bytes", lambda devices: 5000 / 0.8)
-    job = runner.make_job(SPACE, TINY, IMAGES, 5, programs.Execution.of(form="vmap"))
-    wide = runner.widest(job, ARCHS)
+    job = scoring.make_job(SPACE, TINY, IMAGES, 5, programs.Execution.of(form="vmap"))
+    wide = scoring.widest(job, ARCHS)
     assert (wide.vmap_width, wide.chunk_size) == (4, 4 * len(jax.devices()))
     np.testing.assert_array_equal(scored(vmap_width="auto").losses, baseline.losses)  # no batches in the map form
 
@@ -209,7 +209,7 @@ def test_no_gradient_for_the_barrier(monkeypatch):
     # 24 and 5 channels: no other layer has a weight gradient of [24, 3, 3, 5].
     settings = type(TINY).from_dict({"branches": [{"transform_channels": 24, "target_channels": 5}]})
     network = proxy.ProxyNetwork(SPACE.universal(), ((1, 24),))
-    job = runner.make_job(SPACE, settings, IMAGES, 0)
+    job = scoring.make_job(SPACE, settings, IMAGES, 0)
     encoded = jnp.asarray(SPACE.encode([ARCHS[0]])[0])
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), IMAGES, encoded))["params"]
 
@@ -241,7 +241,7 @@ def test_lowers_for_accelerators(name):
     space, arch = SPACES[name], CELLS[name][0]
     group = space.group(arch)
     execution = programs.Execution.of(jax.devices()[:1], "vmap", vmap_width=2)
-    job = runner.make_job(space, TINY, IMAGES, 0, execution)
+    job = scoring.make_job(space, TINY, IMAGES, 0, execution)
     mesh = programs.candidates_mesh(execution.devices)
     program = jax.jit(programs.chunk_program(job.candidate(group), TINY.num_steps, "vmap", mesh, 2))
     arguments = (job.key, np.zeros((2, 2), np.uint32), group.encode([arch, arch]), np.ones(2, bool))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, pattern_images
 
-from eproxy_jax import proxy, runner
+from eproxy_jax import proxy, scoring
 from eproxy_jax.dps import tiered
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import flops, programs
@@ -105,7 +105,7 @@ def test_map_and_vmap_over_candidates_agree(x64):
         execution = programs.Execution.of(jax.devices()[:1], form, vmap_width=3)
         key, shared = execution.replicate((jax.random.key(1), (tiered.setting_task(TABLE, task, genes),)))
         trained = programs.run_groups(
-            lambda _: candidate, STEPS, runner.group_inputs(archs, space, "coarse"), execution, key, shared
+            lambda _: candidate, STEPS, scoring.group_inputs(archs, space, "coarse"), execution, key, shared
         )
         losses[form] = np.concatenate([chunk for _, chunk in trained])
     np.testing.assert_allclose(losses["vmap"], losses["map"], rtol=1e-9)

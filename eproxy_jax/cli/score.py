@@ -54,7 +54,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command; returns the exit status."""
     _check_choices(arguments, overrides)
-    from eproxy_jax import runner
+    from eproxy_jax import scoring
     from eproxy_jax.dps import fitted
     from eproxy_jax.runs import archs as archs_lib
     from eproxy_jax.runs import report
@@ -75,8 +75,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
             )
     execution = common.execution_of(arguments)
     if arguments.vmap_width == "auto":
-        job = runner.make_job(spec.space, proxy.members[0].settings, spec.images, spec.weight_seed, execution)
-        execution = runner.widest(job, runner.make_plan(archs, spec.space).distinct)
+        job = scoring.make_job(spec.space, proxy.members[0].settings, spec.images, spec.weight_seed, execution)
+        execution = scoring.widest(job, scoring.make_plan(archs, spec.space).distinct)
         common.announce(f"execution: {execution.label}")
     workdir = Path(arguments.workdir or ".")
     out = Path(arguments.out) if arguments.out else workdir / "scores.jsonl"
@@ -104,14 +104,14 @@ def _score_settings(
     spec: Any, settings: Any, archs: Sequence[Any], out: Path, execution: Any
 ) -> tuple[Any, Any] | None:
     """Scores under one setting, in its own resumable file: (result, record of the run); None but in process 0."""
-    from eproxy_jax import runner
+    from eproxy_jax import scoring
     from eproxy_jax.runs import hosts
     from eproxy_jax.runs import results as results_lib
 
     process = hosts.Process.current()
-    job = runner.make_job(spec.space, settings, spec.images, spec.weight_seed, execution)
-    plan = runner.make_plan(archs, spec.space)
-    identity = runner.run_identity(spec.space, job.task.images, spec.weight_seed, execution)
+    job = scoring.make_job(spec.space, settings, spec.images, spec.weight_seed, execution)
+    plan = scoring.make_plan(archs, spec.space)
+    identity = scoring.run_identity(spec.space, job.task.images, spec.weight_seed, execution)
     identity["settings"] = settings.to_dict()
     run_id = results_lib.fingerprint(identity)
     results = results_lib.ResultsFile(process.path(out), run_id, [spec.space.format(arch) for arch in archs])
@@ -200,7 +200,7 @@ def _train(job: Any, plan: Any, results: Any, run: str, out: Path, process: Any)
     """Train what is missing of this process's share, appending lines as chunks finish; then, in process 0, collect."""
     import numpy as np
 
-    from eproxy_jax import progress, runner
+    from eproxy_jax import progress, scoring
     from eproxy_jax.runs import hosts
     from eproxy_jax.runs import results as results_lib
 
@@ -221,7 +221,7 @@ def _train(job: Any, plan: Any, results: Any, run: str, out: Path, process: Any)
         nonlocal diverged
         places = sorted((position, row) for row, n in enumerate(networks) for position in missing.pop(n))
         archs = [plan.archs[position] for position, _ in places]
-        result = runner.collect(job, archs, losses[[row for _, row in places]], {})
+        result = scoring.collect(job, archs, losses[[row for _, row in places]], {})
         results.append(results_lib.lines_of(result, run))
         diverged += result.status.count("diverged")
 
@@ -236,7 +236,7 @@ def _train(job: Any, plan: Any, results: Any, run: str, out: Path, process: Any)
     compiled: list[float] = []
     start = time.perf_counter()
     if todo:
-        groups = runner.by_group([plan.distinct[n] for n in todo], job.space, job.execution.grouping)
+        groups = scoring.by_group([plan.distinct[n] for n in todo], job.space, job.execution.grouping)
         print(
             f"eproxy: {len(todo)} distinct networks, {len(groups)} program(s), "
             f"{len(job.execution.devices)} {job.execution.devices[0].platform} device(s)",
@@ -249,7 +249,7 @@ def _train(job: Any, plan: Any, results: Any, run: str, out: Path, process: Any)
             compiled.append(seconds)
             print(f"eproxy: compiled program {len(compiled)} in {seconds:.1f} s", file=sys.stderr)
 
-        for positions, losses in runner.run(job, [plan.distinct[n] for n in todo], show_compiled):
+        for positions, losses in scoring.run(job, [plan.distinct[n] for n in todo], show_compiled):
             append([todo[i] for i in positions], losses)
             meter.update(len(results.rows), diverged)
     if process.index == 0 and process.count > 1:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from eproxy_jax import ranks, runner, spaces
+from eproxy_jax import ranks, scoring, spaces
 from eproxy_jax.dps import selection, tiered
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.errors import did_you_mean
@@ -160,13 +160,13 @@ def make_labels(
         raise ValueError("a labelled architecture stands twice: give each once")
     if not np.isfinite(values).all() or np.ptp(values) == 0:
         raise ValueError("labels: expected finite values that are not all equal")
-    plan = runner.make_plan(archs, space)
+    plan = scoring.make_plan(archs, space)
     macs = spaces.macs_fractions(space, plan.distinct)
     block = len(execution.devices) * (1 if execution.form == "map" else execution.vmap_width)
     functions: list[Functions] = []
     place = np.empty(len(plan.distinct), np.int32)
     before = 0
-    for group, members in runner.by_group(plan.distinct, space).items():
+    for group, members in scoring.by_group(plan.distinct, space).items():
         size = -(-len(members) // block) * block
         order = _deal(members, macs, len(execution.devices), size)
         chosen = [plan.distinct[i if i >= 0 else members[-1]] for i in order]  # padding (-1) is not valid

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax import runner, spaces
+from eproxy_jax import scoring, spaces
 from eproxy_jax.dps import tiered
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import programs
@@ -55,7 +55,7 @@ class BankSpec:
     def identity(self, execution: programs.Execution) -> dict[str, Any]:
         """All of it as plain data, for the file's header."""
         return {
-            **runner.run_identity(self.space, self.images, self.weight_seed, execution),
+            **scoring.run_identity(self.space, self.images, self.weight_seed, execution),
             "genes": {name: choices for name, choices in self.table.to_dict().items() if name != "alpha"},
             "num_steps": self.num_steps,
         }
@@ -255,7 +255,7 @@ def fill(
     """
     space = spec.space
     execution = programs.Execution.of(chunk_size=CHUNK * len(jax.local_devices())) if execution is None else execution
-    distinct = runner.make_plan(archs, space).distinct
+    distinct = scoring.make_plan(archs, space).distinct
     positions = bank.add_archs([space.format(arch) for arch in distinct])
     by_position = dict(zip(positions, distinct, strict=True))
     keys = [without_alpha(spec.table, genes) for genes in settings]
@@ -273,8 +273,8 @@ def fill(
     setting_task = jax.jit(tiered.setting_task, static_argnums=0)
 
     @functools.lru_cache(maxsize=1)  # most settings lack the same architectures
-    def inputs_of(positions: tuple[int, ...]) -> list[runner.GroupInput]:
-        return runner.group_inputs([by_position[p] for p in positions], space, execution.grouping)
+    def inputs_of(positions: tuple[int, ...]) -> list[scoring.GroupInput]:
+        return scoring.group_inputs([by_position[p] for p in positions], space, execution.grouping)
 
     compiled: list[float] = []
     start_time = time.perf_counter()

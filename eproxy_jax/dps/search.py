@@ -14,7 +14,7 @@ from jax import Array
 from scipy import stats
 
 from eproxy_jax import images as images_lib
-from eproxy_jax import metrics, runner, spaces
+from eproxy_jax import metrics, scoring, spaces
 from eproxy_jax.dps import evolution, fitted, loss_bank, selection, tiered
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import flops, programs
@@ -54,7 +54,7 @@ class Problem:
     def identity(self, kind: Kind, execution: programs.Execution) -> dict[str, Any]:
         """All of it as plain data: equal identities, equal histories."""
         return {
-            **runner.run_identity(self.space, self.images, self.weight_seed, execution),
+            **scoring.run_identity(self.space, self.images, self.weight_seed, execution),
             "genes": self.genes.to_dict(),
             "search": dataclasses.asdict(self.search),
             "seed": self.seed,
@@ -324,7 +324,7 @@ def setting_flops(problem: Problem, genes: Any) -> tuple[float, float]:
     space, (batch, size) = problem.space, problem.images.shape[:2]
     settings = (problem.genes.decode(genes), tiered.rounded(problem.genes, genes))
     totals = np.zeros(2)
-    for arch in runner.make_plan(problem.labelled, space).distinct:
+    for arch in scoring.make_plan(problem.labelled, space).distinct:
         backbones = (space.macs(arch), space.group(arch).executed_macs(arch))
         for i, (backbone, setting) in enumerate(zip(backbones, settings, strict=True)):
             transforms, barriers = flops.head_macs(setting, space.tap_channels(arch), batch)
@@ -361,13 +361,13 @@ def compare(
     sizes, labelled_sizes = (spaces.size_measures(space, some) for some in (archs, problem.labelled))
     macs, params = selection.signs(labelled_sizes, problem.truth)[:, None] * sizes
     fractions = spaces.macs_fractions(space, archs)
-    job = runner.make_job(space, plain, problem.images, problem.weight_seed, execution)
+    job = scoring.make_job(space, plain, problem.images, problem.weight_seed, execution)
     scores: dict[str, Any] = {
         "macs": [space.macs(arch) for arch in archs],
         "params": [space.params(arch) for arch in archs],
         "macs, fitted": macs,
         "params, fitted": params,
-        "plain": runner.score_plan(job, runner.make_plan(archs, space)).score,
+        "plain": scoring.score_plan(job, scoring.make_plan(archs, space)).score,
     }
     spec = loss_bank.BankSpec(space, table, problem.images, problem.weight_seed, problem.search.num_steps)
     genomes = {kind: [table.encode(m.settings) for m in proxy.members] for kind, proxy in found.items()}

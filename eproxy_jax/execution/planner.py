@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eproxy_jax import proxy, runner, spaces
+from eproxy_jax import proxy, scoring, spaces
 from eproxy_jax.execution import flops, programs
 from eproxy_jax.nn import traced_work
 from eproxy_jax.types import ProxySettings
@@ -104,10 +104,10 @@ def plan(
     Raises:
       ValueError: the list is empty.
     """
-    distinct = runner.make_plan(archs, space).distinct
+    distinct = scoring.make_plan(archs, space).distinct
     groups = [
         _plan_group(group, [distinct[i] for i in members], space, settings, image_shape, execution)
-        for group, members in runner.by_group(distinct, space, execution.grouping).items()
+        for group, members in scoring.by_group(distinct, space, execution.grouping).items()
     ]
     return WorkPlan(len(archs), len(distinct), tuple(groups), execution)
 
