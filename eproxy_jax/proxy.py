@@ -19,7 +19,7 @@ import optax
 from jax import Array, lax
 
 from eproxy_jax import targets
-from eproxy_jax.nn import convolution, initializers, layers
+from eproxy_jax.nn import convolution, initializers, layers, norms, resizing
 from eproxy_jax.types import TARGET_SIZE, ProxySettings, ProxyTask
 
 # First level of the key tree: what is drawn under each tag does not depend on what else is drawn.
@@ -124,7 +124,7 @@ class Transform(nn.Module):
         if isinstance(tap, layers.PaddedTap):
             x = layers.TapConv(self.features, self.kernel_size, self.dtype, name="conv")(tap, init)
         else:
-            x = convolution.resize_nearest(tap, TARGET_SIZE)
+            x = resizing.resize_nearest(tap, TARGET_SIZE)
             x = layers.Conv(self.features, self.kernel_size, use_bias=True, dtype=self.dtype, name="conv")(x, init)
         return layers.BatchNorm(dtype=self.dtype, name="norm")(nn.relu(x))
 
@@ -167,9 +167,7 @@ def arch_key(key: Array, identity: Array) -> Array:
 def branch_losses(hidden: tuple[Array, ...], task: ProxyTask) -> Array:
     """Mean squared error of each branch behind its frozen barrier layer, [L]."""
     errors = [
-        jnp.mean(
-            (convolution.frozen_conv2d(h, barrier["kernel"]) + convolution.per_channel(barrier["bias"]) - target) ** 2
-        )
+        jnp.mean((convolution.frozen_conv2d(h, barrier["kernel"]) + norms.per_channel(barrier["bias"]) - target) ** 2)
         for h, barrier, target in zip(hidden, task.barriers, task.targets, strict=True)
     ]
     return jnp.stack(errors)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from eproxy_jax.nn import convolution, layers
+from eproxy_jax.nn import layers, pooling, resizing
 from eproxy_jax.types import FEATURES, TARGET_SIZE, BranchSettings
 
 # Cycles across the 8-pixel map; 4 would be the Nyquist limit.
@@ -42,8 +42,8 @@ class TargetNet(nn.Module):
             x = layers.Conv(width, 3, use_bias=True, dtype=self.dtype, name=f"conv{number}")(x)
             x = nn.relu(layers.BatchNorm(affine=False, dtype=self.dtype, name=f"norm{number}")(x))
             if number < 2:
-                x = convolution.max_pool_2x2(x)
-        return convolution.resize_nearest(x, TARGET_SIZE)
+                x = pooling.max_pool_2x2(x)
+        return resizing.resize_nearest(x, TARGET_SIZE)
 
 
 def net(key: Array, images: Array, channels: int) -> Array:

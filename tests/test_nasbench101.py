@@ -11,7 +11,7 @@ import pytest
 from helpers import CELLS, SPACES, dag_cell, pattern_images
 
 from eproxy_jax import spaces
-from eproxy_jax.nn import convolution
+from eproxy_jax.nn import pooling
 from eproxy_jax.runs import archs
 from eproxy_jax.spaces.nasbench101 import graph, vertex_ops
 
@@ -310,8 +310,8 @@ def test_tiers_cost_little_more_than_needed():
 
 def test_max_pool_gradient_goes_to_the_first_of_equal_pixels():
     x = jnp.zeros((1, 4, 4, 1))
-    grad = jax.grad(lambda x: convolution.max_pool_2x2(x).sum())(x)[0, :, :, 0]
+    grad = jax.grad(lambda x: pooling.max_pool_2x2(x).sum())(x)[0, :, :, 0]
     np.testing.assert_array_equal(grad, np.kron(np.ones((2, 2)), [[1, 0], [0, 0]]))
-    grad = jax.grad(lambda x: convolution.max_pool_3x3(x).sum())(x)[0, :, :, 0]
+    grad = jax.grad(lambda x: pooling.max_pool_3x3(x).sum())(x)[0, :, :, 0]
     assert grad.sum() == 16
     assert grad[0, 0] == 4  # of the four windows that have it as their first pixel

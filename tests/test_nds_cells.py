@@ -12,7 +12,7 @@ from helpers import CELLS, SPACES, nds, pattern
 
 from eproxy_jax import spaces
 from eproxy_jax.cli import config
-from eproxy_jax.nn import convolution, windowed
+from eproxy_jax.nn import pooling, windowed
 from eproxy_jax.spaces.nds_cells import budget, cell_ops, notation
 from eproxy_jax.spaces.nds_cells import program as program_lib
 from eproxy_jax.spaces.nds_cells.published_counts import counts
@@ -299,4 +299,4 @@ def test_spatial_operations_equal_live_pytorch(x64, size):
             lambda t, s=stride: F.avg_pool2d(t, 3, s, 1, count_include_pad=False),
             x,
         )
-    np.testing.assert_array_equal(convolution.max_pool_3x3(jnp.asarray(x)), windowed.max_pool(jnp.asarray(x), 3))
+    np.testing.assert_array_equal(pooling.max_pool_3x3(jnp.asarray(x)), windowed.max_pool(jnp.asarray(x), 3))

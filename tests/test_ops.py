@@ -10,7 +10,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from eproxy_jax.execution import programs
-from eproxy_jax.nn import convolution, layers
+from eproxy_jax.nn import choice, convolution, norms, pooling, resizing
 from eproxy_jax.spaces.cells import net
 
 
@@ -124,26 +124,26 @@ def test_frozen_conv2d_has_the_input_gradient_and_no_other(x64):
 
 def test_normalize(x64):
     x = jnp.asarray(pattern((3, 4, 4, 5), 0)) + 2
-    y = convolution.normalize(x)
+    y = norms.normalize(x)
     np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-12)
     np.testing.assert_allclose(y.var((0, 1, 2)), x.var((0, 1, 2)) / (x.var((0, 1, 2)) + 1e-5), rtol=1e-10)
-    check_grads(convolution.normalize, (x,), order=1, modes=["rev"])
+    check_grads(norms.normalize, (x,), order=1, modes=["rev"])
 
 
 def test_avg_pool_3x3_does_not_count_padding(x64):
     x = jnp.asarray(pattern((2, 5, 4, 3), 0))
-    np.testing.assert_allclose(convolution.avg_pool_3x3(jnp.ones_like(x)), 1, rtol=1e-12)
+    np.testing.assert_allclose(pooling.avg_pool_3x3(jnp.ones_like(x)), 1, rtol=1e-12)
     padded = np.pad(np.asarray(x), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
-    np.testing.assert_allclose(convolution.avg_pool_3x3(x), np.nanmean(windows, axis=(-2, -1)), rtol=1e-10)
-    check_grads(convolution.avg_pool_3x3, (x,), order=1, modes=["rev"])
+    np.testing.assert_allclose(pooling.avg_pool_3x3(x), np.nanmean(windows, axis=(-2, -1)), rtol=1e-10)
+    check_grads(pooling.avg_pool_3x3, (x,), order=1, modes=["rev"])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 12, 16, 32])
 def test_resize_nearest_reads_floor(size):
     x = jnp.arange(size * size, dtype=jnp.float32).reshape(1, size, size, 1)
     rows = np.arange(8) * size // 8
-    np.testing.assert_array_equal(convolution.resize_nearest(x, 8)[0, :, :, 0], np.asarray(x)[0, rows][:, rows, 0])
+    np.testing.assert_array_equal(resizing.resize_nearest(x, 8)[0, :, :, 0], np.asarray(x)[0, rows][:, rows, 0])
 
 
 @pytest.mark.parametrize("affine", [False, True])
@@ -159,10 +159,8 @@ def test_switch_op_equals_each_operation_alone(x64, affine, reshapes):
         weights |= {"scale": jnp.asarray(pattern((channels,), 2) + 1), "bias": jnp.asarray(pattern((channels,), 3))}
 
     def norm(y):
-        y = convolution.normalize(y)
-        return (
-            y * convolution.per_channel(weights_["scale"]) + convolution.per_channel(weights_["bias"]) if affine else y
-        )
+        y = norms.normalize(y)
+        return y * norms.per_channel(weights_["scale"]) + norms.per_channel(weights_["bias"]) if affine else y
 
     def plain(op, x, w):
         nonlocal weights_
@@ -171,9 +169,9 @@ def test_switch_op_equals_each_operation_alone(x64, affine, reshapes):
         if op == 0:
             return jnp.zeros((2, 8 // stride, 8 // stride, channels))
         if op == 1:
-            return norm(layers.factorized_reduce(x, centre, stride)) if reshapes else x
+            return norm(choice.factorized_reduce(x, centre, stride)) if reshapes else x
         if op == 4:
-            return convolution.avg_pool_3x3(x)
+            return pooling.avg_pool_3x3(x)
         kernel = centre if op == 2 else w["kernel"]
         return norm(reference_conv(jax.nn.relu(x), kernel, stride))
 
@@ -190,7 +188,7 @@ def test_switch_op_equals_each_operation_alone(x64, affine, reshapes):
     expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected)
 
     def switched(op):
-        return loss(lambda x, w: convolution.switch_op(table, op, x, w))(x, weights)
+        return loss(lambda x, w: choice.switch_op(table, op, x, w))(x, weights)
 
     codes = jnp.arange(num_ops)
     close(lax.map(switched, codes), expected, 1e-9)

@@ -13,7 +13,7 @@ import pytest
 from helpers import CELLS, QUICK, SPACES, pattern, pattern_images, pattern_tree, slow_unless, true_taps, used_params
 
 from eproxy_jax import proxy
-from eproxy_jax.nn import convolution, layers
+from eproxy_jax.nn import choice, convolution, layers, norms, pooling, resizing
 
 # One of each kind of stand-alone network.
 ONE_OF_EACH = ("nasbench101", "nasbench201", "nasbench_mr", "nds_nasnet", "nds_resnext_a", "nds_vanilla",
@@ -82,7 +82,7 @@ def test_features_equal_live_pytorch(x64, name):
         for a, b, tap in zip(true_taps(ours), module(reference.tensor(images)), ours, strict=True):
             expected = b.detach().numpy().transpose(0, 2, 3, 1)
             if isinstance(tap, layers.PaddedTap):
-                expected = convolution.resize_nearest(jnp.asarray(expected), 8)
+                expected = resizing.resize_nearest(jnp.asarray(expected), 8)
             np.testing.assert_allclose(a, expected, rtol=1e-8, atol=1e-9)
 
 
@@ -113,33 +113,31 @@ def test_ops_equal_live_pytorch(x64):
                 (2, size, size, 4),
             )
         shape = (2, size, size, 4)
-        check(convolution.avg_pool_3x3, lambda t: F.avg_pool2d(t, 3, 1, 1, count_include_pad=False), shape)
-        check(convolution.avg_pool_2x2, lambda t: F.avg_pool2d(t, 2), shape)
-        check(convolution.max_pool_2x2, lambda t: F.max_pool2d(t, 2), shape)
-        check(convolution.max_pool_3x3, lambda t: F.max_pool2d(t, 3, 1, 1), shape)
+        check(pooling.avg_pool_3x3, lambda t: F.avg_pool2d(t, 3, 1, 1, count_include_pad=False), shape)
+        check(pooling.avg_pool_2x2, lambda t: F.avg_pool2d(t, 2), shape)
+        check(pooling.max_pool_2x2, lambda t: F.max_pool2d(t, 2), shape)
+        check(pooling.max_pool_3x3, lambda t: F.max_pool2d(t, 3, 1, 1), shape)
         ties = np.round(pattern(shape, 0, 1.5))  # among equal pixels the first one takes the gradient
-        check(convolution.max_pool_2x2, lambda t: F.max_pool2d(t, 2), shape, ties)
-        check(convolution.max_pool_3x3, lambda t: F.max_pool2d(t, 3, 1, 1), shape, ties)
-        check(convolution.normalize, lambda t: F.batch_norm(t, None, None, training=True), shape)
-        check(convolution.upsample_2x, lambda t: F.interpolate(t, scale_factor=2, mode="nearest"), shape)
+        check(pooling.max_pool_2x2, lambda t: F.max_pool2d(t, 2), shape, ties)
+        check(pooling.max_pool_3x3, lambda t: F.max_pool2d(t, 3, 1, 1), shape, ties)
+        check(norms.normalize, lambda t: F.batch_norm(t, None, None, training=True), shape)
+        check(resizing.upsample_2x, lambda t: F.interpolate(t, scale_factor=2, mode="nearest"), shape)
         grad = jnp.asarray(pattern((2, 2 * size, 2 * size, 4), 5))
-        pulled = jax.vjp(convolution.upsample_2x, jnp.zeros(shape))[1](grad)[0]
-        np.testing.assert_allclose(convolution.upsample_2x_gradient(grad), pulled, rtol=1e-12, atol=1e-14)
+        pulled = jax.vjp(resizing.upsample_2x, jnp.zeros(shape))[1](grad)[0]
+        np.testing.assert_allclose(resizing.upsample_2x_gradient(grad), pulled, rtol=1e-12, atol=1e-14)
         for target in ((8, 8), (3, 16), (1, 2)):
             check(
-                lambda x, t=target: convolution.resize_bilinear(x, *t),
+                lambda x, t=target: resizing.resize_bilinear(x, *t),
                 lambda x, t=target: F.interpolate(x, size=t, mode="bilinear", align_corners=False),
                 shape,
             )
-        check(
-            lambda x: convolution.resize_nearest(x, 8), lambda t: F.interpolate(t, size=(8, 8), mode="nearest"), shape
-        )
+        check(lambda x: resizing.resize_nearest(x, 8), lambda t: F.interpolate(t, size=(8, 8), mode="nearest"), shape)
         for stride in (1, 2):
             kernel = pattern((1, 1, 4, 6), 3)
             module = reference.FactorizedReduce(4, 6, stride, True).double()
             reference.load_params(module, {"kernel": kernel, "norm": {"scale": np.ones(6), "bias": np.zeros(6)}})
             check(
-                lambda x, k=kernel, s=stride: convolution.normalize(layers.factorized_reduce(x, jnp.asarray(k), s)),
+                lambda x, k=kernel, s=stride: norms.normalize(choice.factorized_reduce(x, jnp.asarray(k), s)),
                 module,
                 shape,
             )

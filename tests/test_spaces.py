@@ -11,7 +11,7 @@ import pytest
 from helpers import CELLS, QUICK, SPACES, pattern_images, pattern_tree, slow_unless, true_taps
 
 from eproxy_jax import spaces
-from eproxy_jax.nn import convolution, layers, traced_work
+from eproxy_jax.nn import layers, resizing, traced_work
 from eproxy_jax.spaces.cells import graph
 from eproxy_jax.spaces.cells.space import CellSpace
 
@@ -313,7 +313,7 @@ def test_universal_and_standalone_give_the_same_features(name, cell, request):
         scale = float(jnp.abs(b).max())
         if isinstance(tap, layers.PaddedTap):
             assert not np.any(tap.features[..., b.shape[-1] :])
-            b = convolution.resize_nearest(b, 8)
+            b = resizing.resize_nearest(b, 8)
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale + 1e-12)
 
 

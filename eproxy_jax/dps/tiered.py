@@ -24,7 +24,8 @@ from jax import Array, lax
 
 from eproxy_jax import proxy, targets
 from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.nn import convolution, initializers, layers
+from eproxy_jax.nn import choice as choice_lib
+from eproxy_jax.nn import convolution, initializers, layers, norms, resizing
 from eproxy_jax.types import FEATURES, TARGET_SIZE, ProxySettings
 
 MAX_TIERS = 3
@@ -253,16 +254,16 @@ def rounded(table: GeneTable, genes: Any) -> ProxySettings:
 def _barrier_error(kernel_size: int, outputs: int, with_gradient: bool, h: Array, data: Any):
     """Mean squared error behind the barrier at one tier, and its gradient with respect to ``h``."""
     unit = convolution.kernel_centre(data["unit"], kernel_size)[..., : h.shape[-1], :outputs]
-    out = convolution.frozen_conv2d(h, unit) * data["scale"] + convolution.per_channel(data["bias"][:outputs])
+    out = convolution.frozen_conv2d(h, unit) * data["scale"] + norms.per_channel(data["bias"][:outputs])
     used = (jnp.arange(outputs) < data["target_channels"]).astype(h.dtype)
     count = h.shape[0] * h.shape[1] * h.shape[2] * data["target_channels"]
-    error = (out - data["target"][..., :outputs]) * convolution.per_channel(used)
+    error = (out - data["target"][..., :outputs]) * norms.per_channel(used)
     loss = jnp.sum(error * error) / count
     if not with_gradient:
         return loss
     used_in = (jnp.arange(h.shape[-1]) < data["transform_channels"]).astype(h.dtype)
     _, pull = jax.vjp(lambda h: convolution.frozen_conv2d(h, unit), h)
-    return loss, pull(error * (2 * data["scale"] / count))[0] * convolution.per_channel(used_in)
+    return loss, pull(error * (2 * data["scale"] / count))[0] * norms.per_channel(used_in)
 
 
 def _switch_barrier(spec: TierSpec, with_gradient: bool, h: Array, data: Any):
@@ -304,11 +305,11 @@ def barrier_data(task: TieredTask, setting: SettingData, number: int) -> dict[st
 
 def _head_error(spec: TierSpec, widths: tuple[int, ...], channels: int, x: Array, weights: Any, data: Any) -> Array:
     """Mean squared error of one branch at one tier of transform channels."""
-    conv_ops = tuple(layers.narrow_conv_op(width, size) for size in spec.transform_kernels for width in widths)
+    conv_ops = tuple(choice_lib.narrow_conv_op(width, size) for size in spec.transform_kernels for width in widths)
     index = data["transform"] * len(widths) + data["level"]
-    z: Any = convolution.switch_op(conv_ops, index, x, {"kernel": weights["kernel"][..., :channels]})
-    z = convolution.normalize(nn.relu(z + convolution.per_channel(weights["bias"][:channels])))
-    h = convolution.affine(z, weights["scale"][:channels], weights["offset"][:channels])
+    z: Any = choice_lib.switch_op(conv_ops, index, x, {"kernel": weights["kernel"][..., :channels]})
+    z = norms.normalize(nn.relu(z + norms.per_channel(weights["bias"][:channels])))
+    h = norms.affine(z, weights["scale"][:channels], weights["offset"][:channels])
     return _barrier_loss(spec, h, data["barrier"])
 
 
@@ -373,7 +374,7 @@ class TieredHead(nn.Module):
         if isinstance(tap, layers.PaddedTap):
             x, widths, level, inputs = tap.features, tap.widths, tap.level, tap.channels.astype(self.dtype)
         else:
-            x = convolution.resize_nearest(tap, TARGET_SIZE)
+            x = resizing.resize_nearest(tap, TARGET_SIZE)
             widths, level, inputs = x.shape[-1:], 0, jnp.asarray(x.shape[-1], self.dtype)
         size, most = self.spec.transform_kernels[-1], self.spec.transform_tiers[-1]
         used = (jnp.arange(most) < branch.transform_channels).astype(self.dtype)

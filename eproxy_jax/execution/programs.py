@@ -33,7 +33,7 @@ from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from eproxy_jax import proxy, spaces
-from eproxy_jax.nn import convolution
+from eproxy_jax.nn import precision as precision_lib
 
 Form = Literal["map", "vmap"]
 Grouping = Literal["coarse", "fine"]
@@ -44,7 +44,7 @@ _AXIS = "candidates"
 _FORMS = ("map", "vmap")
 _GROUPINGS = ("coarse", "fine")
 # What each precision is for jax.default_matmul_precision.
-_PRECISIONS = {"default": None, "float32": "highest", "bfloat16": convolution.BFLOAT16_PRODUCTS}
+_PRECISIONS = {"default": None, "float32": "highest", "bfloat16": precision_lib.BFLOAT16_PRODUCTS}
 # Candidates of one block of the vmap form. Rounding depends on a batch's size, so it is fixed, whatever the chunks.
 VMAP_WIDTH = 32
 _MAX_VMAP_WIDTH = 512

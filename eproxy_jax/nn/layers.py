@@ -1,12 +1,11 @@
-"""Linen layers around the primitive operations, and the edge operations of universal cells.
+"""Linen layers around the primitive operations.
 
-Stand-alone modules use ``Conv`` and ``BatchNorm``; universal modules use the same layers for what every architecture
-of a space shares, and ``Op`` pairs (:func:`conv_bn_op`, ``ZERO_OP``, ...) where the operation is data.
+Stand-alone modules use ``Conv`` and ``BatchNorm``. Universal modules use the same layers for what every architecture of
+a space shares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from eproxy_jax.nn import convolution, initializers
+from eproxy_jax.nn import choice, convolution, initializers, norms
 
 _RUNNING_MOMENTUM = 0.9  # running = 0.9 running + 0.1 batch: PyTorch's momentum of 0.1, seen from the other side
 
@@ -46,7 +45,7 @@ class Conv(nn.Module):
         if self.use_bias:
             fan_in = size * size * channels
             bias = self.param("bias", initializers.conv_bias, (self.features,), self.dtype, fan_in, init)
-            x = x + convolution.per_channel(bias)
+            x = x + norms.per_channel(bias)
         return x
 
 
@@ -76,10 +75,10 @@ class BatchNorm(nn.Module):
                 mean.value = _RUNNING_MOMENTUM * mean.value + (1 - _RUNNING_MOMENTUM) * jnp.mean(x, (0, 1, 2))
                 var.value = _RUNNING_MOMENTUM * var.value + (1 - _RUNNING_MOMENTUM) * unbiased
         if train:
-            x = convolution.normalize(x)
+            x = norms.normalize(x)
         elif self.track:
-            rstd = jax.lax.rsqrt(var.value + convolution.BATCH_NORM_EPSILON)  # pyright: ignore[reportPossiblyUnboundVariable]
-            x = (x - convolution.per_channel(mean.value)) * convolution.per_channel(rstd)  # pyright: ignore[reportPossiblyUnboundVariable]
+            rstd = jax.lax.rsqrt(var.value + norms.BATCH_NORM_EPSILON)  # pyright: ignore[reportPossiblyUnboundVariable]
+            x = (x - norms.per_channel(mean.value)) * norms.per_channel(rstd)  # pyright: ignore[reportPossiblyUnboundVariable]
         else:
             raise ValueError(
                 "BatchNorm(track=False) has no running averages: call with train=True, or build with track=True"
@@ -87,13 +86,11 @@ class BatchNorm(nn.Module):
         if self.affine:
             scale = self.param("scale", nn.initializers.ones, (channels,), self.dtype)
             bias = self.param("bias", nn.initializers.zeros, (channels,), self.dtype)
-            x = convolution.affine(x, scale, bias)
+            x = norms.affine(x, scale, bias)
         return x
 
 
 # --- feature taps whose width is data -------------------------------------------------------------------------
-
-
 @flax.struct.dataclass
 class PaddedTap:
     """A feature tap of a universal module whose number of channels is data.
@@ -122,28 +119,6 @@ class PaddedTap:
         return jnp.asarray(self.widths)[self.level] if self.used is None else self.used
 
 
-def narrow_conv_op(width: int, size: int) -> convolution.Op:
-    """Convolution that reads the first ``width`` channels of its input through the central positions of its kernel.
-
-    Args:
-      width: channels read.
-      size: kernel positions in either direction.
-
-    Returns:
-      An ``Op`` whose weights are {"kernel"}, without residual.
-    """
-
-    def narrow(x: Array, kernel: Array) -> Array:
-        return convolution.conv2d(x[..., :width], convolution.kernel_centre(kernel, size)[:, :, :width])
-
-    def backward(x: Array, weights: Any, y: Array, residual: Any, grad: Array):
-        del y, residual
-        grad_x, kernel = jax.vjp(narrow, x, weights["kernel"])[1](grad)
-        return grad_x, {"kernel": kernel}
-
-    return convolution.Op(lambda x, weights: (narrow(x, weights["kernel"]), ()), backward)
-
-
 class TapConv(nn.Module):
     """:class:`Conv` at stride 1 on a :class:`PaddedTap`: work and fans are those of the channels in use.
 
@@ -164,90 +139,6 @@ class TapConv(nn.Module):
         shape = (size, size, tap.widths[-1], self.features)
         kernel = self.param("kernel", initializers.conv_kernel, shape, self.dtype, init, None, None, channels)
         bias = self.param("bias", initializers.conv_bias, (self.features,), self.dtype, size * size * channels, init)
-        conv_ops = tuple(narrow_conv_op(width, size) for width in tap.widths)
-        x: Any = convolution.switch_op(conv_ops, tap.level, tap.features, {"kernel": kernel})
-        return x + convolution.per_channel(bias)
-
-
-# --- edge operations as data ---------------------------------------------------------------------------------
-# Weights of an edge are a dict: "kernel" [3, 3, C_in, C_out] (1x1 operations use its centre) and, in affine spaces,
-# "scale" and "bias" [C_out]. The residual is (rstd [C_out], normalised output or None).
-
-
-def conv_bn_op(convolve: Callable[[Array, Array], Array], affine: bool) -> convolution.Op:
-    """The edge operation batch_norm(convolve(x, kernel)).
-
-    Args:
-      convolve: (x [B, H, W, C_in], kernel [3, 3, C_in, C_out]) -> [B, H', W', C_out].
-      affine: whether the batch norm scales and shifts.
-
-    Returns:
-      An ``Op``.
-    """
-
-    def forward(x: Array, weights: Any):
-        normalized, rstd = convolution.standardize(convolve(x, weights["kernel"]))
-        if affine:
-            return convolution.affine(normalized, weights["scale"], weights["bias"]), (rstd, normalized)
-        return normalized, (rstd, None)
-
-    def backward(x: Array, weights: Any, y: Array, residual: Any, grad: Array):
-        rstd, normalized = residual
-        grads: dict[str, Array] = {}
-        if affine:
-            grad, *vectors = convolution.affine_normalize_gradient(grad, normalized, rstd, weights["scale"])
-            grads["scale"], grads["bias"] = vectors
-        else:
-            grad = convolution.normalize_gradient(grad, y, rstd)
-        # The primal that vjp computes again is linear in what it needs, so XLA drops it.
-        _, pull = jax.vjp(convolve, x, weights["kernel"])
-        grad_x, grads["kernel"] = pull(grad)
-        return grad_x, grads
-
-    return convolution.Op(forward, backward)
-
-
-def linear_op(
-    function: Callable[[Array], Array], gradient: Callable[[Array, Array], Array], affine: bool
-) -> convolution.Op:
-    """The edge operation of a weightless linear ``function`` that keeps the shape, with ``gradient(x, grad)``."""
-
-    def forward(x: Array, weights: Any):
-        y = function(x)
-        channels = weights["kernel"].shape[-1]
-        return y, (jnp.zeros((channels,), x.dtype), jnp.zeros_like(y) if affine else None)
-
-    def backward(x: Array, weights: Any, y: Array, residual: Any, grad: Array):
-        del y, residual
-        return gradient(x, grad), jax.tree.map(jnp.zeros_like, weights)
-
-    return convolution.Op(forward, backward)
-
-
-def relu_conv3x3(stride: int) -> Callable[[Array, Array], Array]:
-    """ReLU, then the 3x3 convolution of an edge's kernel slot."""
-    return lambda x, kernel: convolution.conv2d(nn.relu(x), kernel, stride)
-
-
-def relu_conv1x1(stride: int) -> Callable[[Array, Array], Array]:
-    """ReLU, then the 1x1 convolution in the centre of an edge's kernel slot."""
-    return lambda x, kernel: convolution.conv2d(nn.relu(x), convolution.kernel_centre(kernel, 1), stride)
-
-
-def factorized_reduce(x: Array, kernel: Array, stride: int) -> Array:
-    """The convolution of a ``skip`` that changes shape, without its batch norm.
-
-    At stride 2: ReLU, then two 1x1 convolutions to half the channels each, the second reading the input shifted by
-    one pixel. At stride 1 (only the channels change): one 1x1 convolution.
-
-    Args:
-      x: [B, H, W, C_in].
-      kernel: [1, 1, C_in, C_out]; at stride 2 its output halves are the two convolutions.
-      stride: 1 or 2.
-
-    Returns:
-      [B, ceil(H / stride), ceil(W / stride), C_out].
-    """
-    if stride == 1:
-        return convolution.conv2d(x, kernel, 1)
-    return convolution.halving_conv2d(nn.relu(x), kernel)
+        conv_ops = tuple(choice.narrow_conv_op(width, size) for width in tap.widths)
+        x: Any = choice.switch_op(conv_ops, tap.level, tap.features, {"kernel": kernel})
+        return x + norms.per_channel(bias)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution
+from eproxy_jax.nn import norms, precision
 
 Index = Array | int
 
@@ -85,7 +85,7 @@ def depthwise(
 
     def add(n: Array, total: Array) -> Array:
         window = _window(padded, _place(n, size, dilation, margin), out, (stride, stride))
-        return total + window * convolution.per_channel(weights_at(n))
+        return total + window * norms.per_channel(weights_at(n))
 
     return lax.fori_loop(0, size * size, add, jnp.zeros((x.shape[0], *out, x.shape[3]), x.dtype))
 
@@ -198,7 +198,7 @@ def line(
 
     def add(n: Array, total: Array) -> Array:
         window = _window(padded, _line(axis, margin + n - size // 2, 0), out, strides)
-        return total + convolution.product(window.reshape(-1, x.shape[3]), kernel_at(n))
+        return total + precision.product(window.reshape(-1, x.shape[3]), kernel_at(n))
 
     total = jnp.zeros((x.shape[0] * out[0] * out[1], features), x.dtype)
     return lax.fori_loop(0, size, add, total).reshape(x.shape[0], *out, features)
@@ -223,7 +223,7 @@ def line_gradient(
 
     def position(n: Array, grads: Any) -> Any:
         window = _window(padded, _line(axis, margin + n - size // 2, 0), grad.shape[1:3], strides)
-        return put(grads, n, convolution.product(window.reshape(-1, x.shape[3]).T, rows))
+        return put(grads, n, precision.product(window.reshape(-1, x.shape[3]).T, rows))
 
     return grad_x, lax.fori_loop(0, size, position, grads)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution, initializers, layers
+from eproxy_jax.nn import choice, initializers, layers, pooling
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
 
 # Edges that read the cell's input take its stride and channel change; the others do not.
@@ -48,7 +48,7 @@ class FactorizedReduce(nn.Module):
     def __call__(self, x: Array, train: bool = True) -> Array:
         """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
         kernel = self.param("kernel", initializers.conv_kernel, (1, 1, x.shape[-1], self.features), self.dtype)
-        x = layers.factorized_reduce(x, kernel, self.stride)
+        x = choice.factorized_reduce(x, kernel, self.stride)
         return layers.BatchNorm(self.affine, self.track, self.dtype, name="norm")(x, train)
 
 
@@ -83,7 +83,7 @@ class CellNet(nn.Module):
                             value, train
                         )
                 elif op == POOL:
-                    value = convolution.avg_pool_3x3(value)
+                    value = pooling.avg_pool_3x3(value)
                 else:
                     size = 3 if op == CONV3X3 else 1
                     value = ReluConvBn(self.features, size, stride, self.affine, self.track, self.dtype, name=name)(
@@ -97,7 +97,7 @@ class CellNet(nn.Module):
 # --- the universal cell --------------------------------------------------------------------------------------
 
 
-def edge_ops(num_ops: int, *, affine: bool, stride: int, reshapes: bool) -> tuple[convolution.Op, ...]:
+def edge_ops(num_ops: int, *, affine: bool, stride: int, reshapes: bool) -> tuple[choice.Op, ...]:
     """The operations of one edge of a universal cell, indexed by operation code.
 
     Args:
@@ -111,21 +111,21 @@ def edge_ops(num_ops: int, *, affine: bool, stride: int, reshapes: bool) -> tupl
     """
     if reshapes:
         none = _reshaping_zero(stride, affine)
-        skip = layers.conv_bn_op(lambda x, kernel: layers.factorized_reduce(x, kernel[1:2, 1:2], stride), affine)
+        skip = choice.conv_bn_op(lambda x, kernel: choice.factorized_reduce(x, kernel[1:2, 1:2], stride), affine)
     else:
-        none = layers.linear_op(jnp.zeros_like, lambda x, grad: jnp.zeros_like(x), affine)
-        skip = layers.linear_op(lambda x: x, lambda x, grad: grad, affine)
+        none = choice.linear_op(jnp.zeros_like, lambda x, grad: jnp.zeros_like(x), affine)
+        skip = choice.linear_op(lambda x: x, lambda x, grad: grad, affine)
     table = {
         NONE: none,
         SKIP: skip,
-        CONV1X1: layers.conv_bn_op(layers.relu_conv1x1(stride), affine),
-        CONV3X3: layers.conv_bn_op(layers.relu_conv3x3(stride), affine),
-        POOL: layers.linear_op(convolution.avg_pool_3x3, lambda x, grad: convolution.avg_pool_gradient(grad), affine),
+        CONV1X1: choice.conv_bn_op(choice.relu_conv1x1(stride), affine),
+        CONV3X3: choice.conv_bn_op(choice.relu_conv3x3(stride), affine),
+        POOL: choice.linear_op(pooling.avg_pool_3x3, lambda x, grad: pooling.avg_pool_gradient(grad), affine),
     }
     return tuple(table[code] for code in range(num_ops))
 
 
-def _reshaping_zero(stride: int, affine: bool) -> convolution.Op:
+def _reshaping_zero(stride: int, affine: bool) -> choice.Op:
     def forward(x: Array, weights: Any):
         channels = weights["kernel"].shape[-1]
         zeros = jnp.zeros((x.shape[0], *(-(-n // stride) for n in x.shape[1:3]), channels), x.dtype)
@@ -135,7 +135,7 @@ def _reshaping_zero(stride: int, affine: bool) -> convolution.Op:
         del y, residual, grad
         return jnp.zeros_like(x), jax.tree.map(jnp.zeros_like, weights)
 
-    return convolution.Op(forward, backward)
+    return choice.Op(forward, backward)
 
 
 def unstack(x: Array) -> list[Array]:
@@ -153,8 +153,8 @@ def apply_cell(
     x: Array,
     cell: Array,
     weights: list[Any],
-    input_ops: tuple[convolution.Op, ...],
-    inner_ops: tuple[convolution.Op, ...],
+    input_ops: tuple[choice.Op, ...],
+    inner_ops: tuple[choice.Op, ...],
 ) -> Array:
     """One universal cell.
 
@@ -171,7 +171,7 @@ def apply_cell(
     nodes: list[Array] = [x]
     for target in (1, 2, 3):
         terms: list[Any] = [
-            convolution.switch_op(input_ops if source == 0 else inner_ops, cell[edge], nodes[source], weights[edge])
+            choice.switch_op(input_ops if source == 0 else inner_ops, cell[edge], nodes[source], weights[edge])
             for edge, (source, edge_target) in enumerate(EDGES)
             if edge_target == target
         ]

@@ -21,7 +21,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution, initializers, layers
+from eproxy_jax.nn import initializers, layers, norms, pooling
 from eproxy_jax.spaces.cells.net import unstack
 from eproxy_jax.spaces.nasbench101 import graph
 from eproxy_jax.spaces.nasbench101.vertex_ops import (
@@ -76,7 +76,7 @@ class CellNet(nn.Module):
                 terms.append(conv(widths[v], 1, name=f"project{v}")(x, train))
             total = functools.reduce(jnp.add, terms)
             if names[v] == graph.POOL:
-                values.append(convolution.max_pool_3x3(total))
+                values.append(pooling.max_pool_3x3(total))
             else:
                 size = 3 if names[v] == graph.CONV3X3 else 1
                 values.append(conv(widths[v], size, name=f"vertex{v}")(total, train))
@@ -122,7 +122,7 @@ class NasBench101Net(StandAloneNet):
         x, taps = self.stem(images, train), []
         for stack in range(NUM_STACKS):
             if stack:
-                x = convolution.max_pool_2x2(x)
+                x = pooling.max_pool_2x2(x)
             for module in range(self.modules_per_stack):
                 x = getattr(self, f"stack{stack}_module{module}")(x, train)
             taps.append(x)
@@ -188,7 +188,7 @@ class UniversalCell(nn.Module):
             total: Any = choose(of_projection, choice, x, weights(projection, f"project{v}", masks[v]))
             if values:
                 sources = [value * edges[v, u].astype(x.dtype) for u, value in values.items()]
-                total = total + functools.reduce(jnp.add, sources) * convolution.per_channel(masks[v])
+                total = total + functools.reduce(jnp.add, sources) * norms.per_channel(masks[v])
             choice = jnp.where(op[v] < CODE_CONV1X1, op[v], CODE_CONV1X1 + (op[v] - CODE_CONV1X1) * tiers + tier)
             values[v] = choose(of_vertex, choice, total, weights(kernel, f"vertex{v}", masks[v]))
         of_output = projection_choice(channels, (channels,))
@@ -230,7 +230,7 @@ class UniversalNasBench101(nn.Module):
         x, taps = ConvBnRelu(self.stem_channels, 3, dtype=self.dtype, name="stem")(images, True, init), []
         for stack in range(NUM_STACKS):
             if stack:
-                x = convolution.max_pool_2x2(x)
+                x = pooling.max_pool_2x2(x)
             for module in range(self.modules_per_stack):
                 universal = UniversalCell(
                     self.stem_channels * 2**stack, self.dtype, name=f"stack{stack}_module{module}"

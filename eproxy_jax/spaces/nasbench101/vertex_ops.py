@@ -14,7 +14,8 @@ from flax import linen as nn
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
-from eproxy_jax.nn import convolution
+from eproxy_jax.nn import choice as choice_lib
+from eproxy_jax.nn import convolution, norms, pooling
 from eproxy_jax.spaces.nasbench101 import graph
 
 VERTEX_OPS = (graph.POOL, graph.CONV1X1, graph.CONV3X3)  # by op code, from 1 on; 0 is a vertex that is not there
@@ -30,7 +31,7 @@ def _widen(x: Array, like: Array) -> Array:
     return jnp.pad(x, [(0, wide - narrow) for wide, narrow in zip(like.shape, x.shape, strict=True)])
 
 
-def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> convolution.Op:
+def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> choice_lib.Op:
     """relu(batch_norm(conv(x))) on the first ``width`` channels.
 
     Args:
@@ -44,9 +45,9 @@ def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> convolutio
         return (x[..., :width], kernel[..., :width, :width]) if cut_input else (x, kernel[..., :width])
 
     def forward(x: Array, weights: Any):
-        normalized, rstd = convolution.standardize(convolution.conv2d(*cut(x, weights)))
+        normalized, rstd = norms.standardize(convolution.conv2d(*cut(x, weights)))
         scale, bias = weights["scale"][:width], weights["bias"][:width]
-        y = nn.relu(normalized * convolution.per_channel(scale) + convolution.per_channel(bias))
+        y = nn.relu(normalized * norms.per_channel(scale) + norms.per_channel(bias))
         pads = ((0, 0), (0, 0), (0, 0), (0, weights["scale"].shape[0] - width))
         return jnp.pad(y, pads), (_widen(rstd, weights["scale"]), jnp.pad(normalized, pads))
 
@@ -54,9 +55,7 @@ def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> convolutio
         rstd, normalized = residual[0][:width], residual[1][..., :width]
         grad = jnp.where(y[..., :width] > 0, grad[..., :width], 0)
         grads = {"scale": jnp.sum(grad * normalized, (0, 1, 2)), "bias": jnp.sum(grad, (0, 1, 2))}
-        grad = convolution.normalize_gradient(
-            grad * convolution.per_channel(weights["scale"][:width]), normalized, rstd
-        )
+        grad = norms.normalize_gradient(grad * norms.per_channel(weights["scale"][:width]), normalized, rstd)
         # The primals that vjp computes again are linear in what they need, so XLA drops them.
         _, pull = jax.vjp(convolution.conv2d, *cut(x, weights))
         grad_x, grad_kernel = pull(grad)
@@ -64,10 +63,10 @@ def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> convolutio
         grad_x, grad_weights = widen((grad_x, grad_kernel))
         return grad_x, {"kernel": grad_weights["kernel"], **{k: _widen(g, weights[k]) for k, g in grads.items()}}
 
-    return convolution.Op(forward, backward)
+    return choice_lib.Op(forward, backward)
 
 
-def _weightless_op(function: Any, gradient: Any) -> convolution.Op:
+def _weightless_op(function: Any, gradient: Any) -> choice_lib.Op:
     """The operation ``function(x, C)``, with ``gradient(x, grad)``, in the residual layout of convolutions."""
 
     def forward(x: Array, weights: Any):
@@ -78,13 +77,13 @@ def _weightless_op(function: Any, gradient: Any) -> convolution.Op:
         del y, residual
         return gradient(x, grad), jax.tree.map(jnp.zeros_like, weights)
 
-    return convolution.Op(forward, backward)
+    return choice_lib.Op(forward, backward)
 
 
 _ABSENT = _weightless_op(
     lambda x, channels: jnp.zeros((*x.shape[:-1], channels), x.dtype), lambda x, grad: jnp.zeros_like(x)
 )
-_POOL = _weightless_op(lambda x, channels: convolution.max_pool_3x3(x), convolution.max_pool_3x3_gradient)
+_POOL = _weightless_op(lambda x, channels: pooling.max_pool_3x3(x), pooling.max_pool_3x3_gradient)
 
 
 def tier_widths(channels: int) -> list[int]:
@@ -101,8 +100,8 @@ class Choice(NamedTuple):
         every candidate chooses for itself.
     """
 
-    ops: tuple[convolution.Op, ...]
-    batched: convolution.Op
+    ops: tuple[choice_lib.Op, ...]
+    batched: choice_lib.Op
 
 
 @functools.cache
@@ -118,16 +117,16 @@ def vertex_choice(channels: int) -> Choice:
 
     def forward(index: Array, x: Array, weights: Any):
         y, residual = full.forward(x, at_full_width(index, weights))
-        other = jnp.where(index == CODE_POOL, convolution.max_pool_3x3(x), jnp.zeros_like(x))
+        other = jnp.where(index == CODE_POOL, pooling.max_pool_3x3(x), jnp.zeros_like(x))
         return jnp.where(index < CODE_CONV1X1, other, y), residual
 
     def backward(index: Array, x: Array, weights: Any, y: Array, residual: Any, grad: Array):
         is_conv = index >= CODE_CONV1X1
         grad_x, grads = full.backward(x, at_full_width(index, weights), y, residual, jnp.where(is_conv, grad, 0))
-        pooled = convolution.max_pool_3x3_gradient(x, jnp.where(index == CODE_POOL, grad, 0))
+        pooled = pooling.max_pool_3x3_gradient(x, jnp.where(index == CODE_POOL, grad, 0))
         return jnp.where(is_conv, grad_x, pooled), at_full_width(index, grads)
 
-    return Choice((_ABSENT, _POOL, *convs), convolution.Op(forward, backward))  # pyright: ignore[reportArgumentType]
+    return Choice((_ABSENT, _POOL, *convs), choice_lib.Op(forward, backward))  # pyright: ignore[reportArgumentType]
 
 
 @functools.cache
@@ -143,7 +142,7 @@ def projection_choice(channels: int, widths: tuple[int, ...]) -> Choice:
         return full.backward(x, weights, y, residual, jnp.where(index > 0, grad, 0))
 
     convs = (_conv_bn_relu_op(w, True, False) for w in widths)
-    return Choice((_ABSENT, *convs), convolution.Op(forward, backward))  # pyright: ignore[reportArgumentType]
+    return Choice((_ABSENT, *convs), choice_lib.Op(forward, backward))  # pyright: ignore[reportArgumentType]
 
 
 @functools.cache

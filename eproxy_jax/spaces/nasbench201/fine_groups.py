@@ -19,7 +19,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution, initializers
+from eproxy_jax.nn import choice, convolution, initializers, norms
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
 from eproxy_jax.spaces.nasbench201.net import UniversalNasBench201
@@ -144,7 +144,7 @@ def _choose(nodes: list[Array], source: Array) -> Array:
     return jnp.einsum("n,nbhwc->bhwc", one_hot, jnp.stack(nodes), precision=lax.Precision.HIGHEST)
 
 
-def light_ops() -> tuple[convolution.Op, ...]:
+def light_ops() -> tuple[choice.Op, ...]:
     """Operations of a slot that is no 3x3 convolution, in the order of ``_LIGHT``."""
     table = net.edge_ops(POOL + 1, affine=False, stride=1, reshapes=False)
     return tuple(table[code] for code in _LIGHT)
@@ -175,9 +175,9 @@ def apply_cell(
         for _ in range(node):
             value = _choose(nodes, sources[slot])
             if heavy[slot]:
-                terms.append(convolution.normalize(convolution.conv2d(nn.relu(value), heavy_left.pop(0))))
+                terms.append(norms.normalize(convolution.conv2d(nn.relu(value), heavy_left.pop(0))))
             else:
-                terms.append(convolution.switch_op(table, light_index[slot], value, {"kernel": light_left.pop(0)}))
+                terms.append(choice.switch_op(table, light_index[slot], value, {"kernel": light_left.pop(0)}))
             slot += 1
         total = terms[0]
         for term in terms[1:]:

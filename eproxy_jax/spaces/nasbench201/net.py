@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from eproxy_jax.nn import convolution, initializers, layers
+from eproxy_jax.nn import initializers, layers, pooling
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import NUM_EDGES, POOL, Cell
 from eproxy_jax.spaces.standalone import StandAloneNet
@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
         y = layers.BatchNorm(True, self.track, self.dtype, name="norm_a")(y, train)
         y = layers.Conv(self.features, 3, dtype=self.dtype, name="conv_b")(nn.relu(y), init)
         y = layers.BatchNorm(True, self.track, self.dtype, name="norm_b")(y, train)
-        shortcut = layers.Conv(self.features, 1, dtype=self.dtype, name="shortcut")(convolution.avg_pool_2x2(x), init)
+        shortcut = layers.Conv(self.features, 1, dtype=self.dtype, name="shortcut")(pooling.avg_pool_2x2(x), init)
         return y + shortcut
 
 

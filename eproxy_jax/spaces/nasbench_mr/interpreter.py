@@ -23,7 +23,8 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution, initializers
+from eproxy_jax.nn import convolution, initializers, resizing
+from eproxy_jax.nn import norms as norms_lib
 from eproxy_jax.spaces.interpreter.tape import (
     Weights,
     apply_chosen,
@@ -236,10 +237,10 @@ def _conv_forward(spec: TapeSpec, shape: ConvShape, weights: Weights, at: StepPl
     x = _read_map(spec, values, at.source, shape.level, channels)
     addend = _read_map(spec, values, at.addend, shape.level_out, channels)
     kernel, scale, bias = _read_weights(spec, shape, weights, at)
-    normalized, rstd = convolution.standardize(convolution.conv2d(x, kernel, shape.stride))
-    y = convolution.affine(normalized, scale, bias)
+    normalized, rstd = norms_lib.standardize(convolution.conv2d(x, kernel, shape.stride))
+    y = norms_lib.affine(normalized, scale, bias)
     if shape.kind == UP:
-        y = convolution.upsample_2x(nn.relu(y)) + addend
+        y = resizing.upsample_2x(nn.relu(y)) + addend
     else:
         y = nn.relu(y + jnp.where(at.after > 0, 0, addend)) + jnp.where(at.after > 0, addend, 0)
     values = _write_map(values, at.out, _widen(y, spec.channels))
@@ -265,16 +266,16 @@ def _conv_backward(
     x = _read_map(spec, values, at.source, shape.level, channels)
     normalized = read(norms, at.norm, (spec.batch, *spec.map_size(shape.conv_level), channels))
     rstd = read(rstds, at.scale, (channels,))
-    y = convolution.affine(normalized, scale, bias)
+    y = norms_lib.affine(normalized, scale, bias)
     if shape.kind == UP:  # the addend has the output's register, and its gradient
-        grad = convolution.upsample_2x_gradient(grad) * (y > 0)
+        grad = resizing.upsample_2x_gradient(grad) * (y > 0)
     else:
         addend = _read_map(spec, values, at.addend, level_out, channels)
         masked = grad * (y + jnp.where(at.after > 0, 0, addend) > 0)
         to_addend = jnp.where(at.after > 0, grad, masked)
         registers = _add_map(spec, registers, at.addend_register, level_out, to_addend, at.first_addend)
         grad = masked
-    grad, *vectors = convolution.affine_normalize_gradient(grad, normalized, rstd, scale)
+    grad, *vectors = norms_lib.affine_normalize_gradient(grad, normalized, rstd, scale)
     grad_x, grad_kernel = jax.vjp(functools.partial(convolution.conv2d, stride=shape.stride), x, kernel)[1](grad)
     grads = Weights(
         write_rows(grads.kernels, at.row, grad_kernel),
@@ -300,7 +301,7 @@ class TapMaps(NamedTuple):
 
 
 def _resize(spec: TapeSpec, slot: int, x: Array) -> Array:
-    return convolution.resize_bilinear(x, *(spec.map_size(FUSED_LEVEL) if slot == 0 else (TARGET_SIZE, TARGET_SIZE)))
+    return resizing.resize_bilinear(x, *(spec.map_size(FUSED_LEVEL) if slot == 0 else (TARGET_SIZE, TARGET_SIZE)))
 
 
 def _step(steps: StepPlan, index: Array) -> StepPlan:

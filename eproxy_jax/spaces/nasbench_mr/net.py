@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution, initializers, layers
+from eproxy_jax.nn import convolution, initializers, layers, resizing
 from eproxy_jax.spaces.nasbench_mr import interpreter as tape
 from eproxy_jax.spaces.nasbench_mr import program as programs
 from eproxy_jax.spaces.nasbench_mr.notation import Arch
@@ -65,7 +65,7 @@ class ResidualBlock(nn.Module):
 
 def _resized(branches: list[Array], height: int, width: int) -> Array:
     """Branches at one size, side by side."""
-    return jnp.concatenate([convolution.resize_bilinear(x, height, width) for x in branches], axis=-1)
+    return jnp.concatenate([resizing.resize_bilinear(x, height, width) for x in branches], axis=-1)
 
 
 class NasBenchMrNet(StandAloneNet):
@@ -115,9 +115,7 @@ class NasBenchMrNet(StandAloneNet):
             if level > 0:
                 total = total + getattr(self, f"{name}_{level - 1}")(branches[level - 1], train)
             if level + 1 < len(branches):
-                total = total + convolution.upsample_2x(
-                    getattr(self, f"{name}_{level + 1}")(branches[level + 1], train)
-                )
+                total = total + resizing.upsample_2x(getattr(self, f"{name}_{level + 1}")(branches[level + 1], train))
             fused.append(total)
         for level in range(num_branches):
             for block in range(blocks[level]):
@@ -151,7 +149,7 @@ class NasBenchMrNet(StandAloneNet):
           ValueError: images of other sizes.
         """
         last, *others = self._last_modules(images, train)
-        end = convolution.resize_bilinear(self._end(last, train), TARGET_SIZE, TARGET_SIZE)
+        end = resizing.resize_bilinear(self._end(last, train), TARGET_SIZE, TARGET_SIZE)
         return [end, *(_resized(branches, TARGET_SIZE, TARGET_SIZE) for branches in others)]
 
     def __call__(self, images: Array, train: bool = True) -> Array | list[Array]:
@@ -260,7 +258,7 @@ class UniversalNasBenchMr(nn.Module):
         ends = jnp.moveaxis(maps.last, 0, 3).reshape(*maps.last.shape[1:4], NUM_LEVELS * most)
         used = (jnp.arange(most)[None] < widths[0][:, None]).reshape(-1)
         end = MaskedConvBnRelu(most, 1, self.dtype, name="fuse_end")(ends, used, last, init)
-        taps = [_padded_tap(convolution.resize_bilinear(end, TARGET_SIZE, TARGET_SIZE), last)]
+        taps = [_padded_tap(resizing.resize_bilinear(end, TARGET_SIZE, TARGET_SIZE), last)]
         taps += [
             _padded_tap(_side_by_side(branches, counts), jnp.sum(counts))
             for branches, counts in zip(maps.others, widths[1:], strict=True)

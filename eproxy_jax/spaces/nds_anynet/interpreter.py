@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution
+from eproxy_jax.nn import convolution, norms, precision, resizing
 from eproxy_jax.spaces.interpreter.tape import Weights, apply_chosen, interpreter
 from eproxy_jax.types import TARGET_SIZE
 
@@ -186,7 +186,7 @@ def _convolve(spec: TrunkSpec, kind: Kind, weights: Weights, tape: Array, at: In
             kernel = _read(weights.kernels, at.row + (i * at.block_out + o) * unit, unit)
             place = (first + o) * rows
             before = jnp.where(i % at.block_in == 0, 0, _read(sums, place, rows))
-            return _write(sums, place, convolution.product(columns, kernel) + before)
+            return _write(sums, place, precision.product(columns, kernel) + before)
 
         return lax.fori_loop(0, at.block_out, to_output, sums)
 
@@ -203,7 +203,7 @@ def _finish(spec: TrunkSpec, size: int, weights: Weights, at: Instructions, carr
 
     def normalise(sums: Array, o: Array, carry: tuple[Array, Array]):
         tape, rstds = carry
-        z, rstd = convolution.standardize(_maps(spec, size, _read(sums, o * rows, rows)))
+        z, rstd = norms.standardize(_maps(spec, size, _read(sums, o * rows, rows)))
         rstds = lax.dynamic_update_slice_in_dim(rstds, rstd, (at.vector + o) * spec.tile, 0)
         return _write(tape, at.base + o * rows, z.reshape(rows, spec.tile)), rstds
 
@@ -244,7 +244,7 @@ def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tupl
             def copy(i: Array, tap: Array) -> Array:
                 rows = spec.rows(size)
                 x = _maps(spec, size, _read(tape, plan.tap_source[slot] + i * rows, rows))
-                return lax.dynamic_update_slice_in_dim(tap, convolution.resize_nearest(x, TARGET_SIZE)[None], i, 0)
+                return lax.dynamic_update_slice_in_dim(tap, resizing.resize_nearest(x, TARGET_SIZE)[None], i, 0)
 
             return lax.fori_loop(0, plan.tap_tiles[slot], copy, tap)
 
@@ -259,7 +259,7 @@ def _tap_backward(spec: TrunkSpec, size: int, tiled: Array, at: Instructions, fl
     """Gradients of activations with those of a tap, [T, N, B, 8, 8, tile], added where the output is one."""
     rows = spec.rows(size)
     like = jax.ShapeDtypeStruct((spec.batch, *spec.sizes[size], spec.tile), flows.dtype)
-    transpose = jax.linear_transpose(lambda x: convolution.resize_nearest(x, TARGET_SIZE), like)
+    transpose = jax.linear_transpose(lambda x: resizing.resize_nearest(x, TARGET_SIZE), like)
     first = at.tap == 0  # the last of the chain: nothing has come back yet
 
     def add(i: Array, flows: Array) -> Array:
@@ -293,7 +293,7 @@ def _finish_backward(
         place = (at.vector + o) * tile
         scales = lax.dynamic_update_slice_in_dim(scales, jnp.sum(grad * z, 0), place, 0)
         biases = lax.dynamic_update_slice_in_dim(biases, jnp.sum(grad, 0), place, 0)
-        own_grad = convolution.normalize_gradient(
+        own_grad = norms.normalize_gradient(
             _maps(spec, size, grad * _vector(weights.scale, at, o, tile)[None]),
             _maps(spec, size, z),
             _vector(rstds, at, o, tile),
@@ -333,11 +333,11 @@ def _convolve_backward(
             kernel = _read(weights.kernels, row, unit).reshape(size**2, tile, tile)
             flipped = jnp.swapaxes(kernel[::-1], 1, 2).reshape(unit, tile)
             x = _read(tape, at.source + i * rows_in, rows_in)
-            products = convolution.product(x.T, shifted).reshape(tile, size**2, tile)  # [in, shift, out]
+            products = precision.product(x.T, shifted).reshape(tile, size**2, tile)  # [in, shift, out]
             grad = jnp.swapaxes(products, 0, 1)[::-1].reshape(unit, tile)
             kernels = _write(kernels, row, jnp.where(same_group, grad, 0))
             adds = (at.grad_adds > 0) | (o % at.block_out > 0)
-            return put(flows, i, convolution.product(shifted, flipped), adds), kernels
+            return put(flows, i, precision.product(shifted, flipped), adds), kernels
 
         return lax.fori_loop(0, at.block_in, to_input, (flows, carry[1]))
 
@@ -351,8 +351,8 @@ def _convolve_backward(
             back, kernels = carry
             row = at.row + (i * at.block_out + o) * unit
             grad = _read(flows, own + (first + o) * rows, rows)
-            kernels = _write(kernels, row, jnp.where(same_group, convolution.product(columns.T, grad), 0))
-            return back + convolution.product(grad, _read(weights.kernels, row, unit).T), kernels
+            kernels = _write(kernels, row, jnp.where(same_group, precision.product(columns.T, grad), 0))
+            return back + precision.product(grad, _read(weights.kernels, row, unit).T), kernels
 
         back, kernels = lax.fori_loop(0, at.block_out, to_output, (jnp.zeros_like(columns), kernels))
         like = jax.ShapeDtypeStruct((rows_in, tile), tape.dtype)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from jax import Array
 
-from eproxy_jax.nn import convolution, windowed
+from eproxy_jax.nn import convolution, pooling, windowed
 
 NONE, SKIP = "none", "skip_connect"
 
@@ -140,7 +140,7 @@ def weightless(op: str, stride: int) -> Callable[[Array], Array] | None:
     if op == SKIP and stride == 1:
         return lambda x: x
     if op == "avg_pool_3x3":
-        return lambda x: convolution.avg_pool_3x3(x)[:, ::stride, ::stride]
+        return lambda x: pooling.avg_pool_3x3(x)[:, ::stride, ::stride]
     if op.startswith("max_pool"):
         return lambda x: windowed.max_pool(x, int(op[-1]), stride)
     return None

@@ -24,7 +24,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution, windowed
+from eproxy_jax.nn import convolution, norms, resizing, windowed
 from eproxy_jax.spaces.interpreter import tape
 from eproxy_jax.spaces.interpreter.tape import Weights
 from eproxy_jax.spaces.nds_cells import cell_ops
@@ -204,9 +204,9 @@ class _Backward(NamedTuple):
 
 def _norm(z: Array, weights: Weights, at: Array) -> tuple[Array, Array, Array]:
     """Output of the batch norm, normalised map, reciprocal deviations."""
-    normalized, rstd = convolution.standardize(z)
+    normalized, rstd = norms.standardize(z)
     scale, bias = (tape.read(part, at[SCALE], z.shape[-1:]) for part in (weights.scale, weights.bias))
-    return convolution.affine(normalized, scale, bias), normalized, rstd
+    return norms.affine(normalized, scale, bias), normalized, rstd
 
 
 def _norm_backward(
@@ -214,7 +214,7 @@ def _norm_backward(
 ) -> tuple[Array, Weights]:
     """Gradient of the batch norm's input, and the gradients of weights with those of its scale and bias."""
     scale = tape.read(weights.scale, at[SCALE], normalized.shape[-1:])
-    grad, of_scale, of_bias = convolution.affine_normalize_gradient(grad, normalized, rstd, scale)
+    grad, of_scale, of_bias = norms.affine_normalize_gradient(grad, normalized, rstd, scale)
     scales, biases = tape.write(grads.scale, at[SCALE], of_scale), tape.write(grads.bias, at[SCALE], of_bias)
     return grad, grads._replace(scale=scales, bias=biases)
 
@@ -530,7 +530,7 @@ def _forward(spec: MachineSpec, stem: Array, weights: Weights, program: Program)
 
 
 def _tap_node(x: Array) -> Array:
-    return convolution.resize_nearest(x, TARGET_SIZE)
+    return resizing.resize_nearest(x, TARGET_SIZE)
 
 
 def _tap(layout: _Layout, stage: int, program: Program, values: Array) -> Array:

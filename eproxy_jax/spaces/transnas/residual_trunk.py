@@ -21,7 +21,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution
+from eproxy_jax.nn import convolution, norms, resizing
 from eproxy_jax.spaces.interpreter.tape import Weights, apply_chosen, interpreter, read, read_rows, write, write_rows
 from eproxy_jax.types import TARGET_SIZE
 
@@ -148,11 +148,11 @@ def _block_forward(batch: int, shape: BlockShape, weights: Weights, at: BlockPla
     tape, rstds = carry
     x = read(tape, at.source, (batch, *shape.size_in, shape.channels_in))
     kernels, scale, bias = _read_weights(shape, weights, at)
-    first, rstd_a = convolution.standardize(_conv(x, kernels[0], shape.stride))
-    second, rstd_b = convolution.standardize(_conv(nn.relu(convolution.affine(first, scale[0], bias[0])), kernels[1]))
+    first, rstd_a = norms.standardize(_conv(x, kernels[0], shape.stride))
+    second, rstd_b = norms.standardize(_conv(nn.relu(norms.affine(first, scale[0], bias[0])), kernels[1]))
     if shape.projects:
-        x = convolution.affine(convolution.standardize(_conv(x, kernels[2], shape.stride))[0], scale[2], bias[2])
-    y = nn.relu(convolution.affine(second, scale[1], bias[1]) + x)
+        x = norms.affine(norms.standardize(_conv(x, kernels[2], shape.stride))[0], scale[2], bias[2])
+    y = nn.relu(norms.affine(second, scale[1], bias[1]) + x)
     for number, values in enumerate((first, second, y)):
         tape = write(tape, at.base + number * batch * shape.outputs, values)
     return tape, write(rstds, at.scale, jnp.stack([rstd_a, rstd_b]))
@@ -179,16 +179,16 @@ def _block_backward(
     first, second, y = (read(tape, at.base + number * batch * shape.outputs, out_shape) for number in range(3))
     grad = read(flat, 0, out_shape) * (y > 0)
 
-    hidden = convolution.affine(first, scale[0], bias[0])
-    grad_z, *vectors_b = convolution.affine_normalize_gradient(grad, second, rstd[1], scale[1])
+    hidden = norms.affine(first, scale[0], bias[0])
+    grad_z, *vectors_b = norms.affine_normalize_gradient(grad, second, rstd[1], scale[1])
     grad_hidden, kernel_b = jax.vjp(_conv, nn.relu(hidden), kernels[1])[1](grad_z)
-    grad_z, *vectors_a = convolution.affine_normalize_gradient(grad_hidden * (hidden > 0), first, rstd[0], scale[0])
+    grad_z, *vectors_a = norms.affine_normalize_gradient(grad_hidden * (hidden > 0), first, rstd[0], scale[0])
     strided = functools.partial(_conv, stride=shape.stride)
     grad_x, kernel_a = jax.vjp(strided, x, kernels[0])[1](grad_z)
     grad_kernels, vectors = [kernel_a, kernel_b], [vectors_a, vectors_b]
     if shape.projects:
         z, pull = jax.vjp(strided, x, kernels[2])
-        grad_z, *vectors_c = convolution.affine_normalize_gradient(grad, *convolution.standardize(z), scale[2])
+        grad_z, *vectors_c = norms.affine_normalize_gradient(grad, *norms.standardize(z), scale[2])
         grad_shortcut, kernel_c = pull(grad_z)
         grad_kernels.append(kernel_c)
         vectors.append(vectors_c)
@@ -205,7 +205,7 @@ def _block_backward(
 
 def _widen(spec: TrunkSpec, x: Array) -> Array:
     """[B, H, W, C] -> [B, 8, 8, tap_channels]: nearest resize, zero channels."""
-    x = convolution.resize_nearest(x, TARGET_SIZE)
+    x = resizing.resize_nearest(x, TARGET_SIZE)
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, spec.tap_channels - x.shape[-1])))
 
 

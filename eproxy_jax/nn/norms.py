@@ -1,0 +1,60 @@
+"""Batch norm on batch statistics: per-channel arithmetic and its gradients."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+BATCH_NORM_EPSILON = 1e-5  # PyTorch's default, which the protocol inherits.
+
+
+def per_channel(vector: Array) -> Array:
+    """[C] -> [1, 1, 1, C], to meet an NHWC array without implicit rank promotion."""
+    return vector[None, None, None, :]
+
+
+def affine(x: Array, scale: Array, bias: Array) -> Array:
+    """Scale and shift each channel: [B, H, W, C], [C], [C] -> [B, H, W, C]."""
+    return x * per_channel(scale) + per_channel(bias)
+
+
+def standardize(x: Array) -> tuple[Array, Array]:
+    """Standardise each channel over the batch: (normalised [B, H, W, C], reciprocal deviation [C])."""
+    centred = x - jnp.mean(x, (0, 1, 2), keepdims=True)
+    rstd = lax.rsqrt(jnp.mean(centred * centred, (0, 1, 2)) + BATCH_NORM_EPSILON)
+    return centred * per_channel(rstd), rstd
+
+
+def normalize_gradient(grad: Array, normalized: Array, rstd: Array) -> Array:
+    """Gradient through :func:`standardize`: its output's gradient and its two outputs -> [B, H, W, C]."""
+    mean_grad = jnp.mean(grad, (0, 1, 2), keepdims=True)
+    mean_projection = jnp.mean(grad * normalized, (0, 1, 2), keepdims=True)
+    return per_channel(rstd) * (grad - mean_grad - normalized * mean_projection)
+
+
+def affine_normalize_gradient(grad: Array, normalized: Array, rstd: Array, scale: Array) -> tuple[Array, Array, Array]:
+    """Gradients through :func:`standardize` and then :func:`affine`: (of the input, of the scale, of the bias)."""
+    vectors = jnp.sum(grad * normalized, (0, 1, 2)), jnp.sum(grad, (0, 1, 2))
+    return normalize_gradient(grad * per_channel(scale), normalized, rstd), *vectors
+
+
+@jax.custom_vjp
+def normalize(x: Array) -> Array:
+    """Batch norm with batch statistics and without affine parameters.
+
+    Args:
+      x: [B, H, W, C].
+
+    Returns:
+      [B, H, W, C], each channel with mean 0 and (biased) variance 1 up to epsilon = 1e-5.
+    """
+    return standardize(x)[0]
+
+
+def _normalize_fwd(x: Array):
+    normalized, rstd = standardize(x)
+    return normalized, (normalized, rstd)
+
+
+normalize.defvjp(_normalize_fwd, lambda residuals, grad: (normalize_gradient(grad, *residuals),))
