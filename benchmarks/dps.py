@@ -156,7 +156,7 @@ def fill_bank(arguments: argparse.Namespace, spec: config.RunSpec, source: str, 
     drawn: dict[Any, None] = {}
     for seed, count in enumerate(arguments.num_archs):
         flags, archs = draw_archs(spec.space, file, count, seed)
-        bank = [sys.executable, "-m", "eproxy_jax.cli.main", "bank", "--config", source, "--out", str(path)]
+        bank = [sys.executable, "-m", "eproxy_jax", "bank", "--config", source, "--out", str(path)]
         bank += [*flags, "--num-settings", str(arguments.num_settings)]
         bank += ["--num-mutations", str(arguments.num_mutations)]
         bank += ["--settings", *arguments.settings] if arguments.settings else []

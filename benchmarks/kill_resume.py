@@ -28,7 +28,7 @@ def command(arguments: argparse.Namespace, folder: Path) -> list[str]:
     """The scoring run."""
     source = config_source(SPACE, arguments.variant)
     what = ["--sample", str(arguments.num), "--seed", str(arguments.seed), "--chunk-size", "4"]
-    return [sys.executable, "-m", "eproxy_jax.cli.main", "score", "--config", source, *what, "--workdir", str(folder),
+    return [sys.executable, "-m", "eproxy_jax", "score", "--config", source, *what, "--workdir", str(folder),
             "--no-plot"]  # fmt: skip
 
 

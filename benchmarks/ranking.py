@@ -40,7 +40,7 @@ def score(arguments: argparse.Namespace, space: spaces.SearchSpace, pool: str, s
     """Scores of one image source and weight seed, by the command line; finished files are read, not computed again."""
     name = f"{arguments.space}-{arguments.variant}-{Path(pool).stem}-{arguments.num}-{source}-{weight_seed}"
     folder = Path(arguments.workdir) / name
-    command = [sys.executable, "-m", "eproxy_jax.cli.main", "score"]
+    command = [sys.executable, "-m", "eproxy_jax", "score"]
     command += ["--config", config_source(arguments.space, arguments.variant), "--images", source]
     command += ["--weight-seed", str(weight_seed), *draw_archs(space, pool, arguments.num, arguments.seed)[0]]
     subprocess.run([*command, "--workdir", str(folder), "--no-plot"], check=True, stdout=subprocess.DEVNULL)

@@ -39,7 +39,7 @@ def torch_scorer(space, settings, task):
     On the platform that JAX has by default: a GPU beside a GPU.
     """
     import torch
-    import torch_reference as reference
+    from peer import torch_reference as reference
 
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     barriers = [reference.frozen_barrier(b["kernel"], b["bias"]).to(device) for b in task.barriers]

@@ -32,7 +32,7 @@ SIZES = ("small", "paper")
 def scored(source: str, flags: list[str], settings: dict[str, Any] | None, folder: Path) -> tuple[dict, dict]:
     """(Scores by architecture, with -inf where a training diverged; the run's seconds) of one size and setting."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "eproxy_jax.cli.main", "score", "--config", source, *flags, "--no-plot"]
+    command = [sys.executable, "-m", "eproxy_jax", "score", "--config", source, *flags, "--no-plot"]
     if settings is not None:
         (folder / "settings.json").write_text(json.dumps(settings))
         command += ["--settings", str(folder / "settings.json")]

@@ -1,5 +1,7 @@
 """Tiny spaces, settings and deterministic weights for the tests."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from eproxy_jax.nn import layers
 from eproxy_jax.spaces.nds_anynet.notation import AnyNetArch
 from eproxy_jax.spaces.nds_cells.notation import NdsArch
 from eproxy_jax.types import ProxySettings
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SPACES = {
     # Five channels divide by no number of vertices: remainders and truncation everywhere.

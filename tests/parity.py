@@ -64,7 +64,7 @@ def torch_losses(name: str, settings_name: str, number: int) -> list[float]:
     """The case in plain PyTorch, float64: loss at each of the ten steps."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
     import torch
-    import torch_reference as reference
+    from peer import torch_reference as reference
 
     space, settings, cell = SPACES[name], SETTINGS[settings_name], CELLS[name][number]
     _, params = network_and_params(space, settings, cell)

@@ -66,7 +66,7 @@ def test_ten_steps_of_a_batch_equal_pytorch(x64, name):
 @pytest.mark.parametrize("name", SPACES)
 def test_features_equal_live_pytorch(x64, name):
     pytest.importorskip("torch", reason="torch is not installed")
-    import torch_reference as reference
+    from peer import torch_reference as reference
 
     space = SPACES[name]
     images = pattern_images(4, 16)
@@ -90,7 +90,7 @@ def test_ops_equal_live_pytorch(x64):
     """Convolutions, pools, batch norm, resize and factorised reduction, values and input gradients."""
     pytest.importorskip("torch", reason="torch is not installed")
     import torch.nn.functional as F  # noqa: N812
-    import torch_reference as reference
+    from peer import torch_reference as reference
 
     def check(ours, theirs, shape, x=None):
         x = pattern(shape, 0) if x is None else x

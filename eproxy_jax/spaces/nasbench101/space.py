@@ -31,7 +31,7 @@ _AREA = {graph.CONV1X1: 1, graph.CONV3X3: 9, graph.POOL: 0}
 class NasBench101(base.OneGroup):
     """The NAS-Bench-101 space.
 
-    An architecture is a pair (matrix, ops) as written, see :mod:`eproxy_jax.spaces.nasbench101.graph`; vertices that are on no path
+    An architecture is a pair (matrix, ops) as written, see ``graph.py``; vertices that are on no path
     from input to output count for nothing and are never built.
 
     Where a stack's channels do not divide by the number of vertices that feed the output, the first of them get one

@@ -36,7 +36,7 @@ _EXAMPLE = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor
 class NasBench201(CellSpace):
     """The NAS-Bench-201 space.
 
-    An architecture is a tuple of six operation codes (see :mod:`eproxy_jax.spaces.cells.graph`).
+    An architecture is a tuple of six operation codes (see ``cells/graph.py``).
 
     Attributes:
       stem_channels: channels of the first stage; they double at each of the two residual blocks.

@@ -1,6 +1,6 @@
 """The interpreter of NAS-Bench-MR programs: many networks in one compiled program.
 
-Like :mod:`eproxy_jax.spaces.transnas.residual_trunk`, for a graph instead of a chain: only the convolutions of a network run,
+Like ``transnas/residual_trunk.py``, for a graph instead of a chain: only the convolutions of a network run,
 one after the other, each one of the few shapes of ``CONV_SHAPES``, chosen by data. Weights lie one after the other in
 one bank, as long as the largest network needs. Values lie one after the other on a tape of rows as wide as the widest
 network (a pixel is a row, channels that are not in use are zero), so that a convolution reads whatever width is its

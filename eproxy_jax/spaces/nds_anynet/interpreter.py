@@ -10,7 +10,7 @@ own group only; groups narrower than a tile share one, and the weights between t
 What is padded is the last tile of a width, and the tiles that several narrow groups share. Padded channels have zero
 weights on both sides, hence stay zero and have no gradient.
 
-The chosen kind of convolution is no branch of ``lax.switch`` (:mod:`eproxy_jax.spaces.interpreter.tape` says why), and under
+The chosen kind of convolution is no branch of ``lax.switch`` (``interpreter/tape.py`` says why), and under
 ``vmap`` the candidates run one after the other.
 """
 

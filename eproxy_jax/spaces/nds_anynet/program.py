@@ -1,6 +1,6 @@
 """Every AnyNet of a group in one module: depths, widths, bottlenecks and groups are data.
 
-An architecture is encoded as the table of instructions that :mod:`eproxy_jax.spaces.nds_anynet.interpreter` runs, a row a
+An architecture is encoded as the table of instructions that ``interpreter.py`` runs, a row a
 convolution. The table does not depend on the size of the images: places on the tape are worked out in the program.
 """
 

@@ -4,7 +4,7 @@ Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", I
 it: "as the architecture says", a 12-channel stem, taps after stages 2, 3, 4.
 
 How that is read. In the official lists the first entry is the stem, whose stride of 4 or 8 is for 224-pixel images: the
-published parameters are those of a stem without blocks (:mod:`eproxy_jax.spaces.nds_anynet.blocks` matches every row). The
+published parameters are those of a stem without blocks (``blocks.py`` matches every row). The
 backbone has the 12-channel stem in its place, a 3x3 convolution with batch norm and ReLU at stride 1; the stem's entry
 changes nothing but the string. The stages behind it keep their strides, 1, 2, 2 (and 2): a 32-pixel image has maps of
 32, 16, 8 (and 4). Counted with the stem as stage 1, the three stages of ResNeXt are stages 2, 3, 4; counted without it,
@@ -16,7 +16,7 @@ Blocks, each convolution with a batch norm behind it and a ReLU behind that, the
   * ``double_plain_block``: the same without a shortcut
 A shortcut has a convolution of 1x1 and a batch norm where the shape changes.
 
-Programs. Weights and activations lie in tiles of 8 to 64 channels (:mod:`eproxy_jax.spaces.nds_anynet.interpreter`); depths,
+Programs. Weights and activations lie in tiles of 8 to 64 channels (``interpreter.py``); depths,
 widths, bottlenecks and groups are data. The group of an architecture is the widest tile that pads its work by 30 % at
 most, and a tier of room, of which one suffices for all that is published. Executed over needed MACs of the published
 rows (mean of the rows; all rows together), and into how many groups they fall, with full widths and with small ones:

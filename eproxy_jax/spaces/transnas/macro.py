@@ -6,7 +6,7 @@ Notations read by ``parse``:
   * ``64-MACROCODE-basic``: a digit a module; 1 keeps the shape, 2 doubles the channels, 3 halves the size, 4 both
   * the digits as a sequence, ``(2, 3, 1, 1)``
 
-Which codes there are, and how they are built, says :mod:`eproxy_jax.spaces.transnas.macro_code`.
+Which codes there are, and how they are built, says ``macro_code.py``.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ _EXAMPLE = "64-41414-3_21_013"
 class TransNasMicro(CellSpace):
     """The TransNAS-Bench-101 micro space.
 
-    An architecture is a tuple of six operation codes (see :mod:`eproxy_jax.spaces.cells.graph`).
+    An architecture is a tuple of six operation codes (see ``cells/graph.py``).
 
     Attributes:
       stem_channels: channels that enter the first module (64 in the benchmark); even.

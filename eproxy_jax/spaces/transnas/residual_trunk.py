@@ -5,7 +5,7 @@ padded: weights lie one after the other in one bank, activations one after the o
 writes exactly its own size at an offset that is data. The bank is as long as the largest network of the space needs,
 the least that one program can have.
 
-The chosen block is no branch of ``lax.switch`` (:mod:`eproxy_jax.spaces.interpreter.tape` says why). Under ``vmap`` the trunks of
+The chosen block is no branch of ``lax.switch`` (``interpreter/tape.py`` says why). Under ``vmap`` the trunks of
 the candidates run one after the other, so that none pays for the blocks of the others.
 """
 

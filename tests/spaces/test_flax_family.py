@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CELLS, SPACES, TINY, pattern_images
+from helpers import CELLS, ROOT, SPACES, TINY, pattern_images
 
 from eproxy_jax import images, scoring, spaces
 from eproxy_jax.cli import config
@@ -141,6 +141,6 @@ def test_bad_families_and_architectures():
 
 
 def test_the_example_can_be_loaded_twice():
-    loaded = [config.build(config.load_config("configs/mixer.py:smoke")).space for _ in range(2)]
+    loaded = [config.build(config.load_config(f"{ROOT}/configs/mixer.py:smoke")).space for _ in range(2)]
     assert loaded[0].num_archs == 36
     assert [space.macs(space.archs[0]) for space in loaded] == [loaded[0].macs(loaded[0].archs[0])] * 2

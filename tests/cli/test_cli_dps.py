@@ -6,15 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
 from eproxy_jax import spaces
 from eproxy_jax.cli import main
 
-ROOT = Path(__file__).resolve().parents[1]
 SPACE = spaces.get("nasbench201", stem_channels=4, cells_per_stage=1)
 # One branch of one kernel, two steps: what is tested is the command, and narrow genes compile fast.
 TINY = [

@@ -8,16 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import slow_unless
+from helpers import ROOT, slow_unless
 
 from eproxy_jax import spaces
 from eproxy_jax.cli import main
 
-ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ["score", "--config", f"{ROOT}/configs/nasbench201.py:smoke"]
 MICRO, MACRO = ([*SMOKE[:2], f"{ROOT}/configs/transnas_{space}.py:smoke"] for space in ("micro", "macro"))
 TEXT = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|avg_pool_3x3~2|"
@@ -81,7 +79,7 @@ def test_resumes_from_any_prefix_to_the_same_file(finished, tmp_path, capsys):
 def test_survives_kill_and_resumes(finished, tmp_path):
     """SIGKILL in the middle of writing, then the same command: the file equals the undisturbed one."""
     out = tmp_path / "scores.jsonl"
-    command = [sys.executable, "-m", "eproxy_jax.cli.main", *SMOKE, "--sample", "12", "--seed", "1", "--out", str(out)]
+    command = [sys.executable, "-m", "eproxy_jax", *SMOKE, "--sample", "12", "--seed", "1", "--out", str(out)]
     command += ["--workdir", str(tmp_path), "--no-plot", "--chunk-size", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -300,7 +298,7 @@ def test_installed_command_needs_no_checkout(tmp_path):
     code = "import eproxy_jax, jax; from jax._src import xla_bridge; assert not xla_bridge.backends_are_initialized()"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     printed = subprocess.run(
-        [sys.executable, "-m", "eproxy_jax.cli.main", "score", "--help"],
+        [sys.executable, "-m", "eproxy_jax", "score", "--help"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert "--archs" in printed

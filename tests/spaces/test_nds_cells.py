@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CELLS, SPACES, nds, pattern
+from helpers import CELLS, ROOT, SPACES, nds, pattern
 
 from eproxy_jax import spaces
 from eproxy_jax.cli import config
@@ -233,12 +233,12 @@ def test_initial_weights_have_the_fans_of_their_kernels(name):
 
 
 def test_config_names_every_nds_space():
-    spec = config.build(config.load_config("configs/nds.py:PNAS,small"))
+    spec = config.build(config.load_config(f"{ROOT}/configs/nds.py:PNAS,small"))
     assert (spec.space.name, spec.space.width_divisor) == ("nds_pnas", 4)
     with pytest.raises(ValueError, match="unknown NDS space 'DART'.*did you mean 'DARTS'"):
-        config.load_config("configs/nds.py:DART,small")
+        config.load_config(f"{ROOT}/configs/nds.py:DART,small")
     with pytest.raises(ValueError, match="unknown variant 'smal'"):
-        config.load_config("configs/nds.py:DARTS,smal")
+        config.load_config(f"{ROOT}/configs/nds.py:DARTS,smal")
 
 
 # --- operations ----------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_spatial_operations_equal_live_pytorch(x64, size):
     """Values and all gradients, at both strides and with ties."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     import torch.nn.functional as F  # noqa: N812
-    import torch_reference as reference
+    from peer import torch_reference as reference
 
     def check(ours, theirs, x, *kernels):
         y, pull = jax.vjp(jax.jit(ours), jnp.asarray(x), *map(jnp.asarray, kernels))

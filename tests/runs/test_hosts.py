@@ -8,15 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from eproxy_jax.cli import main
 from eproxy_jax.runs import hosts
 from eproxy_jax.runs import results as results_lib
 
-ROOT = Path(__file__).resolve().parents[1]
 COMMAND = ["score", "--config", f"{ROOT}/configs/nasbench201.py:smoke", "--sample", "24", "--seed", "2", "--no-plot"]
 
 
@@ -38,7 +37,7 @@ def test_processes_write_the_file_of_one_and_survive_a_kill(alone, tmp_path, cou
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def start(index):
-        command = [sys.executable, "-m", "eproxy_jax.cli.main", *COMMAND, "--workdir", str(tmp_path), "--devices", "1"]
+        command = [sys.executable, "-m", "eproxy_jax", *COMMAND, "--workdir", str(tmp_path), "--devices", "1"]
         command += ["--chunk-size", "1", "--coordinator", f"localhost:{port}", "--num-processes", str(count)]
         with (tmp_path / f"log{index}").open("a") as log:
             return subprocess.Popen([*command, "--process-id", str(index)], env=environment, stdout=log, stderr=log)
@@ -89,7 +88,7 @@ def test_lines_of_another_run_are_not_collected(tmp_path):
     ],
 )
 def test_bad_flags_are_one_line_and_status_2(flags, message, tmp_path):
-    command = [sys.executable, "-m", "eproxy_jax.cli.main", *COMMAND, "--workdir", str(tmp_path), *flags]
+    command = [sys.executable, "-m", "eproxy_jax", *COMMAND, "--workdir", str(tmp_path), *flags]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert process.returncode == main.EXIT_USAGE
     assert process.stderr.count("\n") == 1, process.stderr

@@ -146,7 +146,7 @@ def test_every_row_of_the_data(data):
 def test_both_groups_equal_live_pytorch(x64):
     """Networks of all depths and widths in two compiled programs; the largest one is of the second group."""
     pytest.importorskip("torch", reason="torch is not installed")
-    import torch_reference as reference
+    from peer import torch_reference as reference
 
     space, images = SPACES["nasbench_mr"], pattern_images(4, 16)
     archs = [*space.sample(2, 5), program.LARGEST]
