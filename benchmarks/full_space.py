@@ -90,7 +90,7 @@ def main() -> None:
     command = [
         sys.executable,
         "-m",
-        "eproxy_jax.cli.main",
+        "eproxy_jax",
         "score",
         "--config",
         config_source(SPACE, arguments.variant),

@@ -103,7 +103,7 @@ def test_survives_kill_and_resumes(truth, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "eproxy_jax.cli.main",
+        "eproxy_jax",
         *SEARCH,
         "--truth",
         str(truth),

@@ -1,6 +1,6 @@
 """The network side of NAS-Bench-MR: stand-alone modules, and the universal one that takes the network as data.
 
-:mod:`eproxy_jax.spaces.nasbench_mr.space.program` says what the network is.
+``program.py`` says what the network is.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class UniversalNasBenchMr(nn.Module):
 
     Attributes:
       channels: the largest number of channels.
-      tier: of the networks that it takes, see :func:`eproxy_jax.spaces.nasbench_mr.space.interpreter.tier_of`.
+      tier: of the networks that it takes, see ``interpreter.tier_of``.
       dtype: dtype of the parameters.
     """
 
@@ -232,7 +232,7 @@ class UniversalNasBenchMr(nn.Module):
 
         Args:
           images: [B, H, W, 3], sizes that are multiples of 8.
-          encoded: the network, see :func:`eproxy_jax.spaces.nasbench_mr.space.program.encode`.
+          encoded: the network, see ``program.encode``.
           init: index into ``initializers.INITS``.
 
         Returns:

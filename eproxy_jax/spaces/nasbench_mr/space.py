@@ -1,7 +1,7 @@
 """NAS-Bench-MR: multi-resolution networks of four stages whose depths and widths are free in every branch.
 
 Source: Ding et al., "Learning Versatile Neural Architectures by Propagating Network Codes", ICLR 2022.
-:mod:`eproxy_jax.spaces.nasbench_mr.space.notation` has the rules of the space, :mod:`eproxy_jax.spaces.nasbench_mr.space.program` the network
+``notation.py`` has the rules of the space, ``program.py`` the network
 and what of it was decided here.
 
 Notations read by ``parse``:
@@ -10,7 +10,7 @@ Notations read by ``parse``:
   * the same as JSON text, which ``format`` writes
   * its three values in this order
 
-Two programs serve all networks (see :mod:`eproxy_jax.spaces.nasbench_mr.space.interpreter`). Over the 2,507 networks of the benchmark
+Two programs serve all networks (see ``interpreter.py``). Over the 2,507 networks of the benchmark
 the convolutions execute 1.15 times the MACs that are needed (sum over sum; mean of the networks' ratios 1.29, median
 1.17, 99th percentile 2.4; forward and backward alike). The largest network has 56.8 M weights at 128 channels, the mean
 one of the benchmark 7.2 M; the program that serves 2,280 of its 2,507 networks has room for 40 % of the largest.
@@ -42,14 +42,14 @@ class NasBenchMrGroup:
 
     Attributes:
       channel_divisor: of the space.
-      tier: see :func:`eproxy_jax.spaces.nasbench_mr.space.interpreter.tier_of`.
+      tier: see ``interpreter.tier_of``.
     """
 
     channel_divisor: int
     tier: int
 
     def encode(self, archs: Sequence[Arch]) -> np.ndarray:
-        """The programs of the networks, int32 [A, N]; see :func:`eproxy_jax.spaces.nasbench_mr.space.program.encode`."""
+        """The programs of the networks, int32 [A, N]; see ``program.encode``."""
         return np.stack([programs.encode(arch, self.channel_divisor) for arch in archs])
 
     def executed_macs(self, arch: Arch) -> int:
@@ -100,7 +100,7 @@ class NasBenchMrGroup:
 class NasBenchMr(base.Uncounted):
     """The NAS-Bench-MR space.
 
-    An architecture is a tuple (input channels, modules, last channels), see :mod:`eproxy_jax.spaces.nasbench_mr.space.notation`.
+    An architecture is a tuple (input channels, modules, last channels), see ``notation.py``.
 
     Attributes:
       channel_divisor: what all numbers of channels are divided by: 1 (the benchmark's networks), 2, 4 or 8.

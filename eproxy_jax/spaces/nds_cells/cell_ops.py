@@ -5,7 +5,7 @@ first unit of an operation takes its stride. The rest, pools and ``skip_connect`
 batch norm.
 
 Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; operations as in DARTS. The
-parameters that NDS reports confirm every kernel shape here (see :mod:`eproxy_jax.spaces.nds_cells.space.published_counts`).
+parameters that NDS reports confirm every kernel shape here (see ``published_counts.py``).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", I
 it.
 
 Notations read by ``parse``: the ``net`` object of an NDS file, as it is or as JSON text. What it means, and which
-genotypes there are, says :mod:`eproxy_jax.spaces.nds_cells.space.notation`.
+genotypes there are, says ``notation.py``.
 
 Architectures of one width share a program, whatever their genotype and depth (up to 23 cells; then up to 44, and
 so on): the published networks of a space have three to five widths. Spaces with dense 7x1-1x7 convolutions have two
@@ -78,7 +78,7 @@ class _NdsCells(base.Uncounted):
     def sample(self, num: int, seed: int) -> list[NdsArch]:
         """Distinct architectures of the design space: uniform over operations, inputs, widths and depths.
 
-        Those whose ImageNet form has too many parameters are drawn again, see :mod:`eproxy_jax.spaces.nds_cells.space.budget`.
+        Those whose ImageNet form has too many parameters are drawn again, see ``budget.py``.
 
         Raises:
           ValueError: ``num`` is less than 1.
