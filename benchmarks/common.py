@@ -60,7 +60,7 @@ def config_source(space: str, variant: str) -> str:
     return f"{ROOT}/configs/{space}.py:{variant}"
 
 
-def draw_archs(space: spaces.SearchSpace, file: str, num: int, seed: int) -> tuple[list[str], list[Any]]:
+def draw_archs(space: spaces.SearchSpace, file: str, num: int, seed: int) -> list[Any]:
     """A random sample of a benchmark's architectures, all of them where it holds fewer.
 
     Args:
@@ -68,17 +68,21 @@ def draw_archs(space: spaces.SearchSpace, file: str, num: int, seed: int) -> tup
       file: of measured values, below DATA.
       num: how many.
       seed: of the draw.
-
-    Returns:
-      (flags that make ``eproxy`` draw the same, the architectures).
     """
     measured = list(dict.fromkeys(record.arch for record in archs.read_archs(DATA / file, space)))
-    seeded = ["--seed", str(seed)]
     if len(measured) == space.num_archs:
-        return ["--sample", str(num), *seeded], space.sample(num, seed)
+        return space.sample(num, seed)
     if num < len(measured):
         measured = [measured[i] for i in draw_distinct(len(measured), num, seed, file)]
-    return ["--archs", str(DATA / file), "--limit", str(num), *seeded], measured
+    return measured
+
+
+def task_name(space: str, file: str) -> str:
+    """Name of a file's task, as ``ep.found`` knows it."""
+    if space.startswith("nds_"):
+        return "imagenet"
+    stem = Path(file).stem.removeprefix("micro_").removeprefix("macro_")
+    return {"cifar10valid": "cifar10", "tinyimagenet": "imagenet16-120", "nasbench1_2500": "cifar10"}.get(stem, stem)
 
 
 def draw_labels(functions: np.ndarray, count: int, seed: int, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,25 +6,25 @@ r"""Discrete Proxy Search on a benchmark, out of a loss bank: rank quality on he
   python benchmarks/dps.py --space nds_darts nds_enas --name nds --num-archs 100 --num-settings 0 \
     --num-mutations 4 --ensemble 5
 
-First the bank (``eproxy bank``, resumable, under ``--workdir``): plain Eproxy, settings that were found on other tasks
-(``--settings``), mutations of plain Eproxy (``--num-mutations``) and P random ones, on A random architectures, at the
-``small`` size. Then, for every task and draw of labels, each method is fitted on the labelled networks and measured
-on all the others; architectures of a labelled function are left out, so that the two sets are disjoint as functions.
+First the bank (as ``eproxy bank`` makes it, resumable, under ``--workdir``): plain Eproxy, settings that were found on
+other tasks (``--settings``), mutations of plain Eproxy (``--num-mutations``) and P random ones, on A random
+architectures, at the ``small`` size. Then, for every task and draw of labels, each method is fitted on the labelled
+networks and measured on all the others; architectures of a labelled function are left out, so that the two sets are
+disjoint as functions.
 Searches that ``eproxy dps`` ran (``--searches runs/dps-*``) get rows of their own.
 
 Several spaces make one page with the mean over all tasks. Writes benchmarks/results/dps_NAME.md, .jsonl and .png, and
-the proxies of the first draw to configs/found. Needs the benchmark data (EPROXY_DATA, default ../shared/data).
+the proxies of the first draw to eproxy_jax/found. Needs the benchmark data (EPROXY_DATA, default ../shared/data).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from common import (
     DATA,
@@ -36,13 +36,16 @@ from common import (
     draw_labels,
     header,
     markdown_table,
+    task_name,
     write_page,
 )
 
-from eproxy_jax import images, metrics, spaces
+import eproxy_jax as ep
+from eproxy_jax import images, ranks, spaces
 from eproxy_jax.cli import config
+from eproxy_jax.cli.common import read_proxy
 from eproxy_jax.dps import fitted, loss_bank, selection
-from eproxy_jax.execution import programs
+from eproxy_jax.execution.execution import Execution
 from eproxy_jax.runs import archs as archs_lib
 
 # Validation accuracy after 12 epochs, where the data has it: what early stopping would know.
@@ -54,7 +57,7 @@ EARLY_STOPPING = {
 LABEL_COUNTS = (5, 10, 20, 50, 100)
 MACS_ALONE = tuple((macs, params) for macs, params in selection.SHARES if params == 0)
 ALPHAS = tuple(n / 10 for n in range(-5, 6))
-FOUND = ROOT / "configs" / "found"
+FOUND = ROOT / "eproxy_jax" / "found"
 SHOWN = ("Spearman", "tau", "top-10 %", "regret")
 
 
@@ -66,7 +69,7 @@ class Matrix:
         bank_spec = loss_bank.BankSpec(
             space, spec.genes, images.standardize(spec.images), spec.weight_seed, spec.settings.num_steps
         )
-        with loss_bank.LossBank(path, bank_spec.identity(programs.Execution.of())) as bank:
+        with loss_bank.LossBank(path, bank_spec.identity(Execution.of())) as bank:
             self.functions = np.asarray(bank.columns(space, archs))
             used = np.unique(self.functions)
             done = np.flatnonzero(bank.computed()[:, used].all(1))
@@ -97,7 +100,7 @@ def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.nda
     hindsight, bound = fitted.fit_weights(*unseen, truth[held_out])
     # A spread-out fit is no bound where sizes alone rank best: the best setting with its very best shares is.
     blends = selection.rank_blends(unseen[0][fittest(bound, 1)], unseen[1])[0]
-    share = selection.best_blend(selection.spearman_rows(blends, truth[held_out]))
+    share = selection.best_blend(ranks.spearman_rows(blends, truth[held_out]))
     macs_weights, macs_fitness = fitted.fit_weights(losses, sizes, target, MACS_ALONE)
     (best, k), *_ = alpha_members = selection.best_members(by_alpha, ensemble)
 
@@ -132,7 +135,7 @@ def found_proxy(m: Matrix, spec: Any, truth: np.ndarray, labelled: np.ndarray, e
     return fitted.FittedProxy(tuple(fitted.Member(table.decode(m.genes[p]), *weights[p].tolist()) for p in chosen))
 
 
-def summary(rows: list[metrics.RankQuality]) -> dict[str, str]:
+def summary(rows: list[ranks.RankQuality]) -> dict[str, str]:
     columns = [("spearman", 3), ("kendall_tau", 3), ("top_precision", 2), ("regret", 2)]
     out = {}
     for (field, digits), name in zip(columns, SHOWN, strict=True):
@@ -151,17 +154,23 @@ def searches_of(folders: list[str]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def fill_bank(arguments: argparse.Namespace, spec: config.RunSpec, source: str, file: str, path: Path) -> list[Any]:
-    """Train what the bank lacks, by the command line; returns the architectures."""
+def fill_bank(arguments: argparse.Namespace, spec: config.RunSpec, file: str, path: Path) -> list[Any]:
+    """Train what the bank lacks; returns the architectures."""
+    batch = images.standardize(spec.images)
+    bank_spec = loss_bank.BankSpec(spec.space, spec.genes, batch, spec.weight_seed, spec.settings.num_steps)
+    known = [spec.settings]
+    for found in arguments.settings:
+        known += [member.settings for member in read_proxy(Path(found)).members]
+    genomes = [spec.genes.encode(settings) for settings in known]
+    counts = (arguments.num_mutations, arguments.num_settings)
+    settings = loss_bank.settings_to_try(spec.genes, genomes, spec.search.mutation_rate, *counts)
+    ways = Execution.of(chunk_size=loss_bank.CHUNK * len(jax.local_devices()))
     drawn: dict[Any, None] = {}
-    for seed, count in enumerate(arguments.num_archs):
-        flags, archs = draw_archs(spec.space, file, count, seed)
-        bank = [sys.executable, "-m", "eproxy_jax", "bank", "--config", source, "--out", str(path)]
-        bank += [*flags, "--num-settings", str(arguments.num_settings)]
-        bank += ["--num-mutations", str(arguments.num_mutations)]
-        bank += ["--settings", *arguments.settings] if arguments.settings else []
-        subprocess.run(bank, check=True, stdout=subprocess.DEVNULL)
-        drawn |= dict.fromkeys(archs)
+    with loss_bank.LossBank(path, bank_spec.identity(ways)) as bank:
+        for seed, count in enumerate(arguments.num_archs):
+            archs = draw_archs(spec.space, file, count, seed)
+            loss_bank.fill(bank, bank_spec, settings, archs, ways, loss_bank.show_progress())
+            drawn |= dict.fromkeys(archs)
     return list(drawn)
 
 
@@ -181,7 +190,7 @@ def task_rows(
         name, column = EARLY_STOPPING[task]
         by_arch = archs_lib.read_truth(DATA / name, spec.space, column)
         early = np.asarray([by_arch[arch] for arch in archs])
-    quality: dict[str, list[metrics.RankQuality]] = {}
+    quality: dict[str, list[ranks.RankQuality]] = {}
     for seed in range(arguments.draws):
         labelled, held_out = draw_labels(m.functions, arguments.num_labels, seed, arguments.num_labels)
         scores = fit_all(m, truth, labelled, held_out, arguments.ensemble)
@@ -189,18 +198,20 @@ def task_rows(
             scores["12 epochs of training"] = early[held_out]
         if seed == 0:
             proxy = found_proxy(m, spec, truth, labelled, arguments.ensemble)
-            (FOUND / f"{spec.space.name}_{task}.json").write_text(json.dumps(proxy.to_dict(), indent=1) + "\n")
+            kept = FOUND / spec.space.name / f"{task_name(spec.space.name, file)}.json"
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_text(json.dumps(proxy.to_dict(), separators=(",", ":")) + "\n")
         for method, score in scores.items():
-            quality.setdefault(method, []).append(metrics.rank_quality(score, truth[held_out]))
+            quality.setdefault(method, []).append(ranks.rank_quality(score, truth[held_out]))
 
-    def row(method: str, found: list[metrics.RankQuality]) -> dict[str, Any]:
+    def row(method: str, found: list[ranks.RankQuality]) -> dict[str, Any]:
         return {"task": task, "method": method, "draws": len(found), "held out": found[0].count, **summary(found)}
 
     rows = [row(method, found) for method, found in quality.items()]
     for method in ("evolution", "random"):
         for name in (method, f"{method} x"):
             found = [
-                metrics.RankQuality(**values)
+                ranks.RankQuality(**values)
                 for record in searches
                 for key, values in record["evaluation"].items()
                 if (key == name if name == method else key.startswith(name))
@@ -215,7 +226,7 @@ def task_rows(
         for seed in range(arguments.draws):
             labelled, held_out = draw_labels(m.functions, count, seed, most)
             for method, score in fit_all(m, truth, labelled, held_out, arguments.ensemble).items():
-                by_method.setdefault(method, []).append(metrics.rank_quality(score, truth[held_out]).spearman)
+                by_method.setdefault(method, []).append(ranks.rank_quality(score, truth[held_out]).spearman)
         curve += [
             {
                 "task": task,
@@ -245,15 +256,15 @@ def main() -> None:
     parser.add_argument("--pools", type=int, nargs="+", help="which of the space's lists of architectures; all")
     parser.add_argument("--searches", nargs="*", default=[], help="folders of finished eproxy dps runs")
     arguments = parser.parse_args()
+    ep.configure()
     rows, curve, matrices = [], [], []
     searches = searches_of(arguments.searches)
     for space in arguments.space:
-        source = config_source(space, arguments.variant)
-        spec = config.build(config.load_config(source))
+        spec = config.build(config.load_config(config_source(space, arguments.variant)))
         path = Path(arguments.workdir) / f"{space}-{arguments.variant}.jsonl"
         pools = POOLS[space]
         for pool in pools if arguments.pools is None else [pools[i] for i in arguments.pools]:
-            archs = fill_bank(arguments, spec, source, pool[0], path)
+            archs = fill_bank(arguments, spec, pool[0], path)
             m = Matrix(spec, archs, path, spec.settings.num_steps)
             for file in pool:
                 more, points = task_rows(arguments, spec, m, archs, file, searches.get(Path(file).stem, []))

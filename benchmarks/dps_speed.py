@@ -47,8 +47,9 @@ def main() -> None:
 
     from eproxy_jax import images
     from eproxy_jax.cli import config
+    from eproxy_jax.dps import comparison
     from eproxy_jax.dps import search as search_lib
-    from eproxy_jax.execution import programs
+    from eproxy_jax.execution import execution as execution_lib
 
     spec = config.build(config.load_config(f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"))
     space, batch = spec.space, images.standardize(spec.images)
@@ -56,7 +57,7 @@ def main() -> None:
     genes = search.genes_with_effect(spec.genes)
     archs = space.sample(20, 0)
     problem = search_lib.Problem(space, genes, search, batch, 0, 0, tuple(archs), tuple(map(float, range(20))))
-    execution = programs.Execution.of()
+    execution = execution_lib.Execution.of()
     compiled = search_lib.prepare(problem, execution)
     distinct = list(dict.fromkeys(space.canonical(arch) for arch in archs))
     state, turns = compiled.initial, arguments.evaluations // arguments.block
@@ -70,19 +71,19 @@ def main() -> None:
         jax.block_until_ready(state)
         seconds["ours"].append((time.perf_counter() - start) / arguments.block)
         genomes = np.asarray(state.genes)[turn * arguments.block : (turn + 1) * arguments.block]
-        flops += [search_lib.setting_flops(problem, genome) for genome in genomes]
+        flops += [comparison.setting_flops(problem, genome) for genome in genomes]
         some = distinct[: arguments.torch_archs]
         for name, peer in PEERS.items():
             each = [torch_seconds(space, genes.decode(genome), batch, some, peer) for genome in genomes]
             seconds[name].append(float(np.mean(each)) * 20)
         print(turn + 1, {name: round(float(np.mean(v)), 2) for name, v in seconds.items()}, file=sys.stderr, flush=True)
     draw = jax.jit(genes.random_genes)
-    many = [search_lib.setting_flops(problem, np.asarray(draw(jax.random.key(i)))) for i in range(500)]
+    many = [comparison.setting_flops(problem, np.asarray(draw(jax.random.key(i)))) for i in range(500)]
     paper_genes = search.genes_with_effect(config.GeneTable())
     paper_space = type(space)()
     wide = dataclasses.replace(problem, genes=paper_genes, space=paper_space, images=np.zeros((16, 32, 32, 3)))
     draw = jax.jit(paper_genes.random_genes)
-    paper = [search_lib.setting_flops(wide, np.asarray(draw(jax.random.key(i)))) for i in range(500)]
+    paper = [comparison.setting_flops(wide, np.asarray(draw(jax.random.key(i)))) for i in range(500)]
 
     def ratio(pairs: list[tuple[float, float]]) -> float:
         needed, executed = np.sum(pairs, axis=0)

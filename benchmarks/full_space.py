@@ -1,4 +1,4 @@
-"""The whole of NAS-Bench-201 through the command line: time, plan and ranking, against a plain PyTorch loop.
+"""The whole of NAS-Bench-201: time, plan and ranking, against a plain PyTorch loop.
 
   python benchmarks/full_space.py --stratified 1000     # one distinct network of each of 1,000 strata of MACs
   python benchmarks/full_space.py                       # all 5,044 distinct networks
@@ -14,15 +14,13 @@ resumes (results stay under ``--workdir``). The Spearman columns need the benchm
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-# Ours runs in a child process and PyTorch in this one: neither may take all of a GPU's memory.
+# Ours and PyTorch share this process: neither may take all of a GPU's memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
@@ -30,12 +28,14 @@ import numpy as np
 from common import DATA, POOLS, config_source, header, markdown_table, page_name, write_page
 from score_throughput import torch_scorer
 
+import eproxy_jax as ep
 from eproxy_jax import scoring
 from eproxy_jax.cli import config
-from eproxy_jax.execution import planner, programs
-from eproxy_jax.metrics import rank_quality
+from eproxy_jax.execution import execution as execution_lib
+from eproxy_jax.execution import grouping as grouping_lib
+from eproxy_jax.execution import planner
+from eproxy_jax.ranks import rank_quality
 from eproxy_jax.runs import archs as archs_lib
-from eproxy_jax.runs import results
 
 SPACE = "nasbench201"
 
@@ -77,31 +77,20 @@ def main() -> None:
     if arguments.torch_archs < 2:
         parser.error("--torch-archs: at least 2, one before ours and one after")
 
+    ep.configure(compile_cache="off")
     spec = config.build(config.load_config(config_source(SPACE, arguments.variant)))
     space = spec.space
     strings = list(space.enumerate())
-    distinct = list(scoring.make_plan(strings, space).distinct)
+    distinct = list(grouping_lib.distinct_networks(strings, space).distinct)
     networks = stratified(distinct, space, arguments.stratified, arguments.seed)
     sample = stratified(strings, space, arguments.torch_archs, arguments.seed)
     folder = Path(arguments.workdir) / f"{arguments.variant}-{len(networks)}-{arguments.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    listed = folder / "networks.txt"
-    listed.write_text("".join(space.format(arch) + "\n" for arch in networks))
-    command = [
-        sys.executable,
-        "-m",
-        "eproxy_jax",
-        "score",
-        "--config",
-        config_source(SPACE, arguments.variant),
-    ]
-    command += ["--archs", str(listed), "--workdir", str(folder), "--no-plot", "--compile-cache", "off"]
     before = torch_seconds(spec, sample[::2])
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    result = ep.runs.score(networks, space, spec.settings, spec.images, spec.weight_seed, workdir=folder)
+    assert result is not None
     after = torch_seconds(spec, sample[1::2])
-    result = results.result_of([json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()])
-    seconds = json.loads((folder / "scores.run.json").read_text())["seconds"]
-
+    seconds = result.seconds
     peers = {layout: (before[layout] + after[layout]) / len(sample) for layout in before}
 
     ours = seconds["compile"] + seconds["run"] * len(distinct) / len(networks)
@@ -130,10 +119,14 @@ def main() -> None:
     text = header(f"All {len(strings)} strings of {SPACE} ({arguments.variant})") + markdown_table(rows)
 
     plans = []
-    ways: list[tuple[programs.Form, programs.Grouping]] = [("map", "coarse"), ("vmap", "coarse"), ("vmap", "fine")]
+    ways: list[tuple[execution_lib.Form, execution_lib.Grouping]] = [
+        ("map", "coarse"),
+        ("vmap", "coarse"),
+        ("vmap", "fine"),
+    ]
     # They take a CPU a minute, and are the same beside a GPU, whose time is dear.
     for form, grouping in ways if jax.default_backend() == "cpu" else []:
-        execution = programs.Execution.of(jax.devices(), form, grouping=grouping)
+        execution = execution_lib.Execution.of(jax.devices(), form, grouping=grouping)
         plan = planner.plan(strings, space, spec.settings, spec.images.shape, execution).to_dict()
         del plan["groups"]
         plans.append({"grouping": grouping, **plan})

@@ -1,13 +1,13 @@
-"""Ranking power of plain Eproxy on a benchmark, through the command line, against MACs and parameters alone.
+"""Ranking power of plain Eproxy on a benchmark, against MACs and parameters alone.
 
   python benchmarks/ranking.py --space nasbench201 --images one_over_f dead_leaves white_noise
   python benchmarks/ranking.py --space transnas_micro
   python benchmarks/ranking.py --space nds_darts --variant small
 
 Scores ``--num`` random architectures of the benchmark's files (all, where they hold fewer) with each image source and
-weight seed (``eproxy score``, resumable, results kept under ``--workdir``), then writes one row for each combination of
-images and truth to benchmarks/results/ranking_SPACE.md and .jsonl. The last columns fit what can be fitted without a
-search to 20 labelled architectures, first weight seed, and measure it on the others.
+weight seed (``ep.runs.score``, resumable, results kept under ``--workdir``). It then writes one row for each
+combination of images and truth to benchmarks/results/ranking_SPACE.md and .jsonl. The last columns fit what can be
+fitted without a search to 20 labelled architectures, first weight seed, and measure it on the others.
 Needs the benchmark data (environment variable EPROXY_DATA, default ../shared/data).
 """
 
@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +23,31 @@ import numpy as np
 from common import DATA, POOLS, config_source, draw_archs, draw_labels, header, markdown_table, page_name, write_page
 from scipy import stats
 
-from eproxy_jax import proxy, scoring, spaces
+import eproxy_jax as ep
+from eproxy_jax import proxy, spaces
 from eproxy_jax.cli import config
 from eproxy_jax.dps import fitted, selection
-from eproxy_jax.metrics import RankQuality, rank_quality
+from eproxy_jax.execution import grouping
+from eproxy_jax.ranks import RankQuality, rank_quality
 from eproxy_jax.runs import archs as archs_lib
-from eproxy_jax.runs import results as results_lib
 
 ALPHAS = (0.1, 0.3, 0.5)
 NUM_LABELS, DRAWS = 20, 30
 
 
 def score(arguments: argparse.Namespace, space: spaces.SearchSpace, pool: str, source: str, weight_seed: int):
-    """Scores of one image source and weight seed, by the command line; finished files are read, not computed again."""
+    """Scores of one image source and weight seed; finished files are read, not computed again."""
     name = f"{arguments.space}-{arguments.variant}-{Path(pool).stem}-{arguments.num}-{source}-{weight_seed}"
     folder = Path(arguments.workdir) / name
-    command = [sys.executable, "-m", "eproxy_jax", "score"]
-    command += ["--config", config_source(arguments.space, arguments.variant), "--images", source]
-    command += ["--weight-seed", str(weight_seed), *draw_archs(space, pool, arguments.num, arguments.seed)[0]]
-    subprocess.run([*command, "--workdir", str(folder), "--no-plot"], check=True, stdout=subprocess.DEVNULL)
-    rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    spec = config.build(
+        config.load_config(config_source(arguments.space, arguments.variant), [f"--config.images.source={source}"])
+    )
+    archs = draw_archs(space, pool, arguments.num, arguments.seed)
+    result = ep.runs.score(archs, space, spec.settings, spec.images, weight_seed, workdir=folder)
+    assert result is not None
     record = json.loads((folder / "scores.run.json").read_text())
     day = dt.date.fromtimestamp((folder / "scores.jsonl").stat().st_mtime).isoformat()
-    return results_lib.result_of(rows), {**record, "day": day}
+    return result, {**record, "day": day}
 
 
 def mean_spread(rows: list[RankQuality], field: str) -> str:
@@ -58,7 +58,7 @@ def mean_spread(rows: list[RankQuality], field: str) -> str:
 def fitted_rows(space: spaces.SearchSpace, archs: list[Any], loss: np.ndarray, truth: np.ndarray) -> dict[str, str]:
     """Plain Eproxy blended with sizes, and each size alone, fitted to labels: Spearman on the held-out ones."""
     sizes = spaces.size_measures(space, archs)
-    functions = scoring.make_plan(archs, space).index
+    functions = grouping.distinct_networks(archs, space).index
     values: dict[str, list[float]] = {"plain, MACs, parameters": [], "MACs": [], "parameters": []}
     for seed in range(DRAWS):
         labelled, held_out = draw_labels(functions, NUM_LABELS, seed, NUM_LABELS)
@@ -89,7 +89,7 @@ def pool_rows(space: spaces.SearchSpace, pool: list[str], source: str, scored: l
         plain = [rank_quality(result.score, truth) for result in results]
         blended = {
             alpha: [
-                rank_quality(proxy.scores(r.loss, r.effective_macs, space.max_macs(), alpha), truth).spearman
+                rank_quality(proxy.scores(r.loss, r.effective_macs / space.max_macs(), alpha), truth).spearman
                 for r in results
             ]
             for alpha in ALPHAS
@@ -114,7 +114,7 @@ def pool_rows(space: spaces.SearchSpace, pool: list[str], source: str, scored: l
                 "parameters": f"{params.spearman:.3f}",
                 "MACs without dead edges": f"{effective.spearman:.3f}",
                 "between seeds": f"{np.mean(between_seeds):.3f}" if between_seeds else "-",
-                "programs": len(scoring.by_group([space.canonical(arch) for arch in archs], space)),
+                "programs": len(grouping.by_group([space.canonical(arch) for arch in archs], space)),
                 "s/network": f"{np.mean([r['seconds']['run'] for r in records]) / records[0]['distinct']:.2f}",
                 "compile s": f"{np.mean([r['seconds']['compile'] for r in records]):.0f}",
                 **fitted_rows(space, archs, results[0].loss, truth),
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", default=["one_over_f"])
     parser.add_argument("--workdir", default="runs/ranking")
     arguments = parser.parse_args()
+    ep.configure()
     space = config.build(config.load_config(config_source(arguments.space, arguments.variant))).space
     rows, records = [], []
     for pool in POOLS[arguments.space]:

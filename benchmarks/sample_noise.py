@@ -18,7 +18,7 @@ import numpy as np
 from common import DATA, POOLS, header, markdown_table, write_page
 
 from eproxy_jax import proxy, spaces
-from eproxy_jax.dps.selection import spearman_rows
+from eproxy_jax.ranks import spearman_rows
 from eproxy_jax.runs import archs, results
 
 SPACE = "nasbench201"
@@ -48,7 +48,7 @@ def main() -> None:
     macs = np.asarray([space.macs(arch) for arch in strings])
     kinds = {"plain Eproxy": result.score[rows]}
     for alpha in ALPHAS:
-        blended = proxy.scores(result.loss, result.effective_macs, space.max_macs(), alpha)
+        blended = proxy.scores(result.loss, result.effective_macs / space.max_macs(), alpha)
         kinds[f"alpha = {alpha}"] = blended[rows]
     table: list[dict[str, Any]] = []
     for file in POOLS[SPACE][0]:

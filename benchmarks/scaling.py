@@ -32,6 +32,7 @@ from score_throughput import matmul_peak
 from eproxy_jax import images, scoring, spaces
 from eproxy_jax.cli import config
 from eproxy_jax.execution import flops
+from eproxy_jax.execution import grouping as grouping_lib
 from eproxy_jax.nn import traced_work
 from eproxy_jax.types import ProxySettings
 
@@ -130,8 +131,8 @@ def group_work(job: scoring.Job, group: Any, width: int | None, platform: str) -
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), lead))
     encoded = jax.ShapeDtypeStruct((*lead, *group.encode(job.space.sample(1, 0)).shape[1:]), jnp.int32)
     candidate = job.candidate(group)
-    batched = candidate if width is None else jax.vmap(candidate, (0, 0, None, None))
-    return list(traced_work.operations(batched, keys, encoded, job.task, job.hyper, platform=platform))
+    batched = candidate if width is None else jax.vmap(candidate, (0, 0, None))
+    return list(traced_work.operations(batched, keys, encoded, *job.shared, platform=platform))
 
 
 def work_of(operations: list[traced_work.Operation]) -> tuple[int, int]:
@@ -153,7 +154,7 @@ def roofline(width: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     distinct = list(dict.fromkeys(map(space.canonical, space.enumerate())))
     table, totals = [], dict.fromkeys([here, *ACCELERATORS], 0.0)
     for grouping in ("coarse", "fine"):
-        for group, members in scoring.by_group(distinct, space, grouping).items():
+        for group, members in grouping_lib.by_group(distinct, space, grouping).items():
             row = {
                 "program": grouping if grouping == "coarse" else f"fine {getattr(group, 'counts', '')}",
                 "networks": len(members),

@@ -87,7 +87,7 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
-    from eproxy_jax import metrics, scoring
+    from eproxy_jax import ranks, scoring
     from eproxy_jax.cli import config
     from eproxy_jax.execution import flops as flops_lib
     from eproxy_jax.execution import programs
@@ -134,7 +134,7 @@ def main() -> None:
     table = []
     for name, seconds in rows.items():
         mean = float(np.mean(seconds))
-        quality = metrics.rank_quality(-np.asarray(losses[name]), [truth[a] for a in archs]) if truth else None
+        quality = ranks.rank_quality(-np.asarray(losses[name]), [truth[a] for a in archs]) if truth else None
         table.append(
             {
                 "form": name,
@@ -149,7 +149,7 @@ def main() -> None:
             }
         )
     macs = [space.macs(arch) for arch in archs]
-    alone = metrics.rank_quality(macs, [truth[a] for a in archs]).spearman if truth else float("nan")
+    alone = ranks.rank_quality(macs, [truth[a] for a in archs]).spearman if truth else float("nan")
     # Again: nothing is traced or compiled on a second call.
     ours(archs[:2])
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,31 +1,99 @@
 """Eproxy: rank candidate networks for neural architecture search without training them.
 
-The functional API is :func:`score` and :func:`search_proxy`; the command line is ``eproxy``. Importing this package
-touches no device, no file and no JAX configuration.
+The functional API stands in ``__all__``; the command line is ``eproxy``. Names load when they are first used:
+importing this package starts no JAX, touches no device, no file and no configuration.
 """
 
-from eproxy_jax import spaces
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from eproxy_jax._version import __version__
-from eproxy_jax.dps.evolution import SearchSpec
-from eproxy_jax.dps.fitted import FittedProxy
-from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.dps.search import SearchResult, search_proxy
-from eproxy_jax.images import default_images, load_images
-from eproxy_jax.scoring import score
-from eproxy_jax.types import BranchSettings, ProxySettings, ScoreResult
+
+# Where each public name lives.
+_HOMES = {
+    "BranchSettings": "types",
+    "Eproxy": "proxy",
+    "Execution": "execution.execution",
+    "FittedProxy": "dps.fitted",
+    "GeneTable": "dps.genes",
+    "Member": "dps.fitted",
+    "ProxySettings": "types",
+    "ProxyTask": "proxy",
+    "RankQuality": "ranks",
+    "ScoreResult": "types",
+    "SearchResult": "dps.search",
+    "SearchSpec": "dps.evolution",
+    "arch_key": "execution.evaluation",
+    "configure": "execution.configuration",
+    "default_images": "images",
+    "eproxy": "proxy",
+    "evaluate": "execution.evaluation",
+    "found": "dps.fitted",
+    "found_names": "dps.fitted",
+    "load_images": "images",
+    "rank_quality": "ranks",
+    "score": "scoring",
+    "search_proxy": "dps.search",
+    "standardize": "images",
+}
+_ROOMS = ("nn", "runs", "spaces")
 
 __all__ = [
     "BranchSettings",
+    "Eproxy",
+    "Execution",
     "FittedProxy",
     "GeneTable",
+    "Member",
     "ProxySettings",
+    "ProxyTask",
+    "RankQuality",
     "ScoreResult",
     "SearchResult",
     "SearchSpec",
     "__version__",
+    "arch_key",
+    "configure",
     "default_images",
+    "eproxy",
+    "evaluate",
+    "found",
+    "found_names",
     "load_images",
+    "nn",
+    "rank_quality",
+    "runs",
     "score",
     "search_proxy",
     "spaces",
+    "standardize",
 ]
+
+if TYPE_CHECKING:
+    from eproxy_jax import nn, runs, spaces
+    from eproxy_jax.dps.evolution import SearchSpec
+    from eproxy_jax.dps.fitted import FittedProxy, Member, found, found_names
+    from eproxy_jax.dps.genes import GeneTable
+    from eproxy_jax.dps.search import SearchResult, search_proxy
+    from eproxy_jax.execution.configuration import configure
+    from eproxy_jax.execution.evaluation import arch_key, evaluate
+    from eproxy_jax.execution.execution import Execution
+    from eproxy_jax.images import default_images, load_images, standardize
+    from eproxy_jax.proxy import Eproxy, ProxyTask, eproxy
+    from eproxy_jax.ranks import RankQuality, rank_quality
+    from eproxy_jax.scoring import score
+    from eproxy_jax.types import BranchSettings, ProxySettings, ScoreResult
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"eproxy_jax.{name}")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"eproxy_jax.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'eproxy_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Wording shared by error messages."""
+"""Checks and wording that error messages share."""
 
 from __future__ import annotations
 
@@ -15,3 +15,28 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_known(names: Iterable[str], known: Iterable[str], where: str, what: str = "field") -> None:
+    """Check that names are among the known ones.
+
+    Args:
+      names: what was given.
+      known: what is allowed.
+      where: what the names belong to, for the message.
+      what: what a name is called.
+
+    Raises:
+      ValueError: an unknown name; says the nearest known one and all of them.
+
+    Example:
+      >>> check_known(["lrr"], ["lr", "momentum"], "settings")
+      Traceback (most recent call last):
+      ValueError: settings: unknown field 'lrr' (did you mean 'lr'?); known: lr, momentum
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"{where}: unknown {what} {name!r}{did_you_mean(str(name), known)}; known: {', '.join(known)}"
+            )

@@ -49,6 +49,11 @@ class Progress:
         self._stream.flush()
 
 
+def announce(text: str) -> None:
+    """Print a line for the person who waits, on stderr."""
+    print(f"eproxy: {text}", file=sys.stderr)
+
+
 def format_seconds(seconds: float) -> str:
     """``75`` -> ``1:15``, ``3700`` -> ``1:01:40``.
 

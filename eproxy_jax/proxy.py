@@ -7,7 +7,7 @@ over many. Source: PROTOCOL, "Eproxy: the score of one architecture".
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,9 +18,11 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from eproxy_jax import targets
+from eproxy_jax import images as images_lib
+from eproxy_jax import spaces
+from eproxy_jax import targets as targets_lib
 from eproxy_jax.nn import convolution, initializers, layers, norms, resizing
-from eproxy_jax.types import TARGET_SIZE, ProxySettings, ProxyTask
+from eproxy_jax.types import TARGET_SIZE, ProxySettings
 
 # First level of the key tree: what is drawn under each tag does not depend on what else is drawn.
 _TAG_TARGET, _TAG_BARRIER, _TAG_ARCH = range(3)
@@ -70,6 +72,21 @@ class ProxyHyper:
             weight_decay=jnp.asarray(settings.weight_decay, dtype),
             network_init=jnp.asarray(initializers.init_index(settings.network_init), jnp.int32),
         )
+
+
+@flax.struct.dataclass
+class ProxyTask:
+    """What all candidates regress, and through which frozen layers: arrays that depend on (key, settings, images) only.
+
+    Attributes:
+      images: [B, H, W, 3], standardised.
+      targets: per branch [B, 8, 8, target_channels].
+      barriers: per branch {"kernel": [k_b, k_b, transform_channels, target_channels], "bias": [target_channels]}.
+    """
+
+    images: Array
+    targets: tuple[Array, ...]
+    barriers: tuple[dict[str, Array], ...]
 
 
 class ProxyNetwork(nn.Module):
@@ -129,7 +146,9 @@ class Transform(nn.Module):
         return layers.BatchNorm(dtype=self.dtype, name="norm")(nn.relu(x))
 
 
-def make_task(key: Array, settings: ProxySettings, images: Array) -> ProxyTask:
+def make_task(
+    key: Array, settings: ProxySettings, images: Array, named_targets: Mapping[str, targets_lib.TargetFn] | None = None
+) -> ProxyTask:
     """Targets and barrier layers, shared by all candidates.
 
     Differs from the reference: one draw of the barrier serves all candidates, so that it is one unbatched convolution
@@ -139,6 +158,7 @@ def make_task(key: Array, settings: ProxySettings, images: Array) -> ProxyTask:
       key: typed key; consumed.
       settings: the proxy's settings.
       images: [B, H, W, 3], standardised.
+      named_targets: features of the user's own by name, see :data:`eproxy_jax.targets.TargetFn`.
 
     Returns:
       A ``ProxyTask``.
@@ -147,7 +167,7 @@ def make_task(key: Array, settings: ProxySettings, images: Array) -> ProxyTask:
     branch_targets, barriers = [], []
     for number, branch in enumerate(settings.branches):
         target_key = jax.random.fold_in(jax.random.fold_in(key, _TAG_TARGET), number)
-        branch_targets.append(targets.branch_target(target_key, branch, images))
+        branch_targets.append(targets_lib.branch_target(target_key, branch, images, named_targets))
         kernel_key, bias_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, _TAG_BARRIER), number))
         size = branch.barrier_kernel
         shape = (size, size, branch.transform_channels, branch.target_channels)
@@ -158,7 +178,7 @@ def make_task(key: Array, settings: ProxySettings, images: Array) -> ProxyTask:
     return ProxyTask(images=images, targets=tuple(branch_targets), barriers=tuple(barriers))
 
 
-def arch_key(key: Array, identity: Array) -> Array:
+def candidate_key(key: Array, identity: Array) -> Array:
     """The key of one architecture: ``key`` folded with the hash of its canonical form, uint32 [2]."""
     key = jax.random.fold_in(key, _TAG_ARCH)
     return jax.random.fold_in(jax.random.fold_in(key, identity[0]), identity[1])
@@ -222,7 +242,13 @@ def sgd_losses(
 
 
 def train_losses(
-    network: nn.Module, num_steps: int, params: Any, encoded: Array, task: ProxyTask, hyper: ProxyHyper
+    network: nn.Module,
+    num_steps: int,
+    params: Any,
+    encoded: Array,
+    task: ProxyTask,
+    hyper: ProxyHyper,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Array:
     """Train backbone and transforms on the one batch and watch the loss.
 
@@ -233,6 +259,7 @@ def train_losses(
       encoded: the architecture, as its space encodes it.
       task: images, targets and barriers.
       hyper: learning rate, momentum, weight decay.
+      optimizer: what trains instead of SGD with ``hyper``.
 
     Returns:
       [S]: L at each step's forward pass, before that step's update.
@@ -242,46 +269,139 @@ def train_losses(
         errors = branch_losses(network.apply({"params": params}, task.images, encoded), task)  # pyright: ignore[reportArgumentType]
         return jnp.sum(errors), final_loss(errors)
 
-    return sgd_losses(loss, params, num_steps, sgd(hyper))
+    return sgd_losses(loss, params, num_steps, sgd(hyper) if optimizer is None else optimizer)
 
 
 def candidate_losses(
-    network: nn.Module, num_steps: int, key: Array, encoded: Array, task: ProxyTask, hyper: ProxyHyper
+    network: nn.Module,
+    num_steps: int,
+    key: Array,
+    encoded: Array,
+    task: ProxyTask,
+    hyper: ProxyHyper,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> Array:
     """Initialise one candidate from its own key and train it: losses [S]. The key is consumed."""
     params = network.init(key, task.images, encoded, hyper.network_init)["params"]
-    return train_losses(network, num_steps, params, encoded, task, hyper)
+    return train_losses(network, num_steps, params, encoded, task, hyper, optimizer)
+
+
+# --- the public pair -----------------------------------------------------------------------------------------
+
+Task = tuple[ProxyTask, ProxyHyper]
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
-    """:func:`candidate_losses` as a hashable function of its arrays, so that equal ones share a compiled program.
+class Training:
+    """Eproxy as a function of one candidate's backbone, for ``ep.evaluate``; equal ones share compiled programs.
 
     Attributes:
-      network: a :class:`ProxyNetwork`.
-      num_steps: S.
+      spec: the static part of the settings.
+      optimizer: what trains instead of the settings' SGD.
     """
 
-    network: nn.Module
-    num_steps: int
+    spec: ProxySpec
+    optimizer: optax.GradientTransformation | None = None
 
-    def __call__(self, key: Array, encoded: Array, task: ProxyTask, hyper: ProxyHyper) -> Array:
+    def __call__(self, backbone: nn.Module, key: Array, encoded: Array, task: Task) -> Array:
         """Losses [S] of one candidate; the key is consumed."""
-        return candidate_losses(self.network, self.num_steps, key, encoded, task, hyper)
+        arrays, hyper = task
+        network = ProxyNetwork(backbone, self.spec.heads, arrays.images.dtype)
+        return candidate_losses(network, self.spec.num_steps, key, encoded, arrays, hyper, self.optimizer)
 
 
-def scores(loss: np.ndarray, effective_macs: np.ndarray, max_macs: int, alpha: float) -> np.ndarray:
-    """-(L (1 - alpha MACs / MACs_max)), higher is better (PROTOCOL, step 8); ``-inf`` where L is not finite.
+class Eproxy(NamedTuple):
+    """Eproxy as a pair of pure functions, from :func:`eproxy`.
+
+    Attributes:
+      init: (key, images [B, H, W, 3]) -> task: targets, barriers and hyperparameters, shared by all candidates.
+      losses: (key, encoded, task) -> [S], the losses of one candidate at each step; ``jax.vmap`` and ``jax.jit`` take
+        it as it is.
+    """
+
+    init: Callable[[Array | int, Any], Task]
+    losses: Callable[[Array, Array, Task], Array]
+
+
+def eproxy(
+    group: spaces.Group,
+    settings: ProxySettings | None = None,
+    targets: Mapping[str, targets_lib.TargetFn] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    dtype: Any = jnp.float32,
+) -> Eproxy:
+    """Eproxy as a pair of pure functions of one candidate.
+
+    Args:
+      group: architectures that share a program, ``space.group(arch)``.
+      settings: defaults to plain Eproxy.
+      targets: features of the user's own by name: functions (key, images, channels) -> [B, 8, 8, channels].
+      optimizer: an optax transformation that trains instead of the settings' SGD.
+      dtype: dtype of parameters and images.
+
+    Returns:
+      ``init`` and ``losses``, see :class:`Eproxy`.
+
+    Raises:
+      ValueError: the settings name a feature that is neither built in nor among ``targets``; bad images, in ``init``.
+
+    Example:
+      >>> space = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
+      >>> arch = space.parse([[3], [0, 3], [1, 0, 3]])
+      >>> settings = ProxySettings.from_dict({"num_steps": 2, "branches": [{"transform_channels": 4}]})
+      >>> init, losses = eproxy(space.group(arch), settings)
+      >>> task = init(0, images_lib.default_images(num=2, size=8))
+      >>> losses(jax.random.key(1), jnp.asarray(space.group(arch).encode([arch])[0]), task).shape
+      (2,)
+    """
+    settings = ProxySettings() if settings is None else settings
+    targets_lib.check_features(settings, targets)
+    training, backbone = Training(ProxySpec.of(settings), optimizer), group.universal(dtype)
+
+    def init(key: Array | int, images: Any) -> Task:
+        images = jnp.asarray(images_lib.standardize(images), dtype)
+        return make_task(typed_key(key), settings, images, targets), ProxyHyper.of(settings, dtype)
+
+    def losses(key: Array, encoded: Array, task: Task) -> Array:
+        return training(backbone, key, encoded, task)
+
+    return Eproxy(init, losses)
+
+
+def typed_key(key: Array | int) -> Array:
+    """A typed key out of itself or of an integer seed."""
+    return jax.random.key(int(key)) if isinstance(key, (int, np.integer)) else key
+
+
+def key_identity(key: Array | int) -> int | list[int]:
+    """A key as plain data, for the record of a run: the integer seed, or the data of a typed key."""
+    return int(key) if isinstance(key, (int, np.integer)) else jax.random.key_data(key).tolist()
+
+
+# --- the score -----------------------------------------------------------------------------------------------
+
+
+def blend_macs(loss: Any, alpha: Any, fraction: Any) -> Any:
+    """-(L (1 - alpha MACs / MACs_max)), higher is better, for arrays of NumPy or JAX (PROTOCOL, step 8).
+
+    Args:
+      loss: final losses.
+      alpha: the blend; broadcasts with ``loss``.
+      fraction: MACs of the canonical forms over the space's largest; broadcasts with ``loss``.
+    """
+    return -(loss * (1 - alpha * fraction))
+
+
+def scores(loss: np.ndarray, fraction: np.ndarray | float, alpha: float) -> np.ndarray:
+    """:func:`blend_macs` of a list of architectures; ``-inf`` where L is not finite.
 
     Args:
       loss: [A] final losses.
-      effective_macs: [A] MACs of the canonical forms.
-      max_macs: largest MACs in the space.
+      fraction: [A], MACs of the canonical forms over the space's largest; anything where ``alpha`` is 0.
       alpha: the blend.
 
     Returns:
       [A] float64.
     """
     loss = np.asarray(loss, np.float64)
-    score = -(loss * (1 - alpha * np.asarray(effective_macs, np.float64) / max_macs))
-    return np.where(np.isfinite(loss), score, -np.inf)
+    return np.where(np.isfinite(loss), blend_macs(loss, alpha, np.asarray(fraction, np.float64)), -np.inf)

@@ -1,22 +1,31 @@
-"""Rank statistics in JAX, for use inside jit: average ranks, Spearman with ties.
+"""Rank statistics: in JAX for use inside jit, and in NumPy for matrices of scores and for reports.
 
-The host-side twin, with p-values of everything else that a report needs, is :mod:`eproxy_jax.metrics`.
+NaN and ``-inf`` rank below every number, tied among themselves: diverged candidates come last.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from typing import Any
+
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.scipy.stats import rankdata
+from scipy import stats
+
+TOP_FRACTION = 0.1
 
 
-def average_ranks(x: Array, valid: Array | None = None) -> Array:
-    """Ranks from 1 (smallest), ties sharing their average rank; NaN ranks below every number, tied among themselves.
+# --- in JAX --------------------------------------------------------------------------------------------------
 
-    Quadratic in A, which for the few labelled architectures of a search is less work than sorting.
+
+def average_ranks(x: Array) -> Array:
+    """Ranks from 1 (smallest), ties sharing their average rank; NaN ranks below every number.
 
     Args:
       x: [A].
-      valid: boolean [A]; entries that are not valid take no part and get rank 0. All are valid when absent.
 
     Returns:
       [A], floating.
@@ -25,21 +34,13 @@ def average_ranks(x: Array, valid: Array | None = None) -> Array:
       >>> average_ranks(jnp.asarray([3.0, 1.0, 3.0, jnp.nan])).tolist()
       [3.5, 2.0, 3.5, 1.0]
     """
-    valid = jnp.ones(x.shape, bool) if valid is None else valid
     x = jnp.where(jnp.isnan(x), -jnp.inf, x)
-    column, row = x[:, None], x[None, :]
-    lower = jnp.sum((row < column) & valid[None, :], axis=1)
-    equal = jnp.sum((row == column) & valid[None, :], axis=1)
-    ranks = lower + (equal + 1) / 2
-    return jnp.where(valid, ranks, 0).astype(jnp.result_type(x, jnp.float32))
+    return rankdata(x).astype(jnp.result_type(x, jnp.float32))
 
 
-def pearson(x: Array, y: Array, valid: Array | None = None) -> Array:
+def pearson(x: Array, y: Array) -> Array:
     """Correlation of two vectors [A]; 0 where one of them is constant, so that it can be maximised."""
-    weight = (jnp.ones(x.shape, bool) if valid is None else valid).astype(x.dtype)
-    count = jnp.sum(weight)
-    x = (x - jnp.sum(x * weight) / count) * weight
-    y = (y - jnp.sum(y * weight) / count) * weight
+    x, y = x - jnp.mean(x), y - jnp.mean(y)
     norm = jnp.sqrt(jnp.sum(x * x) * jnp.sum(y * y))
     return jnp.where(norm > 0, jnp.sum(x * y) / jnp.where(norm > 0, norm, 1), 0)
 
@@ -51,13 +52,12 @@ def standardized(ranks: Array) -> Array:
     return centred / jnp.where(deviation > 0, deviation, 1)
 
 
-def spearman(x: Array, y: Array, valid: Array | None = None) -> Array:
+def spearman(x: Array, y: Array) -> Array:
     """Spearman's rank correlation with ties; NaN ranks last, 0 where one side is constant.
 
     Args:
       x: [A].
       y: [A].
-      valid: boolean [A]; entries that are not valid take no part.
 
     Returns:
       Scalar in [-1, 1].
@@ -66,4 +66,95 @@ def spearman(x: Array, y: Array, valid: Array | None = None) -> Array:
       >>> round(float(spearman(jnp.asarray([1.0, 2.0, 3.0, 4.0]), jnp.asarray([10.0, 20.0, 40.0, 30.0]))), 6)
       0.8
     """
-    return pearson(average_ranks(x, valid), average_ranks(y, valid), valid)
+    return pearson(average_ranks(x), average_ranks(y))
+
+
+# --- in NumPy ------------------------------------------------------------------------------------------------
+
+
+def standardized_ranks(x: Any) -> np.ndarray:
+    """Ranks along the last axis, [..., A], with mean 0 and variance 1; 0 where all values are equal."""
+    ranks = stats.rankdata(x, axis=-1)
+    ranks = ranks - ranks.mean(-1, keepdims=True)
+    deviation = ranks.std(-1, keepdims=True)
+    return ranks / np.where(deviation > 0, deviation, 1)
+
+
+def spearman_rows(scores: Any, truth: Any) -> np.ndarray:
+    """Spearman of each row with the truth.
+
+    Args:
+      scores: [..., A], higher is better, ``-inf`` ranks last.
+      truth: [A].
+
+    Returns:
+      [...]; 0 where a row is constant.
+    """
+    ranks = stats.rankdata(scores, axis=-1)
+    target = stats.rankdata(truth)
+    ranks = ranks - ranks.mean(-1, keepdims=True)
+    target = target - target.mean()
+    norm = np.sqrt((ranks**2).sum(-1) * (target**2).sum())
+    return np.where(norm > 0, (ranks * target).sum(-1) / np.where(norm > 0, norm, 1), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RankQuality:
+    """Agreement of a score with the truth.
+
+    Attributes:
+      spearman: rank correlation in [-1, 1]; NaN if one side is constant.
+      kendall_tau: tau-b in [-1, 1]; NaN if one side is constant.
+      top_precision: share of the best 10 % by score that are among the best 10 % by truth.
+      regret: truth of the best architecture minus truth of the one ranked first, in the truth's unit.
+      count: number of architectures compared.
+    """
+
+    spearman: float
+    kendall_tau: float
+    top_precision: float
+    regret: float
+    count: int
+
+
+def rank_quality(score: Any, truth: Any) -> RankQuality:
+    """Compare scores with the truth.
+
+    Args:
+      score: [A], higher is better; ``-inf`` for the worst rank. NaN is refused.
+      truth: [A], higher is better, finite.
+
+    Returns:
+      A ``RankQuality``.
+
+    Raises:
+      ValueError: fewer than 3 architectures, different lengths, NaN scores or a truth that is not finite.
+
+    Example:
+      >>> rank_quality([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 40.0, 30.0]).spearman
+      0.8
+    """
+    score, truth = np.asarray(score, np.float64), np.asarray(truth, np.float64)
+    if score.shape != truth.shape or score.ndim != 1:
+        raise ValueError(f"score and truth: expected two vectors of one length, got {score.shape} and {truth.shape}")
+    if len(score) < 3:
+        raise ValueError(f"a rank correlation needs at least 3 architectures, got {len(score)}")
+    if np.isnan(score).any():
+        raise ValueError(f"{int(np.isnan(score).sum())} scores are NaN: give diverged candidates -inf")
+    if not np.isfinite(truth).all():
+        raise ValueError(f"{int((~np.isfinite(truth)).sum())} truth values are not finite")
+    ranks = stats.rankdata(score)  # -inf ranks last here, where scipy's correlations would subtract it from itself
+    constant = np.ptp(ranks) == 0 or np.ptp(truth) == 0
+    spearman = math.nan if constant else float(stats.spearmanr(ranks, truth)[0])  # pyright: ignore[reportArgumentType]
+    tau = math.nan if constant else float(stats.kendalltau(ranks, truth)[0])  # pyright: ignore[reportArgumentType]
+    top = max(1, round(TOP_FRACTION * len(score)))
+    best_by_score = np.argsort(-ranks, kind="stable")[:top]
+    best_by_truth = np.argsort(-truth, kind="stable")[:top]
+    precision = len(np.intersect1d(best_by_score, best_by_truth)) / top
+    return RankQuality(
+        spearman=round(spearman, 12),
+        kendall_tau=round(tau, 12),
+        top_precision=precision,
+        regret=float(truth.max() - truth[best_by_score[0]]),
+        count=len(score),
+    )

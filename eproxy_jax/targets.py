@@ -6,6 +6,8 @@ features.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from eproxy_jax.errors import check_known
 from eproxy_jax.nn import layers, pooling, resizing
-from eproxy_jax.types import FEATURES, TARGET_SIZE, BranchSettings
+from eproxy_jax.types import FEATURES, TARGET_SIZE, BranchSettings, ProxySettings
 
 # Cycles across the 8-pixel map; 4 would be the Nyquist limit.
 WAVE_FREQUENCIES = {"wave_l": (0.5, 1.5), "wave_m": (1.5, 2.5), "wave_h": (2.5, 3.5)}
@@ -77,26 +80,67 @@ def dot(key: Array, images: Array, channels: int) -> Array:
     return jax.random.rademacher(key, (images.shape[0], TARGET_SIZE, TARGET_SIZE, channels), images.dtype)
 
 
-def feature_map(key: Array, feature: str, images: Array, channels: int) -> Array:
-    """One feature, [B, 8, 8, channels]. The key is consumed; the feature's place in ``FEATURES`` is folded in."""
-    key = jax.random.fold_in(key, FEATURES.index(feature))
-    if feature == "net":
-        return net(key, images, channels)
-    if feature == "dot":
-        return dot(key, images, channels)
-    return wave(key, images, channels, feature)
+# A feature of the user's own: (key, images [B, H, W, 3], channels) -> [B, 8, 8, channels]; the key is consumed.
+TargetFn = Callable[[Array, Array, int], Array]
 
 
-def branch_target(key: Array, branch: BranchSettings, images: Array) -> Array:
+def _wave(feature: str) -> TargetFn:
+    return lambda key, images, channels: wave(key, images, channels, feature)
+
+
+BUILT_IN: dict[str, TargetFn] = {"net": net, **{feature: _wave(feature) for feature in WAVE_FREQUENCIES}, "dot": dot}
+
+
+def check_features(settings: ProxySettings, named: Mapping[str, TargetFn] | None = None) -> None:
+    """Check that every feature of some settings has a function.
+
+    Args:
+      settings: the proxy's settings.
+      named: features of the user's own by name.
+
+    Raises:
+      ValueError: an unknown feature (with the nearest known one), or a name that hides a built-in feature.
+    """
+    named = {} if named is None else named
+    if hidden := sorted(set(named) & set(BUILT_IN)):
+        raise ValueError(f"targets: {hidden[0]!r} is a built-in feature: give yours another name")
+    known = (*BUILT_IN, *named)
+    for number, branch in enumerate(settings.branches):
+        for feature in branch.features:
+            check_known([feature], known, f"settings.branches[{number}].features", "feature")
+
+
+def feature_map(
+    key: Array, feature: str, images: Array, channels: int, named: Mapping[str, TargetFn] | None = None
+) -> Array:
+    """One feature, [B, 8, 8, channels]. The key is consumed.
+
+    A built-in feature folds its place in ``FEATURES`` into the key, one of the user's own the hash of its name.
+    """
+    if feature in BUILT_IN:
+        return BUILT_IN[feature](jax.random.fold_in(key, FEATURES.index(feature)), images, channels)
+    own = (named or {})[feature]
+    digest = hashlib.blake2b(feature.encode(), digest_size=4).digest()
+    out = own(jax.random.fold_in(key, int.from_bytes(digest, "little")), images, channels)
+    shape = (images.shape[0], TARGET_SIZE, TARGET_SIZE, channels)
+    if out.shape != shape:
+        raise ValueError(f"targets: {feature!r} returns {list(out.shape)}: expected {list(shape)}")
+    return jnp.asarray(out, images.dtype)
+
+
+def branch_target(
+    key: Array, branch: BranchSettings, images: Array, named: Mapping[str, TargetFn] | None = None
+) -> Array:
     """The target of one branch: ``level`` times the sum of its features.
 
     Args:
       key: typed key; consumed.
       branch: features, level and channels.
       images: [B, H, W, 3], standardised.
+      named: features of the user's own by name.
 
     Returns:
       [B, 8, 8, target_channels].
     """
-    maps = [feature_map(key, feature, images, branch.target_channels) for feature in branch.features]
+    maps = [feature_map(key, feature, images, branch.target_channels, named) for feature in branch.features]
     return branch.level * sum(maps[1:], start=maps[0])

@@ -1,4 +1,4 @@
-"""Public types: proxy settings, proxy tasks, results.
+"""Public types: proxy settings and results.
 
 Dimension letters, used in every docstring of the package:
 
@@ -17,20 +17,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
-import flax.struct
 import numpy as np
-from jax import Array
 
-from eproxy_jax.errors import did_you_mean
+from eproxy_jax.errors import check_known
 from eproxy_jax.nn import initializers
 
 FEATURES = ("net", "wave_l", "wave_m", "wave_h", "dot")
+
+
 TARGET_SIZE = 8  # height and width of feature maps and targets (PROTOCOL, step 2)
+
+
 MAX_BRANCHES = 3
 
+
 STATUS_OK = "ok"
+
+
 STATUS_DIVERGED = "diverged"
 
 
@@ -41,7 +47,7 @@ class BranchSettings:
     Source: PROTOCOL, steps 3 to 5, and its gene table.
 
     Attributes:
-      features: what the target sums, a subset of ``FEATURES`` in that order, not empty.
+      features: what the target sums, not empty: names out of ``FEATURES``, or of targets of the user's own.
       level: factor on the target.
       transform_kernel: k_h, size of the trained transform convolution; odd.
       transform_channels: its output channels.
@@ -97,12 +103,7 @@ class ProxySettings:
         _check(self, "num_steps", _is_int(self.num_steps) and self.num_steps >= 1, "an integer >= 1")
         _check(self, "alpha", _is_number(self.alpha) and -1 <= self.alpha < 1, "a number in [-1, 1)")
         for field in ("network_init", "barrier_init"):
-            value = getattr(self, field)
-            if value not in initializers.INITS:
-                raise ValueError(
-                    f"settings.{field}: unknown initialiser {value!r}"
-                    f"{did_you_mean(str(value), initializers.INITS)}; known: {', '.join(initializers.INITS)}"
-                )
+            check_known([getattr(self, field)], initializers.INITS, f"settings.{field}", "initialiser")
         ok = isinstance(self.branches, tuple) and 1 <= len(self.branches) <= MAX_BRANCHES
         _check(self, "branches", ok, f"a tuple of 1 to {MAX_BRANCHES} BranchSettings")
         for number, branch in enumerate(self.branches):
@@ -147,10 +148,7 @@ def _check(owner: Any, field: str, ok: bool, allowed: str, prefix: str = "settin
 
 
 def _check_fields(values: dict[str, Any], cls: type, where: str) -> None:
-    known = [field.name for field in dataclasses.fields(cls)]
-    for name in values:
-        if name not in known:
-            raise ValueError(f"{where}: unknown field {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}")
+    check_known(values, [field.name for field in dataclasses.fields(cls)], where)
 
 
 def _branch_from_dict(values: Any, number: int) -> BranchSettings:
@@ -174,11 +172,8 @@ def _check_branch(branch: BranchSettings, number: int) -> None:
     if not isinstance(features, tuple) or not features:
         raise ValueError(f"{where}.features: expected a non-empty tuple out of {', '.join(FEATURES)}, got {features!r}")
     for feature in features:
-        if feature not in FEATURES:
-            raise ValueError(
-                f"{where}.features: unknown feature {feature!r}{did_you_mean(str(feature), FEATURES)}; "
-                f"known: {', '.join(FEATURES)}"
-            )
+        if not isinstance(feature, str) or not feature.isidentifier():
+            raise ValueError(f"{where}.features: expected names such as {FEATURES[0]!r}, got {feature!r}")
     _check(branch, "features", len(set(features)) == len(features), "each feature once", where)
     _check(branch, "level", _is_number(branch.level) and branch.level > 0, "a positive number", where)
     for field in ("transform_kernel", "barrier_kernel"):
@@ -189,24 +184,9 @@ def _check_branch(branch: BranchSettings, number: int) -> None:
         _check(branch, field, _is_int(value) and value >= 1, "an integer >= 1", where)
 
 
-@flax.struct.dataclass
-class ProxyTask:
-    """What all candidates regress, and through which frozen layers: arrays that depend on (key, settings, images) only.
-
-    Attributes:
-      images: [B, H, W, 3], standardised.
-      targets: per branch [B, 8, 8, target_channels].
-      barriers: per branch {"kernel": [k_b, k_b, transform_channels, target_channels], "bias": [target_channels]}.
-    """
-
-    images: Array
-    targets: tuple[Array, ...]
-    barriers: tuple[dict[str, Array], ...]
-
-
-@flax.struct.dataclass
+@dataclasses.dataclass(frozen=True)
 class ScoreResult:
-    """Scores of a list of architectures, in the order given.
+    """Scores of a list of architectures, in the order given. A plain record of NumPy arrays, no pytree.
 
     Attributes:
       archs: the architectures' strings, length A.
@@ -219,18 +199,57 @@ class ScoreResult:
         equal scores.
       status: ``"ok"`` or ``"diverged"``, length A.
       seconds: {"compile": ..., "run": ...} wall time, s.
+
+    Example:
+      >>> one = ScoreResult(("a",), np.ones(1), np.ones(1), np.ones((1, 2)), np.ones(1, int), np.ones(1, int),
+      ...     np.ones(1, int), ("ok",), {})
+      >>> one.to_rows()[0]["score"]
+      1.0
     """
 
-    archs: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    archs: tuple[str, ...]
     score: np.ndarray
     loss: np.ndarray
     losses: np.ndarray
     macs: np.ndarray
     params: np.ndarray
     effective_macs: np.ndarray
-    status: tuple[str, ...] = flax.struct.field(pytree_node=False)
-    seconds: dict[str, float] = flax.struct.field(pytree_node=False)
+    status: tuple[str, ...]
+    seconds: dict[str, float]
 
     def ranking(self) -> np.ndarray:
         """Indices from best to worst, [A]; ties and diverged ones in the order given."""
         return np.argsort(-self.score, kind="stable")
+
+    def select(self, positions: Sequence[int]) -> ScoreResult:
+        """The same of the architectures at some positions, in that order."""
+        where = np.asarray(positions, np.int64)
+        return ScoreResult(
+            archs=tuple(self.archs[i] for i in where),
+            status=tuple(self.status[i] for i in where),
+            seconds=self.seconds,
+            **{
+                name: getattr(self, name)[where]
+                for name in ("score", "loss", "losses", "macs", "params", "effective_macs")
+            },
+        )
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One dict an architecture, in the order given: what ``pandas.DataFrame(result.to_rows())`` takes.
+
+        Keys: ``arch, score, loss, losses, macs, params, effective_macs, status``. Numbers are Python's; ``losses`` is
+        a list of S numbers.
+        """
+        names = ("score", "loss", "losses", "macs", "params", "effective_macs")
+        columns = {name: getattr(self, name).tolist() for name in names}
+        return [
+            {"arch": arch, **{name: column[i] for name, column in columns.items()}, "status": self.status[i]}
+            for i, arch in enumerate(self.archs)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists by field, and ``seconds``."""
+        return {
+            field.name: value.tolist() if isinstance(value := getattr(self, field.name), np.ndarray) else value
+            for field in dataclasses.fields(self)
+        }

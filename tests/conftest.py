@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from eproxy_jax.execution import programs
+from eproxy_jax.execution import memory, programs
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -48,6 +48,6 @@ def x64():
 @pytest.fixture(autouse=True)
 def forget_programs():
     """Drop compiled programs in time: XLA's CPU backend crashes when a process runs out of memory mappings."""
-    if programs.mappings_left() < 0.75:
+    if memory.mappings_left() < 0.75:
         programs.forget()
         jax.clear_caches()

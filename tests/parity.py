@@ -17,7 +17,7 @@ import numpy as np
 from helpers import CELLS, SPACES, THREE_BRANCHES, TINY, pattern, pattern_images, pattern_tree, tap_params, used_params
 
 from eproxy_jax import proxy
-from eproxy_jax.types import ProxyTask
+from eproxy_jax.proxy import ProxyTask
 
 GOLDEN = Path(__file__).with_name("golden_parity.json")
 SETTINGS = {"one_branch": TINY, "three_branches": THREE_BRANCHES}

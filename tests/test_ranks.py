@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eproxy_jax.metrics import rank_quality
+from eproxy_jax.ranks import rank_quality
 
 
 def test_equal_scipy_with_ties():

@@ -25,7 +25,7 @@ def test_commands_parse():
     commands = re.findall(r"^eproxy ((?:score|plan|dps|bank) .*?)(?:#.*)?$", README, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
-        arguments, rest = main._parser().parse_known_args(command.split())
+        arguments, rest = main.parser().parse_known_args(command.split())
         assert arguments.command == command.split()[0]
         assert all(text.startswith("--config.") for text in rest)
 

@@ -9,16 +9,19 @@ import pytest
 from helpers import CELLS, QUICK, SPACES, THREE_BRANCHES, TINY, pattern_images, pattern_tree, slow_unless
 
 from eproxy_jax import proxy, score, scoring, spaces
-from eproxy_jax.execution import programs
+from eproxy_jax.execution import evaluation, memory, programs
+from eproxy_jax.execution.execution import VMAP_WIDTH, Execution, candidates_mesh
 
 SPACE = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
 IMAGES = pattern_images(4, 8).astype(np.float32)
 ARCHS = SPACE.sample(10, 3)
+WAYS = ("devices", "form", "chunk_size", "vmap_width", "grouping", "precision")
 
 
 def scored(archs=ARCHS, **options):
+    ways = {name: options.pop(name) for name in WAYS if name in options}
     options = {"space": SPACE, "settings": TINY, "images": IMAGES, "key": 5, **options}
-    return score(archs, **options)
+    return score(archs, **options, execution=Execution.of(**ways))
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +61,12 @@ def test_map_vmap_and_loop_agree_in_float64(x64):
     assert results["map"].losses.dtype == np.float64
     np.testing.assert_allclose(results["vmap"].losses, results["map"].losses, rtol=1e-6)
     np.testing.assert_allclose(results["vmap"].losses[:, 0], results["map"].losses[:, 0], rtol=1e-10)
-    job = scoring.make_job(SPACE, TINY, images, 5, programs.Execution.of(jax.devices()[:1]))
+    job = scoring.make_job(SPACE, TINY, images, 5, Execution.of(jax.devices()[:1]))
     network = proxy.ProxyNetwork(SPACE.universal(jnp.float64), proxy.ProxySpec.of(TINY).heads, jnp.float64)
     one = jax.jit(proxy.candidate_losses, static_argnums=(0, 1))
     loop = []
     for arch in map(SPACE.canonical, archs):
-        key = proxy.arch_key(job.key, jnp.asarray(spaces.arch_identity(SPACE, arch)))
+        key = proxy.candidate_key(job.key, jnp.asarray(spaces.arch_identity(SPACE, arch)))
         loop.append(one(network, 10, key, jnp.asarray(SPACE.encode([arch])[0]), job.task, job.hyper))
     np.testing.assert_allclose(np.stack(loop), results["map"].losses, rtol=1e-6)
 
@@ -98,11 +101,11 @@ def test_bfloat16_products_sum_in_float32():
     assert not np.array_equal(rounded[:, 0], exact[:, 0])
     np.testing.assert_allclose(rounded[:, 0], exact[:, 0], rtol=2e-2)
 
-    execution = programs.Execution.of(jax.devices()[:1], precision="bfloat16", **options)
+    execution = Execution.of(jax.devices()[:1], precision="bfloat16", **options)
     job = scoring.make_job(SPACE, TINY, IMAGES, 5, execution)
     group = SPACE.group(ARCHS[0])
-    shape, shared = group.encode(ARCHS[:1]).shape[1:], (job.task, job.hyper)
-    spec = programs.ProgramSpec.of(job.candidate(group), TINY.num_steps, shape, execution, job.key, shared)
+    shape = group.encode(ARCHS[:1]).shape[1:]
+    spec = programs.ProgramSpec.of(job.candidate(group), shape, execution, job.key, job.shared)
     lines = spec.lower()[0].as_text().splitlines()
     products = [line for line in lines if "stablehlo.dot_general" in line or "stablehlo.convolution" in line]
     assert len(products) > 20
@@ -114,12 +117,12 @@ def test_bfloat16_products_sum_in_float32():
 
 def test_batches_as_wide_as_memory_holds(baseline, monkeypatch):
     class Program:
-        temp_bytes = programs.VMAP_WIDTH * 1000
+        temp_bytes = VMAP_WIDTH * 1000
 
-    monkeypatch.setattr(scoring.Job, "program", lambda job, arch: Program())
-    monkeypatch.setattr(programs, "free_bytes", lambda devices: 5000 / 0.8)
-    job = scoring.make_job(SPACE, TINY, IMAGES, 5, programs.Execution.of(form="vmap"))
-    wide = scoring.widest(job, ARCHS)
+    monkeypatch.setattr(evaluation, "program", lambda *_: Program())
+    monkeypatch.setattr(memory, "free_bytes", lambda devices: 5000 / 0.8)
+    job = scoring.make_job(SPACE, TINY, IMAGES, 5, Execution.of(form="vmap", vmap_width="auto"))
+    wide = job.widened(ARCHS).execution
     assert (wide.vmap_width, wide.chunk_size) == (4, 4 * len(jax.devices()))
     np.testing.assert_array_equal(scored(vmap_width="auto").losses, baseline.losses)  # no batches in the map form
 
@@ -221,11 +224,11 @@ def test_no_gradient_for_the_barrier(monkeypatch):
         return str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(params, job.task.barriers[0]["kernel"]))
 
     assert "f32[24,3,3,5]" not in jaxpr()
-    monkeypatch.setattr(proxy.ops, "frozen_conv2d", proxy.ops.conv2d)
+    monkeypatch.setattr(proxy.convolution, "frozen_conv2d", proxy.convolution.conv2d)
     assert "f32[24,3,3,5]" in jaxpr()
 
 
-# One machine runs all cell spaces of NDS, another all its AnyNets; fine groups of NAS-Bench-201: tests/test_groups.py.
+# One machine runs all cell spaces of NDS, another all its AnyNets; fine groups of NAS-Bench-201: tests/execution/test_groups.py.
 @pytest.mark.parametrize(
     "name",
     slow_unless(
@@ -240,12 +243,12 @@ def test_lowers_for_accelerators(name):
     """
     space, arch = SPACES[name], CELLS[name][0]
     group = space.group(arch)
-    execution = programs.Execution.of(jax.devices()[:1], "vmap", vmap_width=2)
+    execution = Execution.of(jax.devices()[:1], "vmap", vmap_width=2)
     job = scoring.make_job(space, TINY, IMAGES, 0, execution)
-    mesh = programs.candidates_mesh(execution.devices)
-    program = jax.jit(programs.chunk_program(job.candidate(group), TINY.num_steps, "vmap", mesh, 2))
+    mesh = candidates_mesh(execution.devices)
+    program = jax.jit(programs.chunk_program(job.candidate(group), "vmap", mesh, 2))
     arguments = (job.key, np.zeros((2, 2), np.uint32), group.encode([arch, arch]), np.ones(2, bool))
     for platforms, groups in ((("cpu", "tpu"), {"1"}), (("cpu", "cuda", "tpu"), {"1", "2"})):
-        text = jax.export.export(program, platforms=platforms)(*arguments, (job.task, job.hyper)).mlir_module()
+        text = jax.export.export(program, platforms=platforms)(*arguments, job.shared).mlir_module()
         assert "stablehlo.convolution" in text or "stablehlo.dot_general" in text
         assert set(re.findall(r"feature_group_count = (\d+)", text)) <= groups

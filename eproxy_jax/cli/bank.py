@@ -22,7 +22,7 @@ again with the same flags, resumes. Settings of the configuration come first, th
 """
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: common.Commands) -> None:
     """Add the command to the subparsers of ``eproxy``."""
     bank = common.add_command(commands, "bank", "compute or extend a loss bank", _EPILOG)
     common.add_proxy_flags(bank)
@@ -69,19 +69,12 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         members = common.read_proxy(Path(path)).members
         chosen += _encode(spec.genes, [member.settings for member in members], path)
     rate, seed = spec.search.mutation_rate, arguments.settings_seed
-    chosen += loss_bank.mutated_settings(spec.genes, chosen[0], rate, arguments.num_mutations, seed)
-    settings = [*chosen, *loss_bank.random_settings(spec.genes, arguments.num_settings, seed)]
+    counts = (arguments.num_mutations, arguments.num_settings)
+    settings = loss_bank.settings_to_try(spec.genes, chosen, rate, *counts, seed)
     out = Path(arguments.out) if arguments.out else Path(arguments.workdir or ".") / "bank.jsonl"
-    meter: list[progress.Progress] = []
-
-    def show(done: int, total: int, diverged: int) -> None:
-        if not meter:  # what the first setting took is not known: it does not count for the rate
-            meter.append(progress.Progress(total, done, unit="trainings"))
-        meter[0].update(done, diverged)
-
     with loss_bank.LossBank(out, bank_spec.identity(execution)) as bank:
-        common.announce("compiling, then training setting after setting")
-        seconds = loss_bank.fill(bank, bank_spec, settings, archs, execution, show)
+        progress.announce("compiling, then training setting after setting")
+        seconds = loss_bank.fill(bank, bank_spec, settings, archs, execution, loss_bank.show_progress())
         finite = np.isfinite(bank.losses(spec.settings.num_steps)[..., -1])
         diverged = int((bank.computed() & ~finite).sum())
         print(f"bank:    {out}")

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from eproxy_jax.cli.config import RunSpec
+    from eproxy_jax.dps.fitted import FittedProxy
+    from eproxy_jax.execution.execution import Execution
+    from eproxy_jax.spaces import SearchSpace
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 class UsageError(Exception):
@@ -40,7 +46,7 @@ def natural(text: str) -> int:
     return value
 
 
-def add_command(commands: Any, name: str, help: str, epilog: str) -> argparse.ArgumentParser:
+def add_command(commands: Commands, name: str, help: str, epilog: str) -> argparse.ArgumentParser:
     """The parser of one command of ``eproxy``; ``epilog`` is printed as it stands."""
     return commands.add_parser(name, help=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
@@ -69,12 +75,6 @@ def add_arch_flags(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--all", action="store_true", help="the whole space")
     which.add_argument("--limit", type=positive, metavar="N", help="a random subset of N out of --archs or --all")
     which.add_argument("--seed", type=natural, metavar="S", default=0, help="seed of --sample and --limit (default 0)")
-
-
-def default_compile_cache() -> str:
-    """The user's cache folder for compiled programs."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return str(Path(base) / "eproxy_jax" / "programs")
 
 
 def add_execution_flags(parser: argparse.ArgumentParser) -> None:
@@ -109,8 +109,7 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
     execution.add_argument(
         "--compile-cache",
         metavar="DIR",
-        default=default_compile_cache(),
-        help="folder that keeps compiled programs for later runs, 'off' for none (default %(default)s)",
+        help="folder of compiled programs, for later runs; 'off' for none (default ~/.cache/eproxy_jax/programs)",
     )
 
 
@@ -133,11 +132,11 @@ def check_archs(arguments: argparse.Namespace) -> None:
         raise UsageError("--limit is for --archs and --all; --sample already says how many")
 
 
-def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -> Any:
-    """The ``programs.Execution`` of the flags; ``chunk_size`` per device where the flag is absent."""
+def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -> Execution:
+    """The ``Execution`` of the flags; ``chunk_size`` per device where the flag is absent."""
     import jax
 
-    from eproxy_jax.execution import programs
+    from eproxy_jax.execution.execution import Execution
 
     devices = jax.local_devices()
     wanted = arguments.devices
@@ -150,12 +149,12 @@ def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -
         chunk_size *= len(devices)
     else:
         chunk_size = arguments.chunk_size
-    return programs.Execution.of(
+    return Execution.of(
         devices, arguments.form, chunk_size, arguments.vmap_width, arguments.grouping, arguments.precision
     )
 
 
-def run_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
+def run_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> RunSpec:
     """The ``config.RunSpec`` of the flags."""
     from eproxy_jax.cli import config as config_lib
 
@@ -182,17 +181,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_proxy(path: Path) -> Any:
-    """The fitted proxy of a file: what ``eproxy dps`` writes, or one plain setting."""
+def read_proxy(path: Path) -> FittedProxy:
+    """The fitted proxy of a file that ``eproxy dps`` wrote, one plain setting, or SPACE/TASK of ``ep.found``."""
     from eproxy_jax.dps import fitted
 
+    if not path.exists() and len(path.parts) == 2 and path.parts in fitted.found_names():
+        return fitted.found(*path.parts)
     try:
         return fitted.FittedProxy.from_dict(read_json(path))
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
 
 
-def architectures(arguments: argparse.Namespace, space: Any) -> list[Any]:
+def architectures(arguments: argparse.Namespace, space: SearchSpace) -> list[Any]:
     """The architectures asked for, each string once."""
     from eproxy_jax.runs import archs as archs_lib
     from eproxy_jax.spaces.base import draw_distinct
@@ -214,26 +215,6 @@ def architectures(arguments: argparse.Namespace, space: Any) -> list[Any]:
     return distinct
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a run is made with."""
-    import flax
-    import jax
-
-    from eproxy_jax import __version__
-
-    return {
-        "eproxy_jax": __version__,
-        "jax": jax.__version__,
-        "flax": flax.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def command_line() -> str:
     """This process's command, for the record of a run."""
     return " ".join(["eproxy", *sys.argv[1:]])
-
-
-def announce(text: str) -> None:
-    """A line for the person who waits, on stderr."""
-    print(f"eproxy: {text}", file=sys.stderr)

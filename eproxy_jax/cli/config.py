@@ -6,7 +6,9 @@ return one; the command line reads it at the edge and hands on only what the fun
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +16,15 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-from absl import flags
-from ml_collections import config_flags
+import optax
+from ml_collections import config_dict
+from ml_collections.config_flags import config_path
 
-from eproxy_jax import images, spaces
+from eproxy_jax import images, scoring, spaces
+from eproxy_jax import targets as targets_lib
 from eproxy_jax.dps.evolution import SearchSpec
 from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.errors import did_you_mean
+from eproxy_jax.errors import check_known, did_you_mean
 from eproxy_jax.types import ProxySettings
 
 
@@ -33,8 +37,9 @@ def default_config(space: str = "nasbench201") -> Any:
     Returns:
       A locked ``ConfigDict``: ``space``, ``sizes`` (fields of the space), ``settings`` (see ``ProxySettings``),
       ``images`` (``source``: a generator's name or a path; ``num``; ``size`` in pixels, generators only; ``seed`` of
-      the draw, files only), ``weight_seed`` (seed of weights, targets and barrier) and ``dps`` (fields of
-      ``dps.SearchSpec``, and ``genes``, fields of ``genes.GeneTable``).
+      the draw, files only), ``weight_seed`` (seed of weights, targets and barrier), ``targets`` (features of your own:
+      functions by name, see ``ep.score``), ``optimizer`` (an optax transformation instead of SGD, or None) and ``dps``
+      (fields of ``dps.SearchSpec``, and ``genes``, fields of ``genes.GeneTable``).
 
     Raises:
       ValueError: unknown space.
@@ -55,6 +60,8 @@ def default_config(space: str = "nasbench201") -> Any:
                 "seed": 0,
             },
             "weight_seed": 0,
+            "targets": {},
+            "optimizer": config_dict.placeholder(object),
             "dps": {**_search_defaults(), "genes": _as_tuples(GeneTable().to_dict())},
         }
     )
@@ -137,23 +144,57 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> Any:
       FileNotFoundError: no such file.
       ValueError: the file fails, or an override names no field or has the wrong type.
     """
-    path = source.rpartition(":")[0] if not Path(source).is_file() and ":" in source else source
+    path, variant = source, []
+    if not Path(source).is_file() and ":" in source:
+        path, _, name = source.rpartition(":")
+        variant = [name]
     if not Path(path).is_file():
         raise FileNotFoundError(f"no configuration file at {path!r}")
-    # The library loads every file under this one name, over what an earlier file of this process left there.
-    sys.modules.pop("config_config", None)
-    values = flags.FlagValues()
-    arguments = ["eproxy", f"--config={source}", *overrides]
-    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=arguments)
     try:
-        values(arguments)
-        return values.config
-    except (flags.Error, AttributeError, KeyError, TypeError, IndexError, ValueError, OSError, SyntaxError) as error:
-        # The library wraps what get_config raised into a traceback's text, whose last line is the message.
-        message = [line for line in str(error).replace("\\n", "\n").splitlines() if line.strip(" '\"")]
-        raise ValueError(
-            f"configuration {source}: {' '.join(message[-2:] if len(message) < 4 else message[-1:])}"
-        ) from error
+        config = _module(Path(path)).get_config(*variant)
+    except Exception as error:  # whatever a user's file raises is told in one line
+        raise ValueError(f"configuration {source}: {type(error).__name__}: {error}") from error
+    for text in overrides:
+        field, _, value = text.removeprefix("--config.").partition("=")
+        try:
+            current = config_path.get_value(field, config)
+        except (AttributeError, KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"configuration {source}: --config.{field}: no such field: {error}") from error
+        config_path.set_value(field, config, _parsed(field, value, current))
+    return config
+
+
+def _module(path: Path) -> Any:
+    """A configuration file as a module of its own, loaded anew. It stays known, so that its classes have a source."""
+    name = f"eproxy_config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _parsed(field: str, text: str, current: Any) -> Any:
+    """The value of an override, of the type that the field has.
+
+    Raises:
+      ValueError: it has another type.
+    """
+    if isinstance(current, str):
+        return text
+    try:
+        value = {"true": True, "false": False}[text] if text in ("true", "false") else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(current, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if current is not None and type(value) is not type(current):
+        raise ValueError(f"--config.{field}: expected {type(current).__name__} such as {current!r}, got {text!r}")
+    return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +206,8 @@ class RunSpec:
       settings: the proxy's settings.
       images: [B, H, W, 3], not yet standardised.
       weight_seed: seed of the key.
+      targets: features of the user's own by name.
+      optimizer: what trains instead of SGD; None for SGD.
       genes: the choices of a search.
       search: sizes and rates of a search.
     """
@@ -173,6 +216,8 @@ class RunSpec:
     settings: ProxySettings
     images: Any
     weight_seed: int
+    targets: scoring.Targets
+    optimizer: optax.GradientTransformation | None
     genes: GeneTable
     search: SearchSpec
 
@@ -186,34 +231,34 @@ def build(config: ml_collections.ConfigDict) -> RunSpec:
     """
     values = config.to_dict()
     expected = default_config().to_dict()
-    for name in values:
-        if name not in expected:
-            raise ValueError(f"config: unknown field {name!r}{did_you_mean(name, expected)}; known: {list(expected)}")
+    check_known(values, expected, "config")
     for name in expected:
         if name not in values:
-            raise ValueError(f"config: field {name!r} is missing; see eproxy_jax.config.default_config")
+            raise ValueError(f"config: field {name!r} is missing; see eproxy_jax.cli.config.default_config")
     space = spaces.get(values["space"], **values["sizes"])
     settings = ProxySettings.from_dict(values["settings"])
     seed = values["weight_seed"]
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"config.weight_seed: expected an integer >= 0, got {seed!r}")
     genes, search = _search(dict(values["dps"]), settings.num_steps)
-    return RunSpec(space, settings, _images(values["images"], expected["images"]), seed, genes, search)
+    targets, optimizer = values["targets"], values["optimizer"]
+    if not all(callable(function) for function in targets.values()):
+        raise ValueError(f"config.targets: expected functions by name, got {targets!r}")
+    if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise ValueError(f"config.optimizer: expected an optax transformation, got {optimizer!r}")
+    targets_lib.check_features(settings, targets)
+    batch = _images(values["images"], expected["images"])
+    return RunSpec(space, settings, batch, seed, targets, optimizer, genes, search)
 
 
 def _search(values: dict[str, Any], num_steps: int) -> tuple[GeneTable, SearchSpec]:
     genes = GeneTable.from_dict(values.pop("genes", {}))
-    known = _search_defaults()
-    for name in values:
-        if name not in known:
-            raise ValueError(f"config.dps: unknown field {name!r}{did_you_mean(name, known)}; known: {list(known)}")
+    check_known(values, _search_defaults(), "config.dps")
     return genes, SearchSpec(**values, num_steps=num_steps)
 
 
 def _images(values: dict[str, Any], expected: dict[str, Any]) -> Any:
-    for name in values:
-        if name not in expected:
-            raise ValueError(f"config.images: unknown field {name!r}{did_you_mean(name, expected)}")
+    check_known(values, expected, "config.images")
     values = {**expected, **values}
     for name, least in (("num", 2), ("size", 4), ("seed", 0)):
         if not isinstance(values[name], int) or values[name] < least:

@@ -25,7 +25,7 @@ flags, resumes. Sizes of the search are fields of the configuration: --config.dp
 """
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: common.Commands) -> None:
     """Add the command to the subparsers of ``eproxy``."""
     dps = common.add_command(
         commands, "dps", "search settings that rank a space, from a few labelled architectures", _EPILOG
@@ -73,7 +73,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if arguments.max_seconds is not None and not arguments.max_seconds > 0:
         raise UsageError(f"--max-seconds: expected a positive number, got {arguments.max_seconds}")
     from eproxy_jax import images
+    from eproxy_jax.dps import comparison
     from eproxy_jax.dps import search as search_lib
+    from eproxy_jax.progress import announce
+    from eproxy_jax.runs.resumable import versions
 
     spec = _spec(arguments, overrides)
     labelled, evaluation = _split(arguments, spec.space)
@@ -87,15 +90,15 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         genes=spec.genes,
         search=spec.search,
         images=batch,
-        weight_seed=spec.weight_seed,
-        seed=arguments.seed,
+        key=spec.weight_seed,
+        search_key=arguments.seed,
         labelled=tuple(labelled),
         truth=tuple(labelled.values()),
         warm=warm,
     )
-    common.announce(f"{len(labelled)} labelled architectures, {len(evaluation)} for evaluation; compiling the search")
+    announce(f"{len(labelled)} labelled architectures, {len(evaluation)} for evaluation; compiling the search")
     search = search_lib.prepare(problem, execution)
-    common.announce(f"compiled in {search.compile_seconds:.1f} s")
+    announce(f"compiled in {search.compile_seconds:.1f} s")
     histories, seconds = {}, {"compile": round(search.compile_seconds, 2)}
     kinds: list[search_lib.Kind] = ["evolution", "random"] if arguments.random_search else ["evolution"]
     for kind in kinds:
@@ -114,16 +117,16 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     found, numbers = {}, {}
     for kind, state in histories.items():
         found[kind], numbers[kind] = search_lib.fitted_proxy(problem, state, arguments.ensemble)
-    record = search_lib.record(problem, histories, found["evolution"], numbers["evolution"], execution)
+    record = comparison.record(problem, histories, found["evolution"], numbers["evolution"], execution)
     rows: dict[str, Any] = {}
     if evaluation:
-        common.announce(f"comparing on {len(evaluation)} evaluation architectures")
-        rows = search_lib.compare(problem, found, evaluation, workdir / "evaluation.jsonl", spec.settings, execution)
+        announce(f"comparing on {len(evaluation)} evaluation architectures")
+        rows = comparison.compare(problem, found, evaluation, workdir / "evaluation.jsonl", spec.settings, execution)
     record |= {
         "evaluation": {name: dataclasses.asdict(row) for name, row in rows.items()},
         "seconds": seconds,
         "command": common.command_line(),
-        "versions": common.versions(),
+        "versions": versions(),
     }
     (workdir / "search.json").write_text(json.dumps(record, indent=1) + "\n")
     (workdir / "settings.json").write_text(json.dumps(record["settings"], indent=1) + "\n")
@@ -177,13 +180,12 @@ def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float],
 
 def _warm_start(arguments: argparse.Namespace, spec: Any, execution: Any, batch: Any, labelled: Any) -> Any:
     from eproxy_jax.dps import loss_bank
-    from eproxy_jax.dps import search as search_lib
 
     if not Path(arguments.bank).is_file():
         raise FileNotFoundError(f"no loss bank at {arguments.bank!r}: make one with eproxy bank")
     bank_spec = loss_bank.BankSpec(spec.space, spec.genes, batch, spec.weight_seed, spec.settings.num_steps)
     with loss_bank.LossBank(Path(arguments.bank), bank_spec.identity(execution)) as bank:
-        return search_lib.fittest_of_bank(bank, bank_spec, labelled, spec.search.population_size, spec.search.blend)
+        return loss_bank.fittest_of_bank(bank, bank_spec, labelled, spec.search.population_size, spec.search.blend)
 
 
 def _report(workdir: Path, record: dict[str, Any], rows: dict[str, Any], spec: Any) -> None:

@@ -7,7 +7,6 @@ exit status 2. Nothing here is numeric.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -28,16 +27,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       Exit status: 0, or 2 for bad input.
     """
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
+    own = parser()
+    arguments, rest = own.parse_known_args(argv)
     overrides = [text for text in rest if text.startswith("--config.")]
     unknown = [text for text in rest if not text.startswith("--config.")]
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        own.error(f"unrecognized arguments: {' '.join(unknown)}")
     if any("=" not in text for text in overrides):
-        parser.error("configuration overrides are written --config.FIELD=VALUE, with '='")
+        own.error("configuration overrides are written --config.FIELD=VALUE, with '='")
     try:
-        if argv is None:  # as a program; a caller of main has a JAX of its own
+        if argv is None:  # as a program; who calls this function has configured JAX already
             _configure_jax(arguments)
         return _COMMANDS[arguments.command].run(arguments, overrides)
     except (UsageError, ValueError, OSError) as error:
@@ -49,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; building it loads neither JAX, Flax nor SciPy."""
     from eproxy_jax import __version__
 
     parser = argparse.ArgumentParser(
@@ -64,40 +64,37 @@ def _parser() -> argparse.ArgumentParser:
 
 def _configure_jax(arguments: argparse.Namespace) -> None:
     """Call before JAX starts its backend. On the CPU, one JAX device per core: they run candidates side by side."""
-    import jax
-
-    from eproxy_jax.execution import programs
+    from eproxy_jax.execution.configuration import configure
 
     warnings.showwarning = lambda message, *_, **__: print(f"eproxy: warning: {message}", file=sys.stderr)
-    jax.config.update("jax_num_cpu_devices", arguments.devices or _available_cores())
-    if arguments.compile_cache != "off":
-        try:
-            programs.keep_on_disk(arguments.compile_cache)
-        except OSError as error:
-            warnings.warn(f"compiled programs are not kept: {error} (--compile-cache)", RuntimeWarning, stacklevel=1)
+    try:
+        configure(arguments.devices, arguments.compile_cache)
+    except OSError as error:
+        warnings.warn(f"compiled programs are not kept: {error} (--compile-cache)", RuntimeWarning, stacklevel=1)
     if arguments.command == "score":
-        _join_processes(arguments)
+        join_processes(arguments.distributed, arguments.coordinator, arguments.num_processes, arguments.process_id)
 
 
-def _join_processes(arguments: argparse.Namespace) -> None:
-    """Start JAX's distributed runtime where flags ask for it."""
-    from eproxy_jax.runs import hosts
+def join_processes(distributed: bool, coordinator: str | None, count: int | None, index: int | None) -> None:
+    """Start JAX's distributed runtime where flags ask for it.
 
-    coordinator, count, index = arguments.coordinator, arguments.num_processes, arguments.process_id
+    Args:
+      distributed: ``--distributed``.
+      coordinator: ``--coordinator``.
+      count: ``--num-processes``.
+      index: ``--process-id``.
+
+    Raises:
+      UsageError: the flags do not fit together, or the other processes cannot be reached.
+    """
     if (coordinator is None) != (count is None) or (count is None) != (index is None):
         raise UsageError("--coordinator, --num-processes and --process-id go together")
-    if count is not None and index >= count:
+    if count is not None and index is not None and index >= count:
         raise UsageError(f"--process-id {index}: expected 0 to {count - 1}, as --num-processes is {count}")
-    if arguments.distributed or coordinator is not None:
+    if distributed or coordinator is not None:
+        from eproxy_jax.runs import hosts
+
         try:
             hosts.start(coordinator, count, index)
         except (RuntimeError, ValueError) as error:
             raise UsageError(f"cannot join the other processes: {error}") from error
-
-
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

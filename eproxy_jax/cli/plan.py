@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from eproxy_jax.cli import common
 
@@ -19,7 +18,7 @@ parameters, momenta, gradients and saved activations of the candidates it trains
 """
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: common.Commands) -> None:
     """Add the command to the subparsers of ``eproxy``."""
     plan = common.add_command(commands, "plan", "count networks, programs, work and memory of a list", _EPILOG)
     common.add_proxy_flags(plan)

@@ -7,12 +7,16 @@ score is a mean percentile within the list, so unlike a plain score it depends o
 from __future__ import annotations
 
 import dataclasses
+import importlib.resources
+import json
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from eproxy_jax.dps import selection
+from eproxy_jax.errors import check_known
 from eproxy_jax.types import ProxySettings
 
 _WEIGHTS = ("macs_weight", "params_weight")
@@ -148,3 +152,40 @@ def fit_weights(losses: Any, sizes: Any, truth: Any, shares: Any = selection.SHA
     """
     fitness = selection.fitness(selection.rank_blends(losses, sizes, shares), losses, truth)
     return np.stack([selection.mean_share(row, len(truth), shares) for row in fitness]), fitness.max(1)
+
+
+# --- settings that were found --------------------------------------------------------------------------------
+
+
+def _found_folder() -> Traversable:
+    return importlib.resources.files("eproxy_jax").joinpath("found")
+
+
+def found_names() -> tuple[tuple[str, str], ...]:
+    """(space, task) of all settings that :func:`found` loads, sorted."""
+    folders = [folder for folder in _found_folder().iterdir() if folder.is_dir()]
+    pairs = [(folder.name, file.name) for folder in folders for file in folder.iterdir()]
+    return tuple(sorted((space, name.removesuffix(".json")) for space, name in pairs if name.endswith(".json")))
+
+
+def found(space: str, task: str) -> FittedProxy:
+    """The settings that Discrete Proxy Search found with 20 labels of a task, for any architecture of the space.
+
+    They were searched at the size ``small`` of the space's configuration, which is the size to use them at.
+
+    Args:
+      space: a search space's registry name.
+      task: a task's name, see :func:`found_names`.
+
+    Raises:
+      ValueError: nothing was found for this pair (with the nearest names).
+
+    Example:
+      >>> len(found("nasbench201", "cifar100").members)
+      8
+    """
+    names = found_names()
+    check_known([space], sorted({known for known, _ in names}), "found", "space")
+    check_known([task], [known for other, known in names if other == space], f"found({space!r}, ...)", "task")
+    text = _found_folder().joinpath(space, f"{task}.json").read_text(encoding="utf-8")
+    return FittedProxy.from_dict(json.loads(text))

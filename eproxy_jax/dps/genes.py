@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax.errors import did_you_mean
+from eproxy_jax.errors import check_known
 from eproxy_jax.nn import initializers
 from eproxy_jax.types import FEATURES, MAX_BRANCHES, BranchSettings, ProxySettings
 
@@ -102,9 +103,7 @@ class GeneTable:
           ValueError: an unknown field (with the nearest known one) or a bad choice.
         """
         known = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            if name not in known:
-                raise ValueError(f"genes: unknown field {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}")
+        check_known(values, known, "genes")
         choices = {name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in values.items()}
         return cls(**choices)  # pyright: ignore[reportArgumentType]
 
@@ -251,3 +250,42 @@ class GeneTable:
             return genes[_GLOBAL_GENES.index(name)]
         start = len(_GLOBAL_GENES) + (branch or 0) * _GENES_PER_BRANCH + len(FEATURES)
         return genes[start + _BRANCH_GENES.index(name)]
+
+
+def without_alpha(table: GeneTable, genes: Any) -> np.ndarray:
+    """A genome's key in a bank: canonical, with the gene that no training sees set to 0."""
+    genes = table.canonical(genes)
+    genes[table.names.index("alpha")] = 0
+    return genes
+
+
+def random_settings(table: GeneTable, count: int, seed: int = 0) -> list[np.ndarray]:
+    """The first ``count`` genomes of an endless random sequence, [G] each, distinct as keys of a bank.
+
+    Raises:
+      ValueError: the table has fewer settings than asked for.
+    """
+    return _distinct_genomes(table, table.random_genes, count, seed, [])
+
+
+def mutated_settings(table: GeneTable, genes: Any, rate: float, count: int, seed: int = 0) -> list[np.ndarray]:
+    """The same for mutations of one genome, itself left out: each gene is drawn anew with probability ``rate``.
+
+    Raises:
+      ValueError: the table has fewer settings than asked for.
+    """
+    return _distinct_genomes(table, lambda key: table.mutate(key, jnp.asarray(genes), rate), count, seed, [genes])
+
+
+def _distinct_genomes(
+    table: GeneTable, draw: Callable[[Array], Array], count: int, seed: int, known: Sequence[Any]
+) -> list[np.ndarray]:
+    """``count`` genomes of a random sequence, those of ``known`` left out."""
+    found = {tuple(without_alpha(table, genes).tolist()): np.empty(0) for genes in known}
+    first, draw = len(found), jax.jit(draw)
+    for number in range(100 * count + 1):
+        if len(found) == first + count:
+            return list(found.values())[first:]
+        genes = without_alpha(table, draw(jax.random.fold_in(jax.random.key(seed), number)))
+        found.setdefault(tuple(genes.tolist()), genes)
+    raise ValueError(f"{count} distinct settings: the gene table has too few (found {len(found) - first}); widen it")

@@ -2,7 +2,7 @@
 
 A setting's losses do not depend on the task, on which architectures are labelled, nor on ``alpha``. With the matrix
 [settings, archs, steps] of a space on disk, any task, draw of labels, number of labels or fitness is fitted in
-milliseconds (:mod:`eproxy_jax.dps.evolution.selection`).
+milliseconds (``dps/selection.py``).
 
 The file is JSON lines: a header with all that the losses depend on, then records of architectures and of losses,
 appended and flushed one by one, so that a killed run loses at most the setting it was working on.
@@ -15,20 +15,22 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax import scoring, spaces
-from eproxy_jax.dps import tiered
-from eproxy_jax.dps.genes import GeneTable
+from eproxy_jax import proxy, scoring, spaces
+from eproxy_jax.dps import fitted, selection, tiered
+from eproxy_jax.dps.genes import GeneTable, mutated_settings, random_settings, without_alpha
 from eproxy_jax.execution import programs
-from eproxy_jax.runs.results import JsonLines, fingerprint
+from eproxy_jax.execution.execution import Execution
+from eproxy_jax.execution.grouping import GroupInput, distinct_networks, group_inputs
+from eproxy_jax.jsonlines import JsonLines, fingerprint, number
+from eproxy_jax.progress import Progress
 
 # Candidates per device and call: one setting's architectures in few calls, each with its own progress.
 CHUNK = 64
@@ -42,20 +44,20 @@ class BankSpec:
       space: the search space.
       table: the gene table that genomes index.
       images: [B, H, W, 3], standardised.
-      weight_seed: seed of weights, features and barriers.
+      key: of weights, features and barriers; a typed key or an integer.
       num_steps: S.
     """
 
     space: spaces.SearchSpace
     table: GeneTable
     images: Array
-    weight_seed: int = 0
+    key: Array | int = 0
     num_steps: int = 10
 
-    def identity(self, execution: programs.Execution) -> dict[str, Any]:
+    def identity(self, execution: Execution) -> dict[str, Any]:
         """All of it as plain data, for the file's header."""
         return {
-            **scoring.run_identity(self.space, self.images, self.weight_seed, execution),
+            **scoring.run_identity(self.space, self.images, self.key, execution),
             "genes": {name: choices for name, choices in self.table.to_dict().items() if name != "alpha"},
             "num_steps": self.num_steps,
         }
@@ -162,7 +164,7 @@ class LossBank:
     def append(self, genes: Any, start: int, losses: np.ndarray) -> None:
         """Losses [n, S] of the architectures from position ``start`` on under one setting."""
         setting = tuple(int(g) for g in genes)
-        plain = [[float(str(v)) if np.isfinite(v) else None for v in np.asarray(one, np.float32)] for one in losses]
+        plain = [[number(v) for v in one] for one in losses]
         self._file.append([json.dumps({"setting": setting, "start": start, "losses": plain})])
         # As a reader of the file would see them, so that a resumed run is not told from an undisturbed one.
         self._add_losses(setting, start, plain)
@@ -193,43 +195,33 @@ class LossBank:
         self.close()
 
 
-def without_alpha(table: GeneTable, genes: Any) -> np.ndarray:
-    """A genome's key in a bank: canonical, with the gene that no training sees set to 0."""
-    genes = table.canonical(genes)
-    genes[table.names.index("alpha")] = 0
-    return genes
-
-
-def random_settings(table: GeneTable, count: int, seed: int = 0) -> list[np.ndarray]:
-    """The first ``count`` genomes of an endless random sequence, [G] each, distinct as keys of a bank.
-
-    Raises:
-      ValueError: the table has fewer settings than asked for.
-    """
-    return _distinct(table, table.random_genes, count, seed, [])
-
-
-def mutated_settings(table: GeneTable, genes: Any, rate: float, count: int, seed: int = 0) -> list[np.ndarray]:
-    """The same for mutations of one genome, itself left out: each gene is drawn anew with probability ``rate``.
-
-    Raises:
-      ValueError: the table has fewer settings than asked for.
-    """
-    return _distinct(table, lambda key: table.mutate(key, jnp.asarray(genes), rate), count, seed, [genes])
-
-
-def _distinct(
-    table: GeneTable, draw: Callable[[Array], Array], count: int, seed: int, known: Sequence[Any]
+def settings_to_try(
+    table: GeneTable, known: Sequence[np.ndarray], rate: float, num_mutations: int, num_random: int, seed: int = 0
 ) -> list[np.ndarray]:
-    """``count`` genomes of a random sequence, those of ``known`` left out."""
-    found = {tuple(without_alpha(table, genes).tolist()): np.empty(0) for genes in known}
-    first, draw = len(found), jax.jit(draw)
-    for number in range(100 * count + 1):
-        if len(found) == first + count:
-            return list(found.values())[first:]
-        genes = without_alpha(table, draw(jax.random.fold_in(jax.random.key(seed), number)))
-        found.setdefault(tuple(genes.tolist()), genes)
-    raise ValueError(f"{count} distinct settings: the gene table has too few (found {len(found) - first}); widen it")
+    """What a bank is filled with: known genomes, mutations of the first of them, and random ones.
+
+    Args:
+      table: the gene table.
+      known: genomes [G]; the configuration's settings first.
+      rate: mutation rate.
+      num_mutations: mutations of the first known genome.
+      num_random: random genomes.
+      seed: of mutations and random genomes.
+    """
+    mutations = mutated_settings(table, known[0], rate, num_mutations, seed)
+    return [*known, *mutations, *random_settings(table, num_random, seed)]
+
+
+def show_progress() -> Callable[[int, int, int], None]:
+    """A callback for :func:`fill`: trainings, rate, ETA, diverged, on stderr."""
+    meter: list[Progress] = []
+
+    def show(done: int, total: int, diverged: int) -> None:
+        if not meter:  # what the first setting took is not known: it does not count for the rate
+            meter.append(Progress(total, done, unit="trainings"))
+        meter[0].update(done, diverged)
+
+    return show
 
 
 def fill(
@@ -237,7 +229,7 @@ def fill(
     spec: BankSpec,
     settings: Sequence[np.ndarray],
     archs: Sequence[Any],
-    execution: programs.Execution | None = None,
+    execution: Execution | None = None,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, float]:
     """Train what is missing of settings x architectures.
@@ -254,8 +246,8 @@ def fill(
       {"compile": s, "run": s}, wall time.
     """
     space = spec.space
-    execution = programs.Execution.of(chunk_size=CHUNK * len(jax.local_devices())) if execution is None else execution
-    distinct = scoring.make_plan(archs, space).distinct
+    execution = Execution.of(chunk_size=CHUNK * len(jax.local_devices())) if execution is None else execution
+    distinct = distinct_networks(archs, space).distinct
     positions = bank.add_archs([space.format(arch) for arch in distinct])
     by_position = dict(zip(positions, distinct, strict=True))
     keys = [without_alpha(spec.table, genes) for genes in settings]
@@ -267,14 +259,14 @@ def fill(
     def candidate_of(group: spaces.Group) -> tiered.Candidate:
         return tiered.Candidate.of(group, spec.table, spec.num_steps, spec.images.dtype)
 
-    key = jax.random.key(spec.weight_seed)
+    key = proxy.typed_key(spec.key)
     task = jax.jit(tiered.make_task, static_argnums=1)(key, tiered.TierSpec.of(spec.table), spec.images)
     key, task = execution.replicate((key, task))
     setting_task = jax.jit(tiered.setting_task, static_argnums=0)
 
     @functools.lru_cache(maxsize=1)  # most settings lack the same architectures
-    def inputs_of(positions: tuple[int, ...]) -> list[scoring.GroupInput]:
-        return scoring.group_inputs([by_position[p] for p in positions], space, execution.grouping)
+    def inputs_of(positions: tuple[int, ...]) -> list[GroupInput]:
+        return group_inputs([by_position[p] for p in positions], space, execution.grouping)
 
     compiled: list[float] = []
     start_time = time.perf_counter()
@@ -282,9 +274,7 @@ def fill(
         shared = (setting_task(spec.table, task, execution.replicate(genes)),)
         losses = np.empty((len(missing), spec.num_steps))
         inputs = inputs_of(tuple(missing))
-        for some, chunk in programs.run_groups(
-            candidate_of, spec.num_steps, inputs, execution, key, shared, compiled.append
-        ):
+        for some, chunk in programs.run_groups(candidate_of, inputs, execution, key, shared, compiled.append):
             losses[some] = chunk
         for run in np.split(np.arange(len(missing)), np.flatnonzero(np.diff(missing) != 1) + 1):
             bank.append(genes, missing[run[0]], losses[run])
@@ -293,3 +283,37 @@ def fill(
         if progress is not None:
             progress(done, total, diverged)
     return {"compile": sum(compiled), "run": time.perf_counter() - start_time - sum(compiled)}
+
+
+def fittest_of_bank(
+    bank: LossBank, spec: BankSpec, labelled: Mapping[Any, float], count: int, blend: str
+) -> tuple[tuple[np.ndarray, np.ndarray, float], ...]:
+    """The settings of a bank that rank labelled architectures best, each with its best blend.
+
+    Args:
+      bank: an open bank that holds the labelled architectures.
+      spec: what the bank depends on.
+      labelled: architectures with their values.
+      count: how many settings.
+      blend: one of ``evolution.BLENDS``.
+
+    Returns:
+      (genome [G], losses [A], fitness), best first.
+
+    Raises:
+      ValueError: the bank lacks a labelled architecture.
+    """
+    losses = bank.losses(spec.num_steps)[:, bank.columns(spec.space, list(labelled)), -1]
+    truth = np.asarray(list(labelled.values()))
+    if blend == "alpha":
+        macs = spaces.macs_fractions(spec.space, labelled)
+        fitness = selection.fitness(selection.score_matrix(losses, macs, spec.table.alpha), losses, truth)
+    else:
+        sizes = spaces.size_measures(spec.space, labelled)
+        fitness = fitted.fit_weights(losses, sizes, truth)[1][:, None]  # alpha has no effect: its first choice
+    chosen = []
+    for p, k in selection.best_members(fitness, count):
+        genes = bank.genes[p].copy()
+        genes[spec.table.names.index("alpha")] = k
+        chosen.append((genes, losses[p], float(fitness[p, k])))
+    return tuple(chosen)

@@ -1,28 +1,139 @@
-"""Running a search from the host: checkpoints, exact resume, warm start, and the honest comparison at its end."""
+"""Running a Discrete Proxy Search: one compiled program, its history on disk, exact resume, the proxy it ends with."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from scipy import stats
 
 from eproxy_jax import images as images_lib
-from eproxy_jax import metrics, scoring, spaces
-from eproxy_jax.dps import evolution, fitted, loss_bank, selection, tiered
+from eproxy_jax import proxy, scoring, spaces
+from eproxy_jax.dps import evolution, fitted, tiered
+from eproxy_jax.dps.evolution import SearchSpec, SearchState
 from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.execution import flops, programs
+from eproxy_jax.dps.labels import Labels, fitness_of, make_labels
+from eproxy_jax.execution import programs
+from eproxy_jax.execution.execution import Execution, candidates_mesh, matmul_precision
+from eproxy_jax.execution.grouping import parse_all
+from eproxy_jax.jsonlines import JsonLines, decode_array, encode_array, fingerprint
 from eproxy_jax.progress import Progress
-from eproxy_jax.runs.results import fingerprint
-from eproxy_jax.types import ProxySettings
 
 Kind = Literal["evolution", "random"]
+# Tag under which the evolution draws, apart from whatever else a seed serves.
+_TAG_EVOLUTION = 5
+
+
+# --- the compiled search -------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _advance_search(
+    table: GeneTable,
+    spec: SearchSpec,
+    execution: Execution,
+    keys: tuple[Array, Array],
+    state: SearchState,
+    random_until: Array,
+    stop: Array,
+    labels: Labels,
+    task: tiered.TieredTask,
+) -> SearchState:
+    dtype = task.images.dtype
+    mesh = candidates_mesh(execution.devices)
+
+    def chunk(group: spaces.Group) -> Callable[..., Array]:
+        candidate = tiered.Candidate.of(group, table, spec.num_steps, dtype)
+        return programs.chunk_program(candidate, execution.form, mesh, execution.vmap_width)
+
+    parts = [(chunk(part.group), part) for part in labels.functions]
+    weights_key, evolution_key = keys
+
+    def evaluate(genes: Array) -> tuple[Array, Array]:
+        setting = tiered.setting_task(table, task, genes)
+
+        def final_losses(seed: Array) -> Array:
+            weight_key = jax.random.fold_in(weights_key, seed)
+            losses = [
+                train(weight_key, part.identity, part.encoded, part.valid, (setting,))[:, -1] for train, part in parts
+            ]
+            return jnp.concatenate(losses)[labels.position]
+
+        losses = lax.map(final_losses, jnp.arange(spec.weight_seeds))
+        alpha = table.values(genes, "alpha").astype(dtype)
+        return fitness_of(losses, alpha, labels, spec.blend), losses
+
+    return evolution.advance(table, spec, evaluate, evolution_key, state, random_until, stop)
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """A search ready to run: its program, and what it runs on.
+
+    Attributes:
+      spec: sizes and rates.
+      table: the gene table.
+      call: (state, random_until, stop) -> state, ``log_every`` evaluations further.
+      initial: the state to start from.
+      compile_seconds: tracing and compilation, s.
+    """
+
+    spec: SearchSpec
+    table: GeneTable
+    call: Callable[[SearchState, int, int], SearchState]
+    initial: SearchState
+    compile_seconds: float
+
+
+def make_search(
+    table: GeneTable,
+    spec: SearchSpec,
+    labels: Labels,
+    images: Array,
+    key: Array | int,
+    search_key: Array | int,
+    execution: Execution,
+) -> Search:
+    """Compile a search, once.
+
+    Args:
+      table: the gene table.
+      spec: sizes and rates.
+      labels: from :func:`make_labels`.
+      images: [B, H, W, 3], standardised.
+      key: of weights, features and barriers; a typed key or an integer.
+      search_key: of the evolution; a typed key or an integer.
+      execution: devices and form.
+    """
+    weights_key = proxy.typed_key(key)
+    task = jax.jit(tiered.make_task, static_argnums=1)(weights_key, tiered.TierSpec.of(table), images)
+    evolution_key = jax.random.fold_in(proxy.typed_key(search_key), _TAG_EVOLUTION)
+    initial = evolution.initial_state(table, spec, len(labels.truth), images.dtype)
+    keys, labels, task, initial = execution.replicate(((weights_key, evolution_key), labels, task, initial))
+    zero = execution.replicate(np.asarray(0, np.int32))
+    start = time.perf_counter()
+    with matmul_precision(execution.precision):
+        lowered = _advance_search.lower(table, spec, execution, keys, initial, zero, zero, labels, task)
+    program = lowered.compile()
+    seconds = time.perf_counter() - start
+
+    def call(state: SearchState, random_until: int, stop: int) -> SearchState:
+        limits = execution.replicate((np.asarray(random_until, np.int32), np.asarray(stop, np.int32)))
+        return program(keys, state, *limits, labels, task)
+
+    return Search(spec, table, call, initial, seconds)
+
+
+# --- running it ----------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +145,8 @@ class Problem:
       genes: the choices.
       search: sizes and rates.
       images: [B, H, W, 3], standardised.
-      weight_seed: seed of weights, features and barriers.
-      seed: seed of the evolution.
+      key: of weights, features and barriers; a typed key or an integer.
+      search_key: of the evolution; a typed key or an integer.
       labelled: architectures, length A.
       truth: their values, higher is better.
       warm: genomes [G], their losses [A] and fitness to start from, instead of random ones; None for none.
@@ -43,21 +154,21 @@ class Problem:
 
     space: spaces.SearchSpace
     genes: GeneTable
-    search: evolution.SearchSpec
+    search: SearchSpec
     images: Array
-    weight_seed: int
-    seed: int
+    key: Array | int
+    search_key: Array | int
     labelled: tuple[Any, ...]
     truth: tuple[float, ...]
     warm: tuple[tuple[np.ndarray, np.ndarray, float], ...] | None = None
 
-    def identity(self, kind: Kind, execution: programs.Execution) -> dict[str, Any]:
+    def identity(self, kind: Kind, execution: Execution) -> dict[str, Any]:
         """All of it as plain data: equal identities, equal histories."""
         return {
-            **scoring.run_identity(self.space, self.images, self.weight_seed, execution),
+            **scoring.run_identity(self.space, self.images, self.key, execution),
             "genes": self.genes.to_dict(),
             "search": dataclasses.asdict(self.search),
-            "seed": self.seed,
+            "seed": proxy.key_identity(self.search_key),
             "labelled": [self.space.format(arch) for arch in self.labelled],
             "truth": list(self.truth),
             "warm": [genes.tolist() for genes, *_ in self.warm or ()],
@@ -65,72 +176,68 @@ class Problem:
         }
 
 
-def prepare(problem: Problem, execution: programs.Execution) -> evolution.Search:
-    """Compile the search of a problem; see :func:`dps.make_search`."""
-    labels = evolution.make_labels(problem.space, problem.labelled, problem.truth, execution)
-    return evolution.make_search(
-        problem.genes,
-        problem.search,
-        labels,
-        problem.images,
-        problem.weight_seed,
-        problem.seed,
-        execution,
+def prepare(problem: Problem, execution: Execution) -> Search:
+    """Compile the search of a problem; see :func:`make_search`."""
+    labels = make_labels(problem.space, problem.labelled, problem.truth, execution)
+    return make_search(
+        problem.genes, problem.search, labels, problem.images, problem.key, problem.search_key, execution
     )
 
 
 def run(
-    search: evolution.Search,
+    search: Search,
     problem: Problem,
     workdir: Path | None,
     kind: Kind,
-    execution: programs.Execution,
+    execution: Execution,
     max_seconds: float | None = None,
-    progress: Callable[[evolution.SearchState], None] | None = None,
-) -> evolution.SearchState:
+    progress: Callable[[SearchState], None] | None = None,
+) -> SearchState:
     """Run a search to its budget, or go on with one that was stopped.
 
     Args:
       search: from :func:`prepare`.
       problem: what it was prepared for.
-      workdir: folder for checkpoints, one each ``log_every`` evaluations; None for none.
+      workdir: folder of the history, ``history.KIND.jsonl``, appended every ``log_every`` evaluations; None for none.
       kind: ``"evolution"``, or ``"random"`` for a random search of the same budget.
       execution: devices and form.
-      max_seconds: stop after the look of the host at which this much time has gone by.
-      progress: called with the state at the start and after every look.
+      max_seconds: stop after the call of the program that this much time ends in.
+      progress: called with the state at the start and every ``log_every`` evaluations.
 
     Returns:
       The history, on the host.
 
     Raises:
-      ValueError: the folder holds checkpoints of another search.
+      ValueError: the folder holds the history of another search, or of an older version.
     """
     state = search.initial if kind == "random" else _warm_state(search, problem)
-    checkpoints = None
+    history = None
     if workdir is not None:
-        run_id = fingerprint(problem.identity(kind, execution))
-        checkpoints = Checkpoints(workdir / "checkpoints" / kind, run_id)
-        state = checkpoints.restore(state)
-    state = execution.replicate(state)
-    total = problem.search.num_evaluations
-    # A warm start counts as evaluations, so fewer random ones are left to fill the population.
-    random_until = total if kind == "random" else problem.search.population_size
-    if progress is not None:
-        progress(state)
-    start = time.perf_counter()
-    while int(state.count) < total and (max_seconds is None or time.perf_counter() - start < max_seconds):
-        state = search.call(state, random_until, total)
-        host = jax.device_get(state)
-        if checkpoints is not None:
-            checkpoints.save(host)
+        history = HistoryFile(workdir, kind, fingerprint(problem.identity(kind, execution)))
+    try:
+        if history is not None:
+            state = history.restore(state)
+        state = execution.replicate(state)
+        total = problem.search.num_evaluations
+        # A warm start counts as evaluations, so fewer random ones are left to fill the population.
+        random_until = total if kind == "random" else problem.search.population_size
         if progress is not None:
-            progress(host)
-    if checkpoints is not None:
-        checkpoints.close()
+            progress(state)
+        start = time.perf_counter()
+        while int(state.count) < total and (max_seconds is None or time.perf_counter() - start < max_seconds):
+            state = search.call(state, random_until, total)
+            host = jax.device_get(state)
+            if history is not None:
+                history.save(host)
+            if progress is not None:
+                progress(host)
+    finally:
+        if history is not None:
+            history.close()
     return jax.device_get(state)
 
 
-def _warm_state(search: evolution.Search, problem: Problem) -> evolution.SearchState:
+def _warm_state(search: Search, problem: Problem) -> SearchState:
     """The initial state with the warm start's settings filed as evaluations that cost nothing."""
     if not problem.warm:
         return search.initial
@@ -142,58 +249,74 @@ def _warm_state(search: evolution.Search, problem: Problem) -> evolution.SearchS
     return host.replace(count=np.asarray(len(warm), np.int32))
 
 
-class Checkpoints:
-    """Checkpoints of one search, by Orbax; the last two are kept.
+class HistoryFile:
+    """The history of one search on disk: JSON lines, one an evaluation, which read back to the same bits.
 
     Args:
-      folder: where they lie.
-      run_id: fingerprint of the search; checkpoints of another one are refused.
+      workdir: the folder it lies in.
+      kind: which search of the folder.
+      run_id: fingerprint of the search; the history of another one is refused.
 
     Raises:
-      ValueError: the folder holds another search.
+      ValueError: the folder holds another search, or checkpoints of an older version.
     """
 
-    def __init__(self, folder: Path, run_id: str):
-        import orbax.checkpoint as ocp
-
-        folder = folder.absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        owner = folder / "run_id.txt"
-        if owner.is_file() and owner.read_text().strip() != run_id:
+    def __init__(self, workdir: Path, kind: Kind, run_id: str):
+        path = workdir / f"history.{kind}.jsonl"
+        if (old := workdir / "checkpoints").is_dir() and not path.exists():
             raise ValueError(
-                f"{folder}: checkpoints of another search: its space, genes, labels, seed or sizes differ: choose "
-                "another --workdir, or move the folder away"
+                f"{old}: checkpoints of an older eproxy_jax, which this version does not resume: choose another "
+                "--workdir, or move the folder away"
             )
-        owner.write_text(run_id + "\n")
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(folder / "states", options=options)
-        self._ocp = ocp
+        self._file = JsonLines(path)
+        if not self._file.rows:
+            self._file.append([json.dumps({"search": run_id})])
+        first = self._file.rows[0]
+        if not isinstance(first, dict) or first.get("search") != run_id:
+            self._file.close()
+            raise ValueError(
+                f"{path}: the history of another search: its space, genes, labels, seed or sizes differ: choose "
+                "another --workdir, or move the file away"
+            )
 
-    def restore(self, state: evolution.SearchState) -> evolution.SearchState:
-        """The latest state saved, or ``state`` where there is none."""
-        latest = self._manager.latest_step()
-        if latest is None:
+    def restore(self, state: SearchState) -> SearchState:
+        """The state that was saved last, or ``state`` where there is none."""
+        rows = self._file.rows[1:]
+        if not rows:
             return state
-        host = jax.tree.map(np.asarray, jax.device_get(dataclasses.asdict(state)))
-        restored = self._manager.restore(latest, args=self._ocp.args.StandardRestore(host))
-        return evolution.SearchState(**restored)
+        host = jax.tree.map(np.array, jax.device_get(state))
+        for number, row in enumerate(rows):
+            host.genes[number] = row["genes"]
+            host.fitness[number] = decode_array(row["fitness"], (), host.fitness.dtype)
+            host.losses[number] = decode_array(row["losses"], host.losses.shape[1:], host.losses.dtype)
+        return host.replace(count=np.asarray(len(rows), np.int32))
 
-    def save(self, state: evolution.SearchState) -> None:
-        """Save a state under the number of its evaluations."""
-        host = {name: np.asarray(value) for name, value in dataclasses.asdict(state).items()}
-        self._manager.save(int(state.count), args=self._ocp.args.StandardSave(host))
+    def save(self, state: SearchState) -> None:
+        """Append the evaluations that are not in the file yet."""
+        genes, fitness, losses = (np.asarray(array) for array in (state.genes, state.fitness, state.losses))
+        self._file.append(
+            [
+                json.dumps(
+                    {
+                        "genes": genes[i].tolist(),
+                        "fitness": encode_array(fitness[i]),
+                        "losses": encode_array(losses[i]),
+                    }
+                )
+                for i in range(len(self._file.rows) - 1, int(state.count))
+            ]
+        )
 
     def close(self) -> None:
-        """Wait for what is being written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Close the file."""
+        self._file.close()
 
 
-def show_progress(search: evolution.SearchSpec, kind: Kind) -> Callable[[evolution.SearchState], None]:
+def show_progress(search: SearchSpec, kind: Kind) -> Callable[[SearchState], None]:
     """A callback for :func:`run`: evaluations, rate, ETA, diverged, best and median fitness, on stderr."""
     meter: list[Progress] = []
 
-    def show(state: evolution.SearchState) -> None:
+    def show(state: SearchState) -> None:
         done = int(state.count)
         if not meter:  # called with the state that the search starts from
             meter.append(Progress(search.num_evaluations, done, unit=f"settings ({kind})"))
@@ -206,47 +329,10 @@ def show_progress(search: evolution.SearchSpec, kind: Kind) -> Callable[[evoluti
     return show
 
 
-# --- warm start ----------------------------------------------------------------------------------------------
+# --- what it ends with ---------------------------------------------------------------------------------------
 
 
-def fittest_of_bank(
-    bank: loss_bank.LossBank, spec: loss_bank.BankSpec, labelled: Mapping[Any, float], count: int, blend: str
-) -> tuple[tuple[np.ndarray, np.ndarray, float], ...]:
-    """The settings of a bank that rank labelled architectures best, each with its best blend.
-
-    Args:
-      bank: an open bank that holds the labelled architectures.
-      spec: what the bank depends on.
-      labelled: architectures with their values.
-      count: how many settings.
-      blend: one of ``dps.BLENDS``.
-
-    Returns:
-      (genome [G], losses [A], fitness), best first.
-
-    Raises:
-      ValueError: the bank lacks a labelled architecture.
-    """
-    losses = bank.losses(spec.num_steps)[:, bank.columns(spec.space, list(labelled)), -1]
-    truth = np.asarray(list(labelled.values()))
-    if blend == "alpha":
-        macs = spaces.macs_fractions(spec.space, labelled)
-        fitness = selection.fitness(selection.score_matrix(losses, macs, spec.table.alpha), losses, truth)
-    else:
-        sizes = spaces.size_measures(spec.space, labelled)
-        fitness = fitted.fit_weights(losses, sizes, truth)[1][:, None]  # alpha has no effect: its first choice
-    chosen = []
-    for p, k in selection.best_members(fitness, count):
-        genes = bank.genes[p].copy()
-        genes[spec.table.names.index("alpha")] = k
-        chosen.append((genes, losses[p], float(fitness[p, k])))
-    return tuple(chosen)
-
-
-# --- at the end ----------------------------------------------------------------------------------------------
-
-
-def fitted_proxy(problem: Problem, state: evolution.SearchState, count: int) -> tuple[fitted.FittedProxy, list[int]]:
+def fitted_proxy(problem: Problem, state: SearchState, count: int) -> tuple[fitted.FittedProxy, list[int]]:
     """The fittest settings of a history as one proxy.
 
     Args:
@@ -270,119 +356,6 @@ def fitted_proxy(problem: Problem, state: evolution.SearchState, count: int) -> 
     return fitted.FittedProxy(members), numbers
 
 
-def record(
-    problem: Problem,
-    histories: Mapping[str, evolution.SearchState],
-    proxy: fitted.FittedProxy,
-    numbers: Sequence[int],
-    execution: programs.Execution,
-) -> dict[str, Any]:
-    """The result file: best settings, whole history, work done, all that the search depends on.
-
-    Args:
-      problem: what was searched.
-      histories: by kind.
-      proxy: what the evolution found.
-      numbers: of the proxy's evaluations, best first.
-      execution: devices and form.
-    """
-    state = histories["evolution"]
-    count = int(state.count)
-    fitness = np.asarray(state.fitness)[:count]
-    # A warm start's settings have cost nothing here.
-    flops = [setting_flops(problem, np.asarray(state.genes)[i]) for i in range(len(problem.warm or ()), count)]
-    return {
-        "settings": proxy.to_dict(),
-        "best": numbers[0],
-        "fitness": float(fitness[numbers[0]]),
-        "evaluations": count,
-        "diverged": int((~np.isfinite(fitness)).sum()),
-        "flops": {
-            "needed": float(sum(needed for needed, _ in flops)),
-            "executed": float(sum(executed for _, executed in flops)),
-        },
-        "history": {
-            kind: [
-                {
-                    "genes": np.asarray(one.genes)[i].tolist(),
-                    "fitness": float(value) if np.isfinite(value := np.asarray(one.fitness)[i]) else None,
-                }
-                for i in range(int(one.count))
-            ]
-            for kind, one in histories.items()
-        },
-        "problem": problem.identity("evolution", execution),
-    }
-
-
-def setting_flops(problem: Problem, genes: Any) -> tuple[float, float]:
-    """Floating-point operations of the convolutions of one evaluation: (needed, executed).
-
-    Needed counts the architectures' and the setting's own kernels and channels, executed what those are rounded up to
-    by the architectures' groups and by the tiers of settings (execution form ``map``).
-    """
-    space, (batch, size) = problem.space, problem.images.shape[:2]
-    settings = (problem.genes.decode(genes), tiered.rounded(problem.genes, genes))
-    totals = np.zeros(2)
-    for arch in scoring.make_plan(problem.labelled, space).distinct:
-        backbones = (space.macs(arch), space.group(arch).executed_macs(arch))
-        for i, (backbone, setting) in enumerate(zip(backbones, settings, strict=True)):
-            transforms, barriers = flops.head_macs(setting, space.tap_channels(arch), batch)
-            trained = backbone * batch * (size / 32) ** 2 + transforms
-            totals[i] += flops.training_flops(trained, barriers, problem.search.num_steps)
-    needed, executed = problem.search.weight_seeds * totals
-    return float(needed), float(executed)
-
-
-def compare(
-    problem: Problem,
-    found: Mapping[str, fitted.FittedProxy],
-    evaluation: Mapping[Any, float],
-    path: Path,
-    plain: ProxySettings,
-    execution: programs.Execution,
-) -> dict[str, metrics.RankQuality]:
-    """Rank quality on evaluation architectures of what was found, beside everything simpler.
-
-    Args:
-      problem: what was searched.
-      found: fitted proxies by kind of search.
-      evaluation: architectures with their values, disjoint from the labelled ones.
-      path: a loss bank of the evaluation's trainings, so that a killed comparison resumes.
-      plain: the settings to compare with.
-      execution: devices and form.
-
-    Returns:
-      Rows by name: ``macs``, ``params``, both ``fitted`` (dead edges removed, sign by the labels), ``plain``,
-      ``evolution`` and ``random`` (best setting of each), and their ``... x K`` ensembles.
-    """
-    space, table, archs = problem.space, problem.genes, list(evaluation)
-    truth = np.asarray(list(evaluation.values()))
-    sizes, labelled_sizes = (spaces.size_measures(space, some) for some in (archs, problem.labelled))
-    macs, params = selection.signs(labelled_sizes, problem.truth)[:, None] * sizes
-    fractions = spaces.macs_fractions(space, archs)
-    job = scoring.make_job(space, plain, problem.images, problem.weight_seed, execution)
-    scores: dict[str, Any] = {
-        "macs": [space.macs(arch) for arch in archs],
-        "params": [space.params(arch) for arch in archs],
-        "macs, fitted": macs,
-        "params, fitted": params,
-        "plain": scoring.score_plan(job, scoring.make_plan(archs, space)).score,
-    }
-    spec = loss_bank.BankSpec(space, table, problem.images, problem.weight_seed, problem.search.num_steps)
-    genomes = {kind: [table.encode(m.settings) for m in proxy.members] for kind, proxy in found.items()}
-    with loss_bank.LossBank(path, spec.identity(execution)) as bank:
-        wide = dataclasses.replace(execution, chunk_size=loss_bank.CHUNK * len(execution.devices))
-        loss_bank.fill(bank, spec, [g for own in genomes.values() for g in own], archs, wide)
-        losses = bank.losses(spec.num_steps)[:, bank.columns(space, archs), -1]
-        rows = {kind: bank.rows(table, own) for kind, own in genomes.items()}
-    for kind, proxy in found.items():
-        own = losses[rows[kind]]
-        scores[kind] = fitted.FittedProxy(proxy.members[:1]).scores(own[:1], sizes, fractions)
-        scores[f"{kind} x {len(proxy.members)}"] = proxy.scores(own, sizes, fractions)
-    return {name: metrics.rank_quality(score, truth) for name, score in scores.items()}
-
-
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
     """What :func:`search_proxy` found.
@@ -396,7 +369,7 @@ class SearchResult:
 
     proxy: fitted.FittedProxy
     fitness: float
-    history: evolution.SearchState
+    history: SearchState
     seconds: dict[str, float]
 
 
@@ -404,14 +377,14 @@ def search_proxy(
     labelled: Mapping[Any, float],
     space: spaces.SearchSpace | str = "nasbench201",
     genes: GeneTable | None = None,
-    search: evolution.SearchSpec | None = None,
+    search: SearchSpec | None = None,
     images: Any = None,
     *,
-    weight_seed: int = 0,
-    seed: int = 0,
+    key: Array | int = 0,
+    search_key: Array | int = 0,
     ensemble: int = 8,
-    execution: programs.Execution | None = None,
-    progress: Callable[[evolution.SearchState], None] | None = None,
+    execution: Execution | None = None,
+    progress: Callable[[SearchState], None] | None = None,
 ) -> SearchResult:
     """Discrete Proxy Search: settings that rank a space, from a few labelled architectures.
 
@@ -421,8 +394,8 @@ def search_proxy(
       genes: the choices; the paper's by default.
       search: sizes and rates of the search.
       images: [B, H, W, 3], H = W divisible by 4; defaults to the embedded batch. Standardised here.
-      weight_seed: seed of weights, features and barriers.
-      seed: seed of the evolution.
+      key: of weights, features and barriers; a typed key or an integer seed.
+      search_key: of the evolution; a typed key or an integer seed.
       ensemble: how many of the fittest settings the proxy combines.
       execution: devices and form.
       progress: called with the history at the start and every ``log_every`` evaluations.
@@ -437,23 +410,23 @@ def search_proxy(
       >>> space = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
       >>> narrow = GeneTable(branches=(1,), transform_kernel=(1,), barrier_kernel=(1,), transform_channels=(4,),
       ...     target_channels=(4,))
-      >>> small = dps.SearchSpec(num_evaluations=4, population_size=2, tournament_size=1, log_every=4, num_steps=2)
+      >>> small = SearchSpec(num_evaluations=4, population_size=2, tournament_size=1, log_every=4, num_steps=2)
       >>> labelled = {arch: space.macs(arch) for arch in space.sample(4, seed=0)}
       >>> found = search_proxy(labelled, space, narrow, small, images_lib.default_images(num=2, size=8))
       >>> len(found.history.fitness)
       4
     """
     space = spaces.get(space) if isinstance(space, str) else space
-    execution = programs.Execution.of() if execution is None else execution
+    execution = Execution.of() if execution is None else execution
     batch = images_lib.standardize(images_lib.default_images() if images is None else images)
-    search = evolution.SearchSpec() if search is None else search
+    search = SearchSpec() if search is None else search
     genes = GeneTable() if genes is None else genes
     genes = search.genes_with_effect(genes)
-    archs = tuple(space.parse(arch) for arch in labelled)
-    problem = Problem(space, genes, search, batch, weight_seed, seed, archs, tuple(labelled.values()))
+    archs = tuple(parse_all(list(labelled), space))
+    problem = Problem(space, genes, search, batch, key, search_key, archs, tuple(labelled.values()))
     compiled = prepare(problem, execution)
     start = time.perf_counter()
     history = run(compiled, problem, None, "evolution", execution, progress=progress)
     seconds = {"compile": compiled.compile_seconds, "run": time.perf_counter() - start}
-    proxy, numbers = fitted_proxy(problem, history, ensemble)
-    return SearchResult(proxy, float(np.asarray(history.fitness)[numbers[0]]), history, seconds)
+    found, numbers = fitted_proxy(problem, history, ensemble)
+    return SearchResult(found, float(np.asarray(history.fitness)[numbers[0]]), history, seconds)

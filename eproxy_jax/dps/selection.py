@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from eproxy_jax import proxy, ranks
+
 # Shares of MACs and of parameters in a rank blend, the loss has the rest; negative ones count against an architecture.
 SHARES = tuple((macs / 10, params / 10) for macs in range(-10, 11) for params in range(abs(macs) - 10, 11 - abs(macs)))
+
+
 # How sharply :func:`mean_share` tells shares apart, for each label: with 20 of them, one that is .02 of Spearman worse
 # counts 1 / e as much. The very best share alone would be over-fitted; more labels tell more apart.
 _SHARPNESS = 2.5
@@ -34,9 +38,9 @@ def score_matrix(losses: Any, macs: Any, alphas: Sequence[float]) -> np.ndarray:
       [P, K, A]: -(L (1 - alpha MACs)), -inf where L is not finite (PROTOCOL, step 8).
     """
     losses = np.asarray(losses, np.float64)
-    blend = 1 - np.asarray(alphas, np.float64)[:, None] * np.asarray(macs, np.float64)
     finite = np.isfinite(losses)[:, None, :]
-    scores = -np.where(finite, losses[:, None, :], 0) * blend
+    blends, fraction = np.asarray(alphas, np.float64)[:, None], np.asarray(macs, np.float64)[None, :]
+    scores = proxy.blend_macs(np.where(finite, losses[:, None, :], 0), blends, fraction)
     return np.where(finite, scores, -np.inf)
 
 
@@ -53,11 +57,24 @@ def rank_blends(losses: Any, sizes: Any, shares: Any = SHARES) -> np.ndarray:
       architectures; a loss that is not finite has the worst rank.
     """
     losses = np.asarray(losses, np.float64)
-    by_loss = _standardized_ranks(np.where(np.isfinite(losses), -losses, -np.inf))
-    by_size = _standardized_ranks(np.asarray(sizes, np.float64))
-    shares = np.asarray(shares, np.float64)
-    of_loss = 1 - np.abs(shares).sum(1, keepdims=True)
-    return of_loss * by_loss[:, None, :] + shares @ by_size
+    by_loss = ranks.standardized_ranks(np.where(np.isfinite(losses), -losses, -np.inf))
+    by_size = ranks.standardized_ranks(np.asarray(sizes, np.float64))
+    return blend_ranks(by_loss[:, None, :], by_size, np.asarray(shares, np.float64))
+
+
+def blend_ranks(by_loss: Any, by_size: Any, shares: Any) -> Any:
+    """(1 - |m| - |p|) rank(-L) + m rank(MACs) + p rank(parameters), for arrays of NumPy or JAX.
+
+    Args:
+      by_loss: standardised ranks of the loss, broadcastable to [..., K, A].
+      by_size: [2, A], standardised ranks of MACs and parameters.
+      shares: [K, 2].
+
+    Returns:
+      [..., K, A].
+    """
+    of_loss = 1 - abs(shares).sum(1)[:, None]
+    return of_loss * by_loss + shares[:, :1] * by_size[:1] + shares[:, 1:] * by_size[1:]
 
 
 def mean_share(fitness_of: np.ndarray, num_labels: int, shares: Any = SHARES) -> np.ndarray:
@@ -73,34 +90,9 @@ def mean_share(fitness_of: np.ndarray, num_labels: int, shares: Any = SHARES) ->
     return np.average(np.asarray(shares), axis=0, weights=weights)
 
 
-def _standardized_ranks(x: np.ndarray) -> np.ndarray:
-    ranks = stats.rankdata(x, axis=-1)
-    ranks = ranks - ranks.mean(-1, keepdims=True)
-    deviation = ranks.std(-1, keepdims=True)
-    return ranks / np.where(deviation > 0, deviation, 1)
-
-
-def spearman_rows(scores: np.ndarray, truth: Any) -> np.ndarray:
-    """Spearman of each row with the truth.
-
-    Args:
-      scores: [..., A], higher is better, ``-inf`` ranks last.
-      truth: [A].
-
-    Returns:
-      [...]; 0 where a row is constant.
-    """
-    ranks = stats.rankdata(scores, axis=-1)
-    target = stats.rankdata(truth)
-    ranks = ranks - ranks.mean(-1, keepdims=True)
-    target = target - target.mean()
-    norm = np.sqrt((ranks**2).sum(-1) * (target**2).sum())
-    return np.where(norm > 0, (ranks * target).sum(-1) / np.where(norm > 0, norm, 1), 0.0)
-
-
 def signs(sizes: Any, truth: Any) -> np.ndarray:
     """-1 where small ones are better by the labels, else 1: sizes [..., M] and values [M] of labelled ones -> [...]."""
-    return np.where(spearman_rows(np.asarray(sizes), truth) < 0, -1.0, 1.0)
+    return np.where(ranks.spearman_rows(np.asarray(sizes), truth) < 0, -1.0, 1.0)
 
 
 def fitness(scores: np.ndarray, losses: Any, truth: Any) -> np.ndarray:
@@ -115,7 +107,7 @@ def fitness(scores: np.ndarray, losses: Any, truth: Any) -> np.ndarray:
       [P, K].
     """
     finite = np.isfinite(np.asarray(losses)).all(axis=-1, keepdims=True)
-    return np.where(finite, spearman_rows(scores, truth), -np.inf)
+    return np.where(finite, ranks.spearman_rows(scores, truth), -np.inf)
 
 
 def best_members(fitness_of: np.ndarray, count: int) -> list[tuple[int, int]]:

@@ -15,8 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eproxy_jax import proxy, scoring, spaces
-from eproxy_jax.execution import flops, programs
+from eproxy_jax import proxy, spaces
+from eproxy_jax.execution import flops
+from eproxy_jax.execution.execution import Execution
+from eproxy_jax.execution.grouping import by_group, distinct_networks
 from eproxy_jax.nn import traced_work
 from eproxy_jax.types import ProxySettings
 
@@ -56,7 +58,7 @@ class WorkPlan:
     architectures: int
     distinct: int
     groups: tuple[GroupPlan, ...]
-    execution: programs.Execution
+    execution: Execution
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON: architectures, distinct, programs, flops_needed, flops_executed, ..."""
@@ -90,7 +92,7 @@ def plan(
     space: spaces.SearchSpace,
     settings: ProxySettings,
     image_shape: tuple[int, ...],
-    execution: programs.Execution,
+    execution: Execution,
 ) -> WorkPlan:
     """Plan the scoring of a list of architectures; nothing is compiled or run.
 
@@ -104,10 +106,10 @@ def plan(
     Raises:
       ValueError: the list is empty.
     """
-    distinct = scoring.make_plan(archs, space).distinct
+    distinct = distinct_networks(archs, space).distinct
     groups = [
         _plan_group(group, [distinct[i] for i in members], space, settings, image_shape, execution)
-        for group, members in scoring.by_group(distinct, space, execution.grouping).items()
+        for group, members in by_group(distinct, space, execution.grouping).items()
     ]
     return WorkPlan(len(archs), len(distinct), tuple(groups), execution)
 
@@ -118,7 +120,7 @@ def _plan_group(
     space: spaces.SearchSpace,
     settings: ProxySettings,
     image_shape: tuple[int, ...],
-    execution: programs.Execution,
+    execution: Execution,
 ) -> GroupPlan:
     batch, size = image_shape[:2]
     needed = sum(flops.needed_flops(space, settings, arch, batch, size) for arch in archs)

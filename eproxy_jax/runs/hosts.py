@@ -108,13 +108,9 @@ def collect(
       ValueError: a file is of another run.
     """
     while len(results.rows) < count:
-        missing = results.missing()
+        missing = set(results.missing())
         for path in paths:
-            lines = []
-            for row in read_lines(path, run):
-                if missing.get(row["arch"], 0):
-                    missing[row["arch"]] -= 1
-                    lines.append(json.dumps(row))
+            lines = [json.dumps(row) for row in read_lines(path, run) if row["arch"] in missing]
             if lines:
                 results.append(lines)
                 update()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eproxy_jax.metrics import RankQuality, rank_quality
+from eproxy_jax.ranks import RankQuality, rank_quality
 from eproxy_jax.types import STATUS_DIVERGED, ScoreResult
 
 

@@ -8,10 +8,11 @@ import pytest
 from helpers import SPACES
 from scipy import stats
 
-from eproxy_jax import images
-from eproxy_jax.dps import fitted, loss_bank, search, selection
+from eproxy_jax import images, ranks
+from eproxy_jax.dps import fitted, loss_bank, selection
+from eproxy_jax.dps import genes as genes_lib
 from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.execution import programs
+from eproxy_jax.execution import execution as execution_lib
 from eproxy_jax.types import ProxySettings
 
 SPACE = SPACES["nasbench201"]
@@ -25,8 +26,8 @@ SPEC = loss_bank.BankSpec(SPACE, TABLE, images.standardize(images.default_images
 def filled(tmp_path_factory):
     """A bank of 3 settings x 6 architectures, extended by one setting and 3 architectures."""
     path = tmp_path_factory.mktemp("bank") / "bank.jsonl"
-    execution = programs.Execution.of(chunk_size=8)
-    settings = loss_bank.random_settings(TABLE, 4)
+    execution = execution_lib.Execution.of(chunk_size=8)
+    settings = genes_lib.random_settings(TABLE, 4)
     bank = loss_bank.LossBank(path, SPEC.identity(execution))
     trained = []
     loss_bank.fill(bank, SPEC, settings[:3], SPACE.sample(9, 0)[:6], execution, lambda *a: trained.append(a))
@@ -73,24 +74,24 @@ def test_foreign_files_are_refused(filled, tmp_path):
 
 
 def test_random_settings_are_distinct_and_prefix_stable():
-    settings = loss_bank.random_settings(TABLE, 10)
+    settings = genes_lib.random_settings(TABLE, 10)
     assert len({tuple(s.tolist()) for s in settings}) == 10
-    np.testing.assert_array_equal(settings[:4], loss_bank.random_settings(TABLE, 4))
+    np.testing.assert_array_equal(settings[:4], genes_lib.random_settings(TABLE, 4))
     tiny = GeneTable(lr=(1.0,), branches=(1,), level=(1.0,), transform_kernel=(1,), barrier_kernel=(1,),
                      transform_channels=(4,), target_channels=(4,), network_init=("default",),
                      barrier_init=("default",))  # fmt: skip
     with pytest.raises(ValueError, match="too few"):
-        loss_bank.random_settings(tiny, 32)
-    assert loss_bank.random_settings(tiny, 0) == []
+        genes_lib.random_settings(tiny, 32)
+    assert genes_lib.random_settings(tiny, 0) == []
 
 
 def test_mutated_settings_are_near_and_not_the_one_they_come_from():
-    (one,) = loss_bank.random_settings(TABLE, 1)
-    settings = loss_bank.mutated_settings(TABLE, one, 0.1, 10)
+    (one,) = genes_lib.random_settings(TABLE, 1)
+    settings = genes_lib.mutated_settings(TABLE, one, 0.1, 10)
     assert len({tuple(s.tolist()) for s in (one, *settings)}) == 11
-    np.testing.assert_array_equal(settings[:4], loss_bank.mutated_settings(TABLE, one, 0.1, 4))
+    np.testing.assert_array_equal(settings[:4], genes_lib.mutated_settings(TABLE, one, 0.1, 4))
     changed = [(s != one).sum() for s in settings]
-    other = [(s != one).sum() for s in loss_bank.random_settings(TABLE, 11)[1:]]
+    other = [(s != one).sum() for s in genes_lib.random_settings(TABLE, 11)[1:]]
     assert np.mean(changed) < np.mean(other) / 2
 
 
@@ -99,12 +100,12 @@ def test_the_fittest_of_a_bank(filled):
     labelled = {arch: float(i) for i, arch in enumerate(SPACE.sample(9, 0)[:6])}
     bank = loss_bank.LossBank(path, SPEC.identity(execution))
     for blend in ("alpha", "rank"):
-        fittest = search.fittest_of_bank(bank, SPEC, labelled, 3, blend)
+        fittest = loss_bank.fittest_of_bank(bank, SPEC, labelled, 3, blend)
         fitness = [f for _, _, f in fittest]
         assert fitness == sorted(fitness, reverse=True)
         assert len(fittest) == 3
     with pytest.raises(ValueError, match="lacks 1 of the architectures"):
-        search.fittest_of_bank(bank, SPEC, {**labelled, SPACE.sample(30, 5)[-1]: 9.0}, 3, "rank")
+        loss_bank.fittest_of_bank(bank, SPEC, {**labelled, SPACE.sample(30, 5)[-1]: 9.0}, 3, "rank")
     bank.close()
 
 
@@ -120,7 +121,7 @@ def test_score_matrix_and_spearman_are_scipys():
     losses, (macs, _), truth = random_case()
     losses[1, 3] = np.nan
     scores = selection.score_matrix(losses, macs, (0.0, 0.5))
-    rows = selection.spearman_rows(scores, truth)
+    rows = ranks.spearman_rows(scores, truth)
     for p in (0, 2):
         expected = stats.spearmanr(-losses[p] * (1 - 0.5 * macs), truth)[0]
         assert rows[p, 1] == pytest.approx(expected)
@@ -205,4 +206,4 @@ def test_keys_of_a_bank_have_no_alpha():
     genes = np.asarray(TABLE.random_genes(jax.random.key(0)))
     other = genes.copy()
     other[1] = (genes[1] + 1) % 11
-    np.testing.assert_array_equal(loss_bank.without_alpha(TABLE, genes), loss_bank.without_alpha(TABLE, other))
+    np.testing.assert_array_equal(genes_lib.without_alpha(TABLE, genes), genes_lib.without_alpha(TABLE, other))

@@ -7,11 +7,13 @@ import pytest
 from helpers import SPACES
 from scipy import stats
 
-from eproxy_jax import images, ranks, scoring
-from eproxy_jax.dps import evolution
+from eproxy_jax import images, ranks
+from eproxy_jax.dps import comparison, evolution
+from eproxy_jax.dps import labels as labels_lib
 from eproxy_jax.dps import search as search_lib
 from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.execution import programs
+from eproxy_jax.execution import grouping, programs
+from eproxy_jax.execution.execution import Execution
 
 SPACE = SPACES["nasbench201"]
 NARROW = GeneTable(
@@ -38,10 +40,9 @@ def test_average_ranks_are_scipys(x):
     np.testing.assert_array_equal(ranks.average_ranks(jnp.asarray(x)), stats.rankdata(x))
 
 
-def test_nan_ranks_last_and_padding_not_at_all():
-    x = jnp.asarray([2.0, jnp.nan, 1.0, 9.0])
-    valid = jnp.asarray([True, True, True, False])
-    np.testing.assert_array_equal(ranks.average_ranks(x, valid), [3, 1, 2, 0])
+def test_nan_ranks_last():
+    x = jnp.asarray([2.0, jnp.nan, 1.0, jnp.nan])
+    np.testing.assert_array_equal(ranks.average_ranks(x), [4, 1.5, 3, 1.5])
 
 
 def test_spearman_is_scipys_with_ties():
@@ -97,16 +98,14 @@ def test_the_population_is_the_most_recent_evaluations():
 
 
 def test_fitness():
-    labels = evolution.make_labels(
-        SPACE, SPACE.sample(6, 0), [3, 1, 2, 5, 4, 6], programs.Execution.of(jax.devices()[:1])
-    )
+    labels = labels_lib.make_labels(SPACE, SPACE.sample(6, 0), [3, 1, 2, 5, 4, 6], Execution.of(jax.devices()[:1]))
     losses = jnp.asarray([[0.5, 0.9, 0.8, 0.2, 0.3, 0.1]])
-    assert float(evolution.fitness_of(losses, jnp.asarray(0.0), labels, "alpha")) == pytest.approx(1)
-    assert float(evolution.fitness_of(losses, jnp.asarray(0.0), labels, "rank")) == pytest.approx(1)
+    assert float(labels_lib.fitness_of(losses, jnp.asarray(0.0), labels, "alpha")) == pytest.approx(1)
+    assert float(labels_lib.fitness_of(losses, jnp.asarray(0.0), labels, "rank")) == pytest.approx(1)
     macs = np.asarray(labels.macs)
     blended = stats.spearmanr(-np.asarray(losses[0]) * (1 + 0.5 * macs), labels.truth)[0]
-    assert float(evolution.fitness_of(losses, jnp.asarray(-0.5), labels, "alpha")) == pytest.approx(blended, abs=1e-6)
-    assert float(evolution.fitness_of(losses.at[0, 0].set(jnp.nan), jnp.asarray(0.0), labels, "rank")) == -np.inf
+    assert float(labels_lib.fitness_of(losses, jnp.asarray(-0.5), labels, "alpha")) == pytest.approx(blended, abs=1e-6)
+    assert float(labels_lib.fitness_of(losses.at[0, 0].set(jnp.nan), jnp.asarray(0.0), labels, "rank")) == -np.inf
 
 
 # --- labels ---
@@ -124,7 +123,7 @@ def test_fitness():
 )
 def test_bad_labels_are_refused(archs, truth, message):
     with pytest.raises(ValueError, match=message):
-        evolution.make_labels(SPACE, archs, truth, programs.Execution.of(jax.devices()[:1]))
+        labels_lib.make_labels(SPACE, archs, truth, Execution.of(jax.devices()[:1]))
 
 
 @pytest.mark.parametrize(
@@ -146,8 +145,8 @@ def problem_of(**change):
         "genes": NARROW,
         "search": SMALL,
         "images": IMAGES,
-        "weight_seed": 0,
-        "seed": 0,
+        "key": 0,
+        "search_key": 0,
         "labelled": archs,
         "truth": tuple(float(SPACE.macs(arch)) + i for i, arch in enumerate(archs)),
         **change,
@@ -158,7 +157,7 @@ def problem_of(**change):
 @pytest.fixture(scope="module")
 def searches():
     """Compiled searches of the small problem on one and on two devices."""
-    executions = [programs.Execution.of(jax.devices()[:count]) for count in (1, 2)]
+    executions = [Execution.of(jax.devices()[:count]) for count in (1, 2)]
     return [(execution, search_lib.prepare(problem_of(), execution)) for execution in executions]
 
 
@@ -188,8 +187,31 @@ def test_a_search_does_not_depend_on_devices_and_resumes_exactly(searches, tmp_p
     assert looks == [5, 10, 12]
     np.testing.assert_array_equal(resumed.genes, histories[0].genes)
     np.testing.assert_array_equal(resumed.fitness, histories[0].fitness)
-    with pytest.raises(ValueError, match="checkpoints of another search"):
-        search_lib.run(search, problem_of(seed=1), tmp_path, "evolution", execution)
+    with pytest.raises(ValueError, match="the history of another search"):
+        search_lib.run(search, problem_of(search_key=1), tmp_path, "evolution", execution)
+
+
+def test_checkpoints_of_an_older_version_are_named(searches, tmp_path):
+    (tmp_path / "checkpoints" / "evolution").mkdir(parents=True)
+    execution, search = searches[0]
+    with pytest.raises(ValueError, match="checkpoints of an older eproxy_jax"):
+        search_lib.run(search, problem_of(), tmp_path, "evolution", execution)
+
+
+def test_a_diverged_evaluation_comes_back_to_the_bit(searches, tmp_path):
+    """JSON has no number for infinity and NaN; the history on disk has."""
+    state = jax.tree.map(np.array, jax.device_get(searches[0][1].initial))
+    state.fitness[0], state.losses[0] = -np.inf, np.linspace(0.1, 0.7, state.losses.shape[-1])
+    state.losses[0, 0, 1:3] = np.inf, np.nan
+    state = state.replace(count=np.asarray(1, np.int32))
+    for _ in range(2):
+        history = search_lib.HistoryFile(tmp_path, "random", "id")
+        history.save(state)
+        restored = history.restore(searches[0][1].initial)
+        history.close()
+        np.testing.assert_array_equal(restored.losses[0], state.losses[0])
+        assert restored.fitness[0] == -np.inf
+        assert int(restored.count) == 1
 
 
 def test_losses_are_those_of_the_tiered_candidate(searches):
@@ -206,8 +228,7 @@ def test_losses_are_those_of_the_tiered_candidate(searches):
     archs = list(dict.fromkeys(SPACE.canonical(arch) for arch in problem.labelled))
     trained = programs.run_groups(
         lambda _: candidate,
-        2,
-        scoring.group_inputs(archs, SPACE, "coarse"),
+        grouping.group_inputs(archs, SPACE, "coarse"),
         execution,
         execution.replicate(key),
         shared,
@@ -220,10 +241,22 @@ def test_losses_are_those_of_the_tiered_candidate(searches):
 
 def test_one_compilation_for_a_whole_search(searches):
     execution, search = searches[0]
-    search_lib.run(search, problem_of(), None, "evolution", execution)
-    before = evolution._advance_search._cache_size()
-    search_lib.run(search, problem_of(), None, "random", execution)
-    assert evolution._advance_search._cache_size() == before
+    compiled = []
+
+    def listen(event, duration, **_):
+        del duration
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    search_lib.run(search, problem_of(), None, "evolution", execution)  # small conversions on the host compile once
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        search_lib.run(search, problem_of(), None, "random", execution)
+        assert not compiled
+        jax.jit(lambda x: x + 17)(jnp.ones(3))
+        assert compiled  # the listener does hear compilations
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_a_warm_start_costs_no_evaluations(searches):
@@ -238,7 +271,7 @@ def test_a_warm_start_costs_no_evaluations(searches):
 
 def test_flops_are_counted():
     problem = problem_of()
-    needed, executed = search_lib.setting_flops(problem, np.asarray(NARROW.random_genes(jax.random.key(0))))
+    needed, executed = comparison.setting_flops(problem, np.asarray(NARROW.random_genes(jax.random.key(0))))
     assert 0 < needed <= executed < 2 * needed
 
 
@@ -254,7 +287,7 @@ def test_search_proxy_from_python():
 
 def test_functions_are_dealt_so_that_devices_finish_together():
     macs = np.asarray([9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 6.0])
-    order = evolution._deal(range(1, 7), macs, 2, 8)  # without the first
+    order = labels_lib._deal(range(1, 7), macs, 2, 8)  # without the first
     assert sorted(order) == [-1, -1, 1, 2, 3, 4, 5, 6]
     halves = [half[half >= 0] for half in np.split(order, 2)]
     assert [len(half) for half in halves] == [3, 3]

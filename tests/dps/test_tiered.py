@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, pattern_images
 
-from eproxy_jax import proxy, scoring
+from eproxy_jax import proxy
 from eproxy_jax.dps import tiered
 from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.execution import flops, programs
+from eproxy_jax.execution import execution as execution_lib
+from eproxy_jax.execution import flops, grouping, programs
 from eproxy_jax.nn import convolution
-from eproxy_jax.types import ProxySettings, ProxyTask
+from eproxy_jax.proxy import ProxyTask
+from eproxy_jax.types import ProxySettings
 
 TABLE = GeneTable(
     transform_kernel=(1, 3),
@@ -102,10 +104,10 @@ def test_map_and_vmap_over_candidates_agree(x64):
     archs = [space.canonical(arch) for arch in CELLS["nasbench201"][:3]]
     losses = {}
     for form in ("map", "vmap"):
-        execution = programs.Execution.of(jax.devices()[:1], form, vmap_width=3)
+        execution = execution_lib.Execution.of(jax.devices()[:1], form, vmap_width=3)
         key, shared = execution.replicate((jax.random.key(1), (tiered.setting_task(TABLE, task, genes),)))
         trained = programs.run_groups(
-            lambda _: candidate, STEPS, scoring.group_inputs(archs, space, "coarse"), execution, key, shared
+            lambda _: candidate, STEPS, grouping.group_inputs(archs, space, "coarse"), execution, key, shared
         )
         losses[form] = np.concatenate([chunk for _, chunk in trained])
     np.testing.assert_allclose(losses["vmap"], losses["map"], rtol=1e-9)

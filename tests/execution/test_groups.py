@@ -13,8 +13,11 @@ from helpers import SPACES, TINY, pattern_images
 from eproxy_jax import images, scoring, spaces
 from eproxy_jax.cli.main import main
 from eproxy_jax.dps import evolution
+from eproxy_jax.dps import labels as labels_lib
+from eproxy_jax.dps import search as search_lib
 from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.execution import planner, programs
+from eproxy_jax.execution import grouping, planner
+from eproxy_jax.execution.execution import Execution
 from eproxy_jax.runs import results
 
 WHOLE = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
@@ -56,17 +59,17 @@ ARCHS = SPLIT.sample(12, 3)
 
 
 def execution(num_devices=2, **sizes):
-    return programs.Execution.of(jax.devices()[:num_devices], "map", **sizes)
+    return Execution.of(jax.devices()[:num_devices], "map", **sizes)
 
 
 def test_scores_do_not_depend_on_groups():
     done = []
-    options = {"devices": jax.devices(), "chunk_size": 2}
-    split = scoring.score(ARCHS, SPLIT, SETTINGS, IMAGES, progress=lambda *n: done.append(n), **options)
-    whole = scoring.score(ARCHS, WHOLE, SETTINGS, IMAGES, **options)
+    ways = execution(chunk_size=2)
+    split = scoring.score(ARCHS, SPLIT, SETTINGS, IMAGES, progress=lambda *n: done.append(n), execution=ways)
+    whole = scoring.score(ARCHS, WHOLE, SETTINGS, IMAGES, execution=ways)
     np.testing.assert_array_equal(split.losses, whole.losses)
-    distinct = scoring.make_plan(ARCHS, SPLIT).distinct
-    groups = scoring.by_group(distinct, SPLIT)
+    distinct = grouping.distinct_networks(ARCHS, SPLIT).distinct
+    groups = grouping.by_group(distinct, SPLIT)
     assert len(groups) == 2
     assert sorted(i for members in groups.values() for i in members) == list(range(len(distinct)))
     assert done[-1] == (len(distinct), len(distinct))
@@ -79,9 +82,9 @@ def test_labels_of_several_groups_give_the_losses_of_one():
     spec = evolution.SearchSpec(num_evaluations=2, population_size=2, tournament_size=1, log_every=2, num_steps=2)
     histories = []
     for space in (SPLIT, WHOLE):
-        labels = evolution.make_labels(space, ARCHS, range(len(ARCHS)), execution())
+        labels = labels_lib.make_labels(space, ARCHS, range(len(ARCHS)), execution())
         assert len(labels.functions) == (2 if space is SPLIT else 1)
-        search = evolution.make_search(table, spec, labels, IMAGES, 0, 0, execution())
+        search = search_lib.make_search(table, spec, labels, IMAGES, 0, 0, execution())
         histories.append(search.call(search.initial, 2, 2))
     np.testing.assert_allclose(histories[0].losses, histories[1].losses, rtol=1e-4)
     assert np.isfinite(np.asarray(histories[0].losses)).all()
@@ -89,12 +92,8 @@ def test_labels_of_several_groups_give_the_losses_of_one():
 
 def test_a_file_written_in_any_order_ends_in_the_order_asked_for(tmp_path):
     """As groups finish one after the other, and runs are killed between them."""
-    result = scoring.score(ARCHS, SPLIT, SETTINGS, IMAGES, devices=jax.devices()[:1])
-    result = result.replace(archs=(*result.archs[:-1], result.archs[0]))  # one string twice
+    result = scoring.score(ARCHS, SPLIT, SETTINGS, IMAGES, execution=execution(1))
     lines = results.lines_of(result, "run")
-    rows = [json.loads(line) for line in lines]
-    rows[-1] = {**rows[0]}
-    lines = [json.dumps(row) for row in rows]
     whole = "".join(line + "\n" for line in lines)
     path = tmp_path / "scores.jsonl"
     for order in ((5, 2, 11), (0, 1, 3, 4, 10, 9, 8, 7, 6)):
@@ -102,14 +101,16 @@ def test_a_file_written_in_any_order_ends_in_the_order_asked_for(tmp_path):
         file.append([lines[i] for i in order])
         file.close()
     file = results.ResultsFile(path, "run", result.archs)
-    assert sorted(file.positions) == list(range(12))
+    assert file.known == set(result.archs)
+    assert not file.missing()
     assert path.read_text() != whole
     file.finish()
-    assert file.positions == list(range(12))
     file.close()
     assert path.read_text() == whole
-    with pytest.raises(ValueError, match=r"scores.jsonl:12: holds .* has fewer times"):
-        results.ResultsFile(path, "run", result.archs[:-1])
+    path.write_text(whole + lines[3] + "\n")
+    with pytest.raises(ValueError, match=r"scores.jsonl:13: holds .* a second time"):
+        results.ResultsFile(path, "run", result.archs)
+    path.write_text(whole)
     with pytest.raises(ValueError, match=r"scores.jsonl:2: holds .* lacks"):
         results.ResultsFile(path, "run", [arch for i, arch in enumerate(result.archs) if i != 1])
 
@@ -124,10 +125,14 @@ def test_fine_groups_train_like_the_one_program(x64):
     """Ten steps in float64, one after the other and in batches, for cells with every operation."""
     space = SPACES["nasbench201"]
     archs = [space.canonical(cell) for cell in FINE_CELLS[:2]]
-    assert len(scoring.by_group(archs, space, "fine")) == 1
+    assert len(grouping.by_group(archs, space, "fine")) == 1
     losses = [
         scoring.score(
-            archs, space, TINY, pattern_images(4, 16), devices=jax.devices()[:1], form=form, vmap_width=2, grouping=kind
+            archs,
+            space,
+            TINY,
+            pattern_images(4, 16),
+            execution=Execution.of(jax.devices()[:1], form, vmap_width=2, grouping=kind),
         ).losses
         for form, kind in (("map", "coarse"), ("map", "fine"), ("vmap", "fine"))
     ]
@@ -175,7 +180,7 @@ def test_plan_of_the_whole_space():
     """At most 24 programs, and at most half as much work again as is needed, in batches of 32."""
     space = spaces.get("nasbench201", cells_per_stage=1)
     every = list(space.enumerate())
-    batches = programs.Execution.of(jax.devices()[:1], "vmap", grouping="fine")
+    batches = Execution.of(jax.devices()[:1], "vmap", grouping="fine")
     fine = planner.plan(every, space, TINY, (16, 32, 32, 3), batches).to_dict()
     assert fine["architectures"] == 15625
     assert fine["distinct"] == 5044 == sum(group["networks"] for group in fine["groups"])
@@ -202,7 +207,7 @@ def test_executed_work_of_groups_is_counted():
 def test_predicted_memory_is_near_the_compiled_programs(form):
     space = spaces.get("nasbench201", stem_channels=8, cells_per_stage=2)
     batch = images.default_images(num=16, size=16)
-    ways = programs.Execution.of(jax.devices()[:1], form, vmap_width=4, grouping="coarse")
+    ways = Execution.of(jax.devices()[:1], form, vmap_width=4, grouping="coarse")
     job = scoring.make_job(space, SETTINGS, batch, 0, ways)
     archs = [space.canonical(arch) for arch in ARCHS]
     predicted = planner.plan(archs, space, SETTINGS, batch.shape, ways).groups[0].bytes_per_device

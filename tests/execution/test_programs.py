@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eproxy_jax.execution import programs
+from eproxy_jax.execution import memory, programs
+from eproxy_jax.execution.execution import Execution
+from eproxy_jax.execution.grouping import GroupInput
 
 NUM_STEPS = 3
 SHARED = (jnp.ones(5),)
@@ -30,9 +32,7 @@ candidate_of = functools.cache(lambda group: functools.partial(train, group))
 def group_input(group, positions):
     positions = np.asarray(positions)
     identity = np.stack([positions, positions + 1], 1).astype(np.uint32)
-    return programs.GroupInput(
-        group, positions, identity, positions[:, None].astype(np.int32) + np.arange(4, dtype="i")
-    )
+    return GroupInput(group, positions, identity, positions[:, None].astype(np.int32) + np.arange(4, dtype="i"))
 
 
 INPUTS = [group_input(1, range(0, 20, 2)), group_input(2, range(1, 20, 2))]
@@ -42,14 +42,14 @@ def run(execution, compiled=None):
     """Losses [20, S]; each candidate is trained once."""
     key, shared = execution.replicate((jax.random.key(0), SHARED))
     found = np.full((20, NUM_STEPS), np.nan)
-    for positions, losses in programs.run_groups(candidate_of, NUM_STEPS, INPUTS, execution, key, shared, compiled):
+    for positions, losses in programs.run_groups(candidate_of, INPUTS, execution, key, shared, compiled):
         assert np.isnan(found[positions]).all()
         found[positions] = losses
     return found
 
 
 def execution(form="vmap", vmap_width=4, **options):
-    return programs.Execution.of(jax.devices(), form, vmap_width=vmap_width, **options)
+    return Execution.of(jax.devices(), form, vmap_width=vmap_width, **options)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def expected():
 
 
 def program_of(execution):
-    arguments = (NUM_STEPS, INPUTS[0].encoded.shape[1:], execution, jax.random.key(0), SHARED)
+    arguments = (INPUTS[0].encoded.shape[1:], execution, jax.random.key(0), SHARED)
     return programs.compile_program(programs.ProgramSpec.of(candidate_of(1), *arguments))
 
 
@@ -98,9 +98,12 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch, expected, when)
 
 def test_too_little_free_memory_halves_before_anything_runs(monkeypatch, expected):
     needed = iter([2**30, 1, 1, 1])  # of the first program, and of those after it
-    compile_program = programs._keep
-    monkeypatch.setattr(programs, "_keep", lambda *a: dataclasses.replace(compile_program(*a), temp_bytes=next(needed)))
-    monkeypatch.setattr(programs, "free_bytes", lambda devices: 2**30)
+    compile_program = programs.compile_program
+    programs.forget()
+    monkeypatch.setattr(
+        programs, "compile_program", lambda spec: dataclasses.replace(compile_program(spec), temp_bytes=next(needed))
+    )
+    monkeypatch.setattr(memory, "free_bytes", lambda devices: 2**30)
     with pytest.warns(RuntimeWarning, match=r"out of memory \(1024 MiB of working memory a device\); going on with 4 "):
         np.testing.assert_allclose(run(execution()), expected, rtol=1e-6)
 
@@ -119,20 +122,20 @@ def test_what_does_not_fit_at_all_and_other_errors_are_raised(monkeypatch):
 
 
 def test_the_widest_batch_that_fits(monkeypatch):
-    program = dataclasses.replace(program_of(execution()), temp_bytes=4000)  # 1000 a candidate
-    for memory, width in ((5001, 4), (9999, 4), (50_001, 32), (1e9, 512), (10, 1)):
-        monkeypatch.setattr(programs, "free_bytes", lambda devices, memory=memory: memory)
-        assert programs.fitting_width(program, execution()) == width
-    monkeypatch.setattr(programs, "free_bytes", lambda devices: None)
-    assert programs.fitting_width(program, execution()) == 4
+    devices = jax.devices()
+    for free, width in ((5001, 4), (9999, 4), (50_001, 32), (1e9, 512), (10, 1)):
+        monkeypatch.setattr(memory, "free_bytes", lambda devices, free=free: free)
+        assert memory.fitting_width(4000, 4, devices) == width  # 1000 a candidate
+    monkeypatch.setattr(memory, "free_bytes", lambda devices: None)
+    assert memory.fitting_width(4000, 4, devices) == 4
 
 
 def test_compiling_ahead_changes_nothing(expected):
     ahead = dataclasses.replace(execution(), compile_ahead=True)
     for compilations in (2, 0):
-        before, waited = programs.num_compilations(), []
         if compilations:
             programs.forget()
+        before, waited = programs.num_compilations(), []
         np.testing.assert_array_equal(run(ahead, waited.append), expected)
         assert programs.num_compilations() - before == len(waited) == compilations
 
@@ -141,11 +144,11 @@ def test_programs_are_dropped_before_memory_mappings_run_out(monkeypatch):
     """XLA's CPU backend maps each kernel by itself, and ends the process when Linux allows no more."""
     first = program_of(execution("map"))
     assert program_of(execution("map")) is first
-    monkeypatch.setattr(programs, "mappings_left", lambda: 0.1)
+    monkeypatch.setattr(memory, "mappings_left", lambda: 0.1)
     program_of(execution("map", chunk_size=2))
     monkeypatch.undo()
     assert program_of(execution("map")) is not first
-    assert 0 < programs.mappings_left() < 1
+    assert 0 < memory.mappings_left() < 1
 
 
 @pytest.mark.slow
@@ -153,14 +156,15 @@ def test_compiled_programs_are_kept_on_disk_for_later_processes(tmp_path):
     script = """
 import json, sys
 import jax
-from eproxy_jax import images, programs, runner, spaces
-programs.keep_on_disk(sys.argv[1])
+import eproxy_jax as ep
+from eproxy_jax import scoring
+ep.configure(devices=1, compile_cache=sys.argv[1])
 read = []
 jax.monitoring.register_event_listener(lambda event, **_: read.append(event.endswith("/cache_hits")))
-space = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
-job = runner.make_job(space, None, images.default_images(num=2, size=8), 0)
+space = ep.spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
+job = scoring.make_job(space, None, ep.default_images(num=2, size=8), 0)
 program = job.program((3, 0, 0, 0, 0, 0))
-losses = [chunk.tolist() for _, chunk in runner.run(job, [(3, 0, 0, 0, 0, 0)])]
+losses = [chunk.tolist() for _, chunk in scoring.run(job, [(3, 0, 0, 0, 0, 0)])]
 print(json.dumps([losses, program.temp_bytes, sum(read)]))
 """
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}

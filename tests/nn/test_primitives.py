@@ -9,7 +9,7 @@ from helpers import pattern
 from jax import lax
 from jax.test_util import check_grads
 
-from eproxy_jax.execution import programs
+from eproxy_jax.execution import execution
 from eproxy_jax.nn import choice, convolution, norms, pooling, resizing
 from eproxy_jax.spaces.cells import net
 
@@ -99,7 +99,7 @@ def test_forms_of_a_batch_round_operands_alike():
     grad = jnp.asarray(pattern((3, 2, 8, 8, 5), 2), "float32")
 
     def train(form):
-        with conv_forms.only(form), programs.matmul_precision("bfloat16"):
+        with conv_forms.only(form), execution.matmul_precision("bfloat16"):
             y, pull = jax.vjp(jax.vmap(convolution.conv2d), x, kernel)
             return y, *pull(grad)
 

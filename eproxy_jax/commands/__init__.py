@@ -1,1 +1,0 @@
-"""The commands of ``eproxy``: one module each, with ``add_parser`` and ``run``."""

@@ -1,0 +1,140 @@
+"""Labelled architectures as arrays, and how well a setting ranks them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from eproxy_jax import proxy, ranks, spaces
+from eproxy_jax.dps import selection
+from eproxy_jax.execution.execution import Execution
+from eproxy_jax.execution.grouping import by_group, distinct_networks
+
+
+@flax.struct.dataclass
+class Functions:
+    """Distinct functions of one group as arrays, padded to a whole number of blocks on every device.
+
+    Attributes:
+      identity: uint32 [M, 2].
+      encoded: int32 [M, ...].
+      valid: [M]; padding is not.
+      group: their group.
+    """
+
+    identity: Array
+    encoded: Array
+    valid: Array
+    group: spaces.Group = flax.struct.field(pytree_node=False)
+
+
+@flax.struct.dataclass
+class Labels:
+    """The labelled architectures as arrays.
+
+    Attributes:
+      functions: what they compute, by group.
+      position: int32 [A], the function of each labelled architecture, counted through all groups, padding included.
+      truth: [A], higher is better.
+      macs: [A], those of the backbone without dead work over the space's largest: what ``alpha`` blends in.
+      sizes: [2, A], see ``spaces.size_measures``: what blends by rank take.
+    """
+
+    functions: tuple[Functions, ...]
+    position: Array
+    truth: Array
+    macs: Array
+    sizes: Array
+
+
+def make_labels(
+    space: spaces.SearchSpace, archs: Sequence[Any], truth: Sequence[float], execution: Execution
+) -> Labels:
+    """Prepare labelled architectures.
+
+    The functions of a group are dealt to devices so that these finish together.
+
+    Args:
+      space: the search space.
+      archs: architectures, length A.
+      truth: their measured values, higher is better.
+      execution: devices and form.
+
+    Raises:
+      ValueError: fewer than 3 architectures, one of them twice, constant or non-finite values.
+    """
+    values = np.asarray(truth, np.float64)
+    if len(archs) != len(values):
+        raise ValueError(f"{len(archs)} labelled architectures, but {len(values)} values")
+    if len(archs) < 3:
+        raise ValueError(f"a search needs at least 3 labelled architectures, got {len(archs)}")
+    if len(set(archs)) < len(archs):
+        raise ValueError("a labelled architecture stands twice: give each once")
+    if not np.isfinite(values).all() or np.ptp(values) == 0:
+        raise ValueError("labels: expected finite values that are not all equal")
+    networks = distinct_networks(archs, space)
+    macs = spaces.macs_fractions(space, networks.distinct)
+    block = len(execution.devices) * (1 if execution.form == "map" else execution.vmap_width)
+    functions: list[Functions] = []
+    place = np.empty(len(networks.distinct), np.int32)
+    before = 0
+    for group, members in by_group(networks.distinct, space).items():
+        size = -(-len(members) // block) * block
+        order = _deal(members, macs, len(execution.devices), size)
+        chosen = [networks.distinct[i if i >= 0 else members[-1]] for i in order]  # padding (-1) is not valid
+        place[order[order >= 0]] = before + np.flatnonzero(order >= 0)
+        before += size
+        identity = np.stack([spaces.arch_identity(space, arch) for arch in chosen])
+        functions.append(Functions(identity, group.encode(chosen), order >= 0, group))  # pyright: ignore[reportArgumentType]
+    return Labels(
+        functions=tuple(functions),
+        position=place[networks.index],  # pyright: ignore[reportArgumentType]
+        truth=values.astype(np.float32),  # pyright: ignore[reportArgumentType]
+        macs=macs[networks.index].astype(np.float32),  # pyright: ignore[reportArgumentType]
+        sizes=spaces.size_measures(space, archs).astype(np.float32),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _deal(members: Sequence[int], macs: np.ndarray, devices: int, size: int) -> np.ndarray:
+    """The order of a group's members in an array of ``size`` split over devices; padding, -1, stands last on each."""
+    capacity = size // devices
+    costs = macs + macs.mean()  # what does not grow with MACs is about as much on average
+    piles: list[list[int]] = [[] for _ in range(devices)]
+    for i in sorted(members, key=lambda i: -costs[i]):
+        min((pile for pile in piles if len(pile) < capacity), key=lambda pile: costs[pile].sum()).append(i)
+    return np.concatenate([pile + [-1] * (capacity - len(pile)) for pile in piles])
+
+
+def fitness_of(losses: Array, alpha: Array, labels: Labels, blend: str) -> Array:
+    """Spearman of a setting's scores with the labels; -inf if a loss is not finite.
+
+    Args:
+      losses: [W, A] final losses; with several weight seeds the ranks are averaged.
+      alpha: scalar, the MACs blend of the setting.
+      labels: the labelled architectures.
+      blend: one of ``BLENDS``.
+
+    Returns:
+      Scalar.
+    """
+
+    def mean_rank(scores: Array) -> Array:
+        return jnp.mean(jax.vmap(ranks.average_ranks)(scores), axis=0)
+
+    truth = labels.truth.astype(losses.dtype)
+    if blend == "alpha":
+        scores = proxy.blend_macs(losses, alpha, labels.macs[None, :].astype(losses.dtype))
+        fitness = ranks.spearman(mean_rank(scores), truth)
+    else:
+        by_loss = ranks.standardized(mean_rank(-losses))
+        by_size = jax.vmap(lambda size: ranks.standardized(ranks.average_ranks(size)))(labels.sizes)
+        shares = jnp.asarray(selection.SHARES, losses.dtype)
+        blends = selection.blend_ranks(by_loss[None, :], by_size.astype(losses.dtype), shares)
+        fitness = jnp.max(jax.vmap(lambda score: ranks.spearman(score, truth))(blends))
+    return jnp.where(jnp.all(jnp.isfinite(losses)), fitness, -jnp.inf)

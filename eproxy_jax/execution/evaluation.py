@@ -1,0 +1,290 @@
+"""Any function of one candidate over a list of architectures: the same plan, programs, chunks and devices for all.
+
+Data flows one way: architectures -> canonical forms -> groups -> device programs -> rows. A result depends on
+(architecture, function, what is shared, key) only. Eproxy itself goes through :func:`run`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from eproxy_jax import proxy, spaces
+from eproxy_jax.execution import memory
+from eproxy_jax.execution.execution import Execution
+from eproxy_jax.execution.grouping import by_group, distinct_networks, group_inputs, parse_all
+from eproxy_jax.execution.programs import CompiledProgram, ProgramSpec, compile_program, run_groups
+from eproxy_jax.jsonlines import ANOTHER_OUT, JsonLines, decode_array, encode_array, fingerprint
+from eproxy_jax.sources import source_fingerprint
+
+# (network, key, encoded, *shared) -> a pytree of arrays of one candidate. The network is a Linen module
+# ``network.init/apply(images, encoded, init) -> taps``; equal functions share compiled programs.
+CandidateFn = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class OnNetwork:
+    """A function of one candidate with its group's network filled in; equal ones share a compiled program.
+
+    Attributes:
+      fn: (network, key, encoded, *shared) -> arrays.
+      network: the group's universal module.
+    """
+
+    fn: CandidateFn
+    network: nn.Module
+
+    def __call__(self, key: Array, encoded: Array, *shared: Any) -> Any:
+        """The function's result for one candidate; the key is consumed."""
+        return self.fn(self.network, key, encoded, *shared)
+
+    @classmethod
+    def of(cls, fn: CandidateFn, group: spaces.Group, dtype: Any = jnp.float32) -> OnNetwork:
+        """The function on the network of a group."""
+        return cls(fn, group.universal(dtype))
+
+
+def arch_key(key: Array | int, space: spaces.SearchSpace, arch: Any) -> Array:
+    """The key that an architecture gets in a run with ``key``: the same for all that compute the same function.
+
+    Args:
+      key: typed key of the run, or an integer seed for one.
+      space: the search space.
+      arch: an architecture, as ``space.parse`` returns it.
+    """
+    return proxy.candidate_key(proxy.typed_key(key), jnp.asarray(spaces.arch_identity(space, arch)))
+
+
+def run(
+    fn: CandidateFn,
+    archs: Sequence[Any],
+    space: spaces.SearchSpace,
+    key: Array,
+    shared: tuple[Any, ...],
+    execution: Execution,
+    dtype: Any = jnp.float32,
+    compiled: Callable[[float], None] | None = None,
+) -> Iterator[tuple[np.ndarray, Any]]:
+    """Results of canonical, distinct architectures as they come.
+
+    Args:
+      fn: see :data:`CandidateFn`.
+      archs: canonical, distinct architectures of the space.
+      space: the search space.
+      key: typed key, replicated.
+      shared: what all candidates share, replicated.
+      execution: devices and form.
+      dtype: of the networks' parameters.
+      compiled: called with the seconds waited for each compilation.
+
+    Yields:
+      (positions [n] in ``archs``, the function's pytree with a leading axis n).
+    """
+    inputs = group_inputs(archs, space, execution.grouping)
+    return run_groups(lambda group: OnNetwork.of(fn, group, dtype), inputs, execution, key, shared, compiled)
+
+
+def program(
+    fn: CandidateFn,
+    arch: Any,
+    space: spaces.SearchSpace,
+    key: Array,
+    shared: tuple[Any, ...],
+    execution: Execution,
+    dtype: Any = jnp.float32,
+) -> CompiledProgram:
+    """The compiled program of a canonical architecture's group; compiled on the first equal call."""
+    (group,) = by_group([arch], space, execution.grouping)
+    candidate, shape = OnNetwork.of(fn, group, dtype), group.encode([arch]).shape[1:]
+    return compile_program(ProgramSpec.of(candidate, shape, execution, key, shared))
+
+
+def widened(
+    fn: CandidateFn,
+    archs: Sequence[Any],
+    space: spaces.SearchSpace,
+    key: Array,
+    shared: tuple[Any, ...],
+    execution: Execution,
+    dtype: Any = jnp.float32,
+) -> Execution:
+    """The execution with batches as wide as the devices' memory holds, where it asks for that.
+
+    The program of the largest architecture is compiled to know, unless it is there already. Arguments as in
+    :func:`run`.
+    """
+    if not execution.auto_width:
+        return execution
+    largest = program(fn, max(archs, key=space.macs), space, key, shared, execution, dtype)
+    return execution.widened(memory.fitting_width(largest.temp_bytes, execution.vmap_width, execution.devices))
+
+
+def identity_of(space: spaces.SearchSpace, key: Array | int, execution: Execution) -> dict[str, Any]:
+    """What every result depends on besides architectures and function, as plain data.
+
+    Args:
+      space: the search space.
+      key: typed key, or the integer seed of one.
+      execution: devices and form.
+    """
+    return {
+        "space": space.name,
+        "sizes": dataclasses.asdict(space),  # pyright: ignore[reportArgumentType]
+        "weight_seed": proxy.key_identity(key),
+        "form": execution.label,
+        "platform": execution.devices[0].platform,
+    }
+
+
+def evaluate(
+    fn: CandidateFn,
+    archs: Sequence[Any],
+    space: spaces.SearchSpace | str = "nasbench201",
+    *,
+    key: Array | int = 0,
+    shared: tuple[Any, ...] = (),
+    execution: Execution | None = None,
+    dtype: Any = jnp.float32,
+    progress: Callable[[int, int], None] | None = None,
+    path: str | os.PathLike[str] | None = None,
+    identity: Mapping[str, Any] | None = None,
+) -> Any:
+    """Any function of one candidate over a list of architectures.
+
+    Equal functions of the space are evaluated once. A result depends on its own architecture only: not on order,
+    duplicates, chunking or device count, to the bit within one execution form.
+
+    Args:
+      fn: (network, key, encoded, *shared) -> a pytree of arrays of ONE candidate; traced by JAX and mapped over
+        candidates. ``network`` is a Linen module: ``network.init(key, images, encoded, init)`` and
+        ``network.apply(variables, images, encoded, init) -> taps``. Pass the same function object again to use its
+        compiled programs again.
+      archs: architectures in any notation that ``space.parse`` reads, length A.
+      space: a search space or its registry name.
+      key: typed key, or an integer seed for one. Each architecture gets a key of its own, see :func:`arch_key`.
+      shared: arrays, or pytrees of them, that all candidates share, such as images.
+      execution: devices and form; all devices by default.
+      dtype: of the networks' parameters.
+      progress: called with (networks done, networks in total) after each chunk.
+      path: a file that results are appended to as JSON lines. A killed evaluation, called again with the same
+        arguments, goes on where the file ends.
+      identity: plain data that names what ``fn`` depends on besides its source and ``shared``, for the file.
+
+    Returns:
+      The pytree of ``fn`` with a leading axis A, NumPy arrays in the order of ``archs``.
+
+    Raises:
+      ValueError: an unreadable architecture (with its position), an empty list, a file of another evaluation.
+
+    Example:
+      >>> space = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
+      >>> def num_weights(network, key, encoded, images):
+      ...     params = network.init(key, images, encoded)["params"]
+      ...     return sum(jnp.sum(leaf != 0) for leaf in jax.tree.leaves(params))
+      >>> evaluate(num_weights, space.sample(3, 0), space, shared=(jnp.ones((2, 8, 8, 3)),)).shape
+      (3,)
+    """
+    space = spaces.get(space) if isinstance(space, str) else space
+    execution = Execution.of() if execution is None else execution
+    networks = distinct_networks(parse_all(archs, space), space)
+    name = identity_of(space, key, execution)
+    typed, shared = execution.replicate((proxy.typed_key(key), jax.tree.map(jnp.asarray, shared)))
+    execution = widened(fn, networks.distinct, space, typed, shared, execution, dtype)
+    structure = _structure(fn, networks.distinct[0], space, typed, shared, dtype)
+    rows: list[Any] = [None] * len(networks.distinct)
+    texts = [space.format(arch) for arch in networks.distinct]
+    file = None
+    if path is not None:
+        name |= {"function": source_fingerprint(fn), "shared": _digest(shared), **(identity or {})}
+        file = _ColumnFile(Path(path), name, structure)
+        rows = [file.known.get(text) for text in texts]
+    try:
+        missing = [i for i, row in enumerate(rows) if row is None]
+        done = len(rows) - len(missing)
+        if missing:
+            todo = [networks.distinct[i] for i in missing]
+            for positions, chunk in run(fn, todo, space, typed, shared, execution, dtype):
+                own = [jax.tree.map(lambda leaf, n=n: leaf[n], chunk) for n in range(len(positions))]
+                for position, row in zip(positions, own, strict=True):
+                    rows[missing[position]] = row
+                if file is not None:
+                    file.append([texts[missing[position]] for position in positions], own)
+                done += len(own)
+                if progress is not None:
+                    progress(done, len(rows))
+    finally:
+        if file is not None:
+            file.close()
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    return jax.tree.map(lambda leaf: leaf[networks.index], stacked)
+
+
+def _structure(
+    fn: CandidateFn, arch: Any, space: spaces.SearchSpace, key: Array, shared: tuple[Any, ...], dtype: Any
+) -> Any:
+    """Shapes and dtypes of the function's result; nothing is compiled."""
+    group = space.group(arch)
+    return jax.eval_shape(OnNetwork.of(fn, group, dtype), key, jnp.asarray(group.encode([arch])[0]), *shared)
+
+
+def _digest(shared: tuple[Any, ...]) -> str:
+    """Hash of arrays, 12 hex digits."""
+    digest = hashlib.blake2b(digest_size=6)
+    for leaf in jax.tree.leaves(shared):
+        array = np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+class _ColumnFile:
+    """Results of one evaluation on disk, a JSON line a network.
+
+    Attributes:
+      known: results by canonical string.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any], structure: Any):
+        leaves, self._treedef = jax.tree.flatten(structure)
+        header = {"evaluation": fingerprint({**identity, "leaves": [f"{x.dtype} {x.shape}" for x in leaves]})}
+        self._file, self.known = JsonLines(path), {}
+        try:
+            if not self._file.rows:
+                self._file.append([json.dumps({**header, **identity})])
+            first = self._file.rows[0]
+            if not isinstance(first, dict) or first.get("evaluation") != header["evaluation"]:
+                raise ValueError(
+                    f"{path}: not of this evaluation: its function, space, key, form or shared arrays differ: "
+                    f"{ANOTHER_OUT}"
+                )
+            for number, row in enumerate(self._file.rows[1:], start=2):
+                try:
+                    pairs = zip(row["leaves"], leaves, strict=True)
+                    arrays = [decode_array(value, leaf.shape, leaf.dtype) for value, leaf in pairs]
+                    self.known[row["arch"]] = jax.tree.unflatten(self._treedef, arrays)
+                except (KeyError, TypeError, ValueError) as error:
+                    raise ValueError(
+                        f"{path}:{number}: not a line of an evaluation ({error}): {ANOTHER_OUT}"
+                    ) from error
+        except ValueError:
+            self._file.close()
+            raise
+
+    def append(self, archs: Sequence[str], rows: Sequence[Any]) -> None:
+        """Write results of networks, and make sure they are on the disk."""
+        encoded = [[encode_array(np.asarray(leaf)) for leaf in jax.tree.leaves(row)] for row in rows]
+        self._file.append([json.dumps({"arch": a, "leaves": e}) for a, e in zip(archs, encoded, strict=True)])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

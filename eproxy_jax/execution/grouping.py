@@ -1,0 +1,101 @@
+"""From a list of architectures to the distinct networks of each compiled program."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from eproxy_jax import spaces
+from eproxy_jax.execution.execution import Grouping
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Which networks to run for a list of architectures.
+
+    Attributes:
+      archs: the architectures asked for, length A.
+      distinct: canonical forms, each once, in order of first appearance.
+      index: [A], position of each architecture's canonical form in ``distinct``.
+    """
+
+    archs: tuple[Any, ...]
+    distinct: tuple[Any, ...]
+    index: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupInput:
+    """Architectures of one group, as its program takes them.
+
+    Attributes:
+      group: the group.
+      positions: [n], where they stand in the list.
+      identity: uint32 [n, 2], see ``spaces.arch_identity``.
+      encoded: int32 [n, ...].
+    """
+
+    group: spaces.Group
+    positions: np.ndarray
+    identity: np.ndarray
+    encoded: np.ndarray
+
+    def since(self, done: int) -> GroupInput:
+        """The same without the first ``done`` architectures."""
+        return GroupInput(self.group, self.positions[done:], self.identity[done:], self.encoded[done:])
+
+
+def parse_all(archs: Sequence[Any], space: spaces.SearchSpace) -> list[Any]:
+    """Architectures of a space out of any notation it reads.
+
+    Raises:
+      ValueError: one of them is unreadable; says its position.
+    """
+    parsed = []
+    for position, arch in enumerate(archs):
+        try:
+            parsed.append(space.parse(arch))
+        except ValueError as error:
+            raise ValueError(f"archs[{position}]: {error}") from error
+    return parsed
+
+
+def distinct_networks(archs: Sequence[Any], space: spaces.SearchSpace) -> Networks:
+    """Canonicalise and merge duplicates.
+
+    Args:
+      archs: architectures of the space, as ``space.parse`` returns them.
+      space: the search space.
+
+    Raises:
+      ValueError: the list is empty.
+    """
+    if not archs:
+        raise ValueError("no architectures to score: the list is empty")
+    position: dict[Any, int] = {}
+    index = [position.setdefault(space.canonical(arch), len(position)) for arch in archs]
+    return Networks(tuple(archs), tuple(position), np.asarray(index, np.int64))
+
+
+def by_group(
+    archs: Sequence[Any], space: spaces.SearchSpace, grouping: Grouping = "coarse"
+) -> dict[spaces.Group, list[int]]:
+    """Positions of canonical architectures by the compiled program they need, in order of first appearance."""
+    group_of = space.fine_group if grouping == "fine" else space.group
+    positions: dict[spaces.Group, list[int]] = {}
+    for position, arch in enumerate(archs):
+        positions.setdefault(group_of(arch), []).append(position)
+    return positions
+
+
+def group_inputs(archs: Sequence[Any], space: spaces.SearchSpace, grouping: Grouping) -> list[GroupInput]:
+    """Canonical, distinct architectures by group, encoded."""
+    found = []
+    for group, members in by_group(archs, space, grouping).items():
+        own = [archs[i] for i in members]
+        identity = np.stack([spaces.arch_identity(space, arch) for arch in own])
+        found.append(GroupInput(group, np.asarray(members), identity, group.encode(own)))
+    return found

@@ -1,0 +1,114 @@
+"""An append-only file of JSON lines that survives kill -9, and the fingerprint that a run's lines carry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def fingerprint(description: dict[str, Any]) -> str:
+    """Twelve hex digits of everything that a score depends on."""
+    text = json.dumps(description, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def number(value: float) -> float | None:
+    """A float32 as its shortest decimal; null for what is not finite, which JSON has no number for."""
+    return float(str(np.float32(value))) if math.isfinite(value) else None
+
+
+def encode_array(array: np.ndarray) -> Any:
+    """Nested lists of shortest decimals, which read back to the same bits; text for what JSON has no number for."""
+    if array.ndim:
+        return [encode_array(part) for part in array]
+    if not np.issubdtype(array.dtype, np.floating):
+        return array.item()
+    return float(str(array[()])) if np.isfinite(array) else str(array[()])
+
+
+def decode_array(value: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """The inverse of :func:`encode_array`.
+
+    Raises:
+      ValueError: the value has another shape.
+    """
+    flat = np.asarray(value, object).ravel()
+    numbers = [float(v) if isinstance(v, str) else v for v in flat]
+    return np.asarray(numbers, dtype).reshape(shape)
+
+
+class JsonLines:
+    """A locked, append-only file of JSON lines; a half-written last line is dropped.
+
+    Args:
+      path: the file; its folder is made.
+
+    Attributes:
+      rows: lines already there, parsed.
+      torn: whether a half-written last line was dropped.
+
+    Raises:
+      ValueError: a line is not JSON, or another process is writing the file.
+      OSError: the file cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b")
+        try:
+            _lock(self._file, path)  # before reading: another writer may still be appending
+            self._file.seek(0)
+            content = self._file.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            self.rows = [_parse_line(path, n, line) for n, line in enumerate(whole.splitlines(), start=1)]
+            self._check_rows()
+        except ValueError:
+            self._file.close()
+            raise
+        self.torn = len(whole) < len(content)
+        self._file.truncate(len(whole))
+
+    def _check_rows(self) -> None:
+        """For subclasses that know what lines should hold."""
+
+    def append(self, lines: Sequence[str]) -> None:
+        """Write lines and make sure they are on the disk."""
+        self._file.write("".join(line + "\n" for line in lines).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.rows.extend(json.loads(line) for line in lines)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+ANOTHER_OUT = "choose another --out, or move the file away"
+
+
+def _parse_line(path: Path, number: int, line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}:{number}: not JSON: remove this line and those after it to resume, or {ANOTHER_OUT}"
+        ) from error
+
+
+def _lock(file: Any, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows has no fcntl; two writers of one file are then the user's to avoid
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise ValueError(f"{path}: another process is writing it: wait for it, or choose another --out") from error

@@ -1,0 +1,309 @@
+"""A scoring run on disk: results are appended as they come, and a killed run, started again, goes on.
+
+The command ``eproxy score`` and :func:`score` write the same files:
+
+* ``scores.jsonl``: one line an architecture, see ``results.py``
+* ``scores.run.json``: what the run depends on, seconds, devices, versions
+* ``scores.memberN.jsonl``, ``scores.memberN.run.json``: the same for each setting of a fitted proxy
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optax
+from jax import Array
+
+from eproxy_jax import scoring, spaces
+from eproxy_jax._version import __version__
+from eproxy_jax.dps.fitted import FittedProxy, Member
+from eproxy_jax.execution.execution import Execution
+from eproxy_jax.execution.grouping import Networks, by_group, distinct_networks, parse_all
+from eproxy_jax.jsonlines import fingerprint
+from eproxy_jax.progress import Progress, announce
+from eproxy_jax.runs import hosts
+from eproxy_jax.runs.results import ResultsFile, lines_of, result_of
+from eproxy_jax.types import STATUS_DIVERGED, STATUS_OK, ProxySettings, ScoreResult
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run is made with."""
+    named = {name: importlib.metadata.version(name) for name in ("jax", "flax")}
+    return {"eproxy_jax": __version__, **named, "python": platform.python_version()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What all files of one run share.
+
+    Attributes:
+      space: the search space.
+      archs: distinct architectures as written.
+      images: [B, H, W, 3], not yet standardised.
+      key: of weights, targets and barriers.
+      targets: features of the user's own.
+      optimizer: what trains instead of SGD.
+      execution: devices and form.
+      process: which of the run's processes this one is.
+      command: what started the run, for its record.
+      say: prints a line for the person who waits.
+    """
+
+    space: spaces.SearchSpace
+    archs: tuple[Any, ...]
+    images: Any
+    key: Array | int
+    targets: scoring.Targets | None
+    optimizer: optax.GradientTransformation | None
+    execution: Execution
+    process: hosts.Process
+    command: str
+    say: Callable[[str], None]
+
+
+def score(
+    archs: Sequence[Any],
+    space: spaces.SearchSpace | str = "nasbench201",
+    proxy: ProxySettings | FittedProxy | None = None,
+    images: Any = None,
+    key: Array | int = 0,
+    *,
+    workdir: str | os.PathLike[str] = ".",
+    out: str | os.PathLike[str] | None = None,
+    targets: scoring.Targets | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    execution: Execution | None = None,
+    command: str | None = None,
+    say: Callable[[str], None] = announce,
+) -> ScoreResult | None:
+    """Score a list of architectures into a file, or go on with a run that was stopped.
+
+    Scores are those of ``ep.score``. In a run of several processes (``jax.distributed``) each process calls this with
+    the same arguments and a folder that all of them see; process 0 collects the lines.
+
+    Args:
+      archs: architectures in any notation that ``space.parse`` reads; repeated ones are scored once.
+      space: a search space or its registry name.
+      proxy: settings, or a fitted proxy; plain Eproxy by default.
+      images: [B, H, W, 3], H = W divisible by 4; defaults to the embedded batch.
+      key: typed key, or an integer seed for one.
+      workdir: folder of the files, made when absent.
+      out: the result file; ``WORKDIR/scores.jsonl`` by default.
+      targets: features of your own by name, as in ``ep.score``.
+      optimizer: what trains instead of the settings' SGD, as in ``ep.score``.
+      execution: devices and form; all devices by default.
+      command: what started the run, for its record; this process's by default.
+      say: prints a line for the person who waits; on stderr by default.
+
+    Returns:
+      A ``ScoreResult`` in the order of ``archs``, or None in processes other than the first.
+
+    Raises:
+      ValueError: an unreadable architecture, an empty list, bad images, a file of another run or one that another
+        process is writing. Lines already there stay.
+      OSError: the file cannot be written.
+    """
+    space = spaces.get(space) if isinstance(space, str) else space
+    parsed = parse_all(archs, space)
+    if not isinstance(proxy, FittedProxy):
+        proxy = FittedProxy((Member(ProxySettings() if proxy is None else proxy),))
+    run = _Run(
+        space=space,
+        archs=tuple(dict.fromkeys(parsed)),
+        images=images,
+        key=key,
+        targets=targets,
+        optimizer=optimizer,
+        execution=Execution.of() if execution is None else execution,
+        process=hosts.Process.current(),
+        command=" ".join(sys.argv) if command is None else command,
+        say=say,
+    )
+    path = Path(workdir) / "scores.jsonl" if out is None else Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = proxy.is_plain
+    scored = _score_setting(run, proxy.members[0].settings, path) if plain else _score_fitted(run, proxy, path)
+    if scored is None:
+        return None
+    position = {arch: i for i, arch in enumerate(run.archs)}
+    return scored[0].select([position[arch] for arch in parsed])
+
+
+def record_path(out: str | os.PathLike[str]) -> Path:
+    """The file that says what a result file depends on."""
+    return Path(out).with_suffix(".run.json")
+
+
+# --- one setting, one file -----------------------------------------------------------------------------------
+
+
+def _score_setting(run: _Run, settings: ProxySettings, out: Path) -> tuple[ScoreResult, dict[str, Any]] | None:
+    """Scores under one setting, in its own resumable file: (result, record); None but in process 0."""
+    own = (run.targets, run.optimizer)
+    job = scoring.make_job(run.space, settings, run.images, run.key, run.execution, *own)
+    networks = distinct_networks(run.archs, run.space)
+    job = job.widened(networks.distinct)
+    if run.execution.auto_width:
+        run.say(f"execution: {job.execution.label}")
+    identity = scoring.run_identity(run.space, job.task.images, run.key, job.execution, *own)
+    identity["settings"] = settings.to_dict()
+    run_id = fingerprint(identity)
+    results = ResultsFile(run.process.path(out), run_id, [run.space.format(arch) for arch in run.archs])
+    try:
+        seconds = _Training(run, job, networks, results, run_id, out).finish()
+    finally:
+        results.close()
+    if run.process.index:
+        run.say(f"{results.path}: share {run.process.index} of {run.process.count} done; process 0 collects")
+        return None
+    before = record_path(out)
+    if before.is_file():  # time of earlier sessions
+        record = json.loads(before.read_text(encoding="utf-8"))
+        if record.get("run") == run_id:
+            seconds = {name: round(value + record["seconds"][name], 2) for name, value in seconds.items()}
+    result = dataclasses.replace(result_of(results.rows), seconds=seconds)
+    return result, _write_record(run, out, run_id, identity, result, len(networks.distinct), job.execution)
+
+
+class _Training:
+    """Trains what a result file lacks of this process's share, and appends lines as chunks finish."""
+
+    def __init__(self, run: _Run, job: scoring.Job, networks: Networks, results: ResultsFile, run_id: str, out: Path):
+        self._run, self._job, self._networks, self._results = run, job, networks, results
+        self._run_id, self._out = run_id, out
+        self._diverged = sum(row["status"] == STATUS_DIVERGED for row in results.rows)
+        text_of = [run.space.format(arch) for arch in networks.archs]
+        row_of = {row["arch"]: row for row in results.rows}
+        self._missing: dict[int, list[Any]] = {}  # architectures without a line, by network
+        self._trained: dict[int, list[float]] = {}  # losses of networks that a line holds
+        for arch, text, network in zip(networks.archs, text_of, networks.index.tolist(), strict=True):
+            if text in row_of:
+                self._trained[network] = row_of[text]["losses"]
+            else:
+                self._missing.setdefault(network, []).append(arch)
+
+    def finish(self) -> dict[str, float]:
+        """Do all of it; in process 0, collect what the others did: {"compile": s, "run": s} of this session."""
+        run, results = self._run, self._results
+        if results.torn:
+            run.say(f"{results.path}: dropped a half-written last line")
+        if results.rows:
+            run.say(f"{results.path}: resuming after {len(results.rows)} of {len(run.archs)} architectures")
+        # After a kill, lines may be missing of networks that other lines hold.
+        if again := [network for network in self._missing if network in self._trained]:
+            losses = [[np.nan if v is None else v for v in self._trained[network]] for network in again]
+            self._append(again, np.asarray(losses, np.float64))
+        compiled: list[float] = []
+        start = time.perf_counter()
+        if todo := self._todo():
+            self._train(todo, compiled)
+        if run.process.index == 0 and run.process.count > 1:
+            self._collect()
+        results.finish()
+        seconds = time.perf_counter() - start - sum(compiled)
+        return {"compile": round(sum(compiled), 2), "run": round(seconds, 2)}
+
+    def _todo(self) -> list[int]:
+        """Networks of this process's share that no line holds."""
+        run = self._run
+        todo = run.process.share(list(self._missing))
+        if run.process.index:  # what process 0 has already, from an earlier run, with more or fewer processes
+            done = {row["arch"] for row in hosts.read_lines(self._out, self._run_id)}
+            todo = [n for n in todo if not all(run.space.format(arch) in done for arch in self._missing[n])]
+        return todo
+
+    def _append(self, numbers: Sequence[int], losses: np.ndarray) -> None:
+        """Append the lines of trained networks: losses [n, S]."""
+        pairs = [(arch, row) for row, number in enumerate(numbers) for arch in self._missing.pop(number)]
+        result = scoring.collect(self._job, [arch for arch, _ in pairs], losses[[row for _, row in pairs]], {})
+        self._results.append(lines_of(result, self._run_id))
+        self._diverged += result.status.count(STATUS_DIVERGED)
+
+    def _train(self, todo: Sequence[int], compiled: list[float]) -> None:
+        run, job, results = self._run, self._job, self._results
+        distinct = [self._networks.distinct[n] for n in todo]
+        devices = job.execution.devices
+        run.say(
+            f"{len(todo)} distinct networks, {len(by_group(distinct, job.space, job.execution.grouping))} program(s), "
+            f"{len(devices)} {devices[0].platform} device(s)"
+        )
+        own = sum(len(self._missing[n]) for n in todo)
+        meter = Progress(len(results.rows) + own, len(results.rows))
+
+        def show_compiled(seconds: float) -> None:
+            compiled.append(seconds)
+            run.say(f"compiled program {len(compiled)} in {seconds:.1f} s")
+
+        for positions, losses in scoring.run(job, distinct, show_compiled):
+            self._append([todo[i] for i in positions], losses)
+            meter.update(len(results.rows), self._diverged)
+
+    def _collect(self) -> None:
+        """Wait for the lines of the other processes."""
+        run, results = self._run, self._results
+        run.say(f"own share done, {len(results.rows)} of {len(run.archs)}; waiting for the other processes")
+        meter = Progress(len(run.archs), len(results.rows))
+        others = [other.path(self._out) for other in run.process.others]
+        hosts.collect(results, others, self._run_id, len(run.archs), lambda: meter.update(len(results.rows)))
+
+
+# --- several settings together -------------------------------------------------------------------------------
+
+
+def _score_fitted(run: _Run, proxy: FittedProxy, out: Path) -> tuple[ScoreResult, dict[str, Any]] | None:
+    """Scores of several settings used together, each in a file of its own beside ``out``; None but in process 0."""
+    members, seconds, records = [], {"compile": 0.0, "run": 0.0}, []
+    for number, member in enumerate(proxy.members):
+        run.say(f"setting {number + 1} of {len(proxy.members)}")
+        scored = _score_setting(run, member.settings, out.with_suffix(f".member{number}.jsonl"))
+        if scored is None:
+            continue
+        result, record = scored
+        members.append(result)
+        records.append(record)
+        seconds = {name: round(seconds[name] + record["seconds"][name], 2) for name in seconds}
+    if not members:
+        return None
+    sizes = spaces.size_measures(run.space, run.archs)
+    fractions = spaces.macs_fractions(run.space, run.archs)
+    scores = proxy.scores(np.stack([result.loss for result in members]), sizes, fractions)
+    status = tuple(STATUS_OK if np.isfinite(one) else STATUS_DIVERGED for one in scores)
+    # Loss and curve are those of the best member: a mean over settings would mean nothing.
+    result = dataclasses.replace(members[0], score=scores, status=status, seconds=seconds)
+    identity = {"members": [record["run"] for record in records], "settings": proxy.to_dict()}
+    run_id = fingerprint(identity)
+    results = ResultsFile(out, run_id, list(result.archs))
+    try:
+        results.append(lines_of(result, run_id)[len(results.rows) :])
+    finally:
+        results.close()
+    return result, _write_record(run, out, run_id, identity, result, records[0]["distinct"], run.execution)
+
+
+def _write_record(
+    run: _Run, out: Path, run_id: str, identity: Any, result: ScoreResult, distinct: int, execution: Execution
+) -> dict[str, Any]:
+    """Write OUT.run.json, and return what is in it."""
+    record = {
+        "run": run_id,
+        **identity,
+        "archs": len(result.archs),
+        "distinct": distinct,
+        "diverged": result.status.count(STATUS_DIVERGED),
+        "seconds": result.seconds,
+        "devices": [str(device) for device in execution.devices],
+        "command": run.command,
+        "versions": versions(),
+    }
+    record_path(out).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record
