@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -24,8 +24,7 @@ from jax import Array, lax
 
 from eproxy_jax import proxy, targets
 from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.nn import choice as choice_lib
-from eproxy_jax.nn import convolution, initializers, layers, norms, resizing
+from eproxy_jax.nn import choice, convolution, initializers, layers, norms, resizing
 from eproxy_jax.types import FEATURES, TARGET_SIZE, ProxySettings
 
 MAX_TIERS = 3
@@ -126,13 +125,11 @@ class SettingData:
     Attributes:
       hyper: learning rate and initialiser of the network.
       barrier_init: index into ``initializers.INITS``.
-      alpha: the MACs blend, which no training sees.
       branches: length L.
     """
 
     hyper: proxy.ProxyHyper
     barrier_init: Array
-    alpha: Array
     branches: tuple[BranchData, ...]
 
 
@@ -180,8 +177,7 @@ def setting_data(table: GeneTable, genes: Array, dtype: Any = jnp.float32) -> Se
         weight_decay=jnp.asarray(defaults.weight_decay, dtype),
         network_init=table.values(genes, "network_init"),
     )
-    barrier_init, alpha = table.values(genes, "barrier_init"), table.values(genes, "alpha").astype(dtype)
-    return SettingData(hyper, barrier_init, alpha, tuple(branches))
+    return SettingData(hyper, table.values(genes, "barrier_init"), tuple(branches))
 
 
 @flax.struct.dataclass
@@ -248,39 +244,43 @@ def rounded(table: GeneTable, genes: Any) -> ProxySettings:
     return dataclasses.replace(settings, branches=branches)
 
 
-# --- barrier -------------------------------------------------------------------------------------------------
-
-
-def _barrier_error(kernel_size: int, outputs: int, with_gradient: bool, h: Array, data: Any):
-    """Mean squared error behind the barrier at one tier, and its gradient with respect to ``h``."""
-    unit = convolution.kernel_centre(data["unit"], kernel_size)[..., : h.shape[-1], :outputs]
-    out = convolution.frozen_conv2d(h, unit) * data["scale"] + norms.per_channel(data["bias"][:outputs])
-    used = (jnp.arange(outputs) < data["target_channels"]).astype(h.dtype)
-    count = h.shape[0] * h.shape[1] * h.shape[2] * data["target_channels"]
-    error = (out - data["target"][..., :outputs]) * norms.per_channel(used)
-    loss = jnp.sum(error * error) / count
-    if not with_gradient:
-        return loss
-    used_in = (jnp.arange(h.shape[-1]) < data["transform_channels"]).astype(h.dtype)
-    _, pull = jax.vjp(lambda h: convolution.frozen_conv2d(h, unit), h)
-    return loss, pull(error * (2 * data["scale"] / count))[0] * norms.per_channel(used_in)
-
-
-def _switch_barrier(spec: TierSpec, with_gradient: bool, h: Array, data: Any):
-    variants = [functools.partial(_barrier_error, *variant, with_gradient) for variant in spec.barrier_variants]
-    return lax.switch(data["variant"], variants, h, data)
+# --- a switch that gives a scalar and its gradient at once ---------------------------------------------------
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _barrier_loss(spec: TierSpec, h: Array, data: Any) -> Array:
-    """Mean squared error behind the frozen barrier of one branch, its kernel and channels out being data."""
-    return _switch_barrier(spec, False, h, data)
+def switch_scalar(branches: tuple[Callable[[Any, Any], Array], ...], index: Array, x: Any, data: Any) -> Array:
+    """``branches[index](x, data)``, a scalar whose gradient is computed in the same switch.
+
+    A switch whose backward pass is another switch would store the union of all branches' residuals. A branch that ends
+    in a scalar has its gradients by the time it ends, so nothing wide passes from one switch to another.
+
+    Args:
+      branches: functions (x, data) -> scalar.
+      index: integer scalar.
+      x: a pytree of arrays; has a gradient.
+      data: a pytree of arrays; has none.
+    """
+    return lax.switch(index, branches, x, data)
 
 
-_barrier_loss.defvjp(
-    lambda spec, h, data: _switch_barrier(spec, True, h, data),
-    lambda spec, grad_h, grad: (grad * grad_h, None),
+switch_scalar.defvjp(
+    lambda branches, index, x, data: lax.switch(index, [jax.value_and_grad(branch) for branch in branches], x, data),
+    lambda branches, grads, grad: (None, jax.tree.map(lambda own: grad * own, grads), None),
 )
+
+
+# --- barrier -------------------------------------------------------------------------------------------------
+
+
+def _barrier_error(kernel_size: int, outputs: int, h: Array, data: Any) -> Array:
+    """Mean squared error behind the barrier at one tier; channels of ``h`` that are not in use do not count."""
+    used_in = (jnp.arange(h.shape[-1]) < data["transform_channels"]).astype(h.dtype)
+    unit = convolution.kernel_centre(data["unit"], kernel_size)[..., : h.shape[-1], :outputs]
+    out = convolution.frozen_conv2d(h * norms.per_channel(used_in), unit)
+    out = out * data["scale"] + norms.per_channel(data["bias"][:outputs])
+    used = (jnp.arange(outputs) < data["target_channels"]).astype(h.dtype)
+    error = (out - data["target"][..., :outputs]) * norms.per_channel(used)
+    return jnp.sum(error * error) / (h.shape[0] * h.shape[1] * h.shape[2] * data["target_channels"])
 
 
 def barrier_data(task: TieredTask, setting: SettingData, number: int) -> dict[str, Array]:
@@ -303,40 +303,31 @@ def barrier_data(task: TieredTask, setting: SettingData, number: int) -> dict[st
 # --- head: transform and barrier -----------------------------------------------------------------------------
 
 
-def _head_error(spec: TierSpec, widths: tuple[int, ...], channels: int, x: Array, weights: Any, data: Any) -> Array:
+def _off(x: Any, data: Any) -> Array:
+    """The loss of a branch that is not in use."""
+    del data
+    return jnp.zeros((), x[0].dtype)
+
+
+def _head_error(spec: TierSpec, widths: tuple[int, ...], channels: int, x: Any, data: Any) -> Array:
     """Mean squared error of one branch at one tier of transform channels."""
-    conv_ops = tuple(choice_lib.narrow_conv_op(width, size) for size in spec.transform_kernels for width in widths)
+    tap, weights = x
+    conv_ops = tuple(choice.narrow_conv_op(width, size) for size in spec.transform_kernels for width in widths)
     index = data["transform"] * len(widths) + data["level"]
-    z: Any = choice_lib.switch_op(conv_ops, index, x, {"kernel": weights["kernel"][..., :channels]})
+    z: Any = choice.switch_op(conv_ops, index, tap, {"kernel": weights["kernel"][..., :channels]})
     z = norms.normalize(nn.relu(z + norms.per_channel(weights["bias"][:channels])))
     h = norms.affine(z, weights["scale"][:channels], weights["offset"][:channels])
-    return _barrier_loss(spec, h, data["barrier"])
+    barriers = tuple(functools.partial(_barrier_error, *variant) for variant in spec.barrier_variants)
+    return switch_scalar(barriers, data["barrier"]["variant"], h, data["barrier"])
 
 
-def _switch_head(
-    spec: TierSpec, widths: tuple[int, ...], with_gradient: bool, x: Array, weights: Any, data: Any
-) -> Any:
-    def off(x: Array, weights: Any):
-        loss = jnp.zeros((), x.dtype)
-        return (loss, jax.tree.map(jnp.zeros_like, (x, weights))) if with_gradient else loss
-
-    def at(channels: int):
-        def error(x: Array, weights: Any) -> Array:
-            return _head_error(spec, widths, channels, x, weights, data)
-
-        return jax.value_and_grad(error, (0, 1)) if with_gradient else error
-
-    return lax.switch(data["tier"], [off, *(at(channels) for channels in spec.transform_tiers)], x, weights)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def head_loss(spec: TierSpec, widths: tuple[int, ...], x: Array, weights: Any, data: Any) -> Array:
+def head_loss(spec: TierSpec, widths: tuple[int, ...], tap: Array, weights: Any, data: Any) -> Array:
     """Mean squared error of one branch: transform and frozen barrier layer, sizes being data.
 
     Args:
       spec: the tiers.
-      widths: numbers of channels of ``x`` that may be in use.
-      x: [B, 8, 8, C], the resized feature tap.
+      widths: numbers of channels of ``tap`` that may be in use.
+      tap: [B, 8, 8, C], the resized feature tap.
       weights: "kernel" [k, k, C, largest tier], "bias", "scale", "offset" [largest tier].
       data: "tier" and "transform" as in ``BranchData``, "level" an index into ``widths``, "barrier" what
         :func:`barrier_data` gives; has no gradient.
@@ -344,15 +335,8 @@ def head_loss(spec: TierSpec, widths: tuple[int, ...], x: Array, weights: Any, d
     Returns:
       Scalar; 0 for a branch not in use.
     """
-    return _switch_head(spec, widths, False, x, weights, data)
-
-
-def _head_loss_bwd(spec: TierSpec, widths: tuple[int, ...], grads: Any, grad: Array):
-    del spec, widths
-    return *jax.tree.map(lambda own: grad * own, grads), None
-
-
-head_loss.defvjp(lambda spec, widths, *arrays: _switch_head(spec, widths, True, *arrays), _head_loss_bwd)
+    heads = tuple(functools.partial(_head_error, spec, widths, channels) for channels in spec.transform_tiers)
+    return switch_scalar((_off, *heads), data["tier"], (tap, weights), data)
 
 
 class TieredHead(nn.Module):

@@ -107,7 +107,7 @@ def test_map_and_vmap_over_candidates_agree(x64):
         execution = execution_lib.Execution.of(jax.devices()[:1], form, vmap_width=3)
         key, shared = execution.replicate((jax.random.key(1), (tiered.setting_task(TABLE, task, genes),)))
         trained = programs.run_groups(
-            lambda _: candidate, STEPS, grouping.group_inputs(archs, space, "coarse"), execution, key, shared
+            lambda _: candidate, grouping.group_inputs(archs, space, "coarse"), execution, key, shared
         )
         losses[form] = np.concatenate([chunk for _, chunk in trained])
     np.testing.assert_allclose(losses["vmap"], losses["map"], rtol=1e-9)
