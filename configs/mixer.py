@@ -47,7 +47,7 @@ class Mixer(nn.Module):
         return nn.Dense(x.shape[-1])(hidden)
 
 
-@spaces.register("mixer")  # pyright: ignore[reportArgumentType]
+@spaces.register("mixer")
 @dataclasses.dataclass(frozen=True)
 class MixerSpace(spaces.FlaxFamily):
     """(patch, width, depth, expansion); the widths are multiples of ``base_width``."""

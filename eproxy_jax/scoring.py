@@ -102,8 +102,7 @@ def run_identity(space: spaces.SearchSpace, images: Any, weight_seed: int, execu
       execution: devices and form.
     """
     return {
-        "space": space.name,
-        "sizes": dataclasses.asdict(space),  # pyright: ignore[reportArgumentType]
+        **space.identity(),
         "images": images_lib.identity(images),
         "weight_seed": weight_seed,
         "form": execution.label,

@@ -20,6 +20,7 @@ configs/mixer.py is a whole example, for the command line as well. What the modu
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import inspect
@@ -32,7 +33,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from typing_extensions import override
 
+from eproxy_jax import sampling
 from eproxy_jax.errors import did_you_mean
 from eproxy_jax.nn import traced_work
 from eproxy_jax.spaces import base
@@ -40,7 +43,7 @@ from eproxy_jax.spaces import base
 _KEY = 0  # of what is only looked at for its shape, or is no parameter
 
 
-class FlaxFamily(base.Grouped):
+class FlaxFamily(base.SearchSpace):
     """Base of spaces whose networks come from a function, one compiled program each.
 
     Subclasses are frozen dataclasses; they give ``build`` and ``archs``.
@@ -48,20 +51,21 @@ class FlaxFamily(base.Grouped):
 
     name: ClassVar[str] = "flax family"
 
+    @abc.abstractmethod
     def build(self, arch: Any) -> nn.Module:
         """The network of an architecture: ``module(images) -> feature maps [B, H, W, C]``, last one first."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def archs(self) -> tuple[Any, ...]:
         """Every architecture: distinct, hashable, of numbers, strings and nested tuples."""
-        raise NotImplementedError
 
     @property
+    @override
     def num_archs(self) -> int:
-        """Number of architectures."""
         return len(self.archs)
 
+    @override
     def parse(self, source: Any) -> Any:
         """An architecture from itself, from lists in place of its tuples, or from the JSON text of either.
 
@@ -84,22 +88,21 @@ class FlaxFamily(base.Grouped):
             )
         return arch
 
+    @override
     def format(self, arch: Any) -> str:
         """The architecture as JSON."""
         return json.dumps(arch)
 
+    @override
     def enumerate(self) -> Iterator[Any]:
         """Every architecture, in the order given."""
         return iter(self.archs)
 
+    @override
     def sample(self, num: int, seed: int) -> list[Any]:
-        """Distinct architectures drawn uniformly.
+        return [self.archs[i] for i in sampling.draw_distinct(self.num_archs, num, seed, self.name)]
 
-        Raises:
-          ValueError: ``num`` is not in 1..num_archs.
-        """
-        return [self.archs[i] for i in base.draw_distinct(self.num_archs, num, seed, self.name)]
-
+    @override
     def neighbours(self, arch: Any) -> list[Any]:
         """Architectures that differ in one entry of the tuple; all others, where they are no tuples."""
         others = [other for other in self.archs if other != arch]
@@ -113,34 +116,41 @@ class FlaxFamily(base.Grouped):
             and sum(a != b for a, b in zip(arch, other, strict=True)) == 1
         ]
 
+    @override
     def canonical(self, arch: Any) -> Any:
         """The architecture itself: what a function builds is not looked into."""
         return arch
 
+    @override
     def group(self, arch: Any) -> FlaxGroup:
         """A group of this architecture alone."""
         return FlaxGroup(self, arch)
 
+    @override
     def macs(self, arch: Any) -> int:
         """Multiply-accumulates of convolutions and matrix products for one 3x32x32 image, counted in the trace."""
         return _sizes(self, arch)[0]
 
+    @override
     def max_macs(self) -> int:
         """The largest ``macs``; traces every network of the family once."""
         return max(self.macs(arch) for arch in self.archs)
 
+    @override
     def params(self, arch: Any) -> int:
         """Parameters of the module."""
         return _sizes(self, arch)[1]
 
+    @override
     def full_sizes(self, arch: Any) -> tuple[int, int]:
         """(MACs, parameters) of the module: it is not known to have other sizes."""
         return _sizes(self, arch)[:2]
 
+    @override
     def tap_channels(self, arch: Any) -> tuple[int, ...]:
-        """Channels of the feature taps, last stage first."""
         return _sizes(self, arch)[2]
 
+    @override
     def to_flax(self, arch: Any, num_classes: int | None = None) -> nn.Module:
         """The module itself.
 
@@ -228,27 +238,30 @@ class FlaxNetwork(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class FlaxGroup:
+class FlaxGroup(base.Group):
     """One architecture of a family and its program."""
 
     family: Any
     arch: Any
 
+    @override
     def encode(self, archs: Sequence[Any]) -> np.ndarray:
         """Zeros, int32 [A, 1]: the architecture is static."""
         return np.zeros((len(archs), 1), np.int32)
 
+    @override
     def universal(self, dtype: Any = jnp.float32) -> FlaxNetwork:
         """The architecture's module."""
         return FlaxNetwork(self.family, self.arch, dtype)
 
+    @override
     def extract(self, arch: Any, universal_params: Any) -> dict[str, Any]:
         """The module's own parameters."""
         del arch
         return universal_params["network"]
 
+    @override
     def executed_macs(self, arch: Any) -> int:
-        """MACs of the architecture."""
         return self.family.macs(arch)
 
 
@@ -291,7 +304,7 @@ def from_flax(function: Callable[[Any], nn.Module], archs: Sequence[Any], name: 
       ValueError: no architectures, or one of them twice.
 
     Example:
-      >>> from eproxy_jax import layers
+      >>> from eproxy_jax.nn import layers
       >>> class Net(nn.Module):
       ...     width: int
       ...     @nn.compact
