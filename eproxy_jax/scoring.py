@@ -215,7 +215,8 @@ def collect(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: dict[st
     effective_macs = np.asarray([space.macs(space.canonical(arch)) for arch in archs], np.int64)
     return ScoreResult(
         archs=tuple(space.format(arch) for arch in archs),
-        score=proxy.scores(loss, effective_macs, space.max_macs(), job.settings.alpha),
+        # The largest network takes long to find in a family of thousands, and only ``alpha`` asks for it.
+        score=proxy.scores(loss, effective_macs, space.max_macs() if job.settings.alpha else 1, job.settings.alpha),
         loss=loss,
         losses=losses,
         macs=np.asarray([space.macs(arch) for arch in archs], np.int64),

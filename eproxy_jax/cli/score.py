@@ -151,7 +151,8 @@ def _score_fitted(spec: Any, proxy: Any, archs: Sequence[Any], out: Path, execut
         return None
     first = members[0]
     sizes = spaces.size_measures(spec.space, archs)
-    fractions = spaces.macs_fractions(spec.space, archs)
+    blends = any(member.macs_weight is None for member in proxy.members)  # else the largest network is not needed
+    fractions = spaces.macs_fractions(spec.space, archs) if blends else None
     scores = proxy.scores(np.stack([result.loss for result in members]), sizes, fractions)
     status = tuple("ok" if np.isfinite(score) else "diverged" for score in scores)
     # Loss and curve are those of the best member: a mean over settings would mean nothing.
