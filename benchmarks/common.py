@@ -17,7 +17,7 @@ import numpy as np
 
 from eproxy_jax import spaces
 from eproxy_jax.runs import archs
-from eproxy_jax.spaces.base import draw_distinct
+from eproxy_jax.sampling import draw_distinct
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("EPROXY_DATA", ROOT / ".." / "shared" / "data"))

@@ -53,7 +53,7 @@ ACCELERATORS = {"H100 SXM": ("cuda", 494.7e12, 3.35e12), "TPU v5e": ("tpu", 197e
 def sizes_of(variant: str) -> dict[str, int]:
     """What the sweeps vary, as a variant of the configuration has it."""
     spec = config.build(config.load_config(config_source(SPACE, variant)))
-    return {**dataclasses.asdict(spec.space), "image_size": spec.images.shape[1]}  # pyright: ignore[reportArgumentType]
+    return {**dataclasses.asdict(spec.space), "image_size": spec.images.shape[1]}
 
 
 # --- measured, in child processes ----------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Mixer(nn.Module):
         return nn.Dense(x.shape[-1])(hidden)
 
 
-@spaces.register("mixer")  # pyright: ignore[reportArgumentType]
+@spaces.register("mixer")
 @dataclasses.dataclass(frozen=True)
 class MixerSpace(spaces.FlaxFamily):
     """(patch, width, depth, expansion); the widths are multiples of ``base_width``."""
@@ -71,4 +71,6 @@ def get_config(variant: str = "paper"):
     """The configuration of one variant."""
     config = eproxy_config.variant_config("mixer", variant, small={"base_width": 16}, smoke={"base_width": 4})
     config.settings.lr = 0.1  # Layer norms do not bear the learning rate of batch-normalised networks.
+    if variant == "smoke":
+        config.images.size = 32  # 8 pixels would be one patch
     return config

@@ -196,7 +196,7 @@ def read_proxy(path: Path) -> FittedProxy:
 def architectures(arguments: argparse.Namespace, space: SearchSpace) -> list[Any]:
     """The architectures asked for, each string once."""
     from eproxy_jax.runs import archs as archs_lib
-    from eproxy_jax.spaces.base import draw_distinct
+    from eproxy_jax.sampling import draw_distinct
 
     if arguments.archs is None and not arguments.all:
         few = 20 if space.num_archs is None else min(20, space.num_archs)

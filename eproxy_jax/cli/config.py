@@ -44,7 +44,7 @@ def default_config(space: str = "nasbench201") -> Any:
     Raises:
       ValueError: unknown space.
     """
-    sizes = dataclasses.asdict(spaces.get(space))  # pyright: ignore[reportArgumentType]
+    sizes = dataclasses.asdict(spaces.get(space))
     settings = ProxySettings().to_dict()
     for branch in settings["branches"]:
         branch["features"] = tuple(branch["features"])  # tuples can be overridden on the command line, lists cannot

@@ -151,7 +151,7 @@ def _spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
 def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float], dict[Any, float]]:
     """Labelled and evaluation architectures with their values, disjoint as functions."""
     from eproxy_jax.runs import archs as archs_lib
-    from eproxy_jax.spaces.base import draw_distinct
+    from eproxy_jax.sampling import draw_distinct
 
     truth = archs_lib.read_truth(arguments.truth, space, arguments.truth_column)
     archs = list(truth)

@@ -139,8 +139,7 @@ def identity_of(space: spaces.SearchSpace, key: Array | int, execution: Executio
       execution: devices and form.
     """
     return {
-        "space": space.name,
-        "sizes": dataclasses.asdict(space),  # pyright: ignore[reportArgumentType]
+        **space.identity(),
         "weight_seed": proxy.key_identity(key),
         "form": execution.label,
         "platform": execution.devices[0].platform,

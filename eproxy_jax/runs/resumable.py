@@ -275,7 +275,8 @@ def _score_fitted(run: _Run, proxy: FittedProxy, out: Path) -> tuple[ScoreResult
     if not members:
         return None
     sizes = spaces.size_measures(run.space, run.archs)
-    fractions = spaces.macs_fractions(run.space, run.archs)
+    blends = any(member.macs_weight is None for member in proxy.members)  # else the largest network is not needed
+    fractions = spaces.macs_fractions(run.space, run.archs) if blends else None
     scores = proxy.scores(np.stack([result.loss for result in members]), sizes, fractions)
     status = tuple(STATUS_OK if np.isfinite(one) else STATUS_DIVERGED for one in scores)
     # Loss and curve are those of the best member: a mean over settings would mean nothing.

@@ -1,4 +1,4 @@
-"""Search spaces, one module each, behind one protocol (:class:`SearchSpace`) and one registry.
+"""Search spaces, one room each, behind one base class (:class:`SearchSpace`) and one registry.
 
 Importing this package registers the built-in spaces; :func:`get` returns one by name.
 """

@@ -1,4 +1,4 @@
-"""The protocol of a search space, and the registry.
+"""The base class of search spaces, and the registry.
 
 A space turns strings into architectures, architectures into small integer arrays, and both into Flax modules. It is a
 frozen dataclass, hence hashable: equal spaces share compiled programs. CONTRIBUTING.md shows how to add one.
@@ -6,207 +6,249 @@ frozen dataclass, hence hashable: equal spaces share compiled programs. CONTRIBU
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import flax.linen as nn
 import numpy as np
 
 from eproxy_jax.errors import did_you_mean
+from eproxy_jax.sampling import draw_distinct, draw_until
+
+__all__ = [
+    "Arch",
+    "Group",
+    "SearchSpace",
+    "arch_identity",
+    "check_positive",
+    "draw_distinct",
+    "draw_until",
+    "get",
+    "macs_fractions",
+    "names",
+    "register",
+    "size_measures",
+]
 
 Arch = Hashable
 
 
-class Group(Protocol):
+class Group(abc.ABC):
     """Architectures that share one compiled program: hashable, and equal for all of them.
 
-    A space whose every architecture fits one program is its own group (:class:`OneGroup`). A space of many widths and
-    depths has a few, by size. The group of an architecture depends on nothing else, so neither does its score.
+    A space whose every architecture fits one program is its own group: ``class MySpace(SearchSpace, Group)``. A space
+    of many widths and depths has a few groups, by size. The group of an architecture depends on nothing else, so
+    neither does its score.
     """
 
+    @abc.abstractmethod
     def encode(self, archs: Sequence[Any]) -> np.ndarray:
         """Small integers, [A, ...]: what the universal module takes."""
-        ...
 
+    @abc.abstractmethod
     def universal(self, dtype: Any = ...) -> nn.Module:
         """One module for all of the group: ``module(images, encoded, init) -> feature taps``, last stage first."""
-        ...
 
     def extract(self, arch: Any, universal_params: Any) -> dict[str, Any]:
-        """The parameters of the space's ``to_flax(arch)`` out of those of ``universal()``."""
-        ...
+        """The parameters of the space's ``to_flax(arch)`` out of those of ``universal()``; leaves may be shared.
 
+        Nothing in the package calls it. It serves parity with stand-alone networks: the tests of every space use it.
+
+        Raises:
+          NotImplementedError: the group does not say how.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no extract(): write it to compare the universal module with to_flax()"
+        )
+
+    @abc.abstractmethod
     def executed_macs(self, arch: Any) -> int:
-        """Multiply-accumulates that the program executes where ``macs`` of the canonical form are needed."""
-        ...
+        """Multiply-accumulates that the program executes, in the map form, where ``macs`` of the arch are needed."""
 
 
-@runtime_checkable
-class SearchSpace(Protocol):
-    """What the proxy, the runner and the command line need to know of a search space.
+@dataclasses.dataclass(frozen=True)
+class SearchSpace(abc.ABC):
+    """Base of all search spaces: what the proxy, the runner and the command line need to know of one.
 
-    Implementations are frozen dataclasses whose fields are the skeleton's sizes (widths, depths).
+    Subclasses are frozen dataclasses whose fields are the skeleton's sizes (widths, depths). The defaults of the
+    fields are the benchmark's sizes. Every method with an architecture takes what ``parse`` returns.
+
+    By default a space is too large to enumerate, and is its own only group (then it derives from :class:`Group`, too).
 
     Attributes:
       name: the registry name.
-      num_archs: number of architecture strings, or None when too many to enumerate.
     """
 
-    @property
-    def name(self) -> str:
-        """The registry name."""
-        ...
+    name: ClassVar[str]
 
-    @property
-    def num_archs(self) -> int | None:
-        """Number of architecture strings, or None when too many to enumerate."""
-        ...
+    # --- strings ---------------------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def parse(self, source: Any) -> Any:
-        """Read an architecture from the field's own notation.
+        """Read an architecture from any of the field's own notations.
 
         Raises:
           ValueError: ``source`` is not an architecture of this space; says what and how to fix it.
         """
-        ...
 
+    @abc.abstractmethod
     def format(self, arch: Any) -> str:
         """The field's own string; ``parse(format(arch)) == arch``."""
-        ...
 
-    def enumerate(self) -> Iterator[Any]:
-        """Every architecture, in a fixed order."""
-        ...
+    # --- the set of architectures ----------------------------------------------------------------------------
 
-    def sample(self, num: int, seed: int) -> list[Any]:
-        """Distinct architectures drawn uniformly."""
-        ...
-
-    def neighbours(self, arch: Any) -> list[Any]:
-        """The architectures one mutation away."""
-        ...
-
-    def canonical(self, arch: Any) -> Any:
-        """The representative of all architectures that compute the same function, without dead work."""
-        ...
-
-    def group(self, arch: Any) -> Group:
-        """What the canonical architecture shares its compiled program with: few programs, quickly compiled."""
-        ...
-
-    def fine_group(self, arch: Any) -> Group:
-        """The same where more programs may be compiled, so that a batch of candidates wastes little work."""
-        ...
-
-    def macs(self, arch: Any) -> int:
-        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image, classifier excluded."""
-        ...
-
-    def max_macs(self) -> int:
-        """The largest ``macs`` in the space."""
-        ...
-
-    def params(self, arch: Any) -> int:
-        """Trainable parameters of the backbone, classifier excluded."""
-        ...
-
-    def full_sizes(self, arch: Any) -> tuple[int, int]:
-        """(MACs, parameters) of the network that is trained in earnest, whatever sizes the proxy runs at."""
-        ...
-
-    def tap_channels(self, arch: Any) -> tuple[int, ...]:
-        """Channels of the feature taps, last stage first."""
-        ...
-
-    def to_flax(self, arch: Any, num_classes: int | None = None) -> nn.Module:
-        """A stand-alone module of exactly this network, a ``StandAloneNet``."""
-        ...
-
-
-class Grouped:
-    """Base of spaces whose default sizes are the benchmark's, and whose groups leave nothing to refine.
-
-    That is: in batches, too, no candidate pays for another's work.
-    """
-
-    def group(self, arch: Any) -> Any:
-        """What the canonical architecture shares its compiled program with."""
-        raise NotImplementedError
-
-    def fine_group(self, arch: Any) -> Any:
-        """As :meth:`group`."""
-        return self.group(arch)
-
-    def full_sizes(self, arch: Any) -> tuple[int, int]:
-        """(MACs, parameters) of the backbone at the benchmark's sizes, without dead work."""
-        full = self._full()
-        arch = full.canonical(arch)
-        return full.macs(arch), full.params(arch)
-
-    def _full(self) -> Any:
-        """The space at the benchmark's sizes."""
-        return type(self)()
-
-
-class Uncounted(Grouped):
-    """Base of grouped spaces that are too large to enumerate."""
-
-    name: ClassVar[str]
-    num_archs: ClassVar[int | None] = None
+    @property
+    def num_archs(self) -> int | None:
+        """Number of architecture strings, or None when there are too many to enumerate."""
+        return None
 
     @property
     def size(self) -> str:
         """How many architectures there are, in words."""
-        raise NotImplementedError
+        return "uncounted architectures" if self.num_archs is None else f"{self.num_archs:,} architectures"
 
     def enumerate(self) -> Iterator[Any]:
-        """Not for such a space.
+        """Every architecture, in a fixed order.
 
         Raises:
-          ValueError: always.
+          ValueError: the space is too large to enumerate.
         """
         raise ValueError(f"{self.name} has {self.size}, too many to enumerate: sample some, or read a file")
 
+    @abc.abstractmethod
+    def sample(self, num: int, seed: int) -> list[Any]:
+        """Distinct architectures drawn uniformly, in the order drawn.
 
-class OneGroup(Grouped):
-    """Base of spaces that are their own and only group: one program runs exactly what each architecture needs."""
+        Raises:
+          ValueError: ``num`` is less than 1, or more than there are.
+        """
 
-    def group(self, arch: Any) -> Any:
-        """The space itself."""
+    def neighbours(self, arch: Any) -> list[Any]:
+        """The architectures one mutation away. For searches over architectures: scoring does without.
+
+        Raises:
+          NotImplementedError: the space does not say which.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no neighbours(): write it to search by mutation")
+
+    @abc.abstractmethod
+    def canonical(self, arch: Any) -> Any:
+        """The representative of all architectures that compute the same function, without dead work."""
+
+    # --- programs --------------------------------------------------------------------------------------------
+
+    def group(self, arch: Any) -> Group:
+        """What the canonical architecture shares its compiled program with: few programs, quickly compiled.
+
+        By default the space itself, which then is a :class:`Group`.
+
+        Raises:
+          TypeError: the space is no group, and does not override this method.
+        """
         del arch
+        if not isinstance(self, Group):
+            raise TypeError(
+                f"{type(self).__name__} has no groups: derive it from Group as well (one program for all), "
+                "or override group()"
+            )
         return self
 
+    def fine_group(self, arch: Any) -> Group:
+        """The same where more programs may be compiled, so that a batch of candidates wastes less work.
+
+        By default :meth:`group`. That is not to say that nothing is wasted. Under ``vmap`` the candidates of a batch
+        pay for each other's work wherever an operation is data (``nasbench101``, ``transnas_micro``): every operation
+        runs for all of them, at full width, and one result is selected.
+        """
+        return self.group(arch)
+
     def executed_macs(self, arch: Any) -> int:
-        """MACs of the architecture."""
-        return self.macs(arch)  # pyright: ignore[reportAttributeAccessIssue]
+        """Multiply-accumulates that the program of the arch's group executes; of a space as its own group, ``macs``."""
+        group = self.group(arch)
+        return self.macs(arch) if group is self else group.executed_macs(arch)
+
+    # --- counts ----------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def macs(self, arch: Any) -> int:
+        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image, classifier excluded."""
+
+    @abc.abstractmethod
+    def max_macs(self) -> int:
+        """The largest ``macs`` in the space."""
+
+    @abc.abstractmethod
+    def params(self, arch: Any) -> int:
+        """Trainable parameters of the backbone, classifier excluded."""
+
+    def full_sizes(self, arch: Any) -> tuple[int, int]:
+        """(MACs, parameters) of the network that is trained in earnest, whatever sizes the proxy runs at.
+
+        By default those of the canonical backbone at the benchmark's sizes. Override it where the network that is
+        trained in earnest is another one, as for NDS on ImageNet.
+        """
+        full = self._full()
+        arch = full.canonical(arch)
+        return full.macs(arch), full.params(arch)
+
+    def _full(self) -> SearchSpace:
+        """The space at the benchmark's sizes."""
+        return type(self)()
+
+    def identity(self) -> dict[str, Any]:
+        """What losses depend on of the space, as plain data that JSON can hold: equal ones, equal networks."""
+        return {"space": self.name, "sizes": dataclasses.asdict(self)}
+
+    # --- modules ---------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def tap_channels(self, arch: Any) -> tuple[int, ...]:
+        """Channels of the feature taps, last stage first."""
+
+    @abc.abstractmethod
+    def to_flax(self, arch: Any, num_classes: int | None = None) -> nn.Module:
+        """A stand-alone module of exactly this network, a ``StandAloneNet``.
+
+        With ``num_classes`` it ends in a classifier, and goes on to train.
+        """
 
 
-_Space = TypeVar("_Space", bound=Callable[..., SearchSpace])
-_REGISTRY: dict[str, Callable[..., SearchSpace]] = {}
+_Class = TypeVar("_Class", bound=type[SearchSpace])
+_REGISTRY: dict[str, type[SearchSpace]] = {}
+_ORIGINS: dict[str, tuple[str | None, str]] = {}
 
 
-def register(name: str) -> Callable[[_Space], _Space]:
-    """Class decorator that adds a space to the registry. A module that is loaded again replaces its own spaces.
+def register(name: str) -> Callable[[_Class], _Class]:
+    """Class decorator that adds a space to the registry, for use in the body of a module.
+
+    A file that is loaded again replaces its own spaces, under whatever module name it is loaded: a space that is
+    defined in a config can be imported from it as well.
 
     Raises:
-      ValueError: the name is taken.
+      ValueError: another class has the name: one of another file, or another class of the same file.
     """
+    file = sys._getframe(1).f_globals.get("__file__")  # none in a notebook
 
-    def add(space: _Space) -> _Space:
-        known = _REGISTRY.get(name)
-        reloaded = known is not space and _origin(known) == _origin(space)
-        if known is not None and not reloaded:
-            raise ValueError(f"search space {name!r} is registered twice: {known!r} and {space!r}")
-        _REGISTRY[name] = space
+    def add(space: _Class) -> _Class:
+        origin = (None if file is None else str(Path(file).resolve()), space.__qualname__)
+        if name in _REGISTRY and _ORIGINS[name] != origin:
+            raise ValueError(
+                f"search space {name!r} is registered twice: {_place(_ORIGINS[name])} and {_place(origin)}; "
+                "rename one of them"
+            )
+        _REGISTRY[name], _ORIGINS[name] = space, origin
         return space
 
     return add
 
 
-def _origin(space: Any) -> tuple[Any, Any]:
-    return getattr(space, "__module__", None), getattr(space, "__qualname__", None)
+def _place(origin: tuple[str | None, str]) -> str:
+    return f"{origin[1]} in {origin[0] or 'the interactive session'}"
 
 
 def names() -> tuple[str, ...]:
@@ -230,7 +272,7 @@ def get(name: str, **sizes: Any) -> SearchSpace:
     """
     if name not in _REGISTRY:
         raise ValueError(f"unknown search space {name!r}{did_you_mean(name, _REGISTRY)}; known: {', '.join(names())}")
-    known = {field.name for field in dataclasses.fields(_REGISTRY[name])}  # pyright: ignore[reportArgumentType]
+    known = {field.name for field in dataclasses.fields(_REGISTRY[name])}
     for size in sizes:
         if size not in known:
             raise ValueError(
@@ -257,7 +299,7 @@ def macs_fractions(space: SearchSpace, archs: Iterable[Any]) -> np.ndarray:
     return np.asarray([space.macs(space.canonical(arch)) for arch in archs]) / space.max_macs()
 
 
-def check_positive(space: Any) -> None:
+def check_positive(space: SearchSpace) -> None:
     """Check that all sizes of a space are positive integers.
 
     Raises:
@@ -267,28 +309,3 @@ def check_positive(space: Any) -> None:
         value = getattr(space, field.name)
         if field.type in ("int", int) and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{type(space).__name__}.{field.name}: expected a positive integer, got {value!r}")
-
-
-def draw_distinct(total: int, num: int, seed: int, what: str) -> list[int]:
-    """``num`` distinct integers below ``total``, uniformly, in the order drawn.
-
-    Raises:
-      ValueError: ``num`` is not in 1..total.
-    """
-    if not 1 <= num <= total:
-        raise ValueError(f"cannot draw {num} distinct architectures from {what}: choose a number from 1 to {total}")
-    return [int(i) for i in np.random.default_rng(seed).choice(total, size=num, replace=False)]
-
-
-def draw_until(draw: Callable[[], Any], num: int, what: str) -> list[Any]:
-    """``num`` distinct values of ``draw``, in the order drawn, out of a set too large to run dry.
-
-    Raises:
-      ValueError: ``num`` is less than 1.
-    """
-    if num < 1:
-        raise ValueError(f"cannot draw {num} distinct architectures from {what}: choose a number from 1 on")
-    found: dict[Any, None] = {}
-    while len(found) < num:
-        found[draw()] = None
-    return list(found)

@@ -9,38 +9,51 @@ compilation each; where that takes too long, write a universal module (CONTRIBUT
   space = spaces.from_flax(build, archs=[(w, d) for w in (16, 32) for d in (2, 4)])
   result = eproxy_jax.score(space.archs, space)
 
-configs/mixer.py is a whole example, for the command line as well. What the modules need to know:
+Networks are traced and compiled when they are scored, not before: a run on a few of many thousand starts at once. Only
+a setting with ``alpha`` traces all of them, to know the largest. configs/mixer.py is a whole example, for the command
+line as well. What the modules need to know:
 
   * The proxy trains in training mode: batch norms normalise with batch statistics, dropout is off. Collections other
     than ``params`` start fresh in each step.
   * ``settings.network_init`` reaches the module only if its ``__call__`` has a parameter ``init`` (an index into
     ``initializers.INITS``, for ``layers.Conv``); otherwise its own initialisers hold.
-  * Convolutions should be ``layers.Conv``: on CPUs the gradient of ``flax.linen.Conv`` is slow inside loops.
+  * Convolutions should be ``layers.Conv`` and ``layers.DepthwiseConv``: on CPUs the gradient of ``flax.linen.Conv``
+    is slow inside loops.
+  * The proxy resizes each map to 8x8. A map of 2x2 pixels or fewer has nothing to resize: take larger images, or fewer
+    strides. A warning says so.
 """
 
 from __future__ import annotations
 
+import abc
+import contextlib
 import dataclasses
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import FrozenDict
 from jax import Array
+from typing_extensions import override
 
+from eproxy_jax import sampling, sources
 from eproxy_jax.errors import did_you_mean
 from eproxy_jax.nn import traced_work
 from eproxy_jax.spaces import base
+from eproxy_jax.types import TARGET_SIZE
 
 _KEY = 0  # of what is only looked at for its shape, or is no parameter
+_SMALL_MAP = 2  # pixels in height and width from which resizing to TARGET_SIZE makes up nearly all
 
 
-class FlaxFamily(base.Grouped):
+class FlaxFamily(base.SearchSpace):
     """Base of spaces whose networks come from a function, one compiled program each.
 
     Subclasses are frozen dataclasses; they give ``build`` and ``archs``.
@@ -48,99 +61,122 @@ class FlaxFamily(base.Grouped):
 
     name: ClassVar[str] = "flax family"
 
+    @abc.abstractmethod
     def build(self, arch: Any) -> nn.Module:
         """The network of an architecture: ``module(images) -> feature maps [B, H, W, C]``, last one first."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def archs(self) -> tuple[Any, ...]:
-        """Every architecture: distinct, hashable, of numbers, strings and nested tuples."""
-        raise NotImplementedError
+        """Every architecture: distinct, hashable values of JSON; tuples are its lists, ``FrozenDict`` its dicts."""
 
     @property
+    @override
     def num_archs(self) -> int:
-        """Number of architectures."""
         return len(self.archs)
 
+    @override
     def parse(self, source: Any) -> Any:
-        """An architecture from itself, from lists in place of its tuples, or from the JSON text of either.
+        """An architecture from itself, from lists and dicts in place of its tuples and mappings, or from JSON text.
+
+        A string that is an architecture itself ("12012100") is taken as it is, and read as JSON only if it is none.
 
         Raises:
           ValueError: not in ``archs``.
         """
+        known = _positions(self)
+        if isinstance(source, str) and source in known:
+            return source
+        value = source
         if isinstance(source, str):
-            try:
+            with contextlib.suppress(ValueError):
                 value = json.loads(source)
-            except ValueError:
-                value = source
-        else:
-            value = source
         arch = _frozen(value)
-        if arch not in _positions(self):
+        if not isinstance(arch, Hashable) or arch not in known:
             texts = [self.format(a) for a in self.archs]
-            near = did_you_mean(source if isinstance(source, str) else self.format(arch), texts)
+            near = did_you_mean(source if isinstance(source, str) else repr(source), texts)
             raise ValueError(
                 f"not one of the {len(texts)} architectures of {self.name!r}: {source!r}{near}; the first is {texts[0]}"
             )
         return arch
 
+    @override
     def format(self, arch: Any) -> str:
-        """The architecture as JSON."""
-        return json.dumps(arch)
+        """The architecture as JSON; keys of mappings in alphabetical order."""
+        return json.dumps(_thawed(arch), sort_keys=True)
 
+    @override
     def enumerate(self) -> Iterator[Any]:
         """Every architecture, in the order given."""
         return iter(self.archs)
 
+    @override
     def sample(self, num: int, seed: int) -> list[Any]:
-        """Distinct architectures drawn uniformly.
+        return [self.archs[i] for i in sampling.draw_distinct(self.num_archs, num, seed, self.name)]
 
-        Raises:
-          ValueError: ``num`` is not in 1..num_archs.
-        """
-        return [self.archs[i] for i in base.draw_distinct(self.num_archs, num, seed, self.name)]
-
+    @override
     def neighbours(self, arch: Any) -> list[Any]:
-        """Architectures that differ in one entry of the tuple; all others, where they are no tuples."""
-        others = [other for other in self.archs if other != arch]
-        if not isinstance(arch, tuple):
-            return others
-        return [
-            other
-            for other in others
-            if isinstance(other, tuple)
-            and len(other) == len(arch)
-            and sum(a != b for a, b in zip(arch, other, strict=True)) == 1
-        ]
+        """Architectures that differ in one entry of the tuple or mapping; all others, where they are neither."""
+        entries = _entries(arch)
+        if entries is None:
+            return [other for other in self.archs if other != arch]
+        found = []
+        for other in self.archs:
+            others = _entries(other)
+            same = type(other) is type(arch) and others is not None and others.keys() == entries.keys()
+            if same and sum(entries[key] != others[key] for key in entries) == 1:
+                found.append(other)
+        return found
 
+    @override
     def canonical(self, arch: Any) -> Any:
         """The architecture itself: what a function builds is not looked into."""
         return arch
 
+    @override
     def group(self, arch: Any) -> FlaxGroup:
         """A group of this architecture alone."""
         return FlaxGroup(self, arch)
 
+    @override
     def macs(self, arch: Any) -> int:
         """Multiply-accumulates of convolutions and matrix products for one 3x32x32 image, counted in the trace."""
         return _sizes(self, arch)[0]
 
+    @override
     def max_macs(self) -> int:
         """The largest ``macs``; traces every network of the family once."""
         return max(self.macs(arch) for arch in self.archs)
 
+    @override
     def params(self, arch: Any) -> int:
         """Parameters of the module."""
         return _sizes(self, arch)[1]
 
+    @override
     def full_sizes(self, arch: Any) -> tuple[int, int]:
         """(MACs, parameters) of the module: it is not known to have other sizes."""
         return _sizes(self, arch)[:2]
 
+    @override
+    def identity(self) -> dict[str, Any]:
+        """Name, sizes, and the fingerprint of the class that builds the networks: other code, other networks.
+
+        Sizes that are no plain numbers or texts have fingerprints, too.
+        """
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain = (bool, int, float, str, type(None))
+        sizes = {
+            name: value if isinstance(value, plain) else sources.source_fingerprint(value)
+            for name, value in values.items()
+        }
+        return {"space": self.name, "sizes": sizes, "source": sources.source_fingerprint(type(self))}
+
+    @override
     def tap_channels(self, arch: Any) -> tuple[int, ...]:
-        """Channels of the feature taps, last stage first."""
         return _sizes(self, arch)[2]
 
+    @override
     def to_flax(self, arch: Any, num_classes: int | None = None) -> nn.Module:
         """The module itself.
 
@@ -154,7 +190,20 @@ class FlaxFamily(base.Grouped):
 
 @functools.cache
 def _positions(family: FlaxFamily) -> dict[Any, int]:
-    return {arch: position for position, arch in enumerate(family.archs)}
+    """Architectures and their places.
+
+    Raises:
+      ValueError: a string is also the JSON text of another architecture, so that reading it back is ambiguous.
+    """
+    positions = {arch: position for position, arch in enumerate(family.archs)}
+    if texts := {arch for arch in positions if isinstance(arch, str)}:
+        for arch in positions:
+            if family.format(arch) in texts:
+                raise ValueError(
+                    f"{family.name!r} has the architecture {arch!r} and the text of it, {family.format(arch)!r}: "
+                    "rename one of them"
+                )
+    return positions
 
 
 @functools.cache
@@ -172,7 +221,37 @@ def _sizes(family: FlaxFamily, arch: Any) -> tuple[int, int, tuple[int, ...]]:
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
+    """Lists as tuples and dicts as ``FrozenDict``, at every depth: hashable."""
+    if isinstance(value, Mapping):
+        return FrozenDict({key: _frozen(part) for key, part in value.items()})
+    return tuple(_frozen(part) for part in value) if isinstance(value, (list, tuple)) else value
+
+
+def _thawed(value: Any) -> Any:
+    """What ``json`` can write of an architecture."""
+    if isinstance(value, Mapping):
+        return {key: _thawed(part) for key, part in value.items()}
+    return [_thawed(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _entries(arch: Any) -> dict[Any, Any] | None:
+    """The entries of a tuple or mapping by place or key; None of anything else."""
+    if isinstance(arch, Mapping):
+        return dict(arch)
+    return dict(enumerate(arch)) if isinstance(arch, tuple) else None
+
+
+def _warn_of_small_maps(family: FlaxFamily, images: Array, taps: Sequence[Array]) -> None:
+    """Say that a network sees next to nothing. Python shows a warning of equal text once."""
+    small = sorted({tap.shape[1:3] for tap in taps if max(tap.shape[1:3]) <= _SMALL_MAP})
+    if small:
+        sizes = ", ".join(f"{height}x{width}" for height, width in small)
+        warnings.warn(
+            f"{family.name!r}: {images.shape[1]}x{images.shape[2]} images leave feature maps of {sizes} pixels, which "
+            f"the proxy resizes to {TARGET_SIZE}x{TARGET_SIZE}: there is next to nothing to regress. Take larger "
+            "images (config.images.size) or return taps in front of the last strides",
+            stacklevel=2,
+        )
 
 
 class FlaxNetwork(nn.Module):
@@ -224,31 +303,36 @@ class FlaxNetwork(nn.Module):
                 f"the network of {self.arch!r} returns {shapes}: expected a list of feature maps [B, H, W, C], last "
                 "one first (reshape tokens to a map)"
             )
+        if self.is_initializing():  # traced once a program; the training steps trace the network again
+            _warn_of_small_maps(self.family, images, taps)
         return list(taps)
 
 
 @dataclasses.dataclass(frozen=True)
-class FlaxGroup:
+class FlaxGroup(base.Group):
     """One architecture of a family and its program."""
 
     family: Any
     arch: Any
 
+    @override
     def encode(self, archs: Sequence[Any]) -> np.ndarray:
         """Zeros, int32 [A, 1]: the architecture is static."""
         return np.zeros((len(archs), 1), np.int32)
 
+    @override
     def universal(self, dtype: Any = jnp.float32) -> FlaxNetwork:
         """The architecture's module."""
         return FlaxNetwork(self.family, self.arch, dtype)
 
+    @override
     def extract(self, arch: Any, universal_params: Any) -> dict[str, Any]:
         """The module's own parameters."""
         del arch
         return universal_params["network"]
 
+    @override
     def executed_macs(self, arch: Any) -> int:
-        """MACs of the architecture."""
         return self.family.macs(arch)
 
 
@@ -260,19 +344,30 @@ class FromFlax(FlaxFamily):
     choices: tuple[Any, ...]
     label: str = "from_flax"
 
+    def __hash__(self):
+        # Taken at every look into a cache: not over each of many thousand architectures. Equality compares them all.
+        return hash((self.function, len(self.choices), self.label))
+
     @property
-    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    @override
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride] - families of one class, many names
         """The family's name."""
         return self.label
 
     @property
+    @override
     def archs(self) -> tuple[Any, ...]:
-        """Every architecture."""
         return self.choices
 
+    @override
     def build(self, arch: Any) -> nn.Module:
-        """What the function makes of an architecture."""
         return self.function(arch)
+
+    @override
+    def identity(self) -> dict[str, Any]:
+        """Name, and the fingerprints of the architectures and of the function that builds the networks."""
+        archs = {"archs": sources.source_fingerprint(self.choices)}
+        return {"space": self.name, "sizes": archs, "source": sources.source_fingerprint(self.function)}
 
 
 def from_flax(function: Callable[[Any], nn.Module], archs: Sequence[Any], name: str = "from_flax") -> FromFlax:
@@ -281,7 +376,8 @@ def from_flax(function: Callable[[Any], nn.Module], archs: Sequence[Any], name: 
     Args:
       function: architecture -> Flax module; ``module(images [B, H, W, 3])`` gives feature maps [B, H', W', C'], last
         one first. It must build equal modules for equal architectures.
-      archs: every architecture: distinct, of numbers, strings, and tuples or lists of them.
+      archs: every architecture: distinct JSON values: numbers, strings, lists or tuples, dicts. The function gets
+        tuples for lists and ``flax.core.FrozenDict`` for dicts.
       name: for messages and records.
 
     Returns:
@@ -291,7 +387,7 @@ def from_flax(function: Callable[[Any], nn.Module], archs: Sequence[Any], name: 
       ValueError: no architectures, or one of them twice.
 
     Example:
-      >>> from eproxy_jax import layers
+      >>> from eproxy_jax.nn import layers
       >>> class Net(nn.Module):
       ...     width: int
       ...     @nn.compact

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
+from eproxy_jax import sampling
 from eproxy_jax.spaces import base
 from eproxy_jax.spaces.cells.graph import NONE, NUM_EDGES, Cell, all_cells, function_key
 
 
-class CellSpace(base.OneGroup):
+class CellSpace(base.SearchSpace, base.Group):
     """Base of spaces whose architecture is one four-node cell, repeated.
 
     Attributes:
@@ -26,24 +28,22 @@ class CellSpace(base.OneGroup):
     weighted_input_skip: ClassVar[bool]
 
     @property
+    @override
     def num_archs(self) -> int:
-        """Number of architecture strings."""
         return self.num_ops**NUM_EDGES
 
+    @override
     def enumerate(self) -> Iterator[Cell]:
         """Every cell in lexicographic order of the edges' operation codes."""
         return all_cells(range(self.num_ops))
 
+    @override
     def sample(self, num: int, seed: int) -> list[Cell]:
-        """Distinct cells drawn uniformly, in the order drawn.
-
-        Raises:
-          ValueError: ``num`` is not in 1..num_archs.
-        """
-        drawn = base.draw_distinct(self.num_archs, num, seed, type(self).__name__)
+        drawn = sampling.draw_distinct(self.num_archs, num, seed, type(self).__name__)
         digits = np.stack(np.unravel_index(drawn, (self.num_ops,) * NUM_EDGES), axis=-1)
         return [tuple(int(d) for d in row) for row in digits]
 
+    @override
     def neighbours(self, arch: Cell) -> list[Cell]:
         """The cells that differ in one edge's operation."""
         return [
@@ -53,11 +53,13 @@ class CellSpace(base.OneGroup):
             if op != arch[edge]
         ]
 
+    @override
     def canonical(self, arch: Cell) -> Cell:
         """The cheapest cell that computes the same function: no dead edges, skips collapsed, sums in one order."""
         representatives, key_of = _canonical_tables(self.num_ops, self.affine, self.weighted_input_skip)
         return representatives[key_of[arch]]
 
+    @override
     def encode(self, archs: Sequence[Cell]) -> np.ndarray:
         """Operation codes, int32 [A, 6]."""
         return np.asarray(archs, np.int32).reshape(-1, NUM_EDGES)

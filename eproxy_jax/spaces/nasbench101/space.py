@@ -16,7 +16,9 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
+from eproxy_jax import sampling
 from eproxy_jax.spaces import base
 from eproxy_jax.spaces.nasbench101 import graph, net, vertex_ops
 from eproxy_jax.spaces.nasbench101.graph import Cell
@@ -26,9 +28,9 @@ _EXAMPLE = '[[[0,1,1],[0,0,1],[0,0,0]],["input","conv3x3-bn-relu","output"]]'
 _AREA = {graph.CONV1X1: 1, graph.CONV3X3: 9, graph.POOL: 0}
 
 
-@base.register("nasbench101")  # pyright: ignore[reportArgumentType]
+@base.register("nasbench101")
 @dataclasses.dataclass(frozen=True)
-class NasBench101(base.OneGroup):
+class NasBench101(base.SearchSpace, base.Group):
     """The NAS-Bench-101 space.
 
     An architecture is a pair (matrix, ops) as written, see ``graph.py``; vertices that are on no path
@@ -56,7 +58,6 @@ class NasBench101(base.OneGroup):
     modules_per_stack: int = 3
 
     name: ClassVar[str] = "nasbench101"
-    num_archs: ClassVar[int] = NUM_ARCHS
 
     def __post_init__(self):
         base.check_positive(self)
@@ -67,6 +68,7 @@ class NasBench101(base.OneGroup):
 
     # --- strings ---------------------------------------------------------------------------------------------
 
+    @override
     def parse(self, source: Any) -> Cell:
         """Read a cell from either of the notations above.
 
@@ -90,24 +92,33 @@ class NasBench101(base.OneGroup):
             raise ValueError(f"not a {what}: {source!r}; expected a list of rows and a list of ops like {_EXAMPLE}")
         return graph.check_cell(matrix, ops, what)
 
+    @override
     def format(self, arch: Cell) -> str:
         """The pair as JSON text without spaces."""
         return json.dumps(arch, separators=(",", ":"))
 
     # --- the set of cells ------------------------------------------------------------------------------------
 
+    @property
+    @override
+    def num_archs(self) -> int:
+        return NUM_ARCHS
+
+    @override
     def enumerate(self) -> Iterator[Cell]:
         """Every canonical cell, by number of vertices, then lexicographically; 423,624 in all."""
         return graph.all_cells()
 
+    @override
     def sample(self, num: int, seed: int) -> list[Cell]:
         """Distinct canonical cells drawn uniformly, each isomorphism class with equal chance, in the order drawn.
 
         Raises:
           ValueError: ``num`` is not in 1..num_archs.
         """
-        return graph.nth_cells(base.draw_distinct(self.num_archs, num, seed, type(self).__name__))
+        return graph.nth_cells(sampling.draw_distinct(self.num_archs, num, seed, type(self).__name__))
 
+    @override
     def neighbours(self, arch: Cell) -> list[Cell]:
         """The valid cells with one vertex's op or one edge changed, as written: dead vertices stay in the matrix."""
         matrix, ops = arch
@@ -126,10 +137,12 @@ class NasBench101(base.OneGroup):
                     found.append((changed, ops))
         return found
 
+    @override
     def canonical(self, arch: Cell) -> Cell:
         """The representative of all cells with the same pruned graph, up to isomorphism."""
         return graph.canonical(arch)
 
+    @override
     def encode(self, archs: Sequence[Cell]) -> np.ndarray:
         """One row a vertex slot: op code, channels in each stack, edges from each slot; int32 [A, 7, 11].
 
@@ -168,10 +181,12 @@ class NasBench101(base.OneGroup):
                     norms += 2 * widths[v] * ((area > 0) + matrix[0][v])
                 yield weights, norms, (32 // 2**stack) ** 2
 
+    @override
     def macs(self, arch: Cell) -> int:
         """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image; dead vertices have none."""
         return sum(weights * positions for weights, _, positions in self._counts(arch))
 
+    @override
     def max_macs(self) -> int:
         """MACs of a chain of five 3x3 convolutions, the first four of which also read the input.
 
@@ -187,26 +202,28 @@ class NasBench101(base.OneGroup):
         )
         return self.macs((matrix, (graph.INPUT, *[graph.CONV3X3] * (size - 2), graph.OUTPUT)))
 
+    @override
     def params(self, arch: Cell) -> int:
         """Trainable parameters of the backbone; dead vertices have none."""
         return sum(weights + norms for weights, norms, _ in self._counts(arch))
 
     # --- modules ---------------------------------------------------------------------------------------------
 
+    @override
     def tap_channels(self, arch: Any) -> tuple[int, ...]:
-        """Channels of the feature taps, last stage first."""
         del arch
         return (4 * self.stem_channels, 2 * self.stem_channels, self.stem_channels)
 
+    @override
     def to_flax(self, arch: Cell, num_classes: int | None = None) -> net.NasBench101Net:
-        """The stand-alone network; with ``num_classes`` it ends in a classifier."""
         cell = graph.prune(self.parse(arch))
         return net.NasBench101Net(cell, self.stem_channels, self.modules_per_stack, num_classes=num_classes)
 
+    @override
     def universal(self, dtype: Any = jnp.float32) -> net.UniversalNasBench101:
-        """The module that takes the encoded cell as data."""
         return net.UniversalNasBench101(self.stem_channels, self.modules_per_stack, dtype)
 
+    @override
     def extract(self, arch: Cell, universal_params: Any) -> dict[str, Any]:
         """The parameters of ``to_flax(arch)`` out of those of ``universal()``, cut to each vertex's channels."""
         matrix, ops = graph.prune(arch)

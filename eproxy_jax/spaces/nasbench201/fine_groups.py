@@ -18,8 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array, lax
+from typing_extensions import override
 
 from eproxy_jax.nn import choice, convolution, initializers, norms
+from eproxy_jax.spaces import base
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
 from eproxy_jax.spaces.nasbench201.net import UniversalNasBench201
@@ -37,7 +39,7 @@ def slots(cell: Cell) -> tuple[int, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvGroup:
+class ConvGroup(base.Group):
     """Cells with so many 3x3 convolutions into each node, and their program.
 
     Attributes:
@@ -58,16 +60,17 @@ class ConvGroup:
         """Which slots are 3x3 convolutions."""
         return tuple(place < count for node, count in zip(_NODES, self.counts, strict=True) for place in range(node))
 
+    @override
     def encode(self, archs: Sequence[Cell]) -> np.ndarray:
         """int32 [A, 2, 6]: the edge of each slot, and the operation code of each edge."""
         return np.asarray([(slots(cell), cell) for cell in archs], np.int32).reshape(-1, 2, NUM_EDGES)
 
+    @override
     def universal(self, dtype: Any = jnp.float32) -> nn.Module:
-        """The module of this group's program."""
         return GroupedNasBench201(self.space.stem_channels, self.space.cells_per_stage, dtype, self.heavy)
 
+    @override
     def extract(self, arch: Cell, universal_params: Any) -> dict[str, Any]:
-        """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
         order, heavy = slots(arch), self.heavy
         params = dict(universal_params)
         for name, stage in universal_params.items():
@@ -81,8 +84,8 @@ class ConvGroup:
                 params[name] = kernels
         return self.space.extract(arch, params)
 
+    @override
     def executed_macs(self, arch: Cell) -> int:
-        """MACs of the architecture."""
         return self.space.macs(arch)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from typing_extensions import override
 
 from eproxy_jax.nn import initializers, layers, pooling
 from eproxy_jax.spaces.cells import net
@@ -65,6 +66,7 @@ class NasBench201Net(StandAloneNet):
         if self.num_classes is not None:
             self.last_norm = layers.BatchNorm(True, self.track, self.dtype)
 
+    @override
     def features(self, images: Array, train: bool = True) -> list[Array]:
         """Feature taps, last stage first.
 
@@ -85,6 +87,7 @@ class NasBench201Net(StandAloneNet):
             taps.append(x)
         return taps[::-1]
 
+    @override
     def before_pooling(self, tap: Array, train: bool) -> Array:
         """Batch norm and ReLU, [B, H / 4, W / 4, 4 C] -> [B, H / 4, W / 4, 4 C]."""
         return nn.relu(self.last_norm(tap, train))

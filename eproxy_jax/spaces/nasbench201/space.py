@@ -15,6 +15,7 @@ import re
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+from typing_extensions import override
 
 from eproxy_jax.errors import did_you_mean
 from eproxy_jax.spaces import base
@@ -31,7 +32,7 @@ _NASLIB_OPS = (SKIP, NONE, CONV3X3, CONV1X1, POOL)
 _EXAMPLE = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
 
 
-@base.register("nasbench201")  # pyright: ignore[reportArgumentType]
+@base.register("nasbench201")
 @dataclasses.dataclass(frozen=True)
 class NasBench201(CellSpace):
     """The NAS-Bench-201 space.
@@ -62,17 +63,14 @@ class NasBench201(CellSpace):
     def __post_init__(self):
         base.check_positive(self)
 
+    @override
     def parse(self, source: Any) -> Cell:
-        """Read a cell from any of the notations above.
-
-        Raises:
-          ValueError: not a NAS-Bench-201 cell.
-        """
         if isinstance(source, str):
             text = source.strip()
             return _parse_tuple(text) if text.startswith("(") else _parse_string(text)
         return net.parse_nested(source, len(OPS), "NAS-Bench-201", _EXAMPLE)
 
+    @override
     def format(self, arch: Cell) -> str:
         """``|op~source|+|...|`` with the operations' names."""
         texts, edge = [], 0
@@ -85,6 +83,7 @@ class NasBench201(CellSpace):
         """(channels, spatial size for a 32-pixel image) of each stage."""
         return [(self.stem_channels * 2**i, 32 // 2**i) for i in range(NUM_STAGES)]
 
+    @override
     def macs(self, arch: Cell) -> int:
         """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image, dead edges as written."""
         stages = self._stages()
@@ -96,10 +95,12 @@ class NasBench201(CellSpace):
             total += (9 + 1) * (channels // 2) * channels * size * size + 9 * channels * channels * size * size
         return total
 
+    @override
     def max_macs(self) -> int:
         """MACs of the cell with six 3x3 convolutions."""
         return self.macs((CONV3X3,) * NUM_EDGES)
 
+    @override
     def params(self, arch: Cell) -> int:
         """Trainable parameters of the backbone, dead edges as written."""
         stages = self._stages()
@@ -111,26 +112,27 @@ class NasBench201(CellSpace):
             total += (9 + 1) * (channels // 2) * channels + 9 * channels * channels + 4 * channels
         return total
 
+    @override
     def tap_channels(self, arch: Cell) -> tuple[int, ...]:
-        """Channels of the feature taps, last stage first."""
         del arch
         return tuple(channels for channels, _ in self._stages()[::-1])
 
+    @override
     def to_flax(self, arch: Cell, num_classes: int | None = None) -> NasBench201Net:
-        """The stand-alone network; with ``num_classes`` it ends in a classifier."""
         cell = net.check_cell(arch, self.num_ops, self.name)
         return NasBench201Net(cell, self.stem_channels, self.cells_per_stage, num_classes=num_classes)
 
+    @override
     def universal(self, dtype: Any = jnp.float32) -> UniversalNasBench201:
-        """The module that takes the encoded cell as data."""
         return UniversalNasBench201(self.stem_channels, self.cells_per_stage, dtype)
 
+    @override
     def fine_group(self, arch: Cell) -> ConvGroup:
         """Cells with as many 3x3 convolutions into each node: 24 groups."""
         return ConvGroup.of(self, arch)
 
+    @override
     def extract(self, arch: Cell, universal_params: Any) -> dict[str, Any]:
-        """The parameters of ``to_flax(arch)`` out of those of ``universal()``, shared leaves by reference."""
         params: dict[str, Any] = {k: v for k, v in universal_params.items() if not k.startswith("stage")}
         for stage in range(NUM_STAGES):
             kernels = universal_params[f"stage{stage}"]

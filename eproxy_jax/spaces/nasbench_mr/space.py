@@ -24,7 +24,9 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
+from eproxy_jax import sampling
 from eproxy_jax.spaces import base
 from eproxy_jax.spaces.nasbench_mr import interpreter as tape
 from eproxy_jax.spaces.nasbench_mr import notation
@@ -37,7 +39,7 @@ _IMAGE_SIZE = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class NasBenchMrGroup:
+class NasBenchMrGroup(base.Group):
     """Networks that share one compiled program.
 
     Attributes:
@@ -48,10 +50,12 @@ class NasBenchMrGroup:
     channel_divisor: int
     tier: int
 
+    @override
     def encode(self, archs: Sequence[Arch]) -> np.ndarray:
         """The programs of the networks, int32 [A, N]; see ``program.encode``."""
         return np.stack([programs.encode(arch, self.channel_divisor) for arch in archs])
 
+    @override
     def executed_macs(self, arch: Arch) -> int:
         """MACs that the universal module executes, padded channels included."""
         most = MAX_CHANNELS // self.channel_divisor
@@ -61,12 +65,12 @@ class NasBenchMrGroup:
             total += _positions(shape.conv_level) * shape.kernel_size**2 * (shape.eighths * most // 8) ** 2
         return total
 
+    @override
     def universal(self, dtype: Any = jnp.float32) -> UniversalNasBenchMr:
-        """The module that takes the encoded network as data."""
         return UniversalNasBenchMr(MAX_CHANNELS // self.channel_divisor, self.tier, dtype)
 
+    @override
     def extract(self, arch: Arch, universal_params: Any) -> dict[str, Any]:
-        """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
         most = MAX_CHANNELS // self.channel_divisor
         first, last = arch[0][0] // self.channel_divisor, arch[2] // self.channel_divisor
         channels = [c // self.channel_divisor for c in arch[1][-1][2]]
@@ -95,9 +99,9 @@ class NasBenchMrGroup:
         return params
 
 
-@base.register("nasbench_mr")  # pyright: ignore[reportArgumentType]
+@base.register("nasbench_mr")
 @dataclasses.dataclass(frozen=True)
-class NasBenchMr(base.Uncounted):
+class NasBenchMr(base.SearchSpace):
     """The NAS-Bench-MR space.
 
     An architecture is a tuple (input channels, modules, last channels), see ``notation.py``.
@@ -121,23 +125,21 @@ class NasBenchMr(base.Uncounted):
         if CHANNEL_STEP % self.channel_divisor:
             raise ValueError(f"NasBenchMr.channel_divisor: expected 1, 2, 4 or 8, got {self.channel_divisor}")
 
+    @override
     def parse(self, source: Any) -> Arch:
-        """Read an architecture from any of the notations above.
-
-        Raises:
-          ValueError: not an architecture of NAS-Bench-MR.
-        """
         return notation.parse(source)
 
+    @override
     def format(self, arch: Arch) -> str:
         """Compact JSON of the benchmark's dict; channels as written, whatever ``channel_divisor`` is."""
         return notation.to_json(arch)
 
     @property
+    @override
     def size(self) -> str:
-        """How many architectures there are, in words."""
         return "2 ** 80 architectures"
 
+    @override
     def sample(self, num: int, seed: int) -> list[Arch]:
         """Distinct architectures drawn uniformly, in the order drawn: each of the 27 numbers for itself.
 
@@ -145,16 +147,19 @@ class NasBenchMr(base.Uncounted):
           ValueError: ``num`` is not positive.
         """
         rng = np.random.default_rng(seed)
-        return base.draw_until(lambda: notation.draw(rng), num, self.name)
+        return sampling.draw_until(lambda: notation.draw(rng), num, self.name)
 
+    @override
     def neighbours(self, arch: Arch) -> list[Arch]:
         """The architectures that differ in one of the 27 numbers."""
         return list(notation.neighbours(arch))
 
+    @override
     def canonical(self, arch: Arch) -> Arch:
         """The architecture itself: none has dead parts, and different ones compute different functions."""
         return arch
 
+    @override
     def group(self, arch: Arch) -> NasBenchMrGroup:
         """One of two groups: nine of ten networks of the benchmark, and those that need more memory."""
         return NasBenchMrGroup(self.channel_divisor, tape.tier_of(arch))
@@ -164,8 +169,8 @@ class NasBenchMr(base.Uncounted):
         (first, _), modules, last = arch
         return first // self.channel_divisor, sum(modules[-1][2]) // self.channel_divisor, last // self.channel_divisor
 
+    @override
     def macs(self, arch: Arch) -> int:
-        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image."""
         first, ends, last = self._channels(arch)
         total = _positions(0) * 27 * first + _positions(FUSED_LEVEL) * ends * last
         for step in programs.program(arch).steps:
@@ -174,12 +179,13 @@ class NasBenchMr(base.Uncounted):
             total += _positions(shape.conv_level) * shape.kernel_size**2 * channels
         return total
 
+    @override
     def max_macs(self) -> int:
         """MACs of the network with everything at its most."""
         return self.macs(programs.LARGEST)
 
+    @override
     def params(self, arch: Arch) -> int:
-        """Trainable parameters of the backbone."""
         first, ends, last = self._channels(arch)
         total = 27 * first + ends * last + 2 * (first + last)
         for step in programs.program(arch).steps:
@@ -187,13 +193,14 @@ class NasBenchMr(base.Uncounted):
             total += CONV_SHAPES[step.shape].kernel_size ** 2 * inputs * features + 2 * features
         return total
 
+    @override
     def tap_channels(self, arch: Arch) -> tuple[int, ...]:
         """Channels of the feature taps: of the end, and of the second and third last module's branches together."""
         _, modules, last = arch
         return tuple(c // self.channel_divisor for c in (last, sum(modules[-2][2]), sum(modules[-3][2])))
 
+    @override
     def to_flax(self, arch: Arch, num_classes: int | None = None) -> NasBenchMrNet:
-        """The stand-alone network; with ``num_classes`` it ends in a classifier."""
         return NasBenchMrNet(notation.parse(arch), self.channel_divisor, num_classes=num_classes)
 
 

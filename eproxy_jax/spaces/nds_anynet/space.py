@@ -42,7 +42,9 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
+from eproxy_jax import sampling
 from eproxy_jax.spaces import base
 from eproxy_jax.spaces.nds_anynet import blocks as blocks_lib
 from eproxy_jax.spaces.nds_anynet import notation, program
@@ -61,7 +63,7 @@ _WEIGHTS, _TAPE, _TIER_FACTOR = 9 * 2**20, 20480, 8
 
 
 @dataclasses.dataclass(frozen=True)
-class AnyNetSpace(base.Uncounted):
+class AnyNetSpace(base.SearchSpace):
     """Base of the NDS AnyNet spaces; an architecture is an ``AnyNetArch``.
 
     Attributes:
@@ -78,6 +80,7 @@ class AnyNetSpace(base.Uncounted):
     def __post_init__(self):
         base.check_positive(self)
 
+    @override
     def parse(self, source: Any) -> AnyNetArch:
         """Read an architecture from the official ``net``, as JSON or as a dict.
 
@@ -86,15 +89,18 @@ class AnyNetSpace(base.Uncounted):
         """
         return notation.parse(source, self.block, self.rules, self.name)
 
+    @override
     def format(self, arch: AnyNetArch) -> str:
         """The official ``net`` as compact JSON."""
         return notation.to_string(arch, self.block)
 
     @property
+    @override
     def size(self) -> str:
         """How many architectures the design space on ImageNet has, in words."""
         return f"{self.rules[0].size:,} architectures"
 
+    @override
     def sample(self, num: int, seed: int) -> list[AnyNetArch]:
         """Distinct architectures of the design space on ImageNet, uniformly, in the order drawn.
 
@@ -102,15 +108,17 @@ class AnyNetSpace(base.Uncounted):
           ValueError: ``num`` is not in 1..size of the space.
         """
         rules = self.rules[0]
-        return [rules.arch(number) for number in base.draw_distinct(rules.size, num, seed, type(self).__name__)]
+        return [rules.arch(number) for number in sampling.draw_distinct(rules.size, num, seed, type(self).__name__)]
 
     def _rules_of(self, arch: AnyNetArch) -> Rules:
         return next(rules for rules in self.rules if rules.strides == arch.ss)
 
+    @override
     def neighbours(self, arch: AnyNetArch) -> list[AnyNetArch]:
         """The architectures with another value in one place; not in the stem's, which the backbone has its own of."""
         return self._rules_of(arch).neighbours(arch)
 
+    @override
     def canonical(self, arch: AnyNetArch) -> AnyNetArch:
         """The same stages behind the narrowest stem of the first design space with such strides.
 
@@ -160,33 +168,35 @@ class AnyNetSpace(base.Uncounted):
         """Whether blocks have shortcuts."""
         return self.block != PLAIN
 
+    @override
     def macs(self, arch: AnyNetArch) -> int:
-        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image."""
         stem = 9 * 3 * self.stem_channels * _IMAGE**2
         return stem + sum(conv.macs for block in self.blocks(arch) for conv in block.all_convs)
 
+    @override
     def max_macs(self) -> int:
         """MACs of the architecture with the largest depths and widths everywhere, and no groups."""
         return max(self.macs(_largest(rules)) for rules in self.rules)
 
+    @override
     def params(self, arch: AnyNetArch) -> int:
-        """Trainable parameters of the backbone."""
         stem = (27 + 2) * self.stem_channels
         convs = (conv for block in self.blocks(arch) for conv in block.all_convs)
         return stem + sum(conv.weights + 2 * conv.channels for conv in convs)
 
+    @override
     def full_sizes(self, arch: AnyNetArch) -> tuple[int, int]:
         """(FLOPs, parameters) of the official network, stem and classifier included, as NDS reports them."""
         return blocks_lib.published_flops(arch, self.block), blocks_lib.published_params(arch, self.block)
 
+    @override
     def tap_channels(self, arch: AnyNetArch) -> tuple[int, ...]:
-        """Channels of the feature taps, last stage first."""
         return tuple(
             self.stage_widths(arch, stage)[0] for stage in range(arch.num_stages, arch.num_stages - NUM_TAPS, -1)
         )
 
+    @override
     def to_flax(self, arch: AnyNetArch, num_classes: int | None = None) -> AnyNet:
-        """The stand-alone network; with ``num_classes`` it ends in a classifier."""
         blocks = self.blocks(self.parse(arch))
         return AnyNet(stem_channels=self.stem_channels, blocks=blocks, residual=self.residual, num_classes=num_classes)
 
@@ -194,8 +204,8 @@ class AnyNetSpace(base.Uncounted):
         """The backbone's convolutions behind the stem, in order."""
         return program.chain(self.blocks(arch), self.residual)
 
+    @override
     def group(self, arch: AnyNetArch) -> AnyNetGroup:
-        """What the canonical architecture shares its compiled program with."""
         layers_ = self.chain(arch)
         needed = sum(layer.conv.macs for layer in layers_)
         tile = _TILES[0]
@@ -231,7 +241,7 @@ def _tape(layers_: Sequence[Layer], tile: int) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class AnyNetGroup:
+class AnyNetGroup(base.Group):
     """Architectures of a space that one program serves.
 
     Attributes:
@@ -260,6 +270,7 @@ class AnyNetGroup:
         weights = self.tile * sum(layer.bank_rows(self.tile) for layer in layers_)
         return weights <= self.weights and _tape(layers_, self.tile) <= self.tape_tiles
 
+    @override
     def encode(self, archs: Sequence[AnyNetArch]) -> np.ndarray:
         """Tables, int32 [A, fields, N]; see ``anynet_universal.Table``.
 
@@ -275,8 +286,8 @@ class AnyNetGroup:
             tables.append(program.encode_chain(chain, module.kinds, self.tile, module.widths, length))
         return np.stack(tables)
 
+    @override
     def universal(self, dtype: Any = jnp.float32) -> UniversalAnyNet:
-        """The module that takes a table as data."""
         space = self.space
         largest = [space.chain(_largest(rules)) for rules in space.rules]
         divisor = space.width_divisor
@@ -296,17 +307,18 @@ class AnyNetGroup:
             dtype=dtype,
         )
 
+    @override
     def extract(self, arch: AnyNetArch, universal_params: Any) -> dict[str, Any]:
-        """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
         return program.extract_chain(self.space.chain(arch), self.tile, universal_params)
 
+    @override
     def executed_macs(self, arch: AnyNetArch) -> int:
         """Multiply-accumulates that the program executes for one 3x32x32 image."""
         stem = 9 * 3 * self.space.stem_channels * _IMAGE**2
         return stem + _padded_macs(self.space.chain(arch), self.tile)
 
 
-@base.register("nds_resnet")  # pyright: ignore[reportArgumentType]
+@base.register("nds_resnet")
 @dataclasses.dataclass(frozen=True)
 class NdsResNet(AnyNetSpace):
     """Residual networks of two 3x3 convolutions a block."""
@@ -316,7 +328,7 @@ class NdsResNet(AnyNetSpace):
     rules: ClassVar[tuple[Rules, ...]] = notation.BASIC
 
 
-@base.register("nds_vanilla")  # pyright: ignore[reportArgumentType]
+@base.register("nds_vanilla")
 @dataclasses.dataclass(frozen=True)
 class NdsVanilla(AnyNetSpace):
     """Plain networks: the blocks of ``nds_resnet`` without shortcuts."""
@@ -326,7 +338,7 @@ class NdsVanilla(AnyNetSpace):
     rules: ClassVar[tuple[Rules, ...]] = notation.BASIC
 
 
-@base.register("nds_resnext_a")  # pyright: ignore[reportArgumentType]
+@base.register("nds_resnext_a")
 @dataclasses.dataclass(frozen=True)
 class NdsResNextA(AnyNetSpace):
     """Bottlenecks with a grouped 3x3 convolution; narrow, few groups."""
@@ -336,7 +348,7 @@ class NdsResNextA(AnyNetSpace):
     rules: ClassVar[tuple[Rules, ...]] = notation.RESNEXT_A
 
 
-@base.register("nds_resnext_b")  # pyright: ignore[reportArgumentType]
+@base.register("nds_resnext_b")
 @dataclasses.dataclass(frozen=True)
 class NdsResNextB(AnyNetSpace):
     """Bottlenecks with a grouped 3x3 convolution; wide, up to 16 groups."""

@@ -24,7 +24,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from typing_extensions import override
 
+from eproxy_jax import sampling
 from eproxy_jax.nn import initializers, layers
 from eproxy_jax.spaces import base
 from eproxy_jax.spaces.interpreter import tape
@@ -40,7 +42,7 @@ _POOLS = ("max_pool_3x3", "avg_pool_3x3")
 
 
 @dataclasses.dataclass(frozen=True)
-class _NdsCells(base.Uncounted):
+class _NdsCells(base.SearchSpace):
     """What the five spaces share. Subclasses give ``name`` and ``rules``.
 
     Attributes:
@@ -56,6 +58,7 @@ class _NdsCells(base.Uncounted):
 
     # --- strings ---------------------------------------------------------------------------------------------
 
+    @override
     def parse(self, source: Any) -> NdsArch:
         """Read an architecture: the ``net`` object of an NDS file, or its JSON text.
 
@@ -64,17 +67,14 @@ class _NdsCells(base.Uncounted):
         """
         return notation.parse(source, self.rules)
 
+    @override
     def format(self, arch: NdsArch) -> str:
         """The ``net`` object as JSON text without spaces."""
         return notation.to_text(arch, self.rules)
 
     # --- the set of architectures ----------------------------------------------------------------------------
 
-    @property
-    def size(self) -> str:
-        """How many architectures there are, in words."""
-        return "uncounted architectures"
-
+    @override
     def sample(self, num: int, seed: int) -> list[NdsArch]:
         """Distinct architectures of the design space: uniform over operations, inputs, widths and depths.
 
@@ -96,13 +96,15 @@ class _NdsCells(base.Uncounted):
                 if budget.fits(arch, rules):
                     return arch
 
-        return base.draw_until(network, num, self.name)
+        return sampling.draw_until(network, num, self.name)
 
+    @override
     def neighbours(self, arch: NdsArch) -> list[NdsArch]:
         """The architectures with one operation or input changed, or the next width or depth of the design space."""
         found = notation.neighbours(arch, self.rules)
         return [other for other in found if budget.fits(other, self.rules)]
 
+    @override
     def canonical(self, arch: NdsArch) -> NdsArch:
         """Both cells in their canonical form, see :func:`nds_genotype.canonical_cell`."""
         normal, reduce = (notation.canonical_cell(cell) for cell in (arch.normal, arch.reduce))
@@ -114,23 +116,26 @@ class _NdsCells(base.Uncounted):
         """Channels of a node before the first reduction: the width over ``width_divisor``, rounded up."""
         return -(-arch.width // self.width_divisor)
 
+    @override
     def macs(self, arch: NdsArch) -> int:
-        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image."""
         return _macs(arch, self.rules, self.channels(arch))
 
+    @override
     def max_macs(self) -> int:
         """MACs of the largest network of the design space; networks that are read from a file may have more."""
         return budget.max_macs(self.rules, self.width_divisor)
 
+    @override
     def params(self, arch: NdsArch) -> int:
-        """Trainable parameters of the backbone."""
         return program_lib.params(arch, self.rules, self.channels(arch))
 
+    @override
     def full_sizes(self, arch: NdsArch) -> tuple[int, int]:
         """(flops, parameters) of the ImageNet network, classifier included, as NDS reports them."""
         counts = published_counts.counts(arch, self.rules)
         return counts.flops, counts.params
 
+    @override
     def tap_channels(self, arch: NdsArch) -> tuple[int, ...]:
         """Channels of the feature taps, last stage first: those of all nodes in the normal cell's output."""
         nodes = len(notation.concat(arch.normal, self.rules))
@@ -138,11 +143,12 @@ class _NdsCells(base.Uncounted):
 
     # --- modules ---------------------------------------------------------------------------------------------
 
+    @override
     def to_flax(self, arch: NdsArch, num_classes: int | None = None) -> NdsNet:
-        """The stand-alone network; with ``num_classes`` it ends in a classifier."""
         arch = self.parse(arch)
         return NdsNet(arch, self.rules, self.channels(arch), num_classes=num_classes)
 
+    @override
     def group(self, arch: NdsArch) -> NdsGroup:
         """The program that runs this architecture: by width, and by size where that matters much."""
         width = self.channels(arch)
@@ -186,7 +192,7 @@ def _max_rows(rules: Rules, width: int, places: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class NdsGroup:
+class NdsGroup(base.Group):
     """Architectures that share a program.
 
     Attributes:
@@ -220,6 +226,7 @@ class NdsGroup:
             row += piece.num_weights // self.width
             scale += piece.channels if piece.unit else 0
 
+    @override
     def encode(self, archs: Sequence[NdsArch]) -> np.ndarray:
         """Programs of the machine, int32 [A, K]."""
         return np.stack([self._encode(arch) for arch in archs])
@@ -265,16 +272,17 @@ class NdsGroup:
             outputs[number, : 1 + len(nodes)] = (len(nodes), *nodes)
         return interpreter.pack(spec, (program_lib.normal_cells(arch.depth), outputs, counts, code))
 
+    @override
     def universal(self, dtype: Any = jnp.float32) -> UniversalNdsCells:
-        """The module that takes a program as data."""
         return UniversalNdsCells(self, dtype)
 
+    @override
     def executed_macs(self, arch: NdsArch) -> int:
         """MACs of the architecture: programs do no other work."""
         return _macs(arch, self.rules, self.width)
 
+    @override
     def extract(self, arch: NdsArch, universal_params: Any) -> dict[str, Any]:
-        """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
         params: dict[str, Any] = {name: universal_params[name] for name in ("stem_conv", "stem_norm")}
         kernels = universal_params["kernels"].reshape(-1)
         for piece, row, scale in self._placed(arch):
@@ -374,7 +382,7 @@ def _init_bank(key: Array, group: NdsGroup, program: interpreter.Program, dtype:
 # --- the five spaces -----------------------------------------------------------------------------------------
 
 
-@base.register("nds_darts")  # pyright: ignore[reportArgumentType]
+@base.register("nds_darts")
 @dataclasses.dataclass(frozen=True)
 class NdsDarts(_NdsCells):
     """The DARTS space of NDS: four nodes, all of them the output.
@@ -394,7 +402,7 @@ class NdsDarts(_NdsCells):
     )
 
 
-@base.register("nds_enas")  # pyright: ignore[reportArgumentType]
+@base.register("nds_enas")
 @dataclasses.dataclass(frozen=True)
 class NdsEnas(_NdsCells):
     """The ENAS space of NDS: five nodes, of which those that no other node reads are the output."""
@@ -405,7 +413,7 @@ class NdsEnas(_NdsCells):
     )
 
 
-@base.register("nds_pnas")  # pyright: ignore[reportArgumentType]
+@base.register("nds_pnas")
 @dataclasses.dataclass(frozen=True)
 class NdsPnas(_NdsCells):
     """The PNAS space of NDS: five nodes, all of them the output."""
@@ -419,7 +427,7 @@ class NdsPnas(_NdsCells):
     )
 
 
-@base.register("nds_nasnet")  # pyright: ignore[reportArgumentType]
+@base.register("nds_nasnet")
 @dataclasses.dataclass(frozen=True)
 class NdsNasnet(_NdsCells):
     """The NASNet space of NDS: five nodes, of which those that no other node reads are the output."""
@@ -436,7 +444,7 @@ class NdsNasnet(_NdsCells):
     )  # fmt: skip
 
 
-@base.register("nds_amoeba")  # pyright: ignore[reportArgumentType]
+@base.register("nds_amoeba")
 @dataclasses.dataclass(frozen=True)
 class NdsAmoeba(_NdsCells):
     """The AmoebaNet space of NDS: five nodes, of which those that no other node reads are the output."""

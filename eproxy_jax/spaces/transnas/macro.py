@@ -19,7 +19,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from typing_extensions import override
 
+from eproxy_jax import sampling
 from eproxy_jax.nn import layers
 from eproxy_jax.spaces import base
 from eproxy_jax.spaces.transnas import macro_code
@@ -29,9 +31,9 @@ from eproxy_jax.spaces.transnas.residual_trunk import BlockShape
 from eproxy_jax.spaces.transnas.skeleton import CELLS_PER_MODULE, TransNasNet, stem_macs, stem_params, tap_channels
 
 
-@base.register("transnas_macro")  # pyright: ignore[reportArgumentType]
+@base.register("transnas_macro")
 @dataclasses.dataclass(frozen=True)
-class TransNasMacro(base.OneGroup):
+class TransNasMacro(base.SearchSpace, base.Group):
     """The TransNAS-Bench-101 macro space.
 
     An architecture is a tuple of four to six digits.
@@ -49,37 +51,37 @@ class TransNasMacro(base.OneGroup):
     stem_channels: int = 64
 
     name: ClassVar[str] = "transnas_macro"
-    num_archs: ClassVar[int] = 3255
 
     def __post_init__(self):
         base.check_positive(self)
         if self.stem_channels % 2:
             raise ValueError(f"TransNasMacro.stem_channels: expected an even integer, got {self.stem_channels}")
 
+    @override
     def parse(self, source: Any) -> Code:
-        """Read a code from any of the notations above.
-
-        Raises:
-          ValueError: not a TransNAS-Bench-101-macro code.
-        """
         return macro_code.check_code(macro_code.parse_string(source) if isinstance(source, str) else source, source)
 
+    @override
     def format(self, arch: Code) -> str:
         """``64-MACROCODE-basic``; 64 is part of the notation, whatever ``stem_channels`` is."""
         return f"64-{macro_code.digits(arch)}-{macro_code.BLOCK}"
 
+    @property
+    @override
+    def num_archs(self) -> int:
+        return len(macro_code.all_codes())
+
+    @override
     def enumerate(self) -> Iterator[Code]:
         """Every code, short ones first, then in lexicographic order."""
         return iter(macro_code.all_codes())
 
+    @override
     def sample(self, num: int, seed: int) -> list[Code]:
-        """Distinct codes drawn uniformly, in the order drawn.
+        codes = macro_code.all_codes()
+        return [codes[i] for i in sampling.draw_distinct(len(codes), num, seed, type(self).__name__)]
 
-        Raises:
-          ValueError: ``num`` is not in 1..num_archs.
-        """
-        return [macro_code.all_codes()[i] for i in base.draw_distinct(self.num_archs, num, seed, type(self).__name__)]
-
+    @override
     def neighbours(self, arch: Code) -> list[Code]:
         """The codes with one digit changed, put in or taken out."""
         found: dict[Code, None] = {}
@@ -91,6 +93,7 @@ class TransNasMacro(base.OneGroup):
                 found[(*head, *tail[1:])] = None
         return [code for code in found if code != arch and not macro_code.problem(code)]
 
+    @override
     def canonical(self, arch: Code) -> Code:
         """The code with a last 4 written as 2, which is what is built, where that is a code of the space.
 
@@ -100,6 +103,7 @@ class TransNasMacro(base.OneGroup):
         built = macro_code.built(arch)
         return arch if macro_code.problem(built) else built
 
+    @override
     def encode(self, archs: Sequence[Code]) -> np.ndarray:
         """Digits as built, int32 [A, 6]; shorter codes have zeros in front."""
         rows = [(0,) * (MAX_MODULES - len(arch)) + macro_code.built(arch) for arch in archs]
@@ -111,34 +115,35 @@ class TransNasMacro(base.OneGroup):
         shapes = [block_shape(self.stem_channels, sizes, *step) for step in macro_code.steps(arch)]
         return [(shape, shape.size[0] * shape.size[1]) for shape in shapes]
 
+    @override
     def macs(self, arch: Code) -> int:
-        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image."""
         return stem_macs(self.stem_channels) + sum(b.num_weights * positions for b, positions in self._blocks(arch))
 
+    @override
     def max_macs(self) -> int:
         """MACs of the code that doubles three times at once and halves at the end only."""
         return self.macs((2, 2, 2, 1, 1, 3))
 
+    @override
     def params(self, arch: Code) -> int:
-        """Trainable parameters of the backbone."""
         blocks = sum(shape.num_weights + 2 * shape.num_scales for shape, _ in self._blocks(arch))
         return stem_params(self.stem_channels) + blocks
 
+    @override
     def tap_channels(self, arch: Code) -> tuple[int, ...]:
-        """Channels of the feature taps, last stage first."""
         return tap_channels(macro_code.digits(arch), self.stem_channels)
 
+    @override
     def to_flax(self, arch: Code, num_classes: int | None = None) -> TransNasMacroNet:
-        """The stand-alone network; with ``num_classes`` it ends in a classifier."""
         code = macro_code.check_code(arch, arch)
         return TransNasMacroNet(code, stem_channels=self.stem_channels, num_classes=num_classes)
 
+    @override
     def universal(self, dtype: Any = jnp.float32) -> UniversalTransNasMacro:
-        """The module that takes the encoded code as data."""
         return UniversalTransNasMacro(self.stem_channels, dtype)
 
+    @override
     def extract(self, arch: Code, universal_params: Any) -> dict[str, Any]:
-        """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
         params: dict[str, Any] = {"stem": universal_params["stem"]}
         kernels = universal_params["kernels"].reshape(-1)
         weight = vector = 0

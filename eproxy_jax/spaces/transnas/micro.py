@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from typing_extensions import override
 
 from eproxy_jax.nn import initializers
 from eproxy_jax.spaces import base
@@ -37,7 +38,7 @@ _PREFIX = "64-41414-"  # the one macro skeleton of the micro space
 _EXAMPLE = "64-41414-3_21_013"
 
 
-@base.register("transnas_micro")  # pyright: ignore[reportArgumentType]
+@base.register("transnas_micro")
 @dataclasses.dataclass(frozen=True)
 class TransNasMicro(CellSpace):
     """The TransNAS-Bench-101 micro space.
@@ -69,12 +70,8 @@ class TransNasMicro(CellSpace):
         if not re.fullmatch("[1-4]{3,}", self.macro):
             raise ValueError(f"TransNasMicro.macro: expected at least three digits 1 to 4, got {self.macro!r}")
 
+    @override
     def parse(self, source: Any) -> Cell:
-        """Read a cell from any of the notations above.
-
-        Raises:
-          ValueError: not a TransNAS-Bench-101-micro cell.
-        """
         if not isinstance(source, str):
             return net.parse_nested(source, len(OPS), "TransNAS-Bench-101-micro", _EXAMPLE)
         text = source.strip()
@@ -86,6 +83,7 @@ class TransNasMicro(CellSpace):
         codes = [int(digit) for digit in text[len(_PREFIX) :].replace("_", "")]
         return net.check_cell(codes, len(OPS), f"TransNAS-Bench-101-micro string {text!r}")
 
+    @override
     def format(self, arch: Cell) -> str:
         """``64-41414-a_bc_def``."""
         a, b, c, d, e, f = arch
@@ -105,39 +103,43 @@ class TransNasMicro(CellSpace):
                         found.append((area * fan * shape.channels, 2 * shape.channels, shape.size**2))
         return found
 
+    @override
     def macs(self, arch: Cell) -> int:
         """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image, dead edges as written."""
         weights = self._edge_weights(arch)
         return stem_macs(self.stem_channels) + sum(kernel * positions for kernel, _, positions in weights)
 
+    @override
     def max_macs(self) -> int:
         """MACs of the cell with six 3x3 convolutions."""
         return self.macs((CONV3X3,) * NUM_EDGES)
 
+    @override
     def params(self, arch: Cell) -> int:
         """Trainable parameters of the backbone, dead edges as written."""
         return stem_params(self.stem_channels) + sum(kernel + norm for kernel, norm, _ in self._edge_weights(arch))
 
+    @override
     def _full(self) -> TransNasMicro:
         """The same modules at the benchmark's width."""
         return TransNasMicro(macro=self.macro)
 
+    @override
     def tap_channels(self, arch: Cell) -> tuple[int, ...]:
-        """Channels of the feature taps, last stage first."""
         del arch
         return tap_channels(self.macro, self.stem_channels)
 
+    @override
     def to_flax(self, arch: Cell, num_classes: int | None = None) -> TransNasMicroNet:
-        """The stand-alone network; with ``num_classes`` it ends in a classifier."""
         cell = net.check_cell(arch, self.num_ops, self.name)
         return TransNasMicroNet(cell, self.macro, stem_channels=self.stem_channels, num_classes=num_classes)
 
+    @override
     def universal(self, dtype: Any = jnp.float32) -> UniversalTransNasMicro:
-        """The module that takes the encoded cell as data."""
         return UniversalTransNasMicro(self.stem_channels, self.macro, dtype)
 
+    @override
     def extract(self, arch: Cell, universal_params: Any) -> dict[str, Any]:
-        """The parameters of ``to_flax(arch)`` out of those of ``universal()``, shared leaves by reference."""
         params: dict[str, Any] = {}
         for name, value in universal_params.items():
             if not name.startswith("module"):
