@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, and its commands name flags that exist."""
+"""The Python of README and docs runs as it stands, their commands name flags that exist, and their links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -10,34 +10,61 @@ from eproxy_jax.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(text, language):
+    """Code blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.mark.slow
-def test_python_snippets_run(capsys):
-    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert snippets
-    for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
-    assert len(capsys.readouterr().out.splitlines()) == 6
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_python_snippets_run(page):
+    for snippet in blocks(page.read_text(), "python"):
+        exec(compile(snippet, page.name, "exec"), {"__name__": "page"})
 
 
-def test_commands_parse():
-    commands = re.findall(r"^eproxy ((?:score|plan|dps|bank) .*?)(?:#.*)?$", README, re.MULTILINE)
-    assert len(commands) >= 4
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_parse(page):
+    text = "\n".join(blocks(page.read_text(), "bash"))
+    commands = re.findall(r"^eproxy ((?:score|plan|dps|bank) .*?)(?:#.*)?$", text, re.MULTILINE)
+    assert len(commands) >= {"README": 3, "cli": 12}.get(page.stem, 0)
     for command in commands:
         arguments, rest = main.parser().parse_known_args(command.split())
         assert arguments.command == command.split()[0]
         assert all(text.startswith("--config.") for text in rest)
 
 
+def anchors(page):
+    """Anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", re.sub(r"\s+", " ", text)):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
 def test_numbers_of_spaces_are_current():
     from eproxy_jax import spaces
 
+    page = (ROOT / "docs" / "spaces.md").read_text()
     for name in SPACES:  # not spaces.names(): tests register the example's
         num_archs = spaces.get(name).num_archs
         row = rf"`{name}`" if num_archs is None else rf"\| `{name}` \| {num_archs:,} \|"
-        assert re.search(row, README)
+        assert re.search(row, page)
+        assert f"`{name}`" in README
 
 
 def test_readme_is_short():
-    assert len(README.splitlines()) <= 200
+    assert len(README.splitlines()) <= 120
+    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    assert len(re.findall(r"(?<![\w.-])[-+]?\d*\.?\d+", text)) <= 45
