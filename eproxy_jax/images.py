@@ -12,7 +12,7 @@ import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ import numpy as np
 from jax import Array, lax
 
 from eproxy_jax.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Num
 
 BATCH_SIZE = 16
 IMAGE_SIZE = 32
@@ -113,7 +116,9 @@ GENERATORS: dict[str, Callable[..., Array]] = {
 }
 
 
-def default_images(kind: str = DEFAULT_KIND, num: int = BATCH_SIZE, size: int = IMAGE_SIZE) -> Array:
+def default_images(
+    kind: str = DEFAULT_KIND, num: int = BATCH_SIZE, size: int = IMAGE_SIZE
+) -> Float[Array, "{num} {size} {size} 3"]:
     """The embedded batch: the same images in every run.
 
     Args:
@@ -132,13 +137,13 @@ def default_images(kind: str = DEFAULT_KIND, num: int = BATCH_SIZE, size: int = 
     return jax.jit(GENERATORS[kind], static_argnums=(1, 2))(jax.random.key(_DEFAULT_SEED), num, size)
 
 
-def identity(images: Any) -> dict[str, Any]:
+def batch_identity(images: Any) -> dict[str, Any]:
     """Shape and SHA-256 of a batch, for the record of a run."""
     images = np.asarray(images)
     return {"shape": list(images.shape), "sha256": hashlib.sha256(images.tobytes()).hexdigest()}
 
 
-def standardize(images: Any) -> Array:
+def standardize(images: Num[Array | np.ndarray, "B H W 3"]) -> Float[Array, "B H W 3"]:
     """Check a batch and standardise each channel over it to mean 0 and variance 1 (PROTOCOL, step 6).
 
     Args:
@@ -190,7 +195,7 @@ def check_images(images: Any, where: str = "images") -> np.ndarray:
 # --- images from files ---------------------------------------------------------------------------------------
 
 
-def load_images(path: str | Path, num: int = BATCH_SIZE, seed: int = 0) -> np.ndarray:
+def load_images(path: str | Path, num: int = BATCH_SIZE, seed: int = 0) -> Num[np.ndarray, "{num} H W 3"]:
     """A batch of ``num`` images drawn at random from a file or folder.
 
     Args:

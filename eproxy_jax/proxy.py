@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -18,11 +18,14 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from eproxy_jax import images as images_lib
 from eproxy_jax import spaces
-from eproxy_jax import targets as targets_lib
+from eproxy_jax.images import standardize
 from eproxy_jax.nn import convolution, initializers, layers, norms, resizing
+from eproxy_jax.targets import TargetFn, branch_target, check_features
 from eproxy_jax.types import TARGET_SIZE, ProxySettings
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Key, Num
 
 # First level of the key tree: what is drawn under each tag does not depend on what else is drawn.
 _TAG_TARGET, _TAG_BARRIER, _TAG_ARCH = range(3)
@@ -84,9 +87,9 @@ class ProxyTask:
       barriers: per branch {"kernel": [k_b, k_b, transform_channels, target_channels], "bias": [target_channels]}.
     """
 
-    images: Array
-    targets: tuple[Array, ...]
-    barriers: tuple[dict[str, Array], ...]
+    images: Float[Array, "B H W 3"]
+    targets: tuple[Float[Array, "B 8 8 _"], ...]
+    barriers: tuple[dict[str, Float[Array, " ..."]], ...]
 
 
 class ProxyNetwork(nn.Module):
@@ -147,7 +150,7 @@ class Transform(nn.Module):
 
 
 def make_task(
-    key: Array, settings: ProxySettings, images: Array, named_targets: Mapping[str, targets_lib.TargetFn] | None = None
+    key: Array, settings: ProxySettings, images: Array, named_targets: Mapping[str, TargetFn] | None = None
 ) -> ProxyTask:
     """Targets and barrier layers, shared by all candidates.
 
@@ -167,7 +170,7 @@ def make_task(
     branch_targets, barriers = [], []
     for number, branch in enumerate(settings.branches):
         target_key = jax.random.fold_in(jax.random.fold_in(key, _TAG_TARGET), number)
-        branch_targets.append(targets_lib.branch_target(target_key, branch, images, named_targets))
+        branch_targets.append(branch_target(target_key, branch, images, named_targets))
         kernel_key, bias_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, _TAG_BARRIER), number))
         size = branch.barrier_kernel
         shape = (size, size, branch.transform_channels, branch.target_channels)
@@ -319,14 +322,14 @@ class Eproxy(NamedTuple):
         it as it is.
     """
 
-    init: Callable[[Array | int, Any], Task]
-    losses: Callable[[Array, Array, Task], Array]
+    init: Callable[[Key[Array, ""] | int, Num[Array | np.ndarray, "B H W 3"]], Task]
+    losses: Callable[[Key[Array, ""], Int[Array, " ..."], Task], Float[Array, " S"]]
 
 
 def eproxy(
     group: spaces.Group,
     settings: ProxySettings | None = None,
-    targets: Mapping[str, targets_lib.TargetFn] | None = None,
+    targets: Mapping[str, TargetFn] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     dtype: Any = jnp.float32,
 ) -> Eproxy:
@@ -346,23 +349,24 @@ def eproxy(
       ValueError: the settings name a feature that is neither built in nor among ``targets``; bad images, in ``init``.
 
     Example:
+      >>> from eproxy_jax.images import default_images
       >>> space = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
       >>> arch = space.parse([[3], [0, 3], [1, 0, 3]])
       >>> settings = ProxySettings.from_dict({"num_steps": 2, "branches": [{"transform_channels": 4}]})
       >>> init, losses = eproxy(space.group(arch), settings)
-      >>> task = init(0, images_lib.default_images(num=2, size=8))
+      >>> task = init(0, default_images(num=2, size=8))
       >>> losses(jax.random.key(1), jnp.asarray(space.group(arch).encode([arch])[0]), task).shape
       (2,)
     """
     settings = ProxySettings() if settings is None else settings
-    targets_lib.check_features(settings, targets)
+    check_features(settings, targets)
     training, backbone = Training(ProxySpec.of(settings), optimizer), group.universal(dtype)
 
-    def init(key: Array | int, images: Any) -> Task:
-        images = jnp.asarray(images_lib.standardize(images), dtype)
+    def init(key: Key[Array, ""] | int, images: Num[Array | np.ndarray, "B H W 3"]) -> Task:
+        images = jnp.asarray(standardize(images), dtype)
         return make_task(typed_key(key), settings, images, targets), ProxyHyper.of(settings, dtype)
 
-    def losses(key: Array, encoded: Array, task: Task) -> Array:
+    def losses(key: Key[Array, ""], encoded: Int[Array, " ..."], task: Task) -> Float[Array, " S"]:
         return training(backbone, key, encoded, task)
 
     return Eproxy(init, losses)

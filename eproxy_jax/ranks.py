@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.stats import rankdata
 from scipy import stats
+
+if TYPE_CHECKING:
+    from jaxtyping import Num
 
 TOP_FRACTION = 0.1
 
@@ -117,7 +121,9 @@ class RankQuality:
     count: int
 
 
-def rank_quality(score: Any, truth: Any) -> RankQuality:
+def rank_quality(
+    score: Num[Array | np.ndarray, " A"] | Sequence[float], truth: Num[Array | np.ndarray, " A"] | Sequence[float]
+) -> RankQuality:
     """Compare scores with the truth.
 
     Args:

@@ -9,24 +9,27 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 import optax
 from jax import Array
 
-from eproxy_jax import images as images_lib
 from eproxy_jax import proxy, spaces
-from eproxy_jax import targets as targets_lib
 from eproxy_jax.execution import evaluation
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import Networks, distinct_networks, parse_all
 from eproxy_jax.execution.programs import CompiledProgram
+from eproxy_jax.images import batch_identity, default_images, standardize
 from eproxy_jax.sources import source_fingerprint
+from eproxy_jax.targets import TargetFn, check_features
 from eproxy_jax.types import STATUS_DIVERGED, STATUS_OK, ProxySettings, ScoreResult
 
-Targets = Mapping[str, targets_lib.TargetFn]
+if TYPE_CHECKING:
+    from jaxtyping import Key, Num
+
+Targets = Mapping[str, TargetFn]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +96,10 @@ def make_job(
     """
     space = spaces.get(space) if isinstance(space, str) else space
     settings = ProxySettings() if settings is None else settings
-    targets_lib.check_features(settings, targets)
+    check_features(settings, targets)
     execution = Execution.of() if execution is None else execution
     typed_key = proxy.typed_key(key)
-    batch = images_lib.standardize(images_lib.default_images() if images is None else images)
+    batch = standardize(default_images() if images is None else images)
     task = jax.jit(lambda key, images: proxy.make_task(key, settings, images, targets))(typed_key, batch)
     hyper = proxy.ProxyHyper.of(settings, batch.dtype)
     typed_key, task, hyper = execution.replicate((typed_key, task, hyper))
@@ -127,7 +130,7 @@ def run_identity(
         own["targets"] = {name: source_fingerprint(function) for name, function in sorted(targets.items())}
     if optimizer is not None:
         own["optimizer"] = [source_fingerprint(part) for part in optimizer]
-    return {**evaluation.identity_of(space, key, execution), "images": images_lib.identity(images), **own}
+    return {**evaluation.identity_of(space, key, execution), "images": batch_identity(images), **own}
 
 
 def run(
@@ -172,8 +175,8 @@ def score(
     archs: Sequence[Any],
     space: spaces.SearchSpace | str = "nasbench201",
     settings: ProxySettings | None = None,
-    images: Any = None,
-    key: Array | int = 0,
+    images: Num[Array | np.ndarray, "B H W 3"] | None = None,
+    key: Key[Array, ""] | int = 0,
     *,
     targets: Targets | None = None,
     optimizer: optax.GradientTransformation | None = None,
@@ -207,7 +210,7 @@ def score(
     Example:
       >>> space = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
       >>> settings = ProxySettings.from_dict({"num_steps": 2, "branches": [{"transform_channels": 4}]})
-      >>> result = score([[[3], [0, 3], [1, 0, 3]]], space, settings, images_lib.default_images(num=2, size=8))
+      >>> result = score([[[3], [0, 3], [1, 0, 3]]], space, settings, default_images(num=2, size=8))
       >>> result.status
       ('ok',)
     """

@@ -18,12 +18,15 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from eproxy_jax.errors import check_known
 from eproxy_jax.nn import initializers
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64, Int64
 
 FEATURES = ("net", "wave_l", "wave_m", "wave_h", "dot")
 
@@ -208,16 +211,16 @@ class ScoreResult:
     """
 
     archs: tuple[str, ...]
-    score: np.ndarray
-    loss: np.ndarray
-    losses: np.ndarray
-    macs: np.ndarray
-    params: np.ndarray
-    effective_macs: np.ndarray
+    score: Float64[np.ndarray, " A"]
+    loss: Float64[np.ndarray, " A"]
+    losses: Float64[np.ndarray, "A S"]
+    macs: Int64[np.ndarray, " A"]
+    params: Int64[np.ndarray, " A"]
+    effective_macs: Int64[np.ndarray, " A"]
     status: tuple[str, ...]
     seconds: dict[str, float]
 
-    def ranking(self) -> np.ndarray:
+    def ranking(self) -> Int64[np.ndarray, " A"]:
         """Indices from best to worst, [A]; ties and diverged ones in the order given."""
         return np.argsort(-self.score, kind="stable")
 

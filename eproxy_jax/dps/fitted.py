@@ -10,14 +10,18 @@ import dataclasses
 import importlib.resources
 import json
 from importlib.resources.abc import Traversable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jax import Array
 from scipy import stats
 
 from eproxy_jax.dps import selection
 from eproxy_jax.errors import check_known
 from eproxy_jax.types import ProxySettings
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64, Num
 
 _WEIGHTS = ("macs_weight", "params_weight")
 _WEIGHTS_TEXT = " and ".join(map(repr, _WEIGHTS))
@@ -104,7 +108,12 @@ class FittedProxy:
         """Whether it is a single setting whose score needs no ranking."""
         return len(self.members) == 1 and self.members[0].macs_weight is None
 
-    def scores(self, losses: Any, sizes: Any, macs: Any = None) -> np.ndarray:
+    def scores(
+        self,
+        losses: Num[Array | np.ndarray, "K A"],
+        sizes: Num[Array | np.ndarray, "2 A"],
+        macs: Num[Array | np.ndarray, " A"] | None = None,
+    ) -> Float64[np.ndarray, " A"]:
         """Mean percentile of every architecture over the members.
 
         Args:

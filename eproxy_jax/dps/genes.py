@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ from jax import Array
 from eproxy_jax.errors import check_known
 from eproxy_jax.nn import initializers
 from eproxy_jax.types import FEATURES, MAX_BRANCHES, BranchSettings, ProxySettings
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Int32, Key, Num
 
 _GLOBAL_GENES = ("lr", "alpha", "branches", "network_init", "barrier_init")
 _BRANCH_GENES = ("level", "transform_kernel", "barrier_kernel", "transform_channels", "target_channels")
@@ -132,7 +135,7 @@ class GeneTable:
 
     # --- genome <-> settings ---
 
-    def decode(self, genes: Any) -> ProxySettings:
+    def decode(self, genes: Int[Array | np.ndarray, " G"] | Sequence[int]) -> ProxySettings:
         """The settings of one genome.
 
         Raises:
@@ -151,7 +154,7 @@ class GeneTable:
             branches.append(BranchSettings(features=features, **rest))
         return ProxySettings(branches=tuple(branches), **values)
 
-    def encode(self, settings: ProxySettings) -> np.ndarray:
+    def encode(self, settings: ProxySettings) -> Int32[np.ndarray, " G"]:
         """The canonical genome of settings, int32 [G].
 
         Raises:
@@ -173,7 +176,7 @@ class GeneTable:
                 return index
         raise ValueError(f"settings.{name} = {value!r} is none of the gene's choices: {', '.join(map(str, choices))}")
 
-    def canonical(self, genes: Any) -> np.ndarray:
+    def canonical(self, genes: Int[Array | np.ndarray, " G"] | Sequence[int]) -> Int32[np.ndarray, " G"]:
         """The genome with the genes of unused branches set to 0, int32 [G]: equal settings, equal vectors."""
         genes = np.asarray(genes, np.int32).copy()
         used = self.branches[int(genes[_GLOBAL_GENES.index("branches")])]
@@ -182,7 +185,7 @@ class GeneTable:
 
     # --- random ---
 
-    def random_genes(self, key: Array) -> Array:
+    def random_genes(self, key: Key[Array, ""]) -> Int32[Array, " G"]:
         """A random genome, int32 [G]: uniform choices, features on with their probability; the key is consumed.
 
         A branch that would be left without a feature gets one at random: without a target there is nothing to regress.
@@ -194,7 +197,9 @@ class GeneTable:
         genes = jnp.where(jnp.asarray(self._is_feature), on.astype(jnp.int32), genes)
         return self._repair(k_repair, genes.astype(jnp.int32))
 
-    def mutate(self, key: Array, genes: Array, rate: Array | float) -> Array:
+    def mutate(
+        self, key: Key[Array, ""], genes: Int[Array, " G"], rate: Float[Array, ""] | float
+    ) -> Int32[Array, " G"]:
         """Each gene, with probability ``rate``, is drawn again as in a random genome; the key is consumed.
 
         Args:
@@ -226,7 +231,7 @@ class GeneTable:
 
     # --- genome -> arrays ---
 
-    def values(self, genes: Array, name: str, branch: int | None = None) -> Array:
+    def values(self, genes: Int[Array, " G"], name: str, branch: int | None = None) -> Num[Array, ""]:
         """The numeric value of one gene of a genome that may be traced.
 
         Args:
@@ -244,7 +249,7 @@ class GeneTable:
             choices = tuple(initializers.init_index(choice) for choice in choices)
         return jnp.asarray(choices)[self.index(genes, name, branch)]
 
-    def index(self, genes: Array, name: str, branch: int | None = None) -> Array:
+    def index(self, genes: Int[Array, " G"], name: str, branch: int | None = None) -> Int[Array, ""]:
         """The index of one gene's choice; arguments as in :meth:`values`."""
         if name in _GLOBAL_GENES:
             return genes[_GLOBAL_GENES.index(name)]

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ import numpy as np
 from jax import Array, lax
 from scipy import stats
 
-from eproxy_jax import images as images_lib
 from eproxy_jax import proxy, scoring, spaces
 from eproxy_jax.dps import evolution, fitted, tiered
 from eproxy_jax.dps.evolution import SearchSpec, SearchState
@@ -25,8 +24,12 @@ from eproxy_jax.dps.labels import Labels, fitness_of, make_labels
 from eproxy_jax.execution import programs
 from eproxy_jax.execution.execution import Execution, candidates_mesh, matmul_precision
 from eproxy_jax.execution.grouping import parse_all
+from eproxy_jax.images import default_images, standardize
 from eproxy_jax.jsonlines import JsonLines, decode_array, encode_array, fingerprint
 from eproxy_jax.progress import Progress
+
+if TYPE_CHECKING:
+    from jaxtyping import Key, Num
 
 Kind = Literal["evolution", "random"]
 # Tag under which the evolution draws, apart from whatever else a seed serves.
@@ -378,10 +381,10 @@ def search_proxy(
     space: spaces.SearchSpace | str = "nasbench201",
     genes: GeneTable | None = None,
     search: SearchSpec | None = None,
-    images: Any = None,
+    images: Num[Array | np.ndarray, "B H W 3"] | None = None,
     *,
-    key: Array | int = 0,
-    search_key: Array | int = 0,
+    key: Key[Array, ""] | int = 0,
+    search_key: Key[Array, ""] | int = 0,
     ensemble: int = 8,
     execution: Execution | None = None,
     progress: Callable[[SearchState], None] | None = None,
@@ -412,13 +415,13 @@ def search_proxy(
       ...     target_channels=(4,))
       >>> small = SearchSpec(num_evaluations=4, population_size=2, tournament_size=1, log_every=4, num_steps=2)
       >>> labelled = {arch: space.macs(arch) for arch in space.sample(4, seed=0)}
-      >>> found = search_proxy(labelled, space, narrow, small, images_lib.default_images(num=2, size=8))
+      >>> found = search_proxy(labelled, space, narrow, small, default_images(num=2, size=8))
       >>> len(found.history.fitness)
       4
     """
     space = spaces.get(space) if isinstance(space, str) else space
     execution = Execution.of() if execution is None else execution
-    batch = images_lib.standardize(images_lib.default_images() if images is None else images)
+    batch = standardize(default_images() if images is None else images)
     search = SearchSpec() if search is None else search
     genes = GeneTable() if genes is None else genes
     genes = search.genes_with_effect(genes)

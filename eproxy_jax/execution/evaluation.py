@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
@@ -27,6 +27,9 @@ from eproxy_jax.execution.grouping import by_group, distinct_networks, group_inp
 from eproxy_jax.execution.programs import CompiledProgram, ProgramSpec, compile_program, run_groups
 from eproxy_jax.jsonlines import ANOTHER_OUT, JsonLines, decode_array, encode_array, fingerprint
 from eproxy_jax.sources import source_fingerprint
+
+if TYPE_CHECKING:
+    from jaxtyping import Key, PyTree, Shaped
 
 # (network, key, encoded, *shared) -> a pytree of arrays of one candidate. The network is a Linen module
 # ``network.init/apply(images, encoded, init) -> taps``; equal functions share compiled programs.
@@ -55,7 +58,7 @@ class OnNetwork:
         return cls(fn, group.universal(dtype))
 
 
-def arch_key(key: Array | int, space: spaces.SearchSpace, arch: Any) -> Array:
+def arch_key(key: Key[Array, ""] | int, space: spaces.SearchSpace, arch: Any) -> Key[Array, ""]:
     """The key that an architecture gets in a run with ``key``: the same for all that compute the same function.
 
     Args:
@@ -151,14 +154,14 @@ def evaluate(
     archs: Sequence[Any],
     space: spaces.SearchSpace | str = "nasbench201",
     *,
-    key: Array | int = 0,
-    shared: tuple[Any, ...] = (),
+    key: Key[Array, ""] | int = 0,
+    shared: tuple[PyTree[Shaped[Array | np.ndarray, " ..."]], ...] = (),
     execution: Execution | None = None,
     dtype: Any = jnp.float32,
     progress: Callable[[int, int], None] | None = None,
     path: str | os.PathLike[str] | None = None,
     identity: Mapping[str, Any] | None = None,
-) -> Any:
+) -> PyTree[Shaped[np.ndarray, "A ..."]]:
     """Any function of one candidate over a list of architectures.
 
     Equal functions of the space are evaluated once. A result depends on its own architecture only: not on order,

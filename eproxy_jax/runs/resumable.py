@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optax
@@ -34,6 +34,9 @@ from eproxy_jax.progress import Progress, announce
 from eproxy_jax.runs import hosts
 from eproxy_jax.runs.results import ResultsFile, lines_of, result_of
 from eproxy_jax.types import STATUS_DIVERGED, STATUS_OK, ProxySettings, ScoreResult
+
+if TYPE_CHECKING:
+    from jaxtyping import Key, Num
 
 
 def versions() -> dict[str, str]:
@@ -75,8 +78,8 @@ def score(
     archs: Sequence[Any],
     space: spaces.SearchSpace | str = "nasbench201",
     proxy: ProxySettings | FittedProxy | None = None,
-    images: Any = None,
-    key: Array | int = 0,
+    images: Num[Array | np.ndarray, "B H W 3"] | None = None,
+    key: Key[Array, ""] | int = 0,
     *,
     workdir: str | os.PathLike[str] = ".",
     out: str | os.PathLike[str] | None = None,
