@@ -1,4 +1,4 @@
-"""From a list of architectures to a list of scores: plan, train, collect.
+"""This module turns a list of architectures into a list of scores: it groups, trains and collects.
 
 Data flows one way: strings -> canonical architectures -> groups -> device programs -> losses -> scores. A score depends
 on (architecture, settings, images, key) only.
@@ -34,7 +34,7 @@ Targets = Mapping[str, TargetFn]
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Everything a run needs besides its architectures, on its devices.
+    """All that a run needs besides its architectures, on its devices.
 
     Attributes:
       space: the search space.
@@ -43,7 +43,7 @@ class Job:
       key: typed key.
       task: images, targets, barriers.
       hyper: the data part of the settings.
-      execution: devices and form.
+      execution: devices and execution form.
     """
 
     space: spaces.SearchSpace
@@ -56,7 +56,7 @@ class Job:
 
     @property
     def shared(self) -> tuple[proxy.Task]:
-        """What all candidates share."""
+        """The data that all candidates share: one task."""
         return ((self.task, self.hyper),)
 
     @property
@@ -65,16 +65,16 @@ class Job:
         return self.task.images.dtype
 
     def candidate(self, group: spaces.Group) -> evaluation.OnNetwork:
-        """What trains one architecture of a group."""
+        """Return the function that trains one architecture of a group."""
         return evaluation.OnNetwork.of(self.training, group, self.dtype)
 
     def program(self, arch: Any) -> CompiledProgram:
-        """The compiled program of a canonical architecture's group; compiled on the first call of an equal job."""
+        """Return the compiled program of a canonical architecture's group. The first equal call compiles it."""
         how = (self.key, self.shared, self.execution, self.dtype)
         return evaluation.program(self.training, arch, self.space, *how)
 
     def widened(self, archs: Sequence[Any]) -> Job:
-        """The same with batches as wide as memory holds, where the execution asks for that."""
+        """Return a job with batches as wide as memory allows, if the execution asks for that."""
         how = (self.key, self.shared, self.execution, self.dtype)
         execution = evaluation.widened(self.training, archs, self.space, *how)
         return dataclasses.replace(self, execution=execution)
@@ -115,15 +115,17 @@ def run_identity(
     targets: Targets | None = None,
     optimizer: optax.GradientTransformation | None = None,
 ) -> dict[str, Any]:
-    """What losses depend on besides architectures and settings, as plain data: equal ones, equal losses.
+    """Return, as plain data, all that losses depend on besides architectures and settings.
+
+    Equal identities give equal losses.
 
     Args:
       space: the search space.
       images: [B, H, W, 3], standardised.
-      key: of weights, targets and barriers.
-      execution: devices and form.
-      targets: features of the user's own.
-      optimizer: what trains instead of SGD.
+      key: key of weights, targets and barriers.
+      execution: devices and execution form.
+      targets: features of your own.
+      optimizer: replaces SGD.
     """
     own = {}
     if targets:
@@ -136,17 +138,17 @@ def run_identity(
 def run(
     job: Job, archs: Sequence[Any], compiled: Callable[[float], None] | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Losses of canonical, distinct architectures of a job as they come: (positions [n], losses [n, S])."""
+    """Yield the losses of canonical, distinct architectures, chunk by chunk: (positions [n], losses [n, S])."""
     return evaluation.run(
         job.training, archs, job.space, job.key, job.shared, job.execution, job.dtype, compiled=compiled
     )
 
 
 def collect(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: dict[str, float]) -> ScoreResult:
-    """Scores out of losses.
+    """Turn losses into scores.
 
     Args:
-      job: what the candidates shared.
+      job: the job that gave the losses.
       archs: architectures as written, length A.
       losses: [A, S].
       seconds: {"compile": ..., "run": ...}.
@@ -156,7 +158,7 @@ def collect(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: dict[st
     finite = np.isfinite(losses[:, -1])
     loss = np.where(finite, losses[:, -1], np.nan)
     effective_macs = np.asarray([space.macs(space.canonical(arch)) for arch in archs], np.int64)
-    # The largest MACs of a user's family cost a trace of every network: they are asked for only where they count.
+    # The largest MACs of a user's family need a trace of every network, so they are computed only if they count.
     fraction = effective_macs / space.max_macs() if job.settings.alpha else 0.0
     return ScoreResult(
         archs=tuple(space.format(arch) for arch in archs),
@@ -183,22 +185,23 @@ def score(
     execution: Execution | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScoreResult:
-    """Eproxy scores of a list of architectures.
+    """Compute the Eproxy scores of a list of architectures.
 
     A score depends on (architecture, settings, images, key) only: not on order, duplicates, chunking or device count.
-    Architectures that compute the same function are trained once and get equal scores. For a run that appends to a
-    file and resumes, see ``ep.runs.score``.
+    Architectures that compute the same function are trained once and get equal scores. ``ep.runs.score`` does the same
+    into a file, and resumes after a kill.
 
     Args:
       archs: architectures in any notation that ``space.parse`` reads.
       space: a search space or its registry name.
       settings: defaults to plain Eproxy.
-      images: [B, H, W, 3], H = W divisible by 4; defaults to the embedded batch. Standardised here.
+      images: [B, H, W, 3], H = W divisible by 4; defaults to the embedded batch. The function
+        standardises it.
       key: typed key, or an integer seed for one.
       targets: features of your own by name, for the settings' ``features``: functions (key, images, channels) ->
         [B, 8, 8, channels].
-      optimizer: an optax transformation that trains instead of the settings' SGD.
-      execution: devices and form, see :class:`Execution`; all devices by default.
+      optimizer: an optax transformation that replaces the settings' SGD.
+      execution: devices and execution form, see :class:`Execution`; all devices by default.
       progress: called with (networks done, networks in total) after each chunk.
 
     Returns:
@@ -220,10 +223,10 @@ def score(
 
 
 def score_networks(job: Job, networks: Networks, progress: Callable[[int, int], None] | None = None) -> ScoreResult:
-    """Train what a list needs: the second half of :func:`score`.
+    """Train the networks of a list and score it: the second half of :func:`score`.
 
     Args:
-      job: what the candidates share, and how to run them.
+      job: the data that the candidates share, and how to run them.
       networks: of architectures of the job's space.
       progress: as in :func:`score`.
 
