@@ -260,7 +260,7 @@ class GeneTable:
 
 
 def without_alpha(table: GeneTable, genes: Any) -> np.ndarray:
-    """Return a genome's key in a bank: its canonical form with the gene ``alpha``, which no training reads, set to 0."""
+    """Return a genome's key in a bank: its canonical form with ``alpha`` set to 0, as no training reads that gene."""
     genes = table.canonical(genes)
     genes[table.names.index("alpha")] = 0
     return genes
