@@ -144,7 +144,7 @@ def run(
     )
 
 
-def collect(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: dict[str, float]) -> ScoreResult:
+def score_losses(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: dict[str, float]) -> ScoreResult:
     """Turn losses into scores.
 
     Args:
@@ -242,4 +242,4 @@ def score_networks(job: Job, networks: Networks, progress: Callable[[int, int], 
         if progress is not None:
             progress(done, len(networks.distinct))
     seconds = {"compile": sum(compiled), "run": time.perf_counter() - start - sum(compiled)}
-    return collect(job, networks.archs, losses[networks.index], seconds)
+    return score_losses(job, networks.archs, losses[networks.index], seconds)
