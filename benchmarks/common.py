@@ -118,7 +118,7 @@ def command() -> str:
 
 
 def write_page(name: str, text: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Write a page to benchmarks/results, its rows beside it as JSON lines with the command, and print it."""
+    """Write a page to benchmarks/results, and its rows as JSON lines with the command; print the page."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text)
     (RESULTS / f"{name}.jsonl").write_text("".join(json.dumps({**row, "command": command()}) + "\n" for row in rows))

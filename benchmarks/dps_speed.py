@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--variant", default="small")
     parser.add_argument("--evaluations", type=int, default=20)
     parser.add_argument("--torch-archs", type=int, default=4)
-    parser.add_argument("--block", type=int, default=1, help="evaluations a turn")
+    parser.add_argument("--block", type=int, default=1, help="evaluations per turn")
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 2)
 

@@ -4,8 +4,8 @@
   python benchmarks/full_space.py                       # all 5,044 distinct networks
 
 Ours trains each distinct function once. The PyTorch loop trains every string as written, one at a time, in both memory
-formats. It is timed on one string of each of ``--torch-archs`` strata of MACs: half of them before ours and half after,
-so that a change of the machine's speed affects both. Its seconds for all strings are extrapolated, and marked so. With
+formats. It is timed on one string of each of ``--torch-archs`` strata of MACs: half of them before ours and half after.
+So a change of the machine's speed affects both. Its seconds for all strings are extrapolated, and marked so. With
 ``--stratified`` ours are extrapolated too, from the sample to all networks. After a kill the script resumes (results
 stay under ``--workdir``). The Spearman columns need the benchmark data (EPROXY_DATA, default ../shared/data).
 """

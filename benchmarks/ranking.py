@@ -66,8 +66,8 @@ def fitted_rows(space: spaces.SearchSpace, archs: list[Any], loss: np.ndarray, t
         blend = fitted.FittedProxy((fitted.Member(config.ProxySettings(), *weights.tolist()),))
         scores = [blend.scores(loss[None, held_out], sizes[:, held_out])]
         scores += list(selection.signs(sizes[:, labelled], truth[labelled])[:, None] * sizes[:, held_out])
-        for own, score in zip(values.values(), scores, strict=True):
-            own.append(rank_quality(score, truth[held_out]).spearman)
+        for own, column in zip(values.values(), scores, strict=True):
+            own.append(rank_quality(column, truth[held_out]).spearman)
     return {
         f"{NUM_LABELS} labels: {name}": f"{np.mean(own):.3f} ± {np.std(own, ddof=1):.3f}"
         for name, own in values.items()

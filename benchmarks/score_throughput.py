@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--variant", default="paper")
     parser.add_argument("--num", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--block", type=int, default=8, help="architectures a turn")
+    parser.add_argument("--block", type=int, default=8, help="architectures per turn")
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
 

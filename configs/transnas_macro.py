@@ -5,8 +5,8 @@ eproxy score --config configs/transnas_macro.py:small   --sample 300 --seed 0 --
 eproxy score --config configs/transnas_macro.py:smoke   --sample 10  --seed 0 --workdir runs/macro-smoke
 
 One program serves all 3,255 codes. Expected time of ``small`` on 2 CPU cores: 28 s of compilation, then 3 to 4 networks
-a second. On accelerators take the form ``map`` or a small ``vmap`` width: each candidate has 160 MB of weights, and as
-much of gradients and of momenta, and backbones run one after the other in both forms.
+a second. On accelerators take the form ``map`` or a small ``vmap`` width. Each candidate has 160 MB of weights, and as
+much of gradients and of momenta. Backbones run one after the other in both forms.
 
 Expected Spearman of ``small`` with class_scene, 300 random codes, 3 weight seeds: .527, and .692 with alpha = 0.5 (MACs
 alone .857). No training diverged. All tasks: benchmarks/results/ranking_transnas_macro_small.md.

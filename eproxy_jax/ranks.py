@@ -151,14 +151,14 @@ def rank_quality(
         raise ValueError(f"{int((~np.isfinite(truth)).sum())} truth values are not finite")
     ranks = stats.rankdata(score)  # scipy's correlations would subtract -inf from itself; by rank it comes last
     constant = np.ptp(ranks) == 0 or np.ptp(truth) == 0
-    spearman = math.nan if constant else float(stats.spearmanr(ranks, truth)[0])  # pyright: ignore[reportArgumentType]
+    rho = math.nan if constant else float(stats.spearmanr(ranks, truth)[0])  # pyright: ignore[reportArgumentType]
     tau = math.nan if constant else float(stats.kendalltau(ranks, truth)[0])  # pyright: ignore[reportArgumentType]
     top = max(1, round(TOP_FRACTION * len(score)))
     best_by_score = np.argsort(-ranks, kind="stable")[:top]
     best_by_truth = np.argsort(-truth, kind="stable")[:top]
     precision = len(np.intersect1d(best_by_score, best_by_truth)) / top
     return RankQuality(
-        spearman=round(spearman, 12),
+        spearman=round(rho, 12),
         kendall_tau=round(tau, 12),
         top_precision=precision,
         regret=float(truth.max() - truth[best_by_score[0]]),

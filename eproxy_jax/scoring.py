@@ -34,7 +34,7 @@ Targets = Mapping[str, TargetFn]
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """All that a run needs besides its architectures, on its devices.
+    """The arguments of a run except its architectures, on its devices.
 
     Attributes:
       space: the search space.
@@ -227,7 +227,7 @@ def score_networks(job: Job, networks: Networks, progress: Callable[[int, int], 
 
     Args:
       job: the data that the candidates share, and how to run them.
-      networks: of architectures of the job's space.
+      networks: the networks of a list of architectures of the job's space.
       progress: as in :func:`score`.
 
     Returns:

@@ -1,7 +1,7 @@
 """Eproxy of one network at a time in plain PyTorch: the peer of the benchmarks and the oracle of the parity tests.
 
-Written from PROTOCOL for this purpose, the straightforward way: modules in NCHW, autograd, ``torch.optim.SGD``. Modules
-are named like the Flax ones, so that weights translate by path (:func:`load_params`).
+Written from docs/method.md for this purpose, the straightforward way: modules in NCHW, autograd, ``torch.optim.SGD``.
+Modules are named like the Flax ones, so that weights translate by path (:func:`load_params`).
 """
 
 from __future__ import annotations

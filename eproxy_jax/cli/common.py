@@ -104,7 +104,7 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
         help="of the operands of matrix products; default is the backend's own for float32. Changes scores a little",
     )
     execution.add_argument(
-        "--devices", type=positive, metavar="N", help="devices to use (default: all; CPU: one a core)"
+        "--devices", type=positive, metavar="N", help="devices to use (default: all; CPU: one per core)"
     )
     execution.add_argument(
         "--compile-cache",

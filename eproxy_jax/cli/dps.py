@@ -33,7 +33,7 @@ def add_parser(commands: common.Commands) -> None:
     common.add_proxy_flags(dps)
     labels = dps.add_argument_group("labelled and evaluation architectures")
     labels.add_argument("--truth", metavar="FILE", required=True, help="measured values")
-    labels.add_argument("--truth-column", metavar="NAME", help="which value, where the files have several")
+    labels.add_argument("--truth-column", metavar="NAME", help="name of the value, if the files have several")
     labels.add_argument("--labels", metavar="FILE", help="labelled architectures (default: drawn from --truth)")
     labels.add_argument("--num-labels", type=common.positive, metavar="M", help="how many to draw (default 20)")
     labels.add_argument(

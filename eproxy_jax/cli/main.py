@@ -52,14 +52,14 @@ def parser() -> argparse.ArgumentParser:
     """Build the parser of all commands; this loads neither JAX, Flax nor SciPy."""
     from eproxy_jax import __version__
 
-    parser = argparse.ArgumentParser(
+    top = argparse.ArgumentParser(
         prog="eproxy", description="Rank candidate networks for neural architecture search without training them."
     )
-    parser.add_argument("--version", action="version", version=f"eproxy_jax {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    top.add_argument("--version", action="version", version=f"eproxy_jax {__version__}")
+    commands = top.add_subparsers(dest="command", required=True)
     for command in _COMMANDS.values():
         command.add_parser(commands)
-    return parser
+    return top
 
 
 def _configure_jax(arguments: argparse.Namespace) -> None:

@@ -21,8 +21,8 @@ examples:
   eproxy score --config configs/nasbench201.py:small --config.settings.alpha=0.3 --archs archs.txt --out scores.jsonl
   eproxy score --space transnas_micro --archs micro.json --limit 300 --truth micro.json --workdir runs/scene
 
---archs reads .txt (one a line), .json ([arch, value] pairs), .jsonl and .csv. A killed run, started again with the same
-flags, resumes. Overrides of a configuration are --config.FIELD=VALUE.
+--archs reads .txt (one per line), .json ([arch, value] pairs), .jsonl and .csv. A killed run, started again with the
+same flags, resumes. Overrides of a configuration are --config.FIELD=VALUE.
 """
 
 
@@ -42,7 +42,7 @@ def add_parser(commands: common.Commands) -> None:
     output.add_argument("--out", metavar="FILE", help="result file, JSON lines (default WORKDIR/scores.jsonl)")
     output.add_argument("--workdir", metavar="DIR", help="folder for results, run record and figure (default .)")
     output.add_argument("--truth", metavar="FILE", help="measured values to compare the ranking with")
-    output.add_argument("--truth-column", metavar="NAME", help="which value of --truth, where it has several")
+    output.add_argument("--truth-column", metavar="NAME", help="name of the value, if --truth has several")
     output.add_argument(
         "--top", type=common.positive, default=10, metavar="K", help="rows of the ranked table (default 10)"
     )
@@ -52,7 +52,7 @@ def add_parser(commands: common.Commands) -> None:
 
     several = score.add_argument_group("several processes, one share each (jax.distributed; a --workdir that all see)")
     several.add_argument("--distributed", action="store_true", help="join the cluster JAX finds: TPU pod, Slurm, ...")
-    several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, where JAX finds no cluster")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, if JAX finds no cluster")
     several.add_argument("--num-processes", type=common.positive, metavar="N", help="with --coordinator")
     several.add_argument("--process-id", type=common.natural, metavar="I", help="with --coordinator: 0 to N - 1")
 

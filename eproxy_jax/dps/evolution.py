@@ -112,7 +112,7 @@ def propose(table: GeneTable, spec: SearchSpec, key: Array, state: SearchState, 
     return jnp.where(state.count < random_until, table.random_genes(k_random), child)
 
 
-def file(state: SearchState, genes: Array, fitness: Array, losses: Array) -> SearchState:
+def add_evaluation(state: SearchState, genes: Array, fitness: Array, losses: Array) -> SearchState:
     """Add one evaluation to the history.
 
     Args:
@@ -166,7 +166,7 @@ def advance(
 
     def one(state: SearchState) -> SearchState:
         genes = propose(table, spec, jax.random.fold_in(key, state.count), state, random_until)
-        return file(state, genes, *evaluate(genes))
+        return add_evaluation(state, genes, *evaluate(genes))
 
     def step(state: SearchState, _: None) -> tuple[SearchState, None]:
         return lax.cond(state.count < stop, one, lambda state: state, state), None

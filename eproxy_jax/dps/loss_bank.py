@@ -38,7 +38,7 @@ CHUNK = 64
 
 @dataclasses.dataclass(frozen=True)
 class BankSpec:
-    """All that the losses of a bank depend on, besides settings and architectures.
+    """The description of a bank: all that its losses depend on besides settings and architectures.
 
     Attributes:
       space: the search space.

@@ -52,7 +52,7 @@ def choose_tiers(choices: Sequence[int], count: int = MAX_TIERS) -> tuple[int, .
     choices = sorted(set(choices))
 
     def total(tiers: tuple[int, ...]) -> int:
-        return sum(min(t for t in tiers if t >= choice) for choice in choices)
+        return sum(min(tier for tier in tiers if tier >= size) for size in choices)
 
     rest = choices[:-1]
     tried = (

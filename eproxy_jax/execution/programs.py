@@ -106,7 +106,7 @@ def _nothing(leaf: jax.ShapeDtypeStruct) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class ProgramSpec:
-    """All that a compiled program depends on; hashable.
+    """The description of a compiled program: all that it depends on. It is hashable.
 
     Attributes:
       candidate: (key, encoded, *shared) -> arrays of one candidate. Equal functions share a program.
