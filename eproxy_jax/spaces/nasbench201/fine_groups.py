@@ -20,7 +20,7 @@ from flax import linen as nn
 from jax import Array, lax
 from typing_extensions import override
 
-from eproxy_jax.nn import choice, convolution, initializers, norms
+from eproxy_jax.nn import choice, convolution, initializers, layers, norms
 from eproxy_jax.spaces import base
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
@@ -102,7 +102,7 @@ class GroupedNasBench201(UniversalNasBench201):
         """The cells of a stage, [B, H, W, C] -> [B, H, W, C]; ``name`` is that of their kernels."""
         shape = (self.cells_per_stage, NUM_EDGES, 3, 3, x.shape[-1], x.shape[-1])
         kernels = self.param(name, init_kernels, shape, self.dtype, init, cell, self.heavy)
-        split = {kind: [net.unstack(k) for k in net.unstack(kernels[kind])] for kind in kernels}
+        split = {kind: [layers.unstack(k) for k in layers.unstack(kernels[kind])] for kind in kernels}
         for heavy, light in zip(split["heavy"], split["light"], strict=True):
             x = apply_cell(x, cell, heavy, light, self.heavy)
         return x
