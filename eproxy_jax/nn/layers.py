@@ -159,8 +159,8 @@ class PaddedTap:
       features: [B, 8, 8, C_max], already resized; channels above those in use are zero.
       level: index into ``widths``: how many channels are read.
       widths: numbers of channels that may be in use, ascending; the last is C_max.
-      used: how many channels are in use, where ``widths`` are steps that this number lies between; else
-        ``widths[level]`` are.
+      used: how many channels are in use. Where it is absent, ``widths[level]`` are; else that many are read, and those
+        above ``used`` are zero.
     """
 
     features: Array

@@ -21,7 +21,10 @@ CELLS_OF = [(name, cell) for name in NAMES for cell in CELLS[name]]
 
 
 def test_every_registered_space_is_tested():
-    assert set(NAMES) == set(SPACES) == set(CELLS)
+    for name in NAMES:
+        assert SPACES[name].name == name
+        assert CELLS[name]
+    assert set(NAMES) == set(SPACES) == set(CELLS), "tests/helpers.py has entries of spaces that are not registered"
 
 
 def test_registry_refuses_duplicates_and_unknown_names():

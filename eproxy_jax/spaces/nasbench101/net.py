@@ -3,9 +3,8 @@
 Widths are data too: a vertex is as wide as its share of the output. All interior vertices of a cell whose output has k
 feeding vertices are channels // k wide, or one more (a vertex that feeds others only is as wide as the widest of them).
 So there are four tiers of width, ceil(channels / k) for k = 1 to 4, and arrays are padded to the module's channels
-between operations, each of which works on its tier only. Over the 2,500 evaluation cells of the paper, convolutions do
-1.0006 times the MACs that are needed (mean of the cells' ratios 1.002, worst 1.024), where padding every vertex to the
-module's channels would do 2.2 times as many (mean 3.8, worst 15). That is the ``map`` form; under ``vmap`` every vertex
+between operations, each of which works on its tier only. So convolutions do hardly more MACs than are needed, where
+padding every vertex to the module's channels would multiply them. That is the ``map`` form; under ``vmap`` every vertex
 and projection slot runs at full width.
 
 Padded channels are zero everywhere: scale and bias of a batch norm are masked, hence its output and the gradient into
