@@ -3,8 +3,8 @@
   python benchmarks/conv_forms.py
   python benchmarks/conv_forms.py --width 4 --batch 2     # seconds on a CPU
 
-Both forms that ``eproxy_jax/ops.py`` has for the vmap form, each as it trains (forward and both gradients) and forward
-alone, at the shapes of several spaces. Which one a platform takes was decided by this table.
+Both forms that ``eproxy_jax/nn/convolution.py`` has for the vmap form, each as it trains (forward and both gradients)
+and forward alone, at the shapes of several spaces. ``Forms.batch`` there follows this table.
 """
 
 from __future__ import annotations

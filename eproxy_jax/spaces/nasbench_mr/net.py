@@ -30,22 +30,6 @@ def _check_images(images: Array) -> None:
         )
 
 
-class ConvBnRelu(nn.Module):
-    """Convolution without bias, batch norm, ReLU."""
-
-    features: int
-    kernel_size: int
-    stride: int = 1
-    track: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = True) -> Array:
-        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
-        x = layers.Conv(self.features, self.kernel_size, self.stride, dtype=self.dtype, name="conv")(x)
-        return nn.relu(layers.BatchNorm(True, self.track, self.dtype, name="norm")(x, train))
-
-
 class ResidualBlock(nn.Module):
     """conv3x3-BN-ReLU-conv3x3-BN plus identity, ReLU."""
 
@@ -86,7 +70,7 @@ class NasBenchMrNet(StandAloneNet):
         inputs = 1
 
         def put(name: str, channels: int, size: int = 3, stride: int = 1) -> None:
-            setattr(self, name, ConvBnRelu(channels // self.divisor, size, stride, self.track, self.dtype))
+            setattr(self, name, layers.ConvBnRelu(channels // self.divisor, size, stride, self.track, self.dtype))
 
         put("stem_a", entering[0])
         put("stem_b", entering[1])
@@ -163,7 +147,7 @@ class NasBenchMrNet(StandAloneNet):
 
 
 class MaskedConvBnRelu(nn.Module):
-    """:class:`ConvBnRelu` whose numbers of channels are data: unused ones have zero weights, and stay zero.
+    """:class:`layers.ConvBnRelu` whose numbers of channels are data: unused ones have zero weights, and stay zero.
 
     Attributes:
       features: the most output channels.

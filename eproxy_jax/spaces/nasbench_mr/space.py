@@ -1,8 +1,7 @@
-"""NAS-Bench-MR: multi-resolution networks of four stages whose depths and widths are free in every branch.
+"""NAS-Bench-MR has multi-resolution networks of four stages, whose depths and widths are free in every branch.
 
 Source: Ding et al., "Learning Versatile Neural Architectures by Propagating Network Codes", ICLR 2022.
-``notation.py`` has the rules of the space, ``program.py`` the network
-and what of it was decided here.
+``notation.py`` has the rules of the space, ``program.py`` the network and what of it was decided here.
 
 Notations read by ``parse``:
   * the benchmark's dict: ``{"input_channel": [c, c], "inverted_residual_setting": [[branches, [blocks per branch],
@@ -10,10 +9,8 @@ Notations read by ``parse``:
   * the same as JSON text, which ``format`` writes
   * its three values in this order
 
-Two programs serve all networks (see ``interpreter.py``). Over the 2,507 networks of the benchmark
-the convolutions execute 1.15 times the MACs that are needed (sum over sum; mean of the networks' ratios 1.29, median
-1.17, 99th percentile 2.4; forward and backward alike). The largest network has 56.8 M weights at 128 channels, the mean
-one of the benchmark 7.2 M; the program that serves 2,280 of its 2,507 networks has room for 40 % of the largest.
+Two programs serve all networks (see ``interpreter.py``): one with room for the largest, and one with room for most of
+the benchmark's, which need far less. Convolutions pad their channels, forward and backward alike.
 """
 
 from __future__ import annotations

@@ -16,22 +16,10 @@ Blocks, each convolution with a batch norm behind it and a ReLU behind that, the
   * ``double_plain_block``: the same without a shortcut
 A shortcut has a convolution of 1x1 and a batch norm where the shape changes.
 
-Programs. Weights and activations lie in tiles of 8 to 64 channels (``interpreter.py``); depths,
-widths, bottlenecks and groups are data. The group of an architecture is the widest tile that pads its work by 30 % at
-most, and a tier of room, of which one suffices for all that is published. Executed over needed MACs of the published
-rows (mean of the rows; all rows together), and into how many groups they fall, with full widths and with small ones:
-
-============== ================ ==================== =========
-space          full widths      ``width_divisor`` 4  groups
-============== ================ ==================== =========
-nds_resnext_a  1.13; 1.08       1.99; 1.17           4 and 2
-nds_resnext_b  1.14; 1.12       1.24; 1.15           4 and 2
-nds_resnet     1.08; 1.08       1.29; 1.14           3 and 2
-nds_vanilla    1.08; 1.08       1.28; 1.14           3 and 2
-============== ================ ==================== =========
-
-Both gradients are padded as the forward pass is. Initialisation and the optimiser work on a bank of 9.4 M weights (over
-the square of the divisor); the mean network has 0.8 to 3.0 M.
+Programs. Weights and activations lie in tiles of 8 to 64 channels (``interpreter.py``). Depths, widths, bottlenecks and
+groups are data. The group of an architecture is the widest tile that pads its work by 30 % at most, and a capacity, of
+which the smallest suffices for all that is published. Both gradients are padded as the forward pass is. Initialisation
+and the optimiser work on the whole bank of weights, whatever a network uses of it.
 """
 
 from __future__ import annotations
