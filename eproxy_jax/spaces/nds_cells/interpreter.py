@@ -24,9 +24,18 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution, norms, resizing, windowed
-from eproxy_jax.spaces.interpreter import tape
-from eproxy_jax.spaces.interpreter.tape import Weights
+from eproxy_jax.nn import convolution, norms, windowed
+from eproxy_jax.spaces.interpreter import loop
+from eproxy_jax.spaces.interpreter.bank import (
+    Weights,
+    read,
+    read_norm,
+    read_rows,
+    write,
+    write_kernel,
+    write_norm,
+    write_rows,
+)
 from eproxy_jax.spaces.nds_cells import cell_ops
 from eproxy_jax.spaces.nds_cells import program as program_lib
 from eproxy_jax.spaces.nds_cells.program import NUM_STAGES, PRE_SAME, PRE_UNITS, STEM_NODES, Kind
@@ -205,18 +214,16 @@ class _Backward(NamedTuple):
 def _norm(z: Array, weights: Weights, at: Array) -> tuple[Array, Array, Array]:
     """Output of the batch norm, normalised map, reciprocal deviations."""
     normalized, rstd = norms.standardize(z)
-    scale, bias = (tape.read(part, at[SCALE], z.shape[-1:]) for part in (weights.scale, weights.bias))
-    return norms.affine(normalized, scale, bias), normalized, rstd
+    return norms.affine(normalized, *read_norm(weights, at[SCALE], z.shape[-1:])), normalized, rstd
 
 
 def _norm_backward(
     grad: Array, normalized: Array, rstd: Array, weights: Weights, grads: Weights, at: Array
 ) -> tuple[Array, Weights]:
     """Gradient of the batch norm's input, and the gradients of weights with those of its scale and bias."""
-    scale = tape.read(weights.scale, at[SCALE], normalized.shape[-1:])
-    grad, of_scale, of_bias = norms.affine_normalize_gradient(grad, normalized, rstd, scale)
-    scales, biases = tape.write(grads.scale, at[SCALE], of_scale), tape.write(grads.bias, at[SCALE], of_bias)
-    return grad, grads._replace(scale=scales, bias=biases)
+    scale = read(weights.scale, at[SCALE], normalized.shape[-1:])
+    grad, *vectors = norms.affine_normalize_gradient(grad, normalized, rstd, scale)
+    return grad, write_norm(grads, at[SCALE], *vectors)
 
 
 def _pull(linear: cell_ops.Linear, x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
@@ -239,10 +246,6 @@ class _Unit(NamedTuple):
     backward: Callable[..., Any]
 
 
-def _pointwise_rows(shape: tuple[int, ...], bank: Array) -> int:
-    return shape[-1] ** 2 // bank.shape[1]
-
-
 def _depthwise_unit(spec: MachineSpec, kind: Kind, shape: tuple[int, ...], at: Array) -> _Unit:
     """Depthwise convolution, then a 1x1 one."""
     size, dilation, margin = *_sizes(spec, at), program_lib.kinds(spec.ops).margin
@@ -251,18 +254,18 @@ def _depthwise_unit(spec: MachineSpec, kind: Kind, shape: tuple[int, ...], at: A
     last = at[ROW] + size * size * rows
 
     def weights_in(bank: Array) -> Callable[[Array], Array]:
-        return lambda n: tape.read_rows(bank, at[ROW] + n * rows, (channels,))
+        return lambda n: read_rows(bank, at[ROW] + n * rows, (channels,))
 
     def put(grads: Array, n: Array, row: Array) -> Array:
-        return tape.write_rows(grads, at[ROW] + n * rows, row)
+        return write_rows(grads, at[ROW] + n * rows, row)
 
     def forward(x: Array, bank: Array):
         middle = windowed.depthwise(x, weights_in(bank), size, dilation, kind.stride, margin)
-        return middle, convolution.conv2d(middle, tape.read_rows(bank, last, matrix))
+        return middle, convolution.conv2d(middle, read_rows(bank, last, matrix))
 
     def backward(x: Array, middle: Array, grad: Array, bank: Array, grads: Array):
-        grad, of_matrix = jax.vjp(convolution.conv2d, middle, tape.read_rows(bank, last, matrix))[1](grad)
-        grads = tape.write_rows(grads, last, of_matrix)
+        grad, of_matrix = jax.vjp(convolution.conv2d, middle, read_rows(bank, last, matrix))[1](grad)
+        grads = write_rows(grads, last, of_matrix)
         return windowed.depthwise_gradient(x, grad, weights_in(bank), put, grads, size, dilation, kind.stride, margin)
 
     return _Unit(forward, backward)
@@ -274,10 +277,10 @@ def _line_unit(spec: MachineSpec, kind: Kind, shape: tuple[int, ...], at: Array)
     rows = channels * channels // spec.width
 
     def kernels_in(bank: Array, place: int) -> Callable[[Array], Array]:
-        return lambda n: tape.read_rows(bank, at[ROW] + (place * size + n) * rows, (channels, channels))
+        return lambda n: read_rows(bank, at[ROW] + (place * size + n) * rows, (channels, channels))
 
     def put(place: int) -> Callable[[Array, Array, Array], Array]:
-        return lambda grads, n, matrix: tape.write_rows(grads, at[ROW] + (place * size + n) * rows, matrix)
+        return lambda grads, n, matrix: write_rows(grads, at[ROW] + (place * size + n) * rows, matrix)
 
     def forward(x: Array, bank: Array):
         middle = windowed.line(x, kernels_in(bank, 0), channels, size, 2, kind.stride, margin)
@@ -300,12 +303,12 @@ def _single_unit(spec: MachineSpec, kind: Kind, shape: tuple[int, ...], at: Arra
     kernel_shape = linear.kernel_shape(shape[-1], shape[-1])
 
     def forward(x: Array, bank: Array):
-        return None, linear.apply(x, tape.read_rows(bank, at[ROW], kernel_shape))
+        return None, linear.apply(x, read_rows(bank, at[ROW], kernel_shape))
 
     def backward(x: Array, middle: None, grad: Array, bank: Array, grads: Array):
         del middle
-        grad_x, of_kernel = _pull(linear, x, tape.read_rows(bank, at[ROW], kernel_shape), grad)
-        return grad_x, tape.write_rows(grads, at[ROW], of_kernel)
+        grad_x, of_kernel = _pull(linear, x, read_rows(bank, at[ROW], kernel_shape), grad)
+        return grad_x, write_rows(grads, at[ROW], of_kernel)
 
     return _Unit(forward, backward)
 
@@ -344,7 +347,7 @@ def _unit_forward(
 ) -> _Forward:
     shape, _, out = _kind_shapes(layout, stage, kind)
     base, slot = layout.cell(stage, place), layout.slot(stage)
-    x = tape.read(state.values, base + at[SOURCE] * slot, shape)
+    x = read(state.values, base + at[SOURCE] * slot, shape)
     if kind.body.unit is None:
         y = _weightless(layout.spec, kind, at)[0](x)
     else:
@@ -353,12 +356,12 @@ def _unit_forward(
         y, normalized, rstd = _norm(z, weights, at)
         where, saved = layout.saved(stage, place) + at[SAVED] * slot, state.saved
         if middle is not None:
-            saved, where = tape.write(saved, where, middle), where + middle.size
-        saved = tape.write(saved, where, normalized)
-        state = state._replace(saved=saved, rstd=tape.write(state.rstd, at[SCALE], rstd))
+            saved, where = write(saved, where, middle), where + middle.size
+        saved = write(saved, where, normalized)
+        state = state._replace(saved=saved, rstd=write(state.rstd, at[SCALE], rstd))
     target = base + at[TARGET] * slot
-    y = y + jnp.where(at[FIRST] > 0, 0, tape.read(state.values, target, out))
-    return state._replace(values=tape.write(state.values, target, y))
+    y = y + jnp.where(at[FIRST] > 0, 0, read(state.values, target, out))
+    return state._replace(values=write(state.values, target, y))
 
 
 def _unit_backward(
@@ -375,21 +378,21 @@ def _unit_backward(
     shape, middle_shape, out = _kind_shapes(layout, stage, kind)
     base, slot = layout.cell(stage, place), layout.slot(stage)
     source = base + at[SOURCE] * slot
-    x, grads = tape.read(forward.values, source, shape), state.weights
+    x, grads = read(forward.values, source, shape), state.weights
     if kind.body.unit is None:
         grad_x = _weightless(layout.spec, kind, at)[1](x, grad)
     else:
         where, middle = layout.saved(stage, place) + at[SAVED] * slot, None
         if len(kind.body.unit) == 2:
-            middle = tape.read(forward.saved, where, middle_shape)
+            middle = read(forward.saved, where, middle_shape)
             where = where + int(np.prod(middle_shape))
-        normalized, rstd = tape.read(forward.saved, where, out), tape.read(forward.rstd, at[SCALE], out[-1:])
+        normalized, rstd = read(forward.saved, where, out), read(forward.rstd, at[SCALE], out[-1:])
         grad, grads = _norm_backward(grad, normalized, rstd, weights, grads, at)
         unit = _UNITS[kind.family](layout.spec, kind, shape, at)
         grad, kernels = unit.backward(nn.relu(x), middle, grad, weights.kernels, grads.kernels)
         grads, grad_x = grads._replace(kernels=kernels), grad * (x > 0)
-    grad_x = grad_x + tape.read(state.grads, source, shape)
-    return _Backward(tape.write(state.grads, source, grad_x), grads)
+    grad_x = grad_x + read(state.grads, source, shape)
+    return _Backward(write(state.grads, source, grad_x), grads)
 
 
 class _Input(NamedTuple):
@@ -435,17 +438,17 @@ def _input_forward(
     one = _Input.of(layout, stage, kind, program, at)
 
     def add(n: Array, z: Array) -> Array:
-        x = tape.read(state.values, one.start(n), one.shape)
-        return z + one.linear.apply(nn.relu(x), tape.read_rows(weights.kernels, one.row(n), one.kernel))
+        x = read(state.values, one.start(n), one.shape)
+        return z + one.linear.apply(nn.relu(x), read_rows(weights.kernels, one.row(n), one.kernel))
 
     z = lax.fori_loop(0, at[NODES], add, jnp.zeros(one.out, state.values.dtype))
     y, normalized, rstd = _norm(z, weights, at)
     target = layout.cell(stage, place) + at[TARGET] * layout.slot(stage)
     where = layout.saved(stage, place) + at[SAVED] * layout.slot(stage)
     return _Forward(
-        tape.write(state.values, target, y),
-        tape.write(state.saved, where, normalized),
-        tape.write(state.rstd, at[SCALE], rstd),
+        write(state.values, target, y),
+        write(state.saved, where, normalized),
+        write(state.rstd, at[SCALE], rstd),
     )
 
 
@@ -462,18 +465,17 @@ def _input_backward(
     state: _Backward,
 ) -> _Backward:
     one = _Input.of(layout, stage, kind, program, at)
-    grad = tape.read(wide_grad, 0, one.out)
+    grad = read(wide_grad, 0, one.out)
     where = layout.saved(stage, place) + at[SAVED] * layout.slot(stage)
-    normalized, rstd = tape.read(forward.saved, where, one.out), tape.read(forward.rstd, at[SCALE], one.out[-1:])
+    normalized, rstd = read(forward.saved, where, one.out), read(forward.rstd, at[SCALE], one.out[-1:])
     grad, grads = _norm_backward(grad, normalized, rstd, weights, state.weights, at)
 
     def add(n: Array, state: _Backward) -> _Backward:
         start, row = one.start(n), one.row(n)
-        x = tape.read(forward.values, start, one.shape)
-        grad_x, grad_kernel = _pull(one.linear, nn.relu(x), tape.read_rows(weights.kernels, row, one.kernel), grad)
-        grad_x = grad_x * (x > 0) + tape.read(state.grads, start, one.shape)
-        kernels = tape.write_rows(state.weights.kernels, row, grad_kernel)
-        return _Backward(tape.write(state.grads, start, grad_x), state.weights._replace(kernels=kernels))
+        x = read(forward.values, start, one.shape)
+        grad_x, grad_kernel = _pull(one.linear, nn.relu(x), read_rows(weights.kernels, row, one.kernel), grad)
+        grad_x = grad_x * (x > 0) + read(state.grads, start, one.shape)
+        return _Backward(write(state.grads, start, grad_x), write_kernel(state.weights, row, grad_kernel))
 
     return lax.fori_loop(0, at[NODES], add, _Backward(state.grads, grads))
 
@@ -496,7 +498,7 @@ def _forward(spec: MachineSpec, stem: Array, weights: Weights, program: Program)
     layout, dtype = _Layout.of(spec, stem.shape), stem.dtype
     values, saved = (lax.empty((length,), dtype) for length in layout.lengths())
     for number, node in enumerate(jnp.split(stem, STEM_NODES, axis=-1)):
-        values = tape.write(values, layout.cell(0, 0) + number * layout.slot(0), node)
+        values = write(values, layout.cell(0, 0) + number * layout.slot(0), node)
     state, taps = _Forward(values, saved, lax.empty(weights.scale.shape, dtype)), []
     for stage in range(NUM_STAGES):
         kinds, inputs = _stage_kinds(spec, stage)
@@ -505,7 +507,7 @@ def _forward(spec: MachineSpec, stem: Array, weights: Weights, program: Program)
             code, count = program.code[stage, place], program.counts[stage, place]
             # A node whose edges are all ``none`` is written by no instruction.
             nodes = jnp.zeros((spec.nodes * layout.slot(stage),), dtype)
-            state = state._replace(values=tape.write(state.values, layout.cell(stage, place), nodes))
+            state = state._replace(values=write(state.values, layout.cell(stage, place), nodes))
 
             def side(n: Array, state: _Forward) -> _Forward:
                 at = code[n]
@@ -513,14 +515,14 @@ def _forward(spec: MachineSpec, stem: Array, weights: Weights, program: Program)
                     functools.partial(_input_forward, layout, stage, kind, weights, program, place, at)
                     for kind in inputs
                 ]
-                return tape.apply_chosen(functions, at[BODY], state)
+                return loop.apply_chosen(functions, at[BODY], state)
 
             def unit(n: Array, state: _Forward) -> _Forward:
                 at = code[n]
                 functions = [
                     functools.partial(_unit_forward, layout, stage, kind, weights, place, at) for kind in kinds
                 ]
-                return tape.apply_chosen(functions, _kind_of(spec, at), state)
+                return loop.apply_chosen(functions, _kind_of(spec, at), state)
 
             return lax.fori_loop(2, count, unit, lax.fori_loop(0, 2, side, state))
 
@@ -529,35 +531,26 @@ def _forward(spec: MachineSpec, stem: Array, weights: Weights, program: Program)
     return taps, state
 
 
-def _tap_node(x: Array) -> Array:
-    return resizing.resize_nearest(x, TARGET_SIZE)
-
-
 def _tap(layout: _Layout, stage: int, program: Program, values: Array) -> Array:
     """Output of the last cell of a stage, resized, and zeros: [B, 8, 8, nodes * C]."""
     base, slot, shape = layout.cell(stage, program.cells[stage]), layout.slot(stage), layout.map(stage)
     count, nodes = program.outputs[program_lib.SOURCE_NORMAL, 0], program.outputs[program_lib.SOURCE_NORMAL, 1:]
     wide = (layout.spec.nodes, layout.batch, TARGET_SIZE, TARGET_SIZE, shape[-1])
 
-    def put(n: Array, out: Array) -> Array:
-        node = _tap_node(tape.read(values, base + nodes[n] * slot, shape))
-        return lax.dynamic_update_index_in_dim(out, node, n, 0)
-
-    out = lax.fori_loop(0, count, put, jnp.zeros(wide, values.dtype))
-    return jnp.moveaxis(out, 0, 3).reshape(*wide[1:4], -1)
+    zeros = jnp.zeros(wide, values.dtype)
+    return loop.side_by_side(loop.read_tap(lambda n: read(values, base + nodes[n] * slot, shape), count, zeros))
 
 
 def _add_tap(layout: _Layout, stage: int, program: Program, grads: Array, grad: Array) -> Array:
     """Gradients of values with those that come from a tap."""
     base, slot, shape = layout.cell(stage, program.cells[stage]), layout.slot(stage), layout.map(stage)
     count, nodes = program.outputs[program_lib.SOURCE_NORMAL, 0], program.outputs[program_lib.SOURCE_NORMAL, 1:]
-    by_node = jnp.moveaxis(grad.reshape(*grad.shape[:3], layout.spec.nodes, -1), 3, 0)
+    by_node = loop.apart(grad, layout.spec.nodes)
 
     def add(n: Array, grads: Array) -> Array:
         part = lax.dynamic_index_in_dim(by_node, n, 0, keepdims=False)
-        (of_node,) = jax.vjp(_tap_node, jnp.zeros(shape, grad.dtype))[1](part)
         start = base + nodes[n] * slot
-        return tape.write(grads, start, tape.read(grads, start, shape) + of_node)
+        return write(grads, start, read(grads, start, shape) + loop.tap_gradient(part, shape))
 
     return lax.fori_loop(0, count, add, grads)
 
@@ -568,9 +561,9 @@ def _clear(layout: _Layout, stage: int, program: Program, grads: Array) -> Array
     narrow = spec.slots(False) * slot
 
     def clear(place: Array, grads: Array) -> Array:
-        return tape.write(grads, layout.cell(stage, place), jnp.zeros((narrow,), grads.dtype))
+        return write(grads, layout.cell(stage, place), jnp.zeros((narrow,), grads.dtype))
 
-    grads = tape.write(grads, layout.cell(stage, 0), jnp.zeros((spec.slots(True) * slot,), grads.dtype))
+    grads = write(grads, layout.cell(stage, 0), jnp.zeros((spec.slots(True) * slot,), grads.dtype))
     return lax.fori_loop(1, program.cells[stage] + 1, clear, grads)
 
 
@@ -601,34 +594,33 @@ def _backward(
                 at = code[count - 1 - turn]
                 # Read out here: in one fused loop with what is written to the same tape, XLA would copy the tape.
                 target = layout.cell(stage, place) + at[TARGET] * layout.slot(stage)
-                grad = tape.read(state.grads, target, layout.map(stage))
+                grad = read(state.grads, target, layout.map(stage))
                 functions = [
                     functools.partial(_unit_backward, layout, stage, kind, weights, forward, place, at, grad)
                     for kind in kinds
                 ]
-                return tape.apply_chosen(functions, _kind_of(spec, at), state)
+                return loop.apply_chosen(functions, _kind_of(spec, at), state)
 
             def side(turn: Array, state: _Backward) -> _Backward:
                 at = code[1 - turn]
                 target, wide = layout.cell(stage, place) + at[TARGET] * layout.slot(stage), WIDE * layout.slot(stage)
-                grad = tape.read(state.grads, target, (wide,))
+                grad = read(state.grads, target, (wide,))
                 functions = [
                     functools.partial(_input_backward, layout, stage, kind, weights, program, forward, place, at, grad)
                     for kind in inputs
                 ]
-                return tape.apply_chosen(functions, at[BODY], state)
+                return loop.apply_chosen(functions, at[BODY], state)
 
             return lax.fori_loop(0, 2, side, lax.fori_loop(0, count - 2, unit, state))
 
         state = lax.fori_loop(0, last + (1 if stage else 0), cell, state)
     nodes = [
-        tape.read(state.grads, layout.cell(0, 0) + number * layout.slot(0), layout.map(0))
-        for number in range(STEM_NODES)
+        read(state.grads, layout.cell(0, 0) + number * layout.slot(0), layout.map(0)) for number in range(STEM_NODES)
     ]
     return jnp.concatenate(nodes, axis=-1), state.weights
 
 
-_run = tape.interpreter(_forward, _backward)
+_run = loop.differentiable(_forward, _backward)
 
 
 def run(spec: MachineSpec, stem: Array, weights: Weights, program: Program) -> list[Array]:

@@ -25,9 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax.nn import initializers, layers
+from eproxy_jax.nn import layers
 from eproxy_jax.spaces import base
-from eproxy_jax.spaces.interpreter import tape
+from eproxy_jax.spaces.interpreter import bank
 from eproxy_jax.spaces.nds_cells import budget, cell_ops, interpreter, notation, published_counts
 from eproxy_jax.spaces.nds_cells import program as program_lib
 from eproxy_jax.spaces.nds_cells.interpreter import MachineSpec
@@ -275,22 +275,17 @@ class NdsGroup:
 
     def extract(self, arch: NdsArch, universal_params: Any) -> dict[str, Any]:
         """The parameters of ``to_flax(arch)`` out of those of ``universal()``."""
-        params: dict[str, Any] = {name: universal_params[name] for name in ("stem_conv", "stem_norm")}
-        kernels = universal_params["kernels"].reshape(-1)
+        places: dict[bank.Path, bank.KernelPlace | bank.NormPlace] = {}
         for piece, row, scale in self._placed(arch):
             if piece.unit is None:
                 continue
-            module, start = params, row * self.width
-            for name in piece.path:
-                module = module.setdefault(name, {})
             for number, linear in enumerate(piece.unit):
-                size = linear.num_weights(piece.channels_in, piece.channels)
-                kernel = kernels[start : start + size].reshape(linear.kernel_shape(piece.channels_in, piece.channels))
-                module[f"conv{number}"] = {"kernel": kernel}
-                start += size
-            place = slice(scale, scale + piece.channels)
-            module["norm"] = {name: universal_params[name][place] for name in ("scale", "bias")}
-        return params
+                shape = linear.kernel_shape(piece.channels_in, piece.channels)
+                places[(*piece.path, f"conv{number}")] = bank.KernelPlace(row, shape)
+                row += linear.num_weights(piece.channels_in, piece.channels) // self.width
+            places[(*piece.path, "norm")] = bank.NormPlace(scale, piece.channels)
+        stem = {name: universal_params[name] for name in ("stem_conv", "stem_norm")}
+        return stem | bank.extract(universal_params, places)
 
 
 class UniversalNdsCells(nn.Module):
@@ -323,11 +318,8 @@ class UniversalNdsCells(nn.Module):
         code, nodes = interpreter.unpack(group.spec, program), group.rules.nodes
         stem = layers.Conv(STEM_NODES * group.width, 3, dtype=self.dtype, name="stem_conv")(images, init)
         stem = layers.BatchNorm(dtype=self.dtype, name="stem_norm")(stem)
-        weights = interpreter.Weights(
-            self.param("kernels", _init_bank, group, code, self.dtype, init),
-            self.param("scale", nn.initializers.ones, (group.scales,), self.dtype),
-            self.param("bias", nn.initializers.zeros, (group.scales,), self.dtype),
-        )
+        kernels = functools.partial(_init_bank, group=group, program=code, dtype=self.dtype, init=init)
+        weights = bank.declare(self, kernels, group.scales, self.dtype)
         features: Any = interpreter.run(group.spec, stem, weights, code)
         level = code.outputs[program_lib.SOURCE_NORMAL, 0] - 1
         taps = []
@@ -366,9 +358,9 @@ def _init_bank(key: Array, group: NdsGroup, program: interpreter.Program, dtype:
     area, features, inputs = (
         kernels[..., field] * (sources if field == 3 else jnp.ones_like(sources)) for field in (1, 2, 3)
     )
-    owner = tape.owner_of_rows(rows, group.rows)
-    sizes = [jnp.maximum(part.reshape(-1), 1).astype(dtype)[owner][:, None] for part in (area, features, inputs)]
-    return initializers.conv_kernel(key, (group.rows, group.width), dtype, init, *sizes)
+    owner = bank.owner_of_rows(rows, group.rows)
+    fans = (area.reshape(-1), features.reshape(-1), inputs.reshape(-1))
+    return bank.init_rows(key, (group.rows, group.width), dtype, init, owner, fans)
 
 
 # --- the five spaces -----------------------------------------------------------------------------------------
