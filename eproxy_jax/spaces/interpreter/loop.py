@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.custom_batching import sequential_vmap
 
@@ -33,7 +34,21 @@ def apply_chosen(functions: Sequence[Callable[[Any], Any]], index: Array, carry:
     return carry
 
 
-def _instruction(instructions: Any, number: Array) -> Any:
+def pack(network: Any) -> np.ndarray:
+    """The arrays of a network as one row of int32."""
+    return np.concatenate([np.asarray(leaf, np.int32).reshape(-1) for leaf in jax.tree.leaves(network)])
+
+
+def unpack(like: Any, row: Array) -> Any:
+    """The inverse of :func:`pack`, for a network whose arrays have the shapes of those of ``like``."""
+    leaves, treedef = jax.tree.flatten(like)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    parts = [row[end - leaf.size : end].reshape(leaf.shape) for leaf, end in zip(leaves, ends, strict=True)]
+    return jax.tree.unflatten(treedef, parts)
+
+
+def instruction(instructions: Any, number: Array) -> Any:
+    """One of many: a NamedTuple of arrays [N, ...] -> the same of arrays [...]."""
     return jax.tree.map(lambda field: lax.dynamic_index_in_dim(field, number, keepdims=False), instructions)
 
 
@@ -49,14 +64,14 @@ def forward(step: Callable[[Any, Any], Any], instructions: Any, length: Any, car
     Returns:
       The last carry.
     """
-    return lax.fori_loop(0, length, lambda number, carry: step(_instruction(instructions, number), carry), carry)
+    return lax.fori_loop(0, length, lambda number, carry: step(instruction(instructions, number), carry), carry)
 
 
 def backward(step: Callable[[Any, Any], Any], instructions: Any, length: Any, carry: Any) -> Any:
     """:func:`forward` from the last instruction to the first."""
 
     def reversed_step(number: Array, carry: Any) -> Any:
-        return step(_instruction(instructions, length - 1 - number), carry)
+        return step(instruction(instructions, length - 1 - number), carry)
 
     return lax.fori_loop(0, length, reversed_step, carry)
 
