@@ -10,7 +10,7 @@ own group only; groups narrower than a tile share one, and the weights between t
 What is padded is the last tile of a width, and the tiles that several narrow groups share. Padded channels have zero
 weights on both sides, hence stay zero and have no gradient.
 
-The chosen kind of convolution is no branch of ``lax.switch`` (``interpreter/tape.py`` says why), and under
+The chosen kind of convolution is no branch of ``lax.switch`` (``interpreter/loop.py`` says why), and under
 ``vmap`` the candidates run one after the other.
 """
 
@@ -24,8 +24,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution, norms, precision, resizing
-from eproxy_jax.spaces.interpreter.tape import Weights, apply_chosen, interpreter
+from eproxy_jax.nn import convolution, norms, precision
+from eproxy_jax.spaces.interpreter import loop
+from eproxy_jax.spaces.interpreter.bank import Weights
+from eproxy_jax.spaces.interpreter.loop import apply_chosen
 from eproxy_jax.types import TARGET_SIZE
 
 
@@ -154,10 +156,6 @@ def _write(rows: Array, start: Any, values: Array) -> Array:
     return lax.dynamic_update_slice_in_dim(rows, values, start, 0)
 
 
-def _at(instructions: Instructions, number: Array) -> Instructions:
-    return jax.tree.map(lambda field: field[number], instructions)
-
-
 def _maps(spec: TrunkSpec, size: int, rows: Array) -> Array:
     """[rows, C] -> [B, H, W, C]."""
     return rows.reshape(spec.batch, *spec.sizes[size], rows.shape[-1])
@@ -228,43 +226,40 @@ def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tupl
     tape = _write(lax.empty((spec.tape_rows, spec.tile), dtype), 0, stem.reshape(-1, spec.tile))
     sums = lax.empty((spec.slot_rows, spec.tile), dtype)
 
-    def step(number: Array, carry: tuple[Array, Array, Array]):
-        at = _at(plan.instructions, number)
+    def step(at: Instructions, carry: tuple[Array, Array, Array]):
         tape, sums, rstds = carry
         convs = [functools.partial(_convolve, spec, kind, weights, tape, at) for kind in spec.kinds]
         sums = apply_chosen(convs, at.kind, sums)
         finishes = [functools.partial(_finish, spec, size, weights, at) for size in range(len(spec.sizes))]
         return apply_chosen(finishes, spec.size_out(at.kind), (tape, sums, rstds))
 
-    tape, _, rstds = lax.fori_loop(0, plan.length, step, (tape, sums, jnp.zeros_like(weights.scale)))
+    start = (tape, sums, jnp.zeros_like(weights.scale))
+    tape, _, rstds = loop.forward(step, plan.instructions, plan.length, start)
     taps = []
     for slot in range(spec.num_taps):
 
         def widen(size: int, tap: Array, slot: int = slot) -> Array:
-            def copy(i: Array, tap: Array) -> Array:
+            def read_tile(i: Array) -> Array:
                 rows = spec.rows(size)
-                x = _maps(spec, size, _read(tape, plan.tap_source[slot] + i * rows, rows))
-                return lax.dynamic_update_slice_in_dim(tap, resizing.resize_nearest(x, TARGET_SIZE)[None], i, 0)
+                return _maps(spec, size, _read(tape, plan.tap_source[slot] + i * rows, rows))
 
-            return lax.fori_loop(0, plan.tap_tiles[slot], copy, tap)
+            return loop.read_tap(read_tile, plan.tap_tiles[slot], tap)
 
         zeros = jnp.zeros((spec.tap_tiles, spec.batch, TARGET_SIZE, TARGET_SIZE, spec.tile), dtype)
         sizes = [functools.partial(widen, size) for size in range(len(spec.sizes))]
-        tap = jnp.moveaxis(apply_chosen(sizes, plan.tap_size[slot], zeros), 0, -2)
-        taps.append(tap.reshape(*tap.shape[:3], -1))
+        taps.append(loop.side_by_side(apply_chosen(sizes, plan.tap_size[slot], zeros)))
     return jnp.stack(taps), (tape, rstds)
 
 
 def _tap_backward(spec: TrunkSpec, size: int, tiled: Array, at: Instructions, flows: Array) -> Array:
     """Gradients of activations with those of a tap, [T, N, B, 8, 8, tile], added where the output is one."""
     rows = spec.rows(size)
-    like = jax.ShapeDtypeStruct((spec.batch, *spec.sizes[size], spec.tile), flows.dtype)
-    transpose = jax.linear_transpose(lambda x: resizing.resize_nearest(x, TARGET_SIZE), like)
+    shape = (spec.batch, *spec.sizes[size], spec.tile)
     first = at.tap == 0  # the last of the chain: nothing has come back yet
 
     def add(i: Array, flows: Array) -> Array:
         place = at.grad_source * spec.slot_rows + i * rows
-        grad = transpose(tiled[jnp.maximum(at.tap, 0), i])[0].reshape(rows, spec.tile)
+        grad = loop.tap_gradient(tiled[jnp.maximum(at.tap, 0), i], shape).reshape(rows, spec.tile)
         return _write(flows, place, grad + jnp.where(first, 0, _read(flows, place, rows)))
 
     return lax.fori_loop(0, jnp.where(at.tap >= 0, at.tiles_out, 0), add, flows)
@@ -355,8 +350,7 @@ def _convolve_backward(
             return back + precision.product(grad, _read(weights.kernels, row, unit).T), kernels
 
         back, kernels = lax.fori_loop(0, at.block_out, to_output, (jnp.zeros_like(columns), kernels))
-        like = jax.ShapeDtypeStruct((rows_in, tile), tape.dtype)
-        grad = jax.linear_transpose(functools.partial(_columns, spec, kind), like)(back)[0]
+        grad = loop.transposed(functools.partial(_columns, spec, kind), (rows_in, tile), back)
         return put(flows, i, grad, at.grad_adds > 0), kernels
 
     if kind.stride == 1:
@@ -374,10 +368,9 @@ def _backward(
 ) -> tuple[Array, Weights]:
     """Gradients of the stem's output, whose shape is ``stem``, and of the weights."""
     tape, rstds = saved
-    tiled = jnp.moveaxis(grad_taps.reshape(*grad_taps.shape[:4], spec.tap_tiles, spec.tile), -2, 1)
+    tiled = jax.vmap(lambda grad: loop.apart(grad, spec.tap_tiles))(grad_taps)
 
-    def step(number: Array, carry: tuple[Array, Weights]):
-        at = _at(plan.instructions, plan.length - 1 - number)
+    def step(at: Instructions, carry: tuple[Array, Weights]):
         flows, (kernels, scales, biases) = carry
         sizes = range(len(spec.sizes))
         finishes = [functools.partial(_finish_backward, spec, n, weights, tape, rstds, tiled, at) for n in sizes]
@@ -387,12 +380,13 @@ def _backward(
         return flows, Weights(kernels, scales, biases)
 
     flows = lax.empty((NUM_SLOTS * spec.slot_rows, spec.tile), tape.dtype)
-    flows, grads = lax.fori_loop(0, plan.length, step, (flows, jax.tree.map(jnp.zeros_like, weights)))
-    start = plan.instructions.grad_target[0] * spec.slot_rows
-    return _read(flows, start, stem[0] * spec.rows(0)).reshape(stem), grads
+    start = (flows, jax.tree.map(jnp.zeros_like, weights))
+    flows, grads = loop.backward(step, plan.instructions, plan.length, start)
+    first = plan.instructions.grad_target[0] * spec.slot_rows
+    return _read(flows, first, stem[0] * spec.rows(0)).reshape(stem), grads
 
 
-_run = interpreter(_forward, _backward)
+_run = loop.differentiable(_forward, _backward)
 
 
 def trunk(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> Array:

@@ -6,6 +6,7 @@ convolution. The table does not depend on the size of the images: places on the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax.nn import initializers, layers
-from eproxy_jax.spaces.interpreter.tape import owner_of_rows
+from eproxy_jax.nn import layers
+from eproxy_jax.spaces.interpreter import bank
 from eproxy_jax.spaces.nds_anynet import interpreter
 from eproxy_jax.spaces.nds_anynet.blocks import Block, Conv
 from eproxy_jax.spaces.nds_anynet.interpreter import Kind
@@ -219,7 +220,7 @@ def encode_chain(
 
 def extract_chain(layers_: Sequence[Layer], tile: int, universal_params: Any) -> dict[str, Any]:
     """The stand-alone network's parameters out of those of :class:`UniversalAnyNet`."""
-    params: dict[str, Any] = {"stem": universal_params["stem"]}
+    leaves: dict[bank.Path, Any] = {}
     row = vector = 0
     for layer in layers_:
         conv, (block, suffix) = layer.conv, layer.name
@@ -232,11 +233,10 @@ def extract_chain(layers_: Sequence[Layer], tile: int, universal_params: Any) ->
         rows = first + np.arange(conv.kernel**2).reshape(conv.kernel, conv.kernel, 1, 1) * tile
         kernel = universal_params["kernels"][rows, np.broadcast_to(outside.reshape(-1) % tile, rows.shape)]
         at = vector * tile + outside.reshape(-1)
-        norm = {name: universal_params[name][at] for name in ("scale", "bias")}
-        params.setdefault(block, {})
-        params[block] |= {f"conv_{suffix}": {"kernel": kernel}, f"norm_{suffix}": norm}
+        leaves[block, f"conv_{suffix}"] = {"kernel": kernel}
+        leaves[block, f"norm_{suffix}"] = bank.extract_norm(universal_params, at)
         row, vector = row + layer.bank_rows(tile), vector + tiles_out
-    return params
+    return {"stem": universal_params["stem"], **bank.nested(leaves)}
 
 
 class UniversalAnyNet(nn.Module):
@@ -287,12 +287,9 @@ class UniversalAnyNet(nn.Module):
         stem_tiles = num_tiles(self.stem_channels, 1, self.tile)
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, stem_tiles * self.tile - self.stem_channels)))
         x = jnp.moveaxis(x.reshape(*x.shape[:3], stem_tiles, self.tile), 3, 0)
-        vectors = (self.vector_tiles * self.tile,)
-        weights = interpreter.Weights(
-            self.param("kernels", _init_bank, (self.bank_rows, self.tile), self.kinds, table, self.dtype, init),
-            self.param("scale", nn.initializers.ones, vectors, self.dtype),
-            self.param("bias", nn.initializers.zeros, vectors, self.dtype),
-        )
+        shape = (self.bank_rows, self.tile)
+        kernels = functools.partial(_init_bank, shape=shape, kinds=self.kinds, table=table, dtype=self.dtype, init=init)
+        weights = bank.declare(self, kernels, self.vector_tiles * self.tile, self.dtype)
         plan, levels = make_plan(spec, table, stem_tiles * spec.rows(0))
         features: Any = interpreter.trunk(spec, x, weights, plan)
         features = features[..., : self.widths[-1]]
@@ -363,10 +360,10 @@ def _init_bank(
     filled = jnp.where(used, table.tiles_in * table.block_out * positions * tile, 0)
     row = jnp.arange(rows)
     inside = row < jnp.sum(filled)
-    owner = owner_of_rows(filled, rows)
+    owner = bank.owner_of_rows(filled, rows)
     at = Table(*(jnp.asarray(field)[owner][:, None] for field in table))
-    positions, offset = positions[owner][:, None], (row[:, None] - at.row)
-    pair, lane_in = offset // (positions * tile), offset % tile
+    offset = row[:, None] - at.row
+    pair, lane_in = offset // (positions[owner][:, None] * tile), offset % tile
     tile_in = pair // jnp.maximum(at.block_out, 1)
     tile_out = tile_in // jnp.maximum(at.block_in, 1) * at.block_out + pair % jnp.maximum(at.block_out, 1)
     lane_out = jnp.arange(tile)[None]
@@ -376,7 +373,6 @@ def _init_bank(
         & _exists(lane_out, tile_out, at.channels, jnp.maximum(at.groups_out, 1), tile)
         & (lane_in // jnp.maximum(at.lane_group, 1) == lane_out // jnp.maximum(at.lane_group, 1))
     )
-    inputs = jnp.maximum(at.channels_in // jnp.maximum(at.groups, 1), 1).astype(dtype)
-    features = jnp.maximum(at.channels, 1).astype(dtype)
-    kernel = initializers.conv_kernel(key, shape, dtype, init, positions.astype(dtype), features, inputs)
+    inputs = table.channels_in // jnp.maximum(table.groups, 1)
+    kernel = bank.init_rows(key, shape, dtype, init, owner, (positions, table.channels, inputs))
     return jnp.where(exists, kernel, 0)
