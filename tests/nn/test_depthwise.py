@@ -110,7 +110,7 @@ def test_family_of_depthwise_networks():
     settings = ProxySettings.from_dict(
         {"num_steps": 3, "alpha": 0.5, "branches": [{"transform_channels": 4, "target_channels": 4}]}
     )
-    result = scoring.score([4, 8], space, settings, images.default_images(num=2, size=8), devices=jax.devices()[:1])
+    result = scoring.score([4, 8], space, settings, images.default_images(num=2, size=8))
     assert result.status == ("ok", "ok")
     assert (result.losses[:, -1] != result.losses[:, 0]).all()
 
