@@ -91,7 +91,7 @@ def test_scores_of_a_family():
     job = scoring.make_job(space, settings, BATCH)
     again = scoring.score([5], space, settings, BATCH, execution=Execution.of(jax.devices()[:1], "vmap", vmap_width=2))
     np.testing.assert_allclose(again.losses[0], both.losses[1], rtol=1e-4)
-    assert job.candidate(space.group(3)) == job.candidate(space.group(3))
+    assert job.evaluation.candidate(space.group(3)) == job.evaluation.candidate(space.group(3))
 
 
 def test_initialisers_reach_modules_that_ask_for_them():
