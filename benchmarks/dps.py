@@ -46,7 +46,7 @@ from eproxy_jax.cli import config
 from eproxy_jax.cli.common import read_proxy
 from eproxy_jax.dps import fitted, loss_bank, selection
 from eproxy_jax.execution.execution import Execution
-from eproxy_jax.runs import archs as archs_lib
+from eproxy_jax.runs.archs import read_truth
 
 # Validation accuracy after 12 epochs, where the data has it: what early stopping would know.
 EARLY_STOPPING = {
@@ -183,12 +183,12 @@ def task_rows(
     searches: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """One row a method on one task, and the points of its label-efficiency curve."""
-    truth_by_arch = archs_lib.read_truth(DATA / file, spec.space)
+    truth_by_arch = read_truth(DATA / file, spec.space)
     truth, task = np.asarray([truth_by_arch[arch] for arch in archs]), Path(file).stem
     early = None
     if task in EARLY_STOPPING:
         name, column = EARLY_STOPPING[task]
-        by_arch = archs_lib.read_truth(DATA / name, spec.space, column)
+        by_arch = read_truth(DATA / name, spec.space, column)
         early = np.asarray([by_arch[arch] for arch in archs])
     quality: dict[str, list[ranks.RankQuality]] = {}
     for seed in range(arguments.draws):

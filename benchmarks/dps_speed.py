@@ -48,17 +48,17 @@ def main() -> None:
     from eproxy_jax import images
     from eproxy_jax.cli import config
     from eproxy_jax.dps import comparison
-    from eproxy_jax.dps import search as search_lib
-    from eproxy_jax.execution import execution as execution_lib
+    from eproxy_jax.dps.search import Problem, prepare
+    from eproxy_jax.execution.execution import Execution
 
     spec = config.build(config.load_config(f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"))
     space, batch = spec.space, images.standardize(spec.images)
     search = dataclasses.replace(spec.search, num_evaluations=arguments.evaluations, log_every=arguments.block)
     genes = search.genes_with_effect(spec.genes)
     archs = space.sample(20, 0)
-    problem = search_lib.Problem(space, genes, search, batch, 0, 0, tuple(archs), tuple(map(float, range(20))))
-    execution = execution_lib.Execution.of()
-    compiled = search_lib.prepare(problem, execution)
+    problem = Problem(space, genes, search, batch, 0, 0, tuple(archs), tuple(map(float, range(20))))
+    execution = Execution.of()
+    compiled = prepare(problem, execution)
     distinct = list(dict.fromkeys(space.canonical(arch) for arch in archs))
     state, turns = compiled.initial, arguments.evaluations // arguments.block
     compiled.call(state, arguments.evaluations, 1)  # one evaluation to warm up

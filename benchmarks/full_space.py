@@ -31,11 +31,11 @@ from score_throughput import torch_scorer
 import eproxy_jax as ep
 from eproxy_jax import scoring
 from eproxy_jax.cli import config
-from eproxy_jax.execution import execution as execution_lib
-from eproxy_jax.execution import grouping as grouping_lib
 from eproxy_jax.execution import planner
+from eproxy_jax.execution.execution import Execution, Form, Grouping
+from eproxy_jax.execution.grouping import distinct_networks
 from eproxy_jax.ranks import rank_quality
-from eproxy_jax.runs import archs as archs_lib
+from eproxy_jax.runs.archs import read_truth
 
 SPACE = "nasbench201"
 
@@ -81,7 +81,7 @@ def main() -> None:
     spec = config.build(config.load_config(config_source(SPACE, arguments.variant)))
     space = spec.space
     strings = list(space.enumerate())
-    distinct = list(grouping_lib.distinct_networks(strings, space).distinct)
+    distinct = list(distinct_networks(strings, space).distinct)
     networks = stratified(distinct, space, arguments.stratified, arguments.seed)
     sample = stratified(strings, space, arguments.torch_archs, arguments.seed)
     folder = Path(arguments.workdir) / f"{arguments.variant}-{len(networks)}-{arguments.seed}"
@@ -119,14 +119,14 @@ def main() -> None:
     text = header(f"All {len(strings)} strings of {SPACE} ({arguments.variant})") + markdown_table(rows)
 
     plans = []
-    ways: list[tuple[execution_lib.Form, execution_lib.Grouping]] = [
+    ways: list[tuple[Form, Grouping]] = [
         ("map", "coarse"),
         ("vmap", "coarse"),
         ("vmap", "fine"),
     ]
     # They take a CPU a minute, and are the same beside a GPU, whose time is dear.
     for form, grouping in ways if jax.default_backend() == "cpu" else []:
-        execution = execution_lib.Execution.of(jax.devices(), form, grouping=grouping)
+        execution = Execution.of(jax.devices(), form, grouping=grouping)
         plan = planner.plan(strings, space, spec.settings, spec.images.shape, execution).to_dict()
         del plan["groups"]
         plans.append({"grouping": grouping, **plan})
@@ -142,7 +142,7 @@ def main() -> None:
                 strings_of[network].append(arch)
         table = []
         for file in POOLS[SPACE][0]:
-            measured = archs_lib.read_truth(DATA / file, space)
+            measured = read_truth(DATA / file, space)
             # As networks, each once, against the mean of its strings; and as all the strings that they are.
             every = [(arch, network) for network, own in strings_of.items() for arch in own]
             means = [float(np.mean([measured[arch] for arch in own])) for own in strings_of.values()]

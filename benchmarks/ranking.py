@@ -29,7 +29,7 @@ from eproxy_jax.cli import config
 from eproxy_jax.dps import fitted, selection
 from eproxy_jax.execution import grouping
 from eproxy_jax.ranks import RankQuality, rank_quality
-from eproxy_jax.runs import archs as archs_lib
+from eproxy_jax.runs.archs import read_truth
 
 ALPHAS = (0.1, 0.3, 0.5)
 NUM_LABELS, DRAWS = 20, 30
@@ -84,7 +84,7 @@ def pool_rows(space: spaces.SearchSpace, pool: list[str], source: str, scored: l
     mean_rank = np.sum([stats.rankdata(result.score) for result in results], axis=0)
     rows = []
     for file in pool:
-        truth_by_arch = archs_lib.read_truth(DATA / file, space)
+        truth_by_arch = read_truth(DATA / file, space)
         truth = np.asarray([truth_by_arch[arch] for arch in archs])
         plain = [rank_quality(result.score, truth) for result in results]
         blended = {

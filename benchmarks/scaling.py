@@ -32,7 +32,7 @@ from score_throughput import matmul_peak
 from eproxy_jax import images, scoring, spaces
 from eproxy_jax.cli import config
 from eproxy_jax.execution import flops
-from eproxy_jax.execution import grouping as grouping_lib
+from eproxy_jax.execution.grouping import by_group
 from eproxy_jax.nn import traced_work
 from eproxy_jax.types import ProxySettings
 
@@ -154,7 +154,7 @@ def roofline(width: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     distinct = list(dict.fromkeys(map(space.canonical, space.enumerate())))
     table, totals = [], dict.fromkeys([here, *ACCELERATORS], 0.0)
     for grouping in ("coarse", "fine"):
-        for group, members in grouping_lib.by_group(distinct, space, grouping).items():
+        for group, members in by_group(distinct, space, grouping).items():
             row = {
                 "program": grouping if grouping == "coarse" else f"fine {getattr(group, 'counts', '')}",
                 "networks": len(members),

@@ -89,9 +89,9 @@ def main() -> None:
 
     from eproxy_jax import ranks, scoring
     from eproxy_jax.cli import config
-    from eproxy_jax.execution import flops as flops_lib
     from eproxy_jax.execution import programs
-    from eproxy_jax.runs import archs as archs_lib
+    from eproxy_jax.execution.flops import needed_flops
+    from eproxy_jax.runs.archs import read_truth
 
     spec = config.build(config.load_config(f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"))
     space, settings = spec.space, spec.settings
@@ -126,10 +126,10 @@ def main() -> None:
             )
 
     size = job.task.images.shape[1]
-    flops = float(np.mean([flops_lib.needed_flops(space, settings, a, job.task.images.shape[0], size) for a in archs]))
+    flops = float(np.mean([needed_flops(space, settings, a, job.task.images.shape[0], size) for a in archs]))
     # Only of spaces that are measured as a whole: the architectures are a sample of the space.
     known = DATA.is_dir() and space.name in POOLS
-    truth = archs_lib.read_truth(DATA / POOLS[space.name][0][0], space) if known else None
+    truth = read_truth(DATA / POOLS[space.name][0][0], space) if known else None
     best_peer = min(np.mean(rows[name]) for name in PEERS)
     table = []
     for name, seconds in rows.items():

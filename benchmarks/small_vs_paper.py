@@ -20,8 +20,8 @@ from common import DATA, POOLS, config_source, draw_archs, header, markdown_tabl
 import eproxy_jax as ep
 from eproxy_jax import ranks
 from eproxy_jax.cli import config
-from eproxy_jax.dps import genes as genes_lib
-from eproxy_jax.runs import archs as archs_lib
+from eproxy_jax.dps.genes import random_settings
+from eproxy_jax.runs.archs import read_truth
 
 SIZES = ("small", "paper")
 
@@ -46,10 +46,10 @@ def main() -> None:
     small = specs["small"]
     file = POOLS[arguments.space][0][0]
     archs = draw_archs(small.space, file, arguments.num_archs, 0)
-    genes = genes_lib.random_settings(small.genes, arguments.num_settings)
+    genes = random_settings(small.genes, arguments.num_settings)
     settings: dict[str, ep.ProxySettings | None] = {"plain Eproxy": None}
     settings |= {f"random {n}": small.genes.decode(g) for n, g in enumerate(genes, start=1)}
-    by_arch = archs_lib.read_truth(DATA / file, small.space)
+    by_arch = read_truth(DATA / file, small.space)
     truth = [by_arch[arch] for arch in archs]
     names = [small.space.format(arch) for arch in archs]
     table = []

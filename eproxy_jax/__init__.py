@@ -1,7 +1,7 @@
 """Eproxy: rank candidate networks for neural architecture search without training them.
 
-The functional API stands in ``__all__``; the command line is ``eproxy``. Names load when they are first used:
-importing this package starts no JAX, touches no device, no file and no configuration.
+``__all__`` lists the public names; the command line is ``eproxy``. Each name loads when it is first used. So the import
+of this package starts no JAX and touches no device, no file and no configuration.
 """
 
 import importlib
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from eproxy_jax._version import __version__
 
-# Where each public name lives.
+# The module of each public name.
 _HOMES = {
     "BranchSettings": "types",
     "Eproxy": "proxy",

@@ -1,4 +1,4 @@
-"""Checks and wording that error messages share."""
+"""This module holds the checks and the wording that error messages share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``' (did you mean X?)'`` for the nearest known word, or nothing.
+    """Return ``' (did you mean X?)'`` with the nearest known word, or an empty string.
 
     Example:
       >>> did_you_mean("momentun", ["lr", "momentum"])
@@ -21,13 +21,13 @@ def check_known(names: Iterable[str], known: Iterable[str], where: str, what: st
     """Check that names are among the known ones.
 
     Args:
-      names: what was given.
-      known: what is allowed.
-      where: what the names belong to, for the message.
-      what: what a name is called.
+      names: the names given.
+      known: the names allowed.
+      where: the owner of the names, for the message.
+      what: the word for one name, for the message.
 
     Raises:
-      ValueError: an unknown name; says the nearest known one and all of them.
+      ValueError: a name is unknown; the message holds the nearest known name and all of them.
 
     Example:
       >>> check_known(["lrr"], ["lr", "momentum"], "settings")

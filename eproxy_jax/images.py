@@ -1,8 +1,8 @@
-"""The one batch of images that candidates are trained on.
+"""This module makes or reads the batch of images that all candidates train on.
 
-The default is made by code: images with natural statistics, so that nothing needs downloading. Files can be given
-instead: ``.npy``, ``.npz``, or the CIFAR-10 folder in its binary or its Python (pickle) form, which is read without
-running anything the pickle asks for.
+By default code makes the images, with natural statistics, so that nothing is downloaded. You can give files instead:
+``.npy``, ``.npz``, or the CIFAR-10 folder in its binary or its Python (pickle) form. Reading a pickle runs none of its
+code.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,13 @@ from jax import Array, lax
 
 from eproxy_jax.errors import did_you_mean
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Num
+
 BATCH_SIZE = 16
 IMAGE_SIZE = 32
 DEFAULT_KIND = "one_over_f"  # ranks best of the three, see benchmarks/results/ranking_nasbench201.md
-_DEFAULT_SEED = 0  # of the embedded batch: fixed, so that a run's key changes weights and targets but not the images
+_DEFAULT_SEED = 0  # seed of the embedded batch: a run's key changes weights and targets, and never the images
 _CIFAR_IMAGE_BYTES = 3 * 32 * 32
 
 
@@ -32,9 +35,9 @@ _CIFAR_IMAGE_BYTES = 3 * 32 * 32
 
 
 def dead_leaves(key: Array, num: int = BATCH_SIZE, size: int = IMAGE_SIZE, num_leaves: int = 120) -> Array:
-    """Dead-leaves images: opaque discs of one colour each, radii by a power law, falling on one another.
+    """Draw dead-leaves images: opaque discs of one colour each, with radii by a power law, that cover one another.
 
-    Occlusion and scale invariance give them the edges and the spectrum of natural images.
+    Occlusion and scale invariance give the images the edges and the spectrum of natural images.
 
     Source: Lee, Mumford, Huang, "Occlusion models for natural images", IJCV 2001.
 
@@ -77,7 +80,7 @@ def dead_leaves(key: Array, num: int = BATCH_SIZE, size: int = IMAGE_SIZE, num_l
 
 
 def one_over_f(key: Array, num: int = BATCH_SIZE, size: int = IMAGE_SIZE) -> Array:
-    """Gaussian textures with amplitude 1 / f and correlated colours.
+    """Draw Gaussian textures with amplitude 1 / f and correlated colours.
 
     Source: Field, "Relations between the statistics of natural images and the response properties of cortical cells",
     JOSA A 1987.
@@ -102,7 +105,7 @@ def one_over_f(key: Array, num: int = BATCH_SIZE, size: int = IMAGE_SIZE) -> Arr
 
 
 def white_noise(key: Array, num: int = BATCH_SIZE, size: int = IMAGE_SIZE) -> Array:
-    """Independent Gaussian pixels, [B, size, size, 3]: the control without natural statistics. The key is consumed."""
+    """Draw independent Gaussian pixels, [B, size, size, 3], a control without natural statistics. Consumes the key."""
     return jax.random.normal(key, (num, size, size, 3))
 
 
@@ -113,8 +116,10 @@ GENERATORS: dict[str, Callable[..., Array]] = {
 }
 
 
-def default_images(kind: str = DEFAULT_KIND, num: int = BATCH_SIZE, size: int = IMAGE_SIZE) -> Array:
-    """The embedded batch: the same images in every run.
+def default_images(
+    kind: str = DEFAULT_KIND, num: int = BATCH_SIZE, size: int = IMAGE_SIZE
+) -> Float[Array, "{num} {size} {size} 3"]:
+    """Return the embedded batch, which is the same in every run.
 
     Args:
       kind: a name in ``GENERATORS``.
@@ -132,14 +137,16 @@ def default_images(kind: str = DEFAULT_KIND, num: int = BATCH_SIZE, size: int = 
     return jax.jit(GENERATORS[kind], static_argnums=(1, 2))(jax.random.key(_DEFAULT_SEED), num, size)
 
 
-def identity(images: Any) -> dict[str, Any]:
-    """Shape and SHA-256 of a batch, for the record of a run."""
+def batch_identity(images: Any) -> dict[str, Any]:
+    """Return shape and SHA-256 of a batch, for the record of a run."""
     images = np.asarray(images)
     return {"shape": list(images.shape), "sha256": hashlib.sha256(images.tobytes()).hexdigest()}
 
 
-def standardize(images: Any) -> Array:
-    """Check a batch and standardise each channel over it to mean 0 and variance 1 (PROTOCOL, step 6).
+def standardize(images: Num[Array | np.ndarray, "B H W 3"]) -> Float[Array, "B H W 3"]:
+    """Check a batch and standardise each channel over it to mean 0 and variance 1.
+
+    Source: docs/method.md, step 6.
 
     Args:
       images: [B, H, W, 3], H = W divisible by 4, any numeric dtype.
@@ -160,7 +167,7 @@ def check_images(images: Any, where: str = "images") -> np.ndarray:
 
     Args:
       images: [B, H, W, 3], H = W divisible by 4, any numeric dtype.
-      where: what to call the batch in an error.
+      where: name of the batch, for error messages.
 
     Returns:
       The same values, float64.
@@ -190,14 +197,14 @@ def check_images(images: Any, where: str = "images") -> np.ndarray:
 # --- images from files ---------------------------------------------------------------------------------------
 
 
-def load_images(path: str | Path, num: int = BATCH_SIZE, seed: int = 0) -> np.ndarray:
-    """A batch of ``num`` images drawn at random from a file or folder.
+def load_images(path: str | Path, num: int = BATCH_SIZE, seed: int = 0) -> Num[np.ndarray, "{num} H W 3"]:
+    """Draw a batch of ``num`` random images from a file or folder.
 
     Args:
       path: ``.npy`` [N, H, W, 3]; ``.npz`` with such an array (named ``x`` or ``images``, or the only 4-dimensional
         one); or a CIFAR-10 folder (``data_batch_*.bin`` or ``data_batch_*``).
       num: B.
-      seed: of the draw.
+      seed: seed of the draw.
 
     Returns:
       [B, H, W, 3] as stored, checked, not yet standardised.
@@ -235,7 +242,7 @@ def _read_numpy(path: Path) -> Any:
 
 
 def _read_npz(path: Path) -> np.ndarray:
-    # A damaged member shows only when it is read, as one of several errors of the zip layer.
+    # Only reading a damaged member shows the damage, as one of several errors of the zip layer.
     import zipfile
     import zlib
 
@@ -272,7 +279,7 @@ def _read_cifar_binary(path: Path) -> np.ndarray:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles plain containers and NumPy arrays; anything else a pickle could ask to be called is refused."""
+    """Unpickles plain containers and NumPy arrays, and refuses to call anything else."""
 
     _ALLOWED = frozenset(
         [(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")]

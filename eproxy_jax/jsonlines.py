@@ -1,4 +1,4 @@
-"""An append-only file of JSON lines that survives kill -9, and the fingerprint that a run's lines carry."""
+"""This module writes append-only files of JSON lines that survive kill -9, and makes the fingerprints in them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import numpy as np
 
 
 def fingerprint(description: dict[str, Any]) -> str:
-    """Twelve hex digits of everything that a score depends on."""
+    """Return a hash of plain data, such as all that a score depends on: 12 hexadecimal digits."""
     text = json.dumps(description, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def number(value: float) -> float | None:
-    """A float32 as its shortest decimal; null for what is not finite, which JSON has no number for."""
+    """Round to float32 and return its shortest decimal; None (null) if it is not finite: JSON has no such number."""
     return float(str(np.float32(value))) if math.isfinite(value) else None
 
 
 def encode_array(array: np.ndarray) -> Any:
-    """Nested lists of shortest decimals, which read back to the same bits; text for what JSON has no number for."""
+    """Return nested lists of shortest decimals, which read back to the same bits; NaN and infinities become text."""
     if array.ndim:
         return [encode_array(part) for part in array]
     if not np.issubdtype(array.dtype, np.floating):
@@ -34,7 +34,7 @@ def encode_array(array: np.ndarray) -> Any:
 
 
 def decode_array(value: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """The inverse of :func:`encode_array`.
+    """Invert :func:`encode_array`.
 
     Raises:
       ValueError: the value has another shape.
@@ -45,14 +45,14 @@ def decode_array(value: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 class JsonLines:
-    """A locked, append-only file of JSON lines; a half-written last line is dropped.
+    """A locked, append-only file of JSON lines. Opening it drops a half-written last line.
 
     Args:
       path: the file; its folder is made.
 
     Attributes:
-      rows: lines already there, parsed.
-      torn: whether a half-written last line was dropped.
+      rows: the parsed lines of the file.
+      torn: True if a half-written last line was dropped.
 
     Raises:
       ValueError: a line is not JSON, or another process is writing the file.
@@ -64,7 +64,7 @@ class JsonLines:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         try:
-            _lock(self._file, path)  # before reading: another writer may still be appending
+            _lock(self._file, path)  # before reading, because another writer may still append
             self._file.seek(0)
             content = self._file.read()
             whole = content[: content.rfind(b"\n") + 1]
@@ -77,10 +77,10 @@ class JsonLines:
         self._file.truncate(len(whole))
 
     def _check_rows(self) -> None:
-        """For subclasses that know what lines should hold."""
+        """Check the rows; subclasses know what a row should hold."""
 
     def append(self, lines: Sequence[str]) -> None:
-        """Write lines and make sure they are on the disk."""
+        """Write lines and flush them to the disk."""
         self._file.write("".join(line + "\n" for line in lines).encode())
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -106,7 +106,7 @@ def _parse_line(path: Path, number: int, line: bytes) -> Any:
 def _lock(file: Any, path: Path) -> None:
     try:
         import fcntl
-    except ImportError:  # Windows has no fcntl; two writers of one file are then the user's to avoid
+    except ImportError:  # Windows has no fcntl: there the user must avoid two writers of one file
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: done, rate, ETA, diverged."""
+"""This module shows the progress of long work on stderr: done, rate, ETA, diverged."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TextIO
 
 
 class Progress:
-    """A status line: rewritten in place on a terminal, a line every few seconds elsewhere.
+    """A status line. A terminal shows it in place; any other stream gets a new line every few seconds.
 
     Args:
       total: units of work.
-      done: units finished before this session, which do not count for the rate.
-      unit: what is counted.
+      done: units finished before this session; the rate leaves them out.
+      unit: name of what is counted.
       stream: defaults to stderr.
-      every: seconds between lines where the stream is not a terminal.
+      every: seconds between lines if the stream is not a terminal.
     """
 
     def __init__(self, total: int, done: int = 0, unit: str = "archs", stream: TextIO | None = None, every: float = 10):
@@ -50,12 +50,12 @@ class Progress:
 
 
 def announce(text: str) -> None:
-    """Print a line for the person who waits, on stderr."""
+    """Print a line on stderr, for the person who waits."""
     print(f"eproxy: {text}", file=sys.stderr)
 
 
 def format_seconds(seconds: float) -> str:
-    """``75`` -> ``1:15``, ``3700`` -> ``1:01:40``.
+    """Format a duration: ``75`` -> ``1:15``, ``3700`` -> ``1:01:40``.
 
     Example:
       >>> format_seconds(75), format_seconds(3700)

@@ -1,14 +1,17 @@
-"""Eproxy of one candidate: head, frozen barrier layer, ten SGD steps, score.
+"""This module computes Eproxy for one candidate: head, frozen barrier layer, ten SGD steps, score.
 
-Everything here is a pure function of (key, arrays, static spec) of ONE candidate; :mod:`eproxy_jax.scoring` maps it
-over many. Source: PROTOCOL, "Eproxy: the score of one architecture".
+All of it is pure functions of (key, arrays, static spec) of ONE candidate; :mod:`eproxy_jax.scoring` maps them over
+many.
+
+Source: Li et al., "Extensible and Efficient Proxy for Neural Architecture Search", ICCV 2023; docs/method.md, steps 1
+to 8.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -18,19 +21,22 @@ import numpy as np
 import optax
 from jax import Array, lax
 
-from eproxy_jax import images as images_lib
 from eproxy_jax import spaces
-from eproxy_jax import targets as targets_lib
+from eproxy_jax.images import standardize
 from eproxy_jax.nn import convolution, initializers, layers, norms, resizing
+from eproxy_jax.targets import TargetFn, branch_target, check_features
 from eproxy_jax.types import TARGET_SIZE, ProxySettings
 
-# First level of the key tree: what is drawn under each tag does not depend on what else is drawn.
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Key, Num
+
+# First level of the key tree: draws under one tag do not depend on draws under another.
 _TAG_TARGET, _TAG_BARRIER, _TAG_ARCH = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
 class ProxySpec:
-    """The static part of the settings: what changes a compiled program.
+    """The static part of the settings: a change of it needs another compiled program.
 
     Attributes:
       num_steps: S.
@@ -42,14 +48,14 @@ class ProxySpec:
 
     @classmethod
     def of(cls, settings: ProxySettings) -> ProxySpec:
-        """The static part of ``settings``."""
+        """Take the static part of ``settings``."""
         heads = tuple((branch.transform_kernel, branch.transform_channels) for branch in settings.branches)
         return cls(settings.num_steps, heads)
 
 
 @flax.struct.dataclass
 class ProxyHyper:
-    """The part of the settings that is data: changing it compiles nothing.
+    """The part of the settings that is data: a change of it compiles nothing.
 
     Attributes:
       lr: scalar.
@@ -65,7 +71,7 @@ class ProxyHyper:
 
     @classmethod
     def of(cls, settings: ProxySettings, dtype: Any = jnp.float32) -> ProxyHyper:
-        """The data part of ``settings``."""
+        """Take the data part of ``settings``."""
         return cls(
             lr=jnp.asarray(settings.lr, dtype),
             momentum=jnp.asarray(settings.momentum, dtype),
@@ -76,7 +82,7 @@ class ProxyHyper:
 
 @flax.struct.dataclass
 class ProxyTask:
-    """What all candidates regress, and through which frozen layers: arrays that depend on (key, settings, images) only.
+    """The regression task of all candidates. Its arrays depend on (key, settings, images) only.
 
     Attributes:
       images: [B, H, W, 3], standardised.
@@ -84,13 +90,13 @@ class ProxyTask:
       barriers: per branch {"kernel": [k_b, k_b, transform_channels, target_channels], "bias": [target_channels]}.
     """
 
-    images: Array
-    targets: tuple[Array, ...]
-    barriers: tuple[dict[str, Array], ...]
+    images: Float[Array, "B H W 3"]
+    targets: tuple[Float[Array, "B 8 8 _"], ...]
+    barriers: tuple[dict[str, Float[Array, " ..."]], ...]
 
 
 class ProxyNetwork(nn.Module):
-    """Backbone and trained transforms: everything in front of the barrier layers.
+    """The trained network: backbone and transforms, all that stands before the barrier layers.
 
     Attributes:
       backbone: a module ``(images, encoded, init) -> taps``, last stage first.
@@ -104,7 +110,7 @@ class ProxyNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, encoded: Array, init: Array | int = 0) -> tuple[Array, ...]:
-        """Transformed features of each branch.
+        """Compute the transformed features of each branch.
 
         Args:
           images: [B, H, W, 3].
@@ -129,7 +135,10 @@ class ProxyNetwork(nn.Module):
 
 
 class Transform(nn.Module):
-    """The trained transform of a branch: resize to 8x8, conv with bias, ReLU, batch norm (PROTOCOL, steps 2 and 3)."""
+    """The trained transform of a branch: resize to 8x8, conv with bias, ReLU, batch norm.
+
+    Source: docs/method.md, steps 2 and 3.
+    """
 
     kernel_size: int
     features: int
@@ -137,7 +146,7 @@ class Transform(nn.Module):
 
     @nn.compact
     def __call__(self, tap: Array | layers.PaddedTap, init: Array | int = 0) -> Array:
-        """[B, H, W, C] -> [B, 8, 8, features]."""
+        """Map [B, H, W, C] to [B, 8, 8, features]."""
         if isinstance(tap, layers.PaddedTap):
             x = layers.TapConv(self.features, self.kernel_size, self.dtype, name="conv")(tap, init)
         else:
@@ -147,18 +156,18 @@ class Transform(nn.Module):
 
 
 def make_task(
-    key: Array, settings: ProxySettings, images: Array, named_targets: Mapping[str, targets_lib.TargetFn] | None = None
+    key: Array, settings: ProxySettings, images: Array, named_targets: Mapping[str, TargetFn] | None = None
 ) -> ProxyTask:
-    """Targets and barrier layers, shared by all candidates.
+    """Draw the targets and the barrier layers that all candidates share.
 
-    Differs from the reference: one draw of the barrier serves all candidates, so that it is one unbatched convolution
-    under ``vmap`` and no source of noise between candidates.
+    Differs from the reference: one draw of the barrier serves all candidates. So it is one unbatched convolution under
+    ``vmap``, and adds no noise between candidates.
 
     Args:
       key: typed key; consumed.
       settings: the proxy's settings.
       images: [B, H, W, 3], standardised.
-      named_targets: features of the user's own by name, see :data:`eproxy_jax.targets.TargetFn`.
+      named_targets: features of your own by name, see :data:`eproxy_jax.targets.TargetFn`.
 
     Returns:
       A ``ProxyTask``.
@@ -167,7 +176,7 @@ def make_task(
     branch_targets, barriers = [], []
     for number, branch in enumerate(settings.branches):
         target_key = jax.random.fold_in(jax.random.fold_in(key, _TAG_TARGET), number)
-        branch_targets.append(targets_lib.branch_target(target_key, branch, images, named_targets))
+        branch_targets.append(branch_target(target_key, branch, images, named_targets))
         kernel_key, bias_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, _TAG_BARRIER), number))
         size = branch.barrier_kernel
         shape = (size, size, branch.transform_channels, branch.target_channels)
@@ -179,13 +188,13 @@ def make_task(
 
 
 def candidate_key(key: Array, identity: Array) -> Array:
-    """The key of one architecture: ``key`` folded with the hash of its canonical form, uint32 [2]."""
+    """Fold the hash of an architecture's canonical form, uint32 [2], into the key."""
     key = jax.random.fold_in(key, _TAG_ARCH)
     return jax.random.fold_in(jax.random.fold_in(key, identity[0]), identity[1])
 
 
 def branch_losses(hidden: tuple[Array, ...], task: ProxyTask) -> Array:
-    """Mean squared error of each branch behind its frozen barrier layer, [L]."""
+    """Return the mean squared error of each branch behind its frozen barrier layer, [L]."""
     errors = [
         jnp.mean((convolution.frozen_conv2d(h, barrier["kernel"]) + norms.per_channel(barrier["bias"]) - target) ** 2)
         for h, barrier, target in zip(hidden, task.barriers, task.targets, strict=True)
@@ -194,13 +203,19 @@ def branch_losses(hidden: tuple[Array, ...], task: ProxyTask) -> Array:
 
 
 def final_loss(losses: Array) -> Array:
-    """L = sum_i MSE_i / 2^i over the last axis (PROTOCOL, step 7): [..., L] -> [...]."""
+    """Return L = sum_i MSE_i / 2^i over the last axis: [..., L] -> [...].
+
+    Source: docs/method.md, step 7.
+    """
     weights = 0.5 ** jnp.arange(losses.shape[-1], dtype=losses.dtype)
     return jnp.sum(losses * weights, axis=-1)
 
 
 def sgd(hyper: ProxyHyper) -> optax.GradientTransformation:
-    """SGD in PyTorch's form: v = m v + g, p -= lr v; weight decay on tensors with more than one dimension."""
+    """Return SGD in PyTorch's form: v = m v + g, p -= lr v, with weight decay on tensors of two or more dimensions.
+
+    Source: docs/method.md, step 6.
+    """
 
     def decays(params: Any) -> Any:
         return jax.tree.map(lambda p: p.ndim > 1, params)
@@ -219,10 +234,10 @@ class _Train(NamedTuple):
 def sgd_losses(
     loss: Callable[[Any], tuple[Array, Array]], params: Any, num_steps: int, optimizer: optax.GradientTransformation
 ) -> Array:
-    """Minimise a loss from ``params`` on and watch it.
+    """Minimise a loss, starting from ``params``, and report it at each step.
 
     Args:
-      loss: params -> (what is minimised, what is reported).
+      loss: params -> (minimised scalar, reported scalar).
       params: initial parameters.
       num_steps: S.
       optimizer: see :func:`sgd`.
@@ -236,7 +251,7 @@ def sgd_losses(
         updates, opt_state = optimizer.update(grads, carry.opt_state, carry.params)
         return _Train(optax.apply_updates(carry.params, updates), opt_state), reported
 
-    # The last step's update would not be seen: its forward pass is all that counts.
+    # Nobody would see the update of the last step: only its forward pass counts.
     trained, losses = lax.scan(step, _Train(params, optimizer.init(params)), None, num_steps - 1)
     return jnp.append(losses, loss(trained.params)[1])
 
@@ -250,7 +265,7 @@ def train_losses(
     hyper: ProxyHyper,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Array:
-    """Train backbone and transforms on the one batch and watch the loss.
+    """Train backbone and transforms on the batch and return the loss at each step.
 
     Args:
       network: a :class:`ProxyNetwork`.
@@ -259,7 +274,7 @@ def train_losses(
       encoded: the architecture, as its space encodes it.
       task: images, targets and barriers.
       hyper: learning rate, momentum, weight decay.
-      optimizer: what trains instead of SGD with ``hyper``.
+      optimizer: replaces SGD with ``hyper``.
 
     Returns:
       [S]: L at each step's forward pass, before that step's update.
@@ -281,7 +296,7 @@ def candidate_losses(
     hyper: ProxyHyper,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Array:
-    """Initialise one candidate from its own key and train it: losses [S]. The key is consumed."""
+    """Initialise one candidate from its own key and train it; returns losses [S]. Consumes the key."""
     params = network.init(key, task.images, encoded, hyper.network_init)["params"]
     return train_losses(network, num_steps, params, encoded, task, hyper, optimizer)
 
@@ -293,18 +308,18 @@ Task = tuple[ProxyTask, ProxyHyper]
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Eproxy as a function of one candidate's backbone, for ``ep.evaluate``; equal ones share compiled programs.
+    """Eproxy as a function of one candidate's backbone, for ``ep.evaluate``. Equal objects share compiled programs.
 
     Attributes:
       spec: the static part of the settings.
-      optimizer: what trains instead of the settings' SGD.
+      optimizer: replaces the settings' SGD.
     """
 
     spec: ProxySpec
     optimizer: optax.GradientTransformation | None = None
 
     def __call__(self, backbone: nn.Module, key: Array, encoded: Array, task: Task) -> Array:
-        """Losses [S] of one candidate; the key is consumed."""
+        """Return the losses [S] of one candidate. Consumes the key."""
         arrays, hyper = task
         network = ProxyNetwork(backbone, self.spec.heads, arrays.images.dtype)
         return candidate_losses(network, self.spec.num_steps, key, encoded, arrays, hyper, self.optimizer)
@@ -315,28 +330,28 @@ class Eproxy(NamedTuple):
 
     Attributes:
       init: (key, images [B, H, W, 3]) -> task: targets, barriers and hyperparameters, shared by all candidates.
-      losses: (key, encoded, task) -> [S], the losses of one candidate at each step; ``jax.vmap`` and ``jax.jit`` take
-        it as it is.
+      losses: (key, encoded, task) -> [S], the losses of one candidate at each step. ``jax.vmap`` and ``jax.jit``
+        accept it.
     """
 
-    init: Callable[[Array | int, Any], Task]
-    losses: Callable[[Array, Array, Task], Array]
+    init: Callable[[Key[Array, ""] | int, Num[Array | np.ndarray, "B H W 3"]], Task]
+    losses: Callable[[Key[Array, ""], Int[Array, " ..."], Task], Float[Array, " S"]]
 
 
 def eproxy(
     group: spaces.Group,
     settings: ProxySettings | None = None,
-    targets: Mapping[str, targets_lib.TargetFn] | None = None,
+    targets: Mapping[str, TargetFn] | None = None,
     optimizer: optax.GradientTransformation | None = None,
     dtype: Any = jnp.float32,
 ) -> Eproxy:
-    """Eproxy as a pair of pure functions of one candidate.
+    """Build Eproxy as a pair of pure functions of one candidate.
 
     Args:
       group: architectures that share a program, ``space.group(arch)``.
       settings: defaults to plain Eproxy.
-      targets: features of the user's own by name: functions (key, images, channels) -> [B, 8, 8, channels].
-      optimizer: an optax transformation that trains instead of the settings' SGD.
+      targets: features of your own by name: functions (key, images, channels) -> [B, 8, 8, channels].
+      optimizer: an optax transformation that replaces the settings' SGD.
       dtype: dtype of parameters and images.
 
     Returns:
@@ -346,35 +361,36 @@ def eproxy(
       ValueError: the settings name a feature that is neither built in nor among ``targets``; bad images, in ``init``.
 
     Example:
+      >>> from eproxy_jax.images import default_images
       >>> space = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
       >>> arch = space.parse([[3], [0, 3], [1, 0, 3]])
       >>> settings = ProxySettings.from_dict({"num_steps": 2, "branches": [{"transform_channels": 4}]})
       >>> init, losses = eproxy(space.group(arch), settings)
-      >>> task = init(0, images_lib.default_images(num=2, size=8))
+      >>> task = init(0, default_images(num=2, size=8))
       >>> losses(jax.random.key(1), jnp.asarray(space.group(arch).encode([arch])[0]), task).shape
       (2,)
     """
     settings = ProxySettings() if settings is None else settings
-    targets_lib.check_features(settings, targets)
+    check_features(settings, targets)
     training, backbone = Training(ProxySpec.of(settings), optimizer), group.universal(dtype)
 
-    def init(key: Array | int, images: Any) -> Task:
-        images = jnp.asarray(images_lib.standardize(images), dtype)
+    def init(key: Key[Array, ""] | int, images: Num[Array | np.ndarray, "B H W 3"]) -> Task:
+        images = jnp.asarray(standardize(images), dtype)
         return make_task(typed_key(key), settings, images, targets), ProxyHyper.of(settings, dtype)
 
-    def losses(key: Array, encoded: Array, task: Task) -> Array:
+    def losses(key: Key[Array, ""], encoded: Int[Array, " ..."], task: Task) -> Float[Array, " S"]:
         return training(backbone, key, encoded, task)
 
     return Eproxy(init, losses)
 
 
 def typed_key(key: Array | int) -> Array:
-    """A typed key out of itself or of an integer seed."""
+    """Return a typed key from an integer seed; a typed key stays as it is."""
     return jax.random.key(int(key)) if isinstance(key, (int, np.integer)) else key
 
 
 def key_identity(key: Array | int) -> int | list[int]:
-    """A key as plain data, for the record of a run: the integer seed, or the data of a typed key."""
+    """Return a key as plain data, for the record of a run: the integer seed, or the data of a typed key."""
     return int(key) if isinstance(key, (int, np.integer)) else jax.random.key_data(key).tolist()
 
 
@@ -382,23 +398,25 @@ def key_identity(key: Array | int) -> int | list[int]:
 
 
 def blend_macs(loss: Any, alpha: Any, fraction: Any) -> Any:
-    """-(L (1 - alpha MACs / MACs_max)), higher is better, for arrays of NumPy or JAX (PROTOCOL, step 8).
+    """Return the score -(L (1 - alpha MACs / MACs_max)), higher is better, for arrays of NumPy or JAX.
+
+    Source: docs/method.md, step 8.
 
     Args:
       loss: final losses.
-      alpha: the blend; broadcasts with ``loss``.
+      alpha: share of the MACs; broadcasts with ``loss``.
       fraction: MACs of the canonical forms over the space's largest; broadcasts with ``loss``.
     """
     return -(loss * (1 - alpha * fraction))
 
 
 def scores(loss: np.ndarray, fraction: np.ndarray | float, alpha: float) -> np.ndarray:
-    """:func:`blend_macs` of a list of architectures; ``-inf`` where L is not finite.
+    """Apply :func:`blend_macs` to a list of architectures; the score is ``-inf`` if L is not finite.
 
     Args:
       loss: [A] final losses.
-      fraction: [A], MACs of the canonical forms over the space's largest; anything where ``alpha`` is 0.
-      alpha: the blend.
+      fraction: [A], MACs of the canonical forms over the space's largest; any value if ``alpha`` is 0.
+      alpha: share of the MACs.
 
     Returns:
       [A] float64.

@@ -1,19 +1,23 @@
-"""Rank statistics: in JAX for use inside jit, and in NumPy for matrices of scores and for reports.
+"""This module computes rank statistics: in JAX for use inside jit, and in NumPy for matrices and reports.
 
-NaN and ``-inf`` rank below every number, tied among themselves: diverged candidates come last.
+NaN and ``-inf`` rank below every number and share one rank, so that diverged candidates come last.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.scipy.stats import rankdata
 from scipy import stats
+
+if TYPE_CHECKING:
+    from jaxtyping import Num
 
 TOP_FRACTION = 0.1
 
@@ -22,7 +26,7 @@ TOP_FRACTION = 0.1
 
 
 def average_ranks(x: Array) -> Array:
-    """Ranks from 1 (smallest), ties sharing their average rank; NaN ranks below every number.
+    """Return ranks from 1 (smallest). Equal values share their average rank; NaN ranks below every number.
 
     Args:
       x: [A].
@@ -39,21 +43,21 @@ def average_ranks(x: Array) -> Array:
 
 
 def pearson(x: Array, y: Array) -> Array:
-    """Correlation of two vectors [A]; 0 where one of them is constant, so that it can be maximised."""
+    """Return the correlation of two vectors [A]; 0 if one of them is constant, so that it can be maximised."""
     x, y = x - jnp.mean(x), y - jnp.mean(y)
     norm = jnp.sqrt(jnp.sum(x * x) * jnp.sum(y * y))
     return jnp.where(norm > 0, jnp.sum(x * y) / jnp.where(norm > 0, norm, 1), 0)
 
 
 def standardized(ranks: Array) -> Array:
-    """Ranks [..., A] with mean 0 and variance 1; 0 where they are all equal."""
+    """Shift and scale ranks [..., A] to mean 0 and variance 1; 0 if they are all equal."""
     centred = ranks - jnp.mean(ranks, axis=-1, keepdims=True)
     deviation = jnp.sqrt(jnp.mean(centred * centred, axis=-1, keepdims=True))
     return centred / jnp.where(deviation > 0, deviation, 1)
 
 
 def spearman(x: Array, y: Array) -> Array:
-    """Spearman's rank correlation with ties; NaN ranks last, 0 where one side is constant.
+    """Return Spearman's rank correlation, with ties. NaN ranks last; the result is 0 if one side is constant.
 
     Args:
       x: [A].
@@ -73,7 +77,7 @@ def spearman(x: Array, y: Array) -> Array:
 
 
 def standardized_ranks(x: Any) -> np.ndarray:
-    """Ranks along the last axis, [..., A], with mean 0 and variance 1; 0 where all values are equal."""
+    """Return ranks along the last axis, [..., A], with mean 0 and variance 1; 0 if all values are equal."""
     ranks = stats.rankdata(x, axis=-1)
     ranks = ranks - ranks.mean(-1, keepdims=True)
     deviation = ranks.std(-1, keepdims=True)
@@ -81,14 +85,14 @@ def standardized_ranks(x: Any) -> np.ndarray:
 
 
 def spearman_rows(scores: Any, truth: Any) -> np.ndarray:
-    """Spearman of each row with the truth.
+    """Return Spearman's correlation of each row with the truth.
 
     Args:
       scores: [..., A], higher is better, ``-inf`` ranks last.
       truth: [A].
 
     Returns:
-      [...]; 0 where a row is constant.
+      [...]; 0 for a constant row.
     """
     ranks = stats.rankdata(scores, axis=-1)
     target = stats.rankdata(truth)
@@ -105,8 +109,8 @@ class RankQuality:
     Attributes:
       spearman: rank correlation in [-1, 1]; NaN if one side is constant.
       kendall_tau: tau-b in [-1, 1]; NaN if one side is constant.
-      top_precision: share of the best 10 % by score that are among the best 10 % by truth.
-      regret: truth of the best architecture minus truth of the one ranked first, in the truth's unit.
+      top_precision: of the best 10 % by score, the share that is among the best 10 % by truth.
+      regret: truth of the best architecture minus truth of the one ranked first, in the unit of the truth.
       count: number of architectures compared.
     """
 
@@ -117,11 +121,13 @@ class RankQuality:
     count: int
 
 
-def rank_quality(score: Any, truth: Any) -> RankQuality:
+def rank_quality(
+    score: Num[Array | np.ndarray, " A"] | Sequence[float], truth: Num[Array | np.ndarray, " A"] | Sequence[float]
+) -> RankQuality:
     """Compare scores with the truth.
 
     Args:
-      score: [A], higher is better; ``-inf`` for the worst rank. NaN is refused.
+      score: [A], higher is better; ``-inf`` has the worst rank. NaN is refused.
       truth: [A], higher is better, finite.
 
     Returns:
@@ -143,7 +149,7 @@ def rank_quality(score: Any, truth: Any) -> RankQuality:
         raise ValueError(f"{int(np.isnan(score).sum())} scores are NaN: give diverged candidates -inf")
     if not np.isfinite(truth).all():
         raise ValueError(f"{int((~np.isfinite(truth)).sum())} truth values are not finite")
-    ranks = stats.rankdata(score)  # -inf ranks last here, where scipy's correlations would subtract it from itself
+    ranks = stats.rankdata(score)  # scipy's correlations would subtract -inf from itself; by rank it comes last
     constant = np.ptp(ranks) == 0 or np.ptp(truth) == 0
     spearman = math.nan if constant else float(stats.spearmanr(ranks, truth)[0])  # pyright: ignore[reportArgumentType]
     tau = math.nan if constant else float(stats.kendalltau(ranks, truth)[0])  # pyright: ignore[reportArgumentType]

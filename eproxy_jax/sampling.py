@@ -1,4 +1,4 @@
-"""Draws of distinct things, from a set that is numbered and from one that is not."""
+"""This module draws distinct values at random, by number or by a function that draws one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def draw_distinct(total: int, num: int, seed: int, what: str) -> list[int]:
-    """``num`` distinct integers below ``total``, uniformly, in the order drawn.
+    """Draw ``num`` distinct integers below ``total`` uniformly; returns them in the order drawn.
 
     Raises:
       ValueError: ``num`` is not in 1..total.
@@ -20,7 +20,9 @@ def draw_distinct(total: int, num: int, seed: int, what: str) -> list[int]:
 
 
 def draw_until(draw: Callable[[], Any], num: int, what: str) -> list[Any]:
-    """``num`` distinct values of ``draw``, in the order drawn, out of a set too large to run dry.
+    """Call ``draw`` until it has given ``num`` distinct values; returns them in the order drawn.
+
+    The set must be much larger than ``num``: the function does not end if the set has fewer values.
 
     Raises:
       ValueError: ``num`` is less than 1.

@@ -1,4 +1,4 @@
-"""From a list of architectures to a list of scores: plan, train, collect.
+"""This module turns a list of architectures into a list of scores: it groups, trains and collects.
 
 Data flows one way: strings -> canonical architectures -> groups -> device programs -> losses -> scores. A score depends
 on (architecture, settings, images, key) only.
@@ -9,28 +9,31 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 import optax
 from jax import Array
 
-from eproxy_jax import images as images_lib
 from eproxy_jax import proxy, spaces
-from eproxy_jax import targets as targets_lib
 from eproxy_jax.execution.evaluation import Evaluation, identity_of
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import Networks, distinct_networks, parse_all
+from eproxy_jax.images import default_images, standardize
 from eproxy_jax.sources import source_fingerprint
+from eproxy_jax.targets import TargetFn, check_features
 from eproxy_jax.types import STATUS_DIVERGED, STATUS_OK, ProxySettings, ScoreResult
 
-Targets = Mapping[str, targets_lib.TargetFn]
+if TYPE_CHECKING:
+    from jaxtyping import Key, Num
+
+Targets = Mapping[str, TargetFn]
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Everything a run needs besides its architectures, on its devices.
+    """All that a run needs besides its architectures, on its devices.
 
     Attributes:
       settings: the proxy's settings.
@@ -81,10 +84,10 @@ def make_job(
     """
     space = spaces.get(space) if isinstance(space, str) else space
     settings = ProxySettings() if settings is None else settings
-    targets_lib.check_features(settings, targets)
+    check_features(settings, targets)
     execution = Execution.of() if execution is None else execution
     typed_key = proxy.typed_key(key)
-    batch = images_lib.standardize(images_lib.default_images() if images is None else images)
+    batch = standardize(default_images() if images is None else images)
     task = jax.jit(lambda key, images: proxy.make_task(key, settings, images, targets))(typed_key, batch)
     hyper = proxy.ProxyHyper.of(settings, batch.dtype)
     training = proxy.Training(proxy.ProxySpec.of(settings), optimizer)
@@ -100,29 +103,31 @@ def run_identity(
     targets: Targets | None = None,
     optimizer: optax.GradientTransformation | None = None,
 ) -> dict[str, Any]:
-    """What losses depend on besides architectures and settings, as plain data: equal ones, equal losses.
+    """Return, as plain data, all that losses depend on besides architectures and settings.
+
+    Equal identities give equal losses.
 
     Args:
       space: the search space.
       images: [B, H, W, 3], standardised.
-      key: of weights, targets and barriers.
-      execution: devices and form.
-      targets: features of the user's own.
-      optimizer: what trains instead of SGD.
+      key: key of weights, targets and barriers.
+      execution: devices and execution form.
+      targets: features of your own.
+      optimizer: replaces SGD.
     """
     own = {}
     if targets:
         own["targets"] = {name: source_fingerprint(function) for name, function in sorted(targets.items())}
     if optimizer is not None:
         own["optimizer"] = [source_fingerprint(part) for part in optimizer]
-    return {**identity_of(space, key, execution), "images": images_lib.identity(images), **own}
+    return {**identity_of(space, key, execution), "images": batch_identity(images), **own}
 
 
 def collect(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: dict[str, float]) -> ScoreResult:
-    """Scores out of losses.
+    """Turn losses into scores.
 
     Args:
-      job: what the candidates shared.
+      job: the job that gave the losses.
       archs: architectures as written, length A.
       losses: [A, S].
       seconds: {"compile": ..., "run": ...}.
@@ -132,7 +137,7 @@ def collect(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: dict[st
     finite = np.isfinite(losses[:, -1])
     loss = np.where(finite, losses[:, -1], np.nan)
     effective_macs = np.asarray([space.macs(space.canonical(arch)) for arch in archs], np.int64)
-    # The largest MACs of a user's family cost a trace of every network: they are asked for only where they count.
+    # The largest MACs of a user's family need a trace of every network, so they are computed only if they count.
     fraction = effective_macs / space.max_macs() if job.settings.alpha else 0.0
     return ScoreResult(
         archs=tuple(space.format(arch) for arch in archs),
@@ -151,30 +156,31 @@ def score(
     archs: Sequence[Any],
     space: spaces.SearchSpace | str = "nasbench201",
     settings: ProxySettings | None = None,
-    images: Any = None,
-    key: Array | int = 0,
+    images: Num[Array | np.ndarray, "B H W 3"] | None = None,
+    key: Key[Array, ""] | int = 0,
     *,
     targets: Targets | None = None,
     optimizer: optax.GradientTransformation | None = None,
     execution: Execution | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScoreResult:
-    """Eproxy scores of a list of architectures.
+    """Compute the Eproxy scores of a list of architectures.
 
     A score depends on (architecture, settings, images, key) only: not on order, duplicates, chunking or device count.
-    Architectures that compute the same function are trained once and get equal scores. For a run that appends to a
-    file and resumes, see ``ep.runs.score``.
+    Architectures that compute the same function are trained once and get equal scores. ``ep.runs.score`` does the same
+    into a file, and resumes after a kill.
 
     Args:
       archs: architectures in any notation that ``space.parse`` reads.
       space: a search space or its registry name.
       settings: defaults to plain Eproxy.
-      images: [B, H, W, 3], H = W divisible by 4; defaults to the embedded batch. Standardised here.
+      images: [B, H, W, 3], H = W divisible by 4; defaults to the embedded batch. The function
+        standardises it.
       key: typed key, or an integer seed for one.
       targets: features of your own by name, for the settings' ``features``: functions (key, images, channels) ->
         [B, 8, 8, channels].
-      optimizer: an optax transformation that trains instead of the settings' SGD.
-      execution: devices and form, see :class:`Execution`; all devices by default.
+      optimizer: an optax transformation that replaces the settings' SGD.
+      execution: devices and execution form, see :class:`Execution`; all devices by default.
       progress: called with (networks done, networks in total) after each chunk.
 
     Returns:
@@ -186,7 +192,7 @@ def score(
     Example:
       >>> space = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
       >>> settings = ProxySettings.from_dict({"num_steps": 2, "branches": [{"transform_channels": 4}]})
-      >>> result = score([[[3], [0, 3], [1, 0, 3]]], space, settings, images_lib.default_images(num=2, size=8))
+      >>> result = score([[[3], [0, 3], [1, 0, 3]]], space, settings, default_images(num=2, size=8))
       >>> result.status
       ('ok',)
     """
@@ -196,10 +202,10 @@ def score(
 
 
 def score_networks(job: Job, networks: Networks, progress: Callable[[int, int], None] | None = None) -> ScoreResult:
-    """Train what a list needs: the second half of :func:`score`.
+    """Train the networks of a list and score it: the second half of :func:`score`.
 
     Args:
-      job: what the candidates share, and how to run them.
+      job: the data that the candidates share, and how to run them.
       networks: of architectures of the job's space.
       progress: as in :func:`score`.
 

@@ -1,7 +1,8 @@
-"""Synthetic regression targets.
+"""This module draws the synthetic regression targets.
 
-Source: PROTOCOL, step 5. Each feature is a map [B, 8, 8, C]; a branch's target is ``level`` times the sum of its
-features.
+Each feature is a map [B, 8, 8, C]. The target of a branch is ``level`` times the sum of its features.
+
+Source: docs/method.md, step 5.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _NET_WIDTHS = (64, 128, 256, 512, 1024)
 class TargetNet(nn.Module):
     """The random CNN behind feature ``net``: six conv-BN-ReLU blocks 3-64-128-256-512-1024-C, two 2x2 max-pools.
 
-    The pools stand after the first two blocks, so that the wide blocks run at the target's size.
+    The pools follow the first two blocks, so that the wide blocks run at the size of the target.
 
     Attributes:
       features: C, output channels.
@@ -39,7 +40,7 @@ class TargetNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """[B, H, W, 3] -> [B, 8, 8, features]."""
+        """Map [B, H, W, 3] to [B, 8, 8, features]."""
         x = images
         for number, width in enumerate((*_NET_WIDTHS, self.features)):
             x = layers.Conv(width, 3, use_bias=True, dtype=self.dtype, name=f"conv{number}")(x)
@@ -50,13 +51,13 @@ class TargetNet(nn.Module):
 
 
 def net(key: Array, images: Array, channels: int) -> Array:
-    """Output of a randomly initialised CNN on the same images, [B, 8, 8, channels]; the key is consumed."""
+    """Return the output of a random CNN on the same images, [B, 8, 8, channels]. Consumes the key."""
     module = TargetNet(channels, images.dtype)
     return module.apply(module.init(key, images), images)  # pyright: ignore[reportReturnType]
 
 
 def wave(key: Array, images: Array, channels: int, feature: str) -> Array:
-    """Sine waves with random direction, phase and frequency per image and channel, [B, 8, 8, channels].
+    """Draw sine waves with random direction, phase and frequency per image and channel, [B, 8, 8, channels].
 
     Args:
       key: typed key; consumed.
@@ -76,11 +77,11 @@ def wave(key: Array, images: Array, channels: int, feature: str) -> Array:
 
 
 def dot(key: Array, images: Array, channels: int) -> Array:
-    """Each value -1 or +1 at random, [B, 8, 8, channels]; the key is consumed."""
+    """Draw each value as -1 or +1 at random, [B, 8, 8, channels]. Consumes the key."""
     return jax.random.rademacher(key, (images.shape[0], TARGET_SIZE, TARGET_SIZE, channels), images.dtype)
 
 
-# A feature of the user's own: (key, images [B, H, W, 3], channels) -> [B, 8, 8, channels]; the key is consumed.
+# A feature of your own: (key, images [B, H, W, 3], channels) -> [B, 8, 8, channels]; the key is consumed.
 TargetFn = Callable[[Array, Array, int], Array]
 
 
@@ -92,14 +93,14 @@ BUILT_IN: dict[str, TargetFn] = {"net": net, **{feature: _wave(feature) for feat
 
 
 def check_features(settings: ProxySettings, named: Mapping[str, TargetFn] | None = None) -> None:
-    """Check that every feature of some settings has a function.
+    """Check that every feature of the settings has a function.
 
     Args:
       settings: the proxy's settings.
-      named: features of the user's own by name.
+      named: features of your own by name.
 
     Raises:
-      ValueError: an unknown feature (with the nearest known one), or a name that hides a built-in feature.
+      ValueError: a feature is unknown (with the nearest known one), or a name hides a built-in feature.
     """
     named = {} if named is None else named
     if hidden := sorted(set(named) & set(BUILT_IN)):
@@ -113,9 +114,9 @@ def check_features(settings: ProxySettings, named: Mapping[str, TargetFn] | None
 def feature_map(
     key: Array, feature: str, images: Array, channels: int, named: Mapping[str, TargetFn] | None = None
 ) -> Array:
-    """One feature, [B, 8, 8, channels]. The key is consumed.
+    """Return one feature, [B, 8, 8, channels]. Consumes the key.
 
-    A built-in feature folds its place in ``FEATURES`` into the key, one of the user's own the hash of its name.
+    A built-in feature folds its index in ``FEATURES`` into the key; one of your own folds in the hash of its name.
     """
     if feature in BUILT_IN:
         return BUILT_IN[feature](jax.random.fold_in(key, FEATURES.index(feature)), images, channels)
@@ -131,13 +132,13 @@ def feature_map(
 def branch_target(
     key: Array, branch: BranchSettings, images: Array, named: Mapping[str, TargetFn] | None = None
 ) -> Array:
-    """The target of one branch: ``level`` times the sum of its features.
+    """Return the target of one branch: ``level`` times the sum of its features.
 
     Args:
       key: typed key; consumed.
       branch: features, level and channels.
       images: [B, H, W, 3], standardised.
-      named: features of the user's own by name.
+      named: features of your own by name.
 
     Returns:
       [B, 8, 8, target_channels].

@@ -1,4 +1,4 @@
-"""Public types: proxy settings and results.
+"""This module defines the public types: proxy settings and results.
 
 Dimension letters, used in every docstring of the package:
 
@@ -18,17 +18,20 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from eproxy_jax.errors import check_known
 from eproxy_jax.nn import initializers
 
+if TYPE_CHECKING:
+    from jaxtyping import Float64, Int64
+
 FEATURES = ("net", "wave_l", "wave_m", "wave_h", "dot")
 
 
-TARGET_SIZE = 8  # height and width of feature maps and targets (PROTOCOL, step 2)
+TARGET_SIZE = 8  # height and width of feature maps and targets (docs/method.md, step 2)
 
 
 MAX_BRANCHES = 3
@@ -42,12 +45,12 @@ STATUS_DIVERGED = "diverged"
 
 @dataclasses.dataclass(frozen=True)
 class BranchSettings:
-    """One branch of the proxy: how its head and its target are built.
+    """The settings of one branch: they say how its head and its target are built.
 
-    Source: PROTOCOL, steps 3 to 5, and its gene table.
+    Source: docs/method.md, steps 3 to 5 and "Gene table".
 
     Attributes:
-      features: what the target sums, not empty: names out of ``FEATURES``, or of targets of the user's own.
+      features: names of the features that the target sums, at least one: out of ``FEATURES``, or of your own targets.
       level: factor on the target.
       transform_kernel: k_h, size of the trained transform convolution; odd.
       transform_channels: its output channels.
@@ -67,20 +70,20 @@ class BranchSettings:
 class ProxySettings:
     """Eproxy's training settings. The defaults are plain Eproxy.
 
-    Source: PROTOCOL, steps 6 to 8, and its gene table.
+    Source: Li et al., ICCV 2023; docs/method.md, steps 6 to 8 and "Gene table".
 
     Attributes:
       branches: one to three branches; branch 0 reads the last stage.
       lr: learning rate of SGD.
-      momentum: of SGD, PyTorch form.
-      weight_decay: on tensors with more than one dimension.
+      momentum: momentum of SGD, in PyTorch's form.
+      weight_decay: weight decay, on tensors with more than one dimension.
       num_steps: training steps; the score is the loss at the last one's forward pass.
-      alpha: how strongly MACs blend into the score.
-      network_init: initialiser of backbone and transforms, a name in ``initializers.INITS``.
+      alpha: share of the MACs in the score.
+      network_init: initialiser of backbone and transforms; a name in ``initializers.INITS``.
       barrier_init: initialiser of the barrier layers.
 
     Raises:
-      ValueError: a value outside what is allowed; says the field, the value and the range.
+      ValueError: a value is not allowed; the message holds the field, the value and the range.
 
     Example:
       >>> ProxySettings(alpha=0.3).branches[0].target_channels
@@ -110,12 +113,12 @@ class ProxySettings:
             _check_branch(branch, number)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers, for JSON."""
+        """Return plain dicts, lists and numbers, for JSON."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ProxySettings:
-        """The inverse of ``to_dict``; fields left out keep their defaults.
+        """Invert ``to_dict``; absent fields keep their defaults.
 
         Raises:
           ValueError: an unknown field (with the nearest known one) or a bad value.
@@ -186,16 +189,16 @@ def _check_branch(branch: BranchSettings, number: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreResult:
-    """Scores of a list of architectures, in the order given. A plain record of NumPy arrays, no pytree.
+    """The scores of a list of architectures, in the order given. It is a record of NumPy arrays and no pytree.
 
     Attributes:
       archs: the architectures' strings, length A.
-      score: [A] float64, higher is better; ``-inf`` where the training diverged, so that it ranks last.
-      loss: [A] float64, final loss; NaN where the training diverged.
+      score: [A] float64, higher is better; ``-inf`` if the training diverged, so that it ranks last.
+      loss: [A] float64, final loss; NaN if the training diverged.
       losses: [A, S] float64, loss at each step's forward pass.
-      macs: [A] int64, multiply-accumulates of the backbone as written, dead edges included, for one 3x32x32 image.
+      macs: [A] int64, multiply-accumulates of the backbone as written for one 3x32x32 image, dead edges included.
       params: [A] int64, trainable parameters of the backbone as written.
-      effective_macs: [A] int64, MACs of the canonical form: what ``alpha`` blends in, so that equal functions get
+      effective_macs: [A] int64, MACs of the canonical form. ``alpha`` blends these in, so that equal functions get
         equal scores.
       status: ``"ok"`` or ``"diverged"``, length A.
       seconds: {"compile": ..., "run": ...} wall time, s.
@@ -208,21 +211,21 @@ class ScoreResult:
     """
 
     archs: tuple[str, ...]
-    score: np.ndarray
-    loss: np.ndarray
-    losses: np.ndarray
-    macs: np.ndarray
-    params: np.ndarray
-    effective_macs: np.ndarray
+    score: Float64[np.ndarray, " A"]
+    loss: Float64[np.ndarray, " A"]
+    losses: Float64[np.ndarray, "A S"]
+    macs: Int64[np.ndarray, " A"]
+    params: Int64[np.ndarray, " A"]
+    effective_macs: Int64[np.ndarray, " A"]
     status: tuple[str, ...]
     seconds: dict[str, float]
 
-    def ranking(self) -> np.ndarray:
-        """Indices from best to worst, [A]; ties and diverged ones in the order given."""
+    def ranking(self) -> Int64[np.ndarray, " A"]:
+        """Return the indices from best to worst, [A]. Equal scores, such as ``-inf``, keep the order given."""
         return np.argsort(-self.score, kind="stable")
 
     def select(self, positions: Sequence[int]) -> ScoreResult:
-        """The same of the architectures at some positions, in that order."""
+        """Return the result of the architectures at some positions, in that order."""
         where = np.asarray(positions, np.int64)
         return ScoreResult(
             archs=tuple(self.archs[i] for i in where),
@@ -235,10 +238,10 @@ class ScoreResult:
         )
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """One dict an architecture, in the order given: what ``pandas.DataFrame(result.to_rows())`` takes.
+        """Return one dict for each architecture, in the order given, as ``pandas.DataFrame`` takes them.
 
-        Keys: ``arch, score, loss, losses, macs, params, effective_macs, status``. Numbers are Python's; ``losses`` is
-        a list of S numbers.
+        Keys: ``arch, score, loss, losses, macs, params, effective_macs, status``. Numbers are Python numbers, and
+        ``losses`` is a list of S of them.
         """
         names = ("score", "loss", "losses", "macs", "params", "effective_macs")
         columns = {name: getattr(self, name).tolist() for name in names}
@@ -248,7 +251,7 @@ class ScoreResult:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists by field, and ``seconds``."""
+        """Return a dict of plain lists by field, and ``seconds``."""
         return {
             field.name: value.tolist() if isinstance(value := getattr(self, field.name), np.ndarray) else value
             for field in dataclasses.fields(self)

@@ -1,1 +1,1 @@
-"""The command line: flags and configurations in, library calls out."""
+"""This package is the command line: it turns flags and configurations into calls of the library."""

@@ -1,4 +1,4 @@
-"""``eproxy bank``: losses of many random settings on many architectures, for fitting any task at once."""
+"""``eproxy bank`` trains many settings on many architectures and keeps the losses, to fit any task later."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def add_parser(commands: common.Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status."""
     common.check_source(arguments, overrides)
     common.check_archs(arguments)
     import numpy as np
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _encode(genes: Any, settings: Sequence[Any], where: str) -> list[Any]:
-    """Genomes of settings that come from ``where``."""
+    """Encode settings as genomes; ``where`` names their source in errors."""
     try:
         return [genes.encode(one) for one in settings]
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What the commands share: flags, configuration at the edge, devices, records of a run."""
+"""This module holds what all commands use: flags, configurations, devices, records of a run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 class UsageError(Exception):
-    """A mistake of the user, to be told in one line."""
+    """A mistake of the user; the command line prints it in one line."""
 
 
 # --- flags ---------------------------------------------------------------------------------------------------
 
 
 def positive(text: str) -> int:
-    """An integer >= 1, for argparse."""
+    """Parse an integer >= 1, for argparse."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text}")
@@ -34,12 +34,12 @@ def positive(text: str) -> int:
 
 
 def width(text: str) -> int | str:
-    """An integer >= 1 or ``auto``, for argparse."""
+    """Parse an integer >= 1 or ``auto``, for argparse."""
     return text if text == "auto" else positive(text)
 
 
 def natural(text: str) -> int:
-    """An integer >= 0, for argparse."""
+    """Parse an integer >= 0, for argparse."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {text}")
@@ -47,12 +47,12 @@ def natural(text: str) -> int:
 
 
 def add_command(commands: Commands, name: str, help: str, epilog: str) -> argparse.ArgumentParser:
-    """The parser of one command of ``eproxy``; ``epilog`` is printed as it stands."""
+    """Add the parser of one command of ``eproxy``; ``epilog`` is printed unchanged."""
     return commands.add_parser(name, help=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_proxy_flags(parser: argparse.ArgumentParser) -> Any:
-    """--space, --config, --images, --weight-seed; returns the group, for a command's own."""
+    """Add --space, --config, --images, --weight-seed; returns the group, for more flags of a command."""
     what = parser.add_argument_group("what to score with")
     what.add_argument("--space", metavar="NAME", help="search space; enough alone: plain Eproxy at the paper's size")
     what.add_argument(
@@ -68,7 +68,7 @@ def add_proxy_flags(parser: argparse.ArgumentParser) -> Any:
 
 
 def add_arch_flags(parser: argparse.ArgumentParser) -> None:
-    """--archs, --sample, --all, --limit, --seed."""
+    """Add --archs, --sample, --all, --limit, --seed."""
     which = parser.add_argument_group("which architectures (one of --archs, --sample, --all)")
     which.add_argument("--archs", metavar="FILE", help="a file of architectures")
     which.add_argument("--sample", type=positive, metavar="N", help="N distinct random ones")
@@ -78,7 +78,7 @@ def add_arch_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_execution_flags(parser: argparse.ArgumentParser) -> None:
-    """--form, --chunk-size, --vmap-width, --grouping, --precision, --devices, --compile-cache."""
+    """Add --form, --chunk-size, --vmap-width, --grouping, --precision, --devices, --compile-cache."""
     execution = parser.add_argument_group("execution (does not change scores within one form)")
     execution.add_argument(
         "--form", choices=("map", "vmap"), help="one candidate at a time, or batches (default by backend)"
@@ -117,7 +117,7 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def check_source(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """One of --space and --config, and overrides only with the latter."""
+    """Check that there is one of --space and --config, and overrides only with the latter."""
     if (arguments.space is None) == (arguments.config is None):
         raise UsageError("give either --space NAME or --config FILE")
     if overrides and arguments.config is None:
@@ -125,7 +125,7 @@ def check_source(arguments: argparse.Namespace, overrides: Sequence[str]) -> Non
 
 
 def check_archs(arguments: argparse.Namespace) -> None:
-    """One source of architectures."""
+    """Check that there is one source of architectures."""
     if sum([arguments.archs is not None, arguments.sample is not None, arguments.all]) > 1:
         raise UsageError("--archs, --sample and --all exclude one another")
     if arguments.limit is not None and arguments.sample is not None:
@@ -133,7 +133,7 @@ def check_archs(arguments: argparse.Namespace) -> None:
 
 
 def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -> Execution:
-    """The ``Execution`` of the flags; ``chunk_size`` per device where the flag is absent."""
+    """Make the ``Execution`` of the flags; without a flag, ``chunk_size`` counts per device."""
     import jax
 
     from eproxy_jax.execution.execution import Execution
@@ -155,23 +155,23 @@ def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -
 
 
 def run_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> RunSpec:
-    """The ``config.RunSpec`` of the flags."""
-    from eproxy_jax.cli import config as config_lib
+    """Make the ``config.RunSpec`` of the flags."""
+    from eproxy_jax.cli.config import build, default_config, load_config
 
     if arguments.config is not None:
-        config = config_lib.load_config(arguments.config, overrides)
+        config = load_config(arguments.config, overrides)
     else:
-        config = config_lib.default_config(arguments.space)
+        config = default_config(arguments.space)
     with config.unlocked():
         if arguments.images is not None:
             config.images.source = arguments.images
         if arguments.weight_seed is not None:
             config.weight_seed = arguments.weight_seed
-    return config_lib.build(config)
+    return build(config)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a file."""
+    """Read the JSON object of a file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -182,7 +182,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_proxy(path: Path) -> FittedProxy:
-    """The fitted proxy of a file that ``eproxy dps`` wrote, one plain setting, or SPACE/TASK of ``ep.found``."""
+    """Read a fitted proxy: a file of ``eproxy dps``, a file of one plain setting, or SPACE/TASK of ``ep.found``."""
     from eproxy_jax.dps import fitted
 
     if not path.exists() and len(path.parts) == 2 and path.parts in fitted.found_names():
@@ -194,15 +194,15 @@ def read_proxy(path: Path) -> FittedProxy:
 
 
 def architectures(arguments: argparse.Namespace, space: SearchSpace) -> list[Any]:
-    """The architectures asked for, each string once."""
-    from eproxy_jax.runs import archs as archs_lib
+    """Return the architectures that the flags ask for, each string once."""
+    from eproxy_jax.runs.archs import read_archs
     from eproxy_jax.sampling import draw_distinct
 
     if arguments.archs is None and not arguments.all:
         few = 20 if space.num_archs is None else min(20, space.num_archs)
         return space.sample(arguments.sample or few, arguments.seed)
     if arguments.archs is not None:
-        archs = [record.arch for record in archs_lib.read_archs(arguments.archs, space)]
+        archs = [record.arch for record in read_archs(arguments.archs, space)]
     else:
         archs = list(space.enumerate())
     distinct = list(dict.fromkeys(archs))
@@ -216,5 +216,5 @@ def architectures(arguments: argparse.Namespace, space: SearchSpace) -> list[Any
 
 
 def command_line() -> str:
-    """This process's command, for the record of a run."""
+    """Return this process's command, for the record of a run."""
     return " ".join(["eproxy", *sys.argv[1:]])

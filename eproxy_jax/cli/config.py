@@ -1,7 +1,7 @@
-"""Configurations: what a run is made of, as data, and its translation into frozen specs.
+"""This module reads configurations and turns them into frozen specs.
 
 A configuration is an ``ml_collections.ConfigDict`` with the fields of :func:`default_config`. The files in ``configs/``
-return one; the command line reads it at the edge and hands on only what the functions here build from it.
+return one. The command line reads it, and hands only the specs of :func:`build` to the library.
 """
 
 from __future__ import annotations
@@ -21,25 +21,31 @@ from ml_collections import config_dict
 from ml_collections.config_flags import config_path
 
 from eproxy_jax import images, scoring, spaces
-from eproxy_jax import targets as targets_lib
 from eproxy_jax.dps.evolution import SearchSpec
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.errors import check_known, did_you_mean
+from eproxy_jax.targets import check_features
 from eproxy_jax.types import ProxySettings
 
 
 def default_config(space: str = "nasbench201") -> Any:
-    """Plain Eproxy at the paper's size.
+    """Return the configuration of plain Eproxy at the paper's size.
 
     Args:
       space: registry name.
 
     Returns:
-      A locked ``ConfigDict``: ``space``, ``sizes`` (fields of the space), ``settings`` (see ``ProxySettings``),
-      ``images`` (``source``: a generator's name or a path; ``num``; ``size`` in pixels, generators only; ``seed`` of
-      the draw, files only), ``weight_seed`` (seed of weights, targets and barrier), ``targets`` (features of your own:
-      functions by name, see ``ep.score``), ``optimizer`` (an optax transformation instead of SGD, or None) and ``dps``
-      (fields of ``dps.SearchSpec``, and ``genes``, fields of ``genes.GeneTable``).
+      A locked ``ConfigDict`` with these fields:
+
+      * ``space``: registry name.
+      * ``sizes``: fields of the space.
+      * ``settings``: see ``ProxySettings``.
+      * ``images``: ``source`` (a generator's name or a path), ``num``, ``size`` in pixels (generators only), ``seed``
+        of the draw (files only).
+      * ``weight_seed``: seed of weights, targets and barrier.
+      * ``targets``: features of your own, functions by name, see ``ep.score``.
+      * ``optimizer``: an optax transformation instead of SGD, or None.
+      * ``dps``: fields of ``SearchSpec``, and ``genes``, fields of ``GeneTable``.
 
     Raises:
       ValueError: unknown space.
@@ -47,7 +53,7 @@ def default_config(space: str = "nasbench201") -> Any:
     sizes = dataclasses.asdict(spaces.get(space))
     settings = ProxySettings().to_dict()
     for branch in settings["branches"]:
-        branch["features"] = tuple(branch["features"])  # tuples can be overridden on the command line, lists cannot
+        branch["features"] = tuple(branch["features"])  # the command line can override tuples, but not lists
     config = ml_collections.ConfigDict(
         {
             "space": space,
@@ -71,12 +77,12 @@ def default_config(space: str = "nasbench201") -> Any:
 
 def _search_defaults() -> dict[str, Any]:
     values = dataclasses.asdict(SearchSpec())
-    del values["num_steps"]  # the settings have it
+    del values["num_steps"]  # a field of the settings
     return values
 
 
 def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """Lists as tuples, which can be overridden on the command line."""
+    """Turn lists into tuples, which the command line can override."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
@@ -86,14 +92,16 @@ VARIANTS = ("paper", "small", "smoke")
 def variant_config(
     space: str, variant: str, small: dict[str, Any], smoke: dict[str, Any], small_image_size: int | None = None
 ) -> Any:
-    """A size of a space's configuration: ``paper``, ``small`` (two cores can afford a search) or ``smoke`` (seconds).
+    """Return one size of a space's configuration.
+
+    ``paper`` is the paper's size, ``small`` allows a search on two cores, and ``smoke`` takes seconds.
 
     Args:
       space: registry name.
       variant: one of ``VARIANTS``.
       small: fields of the space at size ``small``.
       smoke: fields of the space at size ``smoke``.
-      small_image_size: pixels at size ``small``; the paper's when absent.
+      small_image_size: pixels at size ``small``; the paper's if absent.
 
     Raises:
       ValueError: unknown variant.
@@ -116,12 +124,12 @@ def variant_config(
 
 
 def narrow_genes(config: Any, kernels: tuple[int, ...], channels: tuple[int, ...]) -> None:
-    """Restrict the genes of a configuration to what a small machine can afford, plain settings included.
+    """Restrict the genes of a configuration for a small machine, and add the initialisers of plain settings.
 
     Args:
       config: changed in place.
       kernels: choices of both kernel sizes.
-      channels: choices of ``transform_channels``; ``target_channels`` does without the largest.
+      channels: choices of ``transform_channels``; ``target_channels`` has all but the last.
     """
     genes = config.dps.genes
     genes.transform_kernel = genes.barrier_kernel = kernels
@@ -152,7 +160,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> Any:
         raise FileNotFoundError(f"no configuration file at {path!r}")
     try:
         config = _module(Path(path)).get_config(*variant)
-    except Exception as error:  # whatever a user's file raises is told in one line
+    except Exception as error:  # any error of a user's file becomes one line
         raise ValueError(f"configuration {source}: {type(error).__name__}: {error}") from error
     for text in overrides:
         field, _, value = text.removeprefix("--config.").partition("=")
@@ -165,7 +173,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> Any:
 
 
 def _module(path: Path) -> Any:
-    """A configuration file as a module of its own, loaded anew. It stays known, so that its classes have a source."""
+    """Load a configuration file as a new module. It stays in ``sys.modules``, so that its classes have a source."""
     name = f"eproxy_config_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -177,10 +185,10 @@ def _module(path: Path) -> Any:
 
 
 def _parsed(field: str, text: str, current: Any) -> Any:
-    """The value of an override, of the type that the field has.
+    """Parse the value of an override to the type of its field.
 
     Raises:
-      ValueError: it has another type.
+      ValueError: the value has another type.
     """
     if isinstance(current, str):
         return text
@@ -199,16 +207,16 @@ def _parsed(field: str, text: str, current: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec:
-    """What a configuration stands for.
+    """The frozen specs of a configuration.
 
     Attributes:
       space: the search space.
       settings: the proxy's settings.
       images: [B, H, W, 3], not yet standardised.
       weight_seed: seed of the key.
-      targets: features of the user's own by name.
-      optimizer: what trains instead of SGD; None for SGD.
-      genes: the choices of a search.
+      targets: features of your own by name.
+      optimizer: replaces SGD; None for SGD.
+      genes: the gene table of a search.
       search: sizes and rates of a search.
     """
 
@@ -246,7 +254,7 @@ def build(config: ml_collections.ConfigDict) -> RunSpec:
         raise ValueError(f"config.targets: expected functions by name, got {targets!r}")
     if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise ValueError(f"config.optimizer: expected an optax transformation, got {optimizer!r}")
-    targets_lib.check_features(settings, targets)
+    check_features(settings, targets)
     batch = _images(values["images"], expected["images"])
     return RunSpec(space, settings, batch, seed, targets, optimizer, genes, search)
 

@@ -1,4 +1,4 @@
-"""``eproxy dps``: a few labelled architectures in, settings that rank their space out, with an honest comparison."""
+"""``eproxy dps`` searches settings from a few labelled architectures and compares them with simpler methods."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def add_parser(commands: common.Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status."""
     common.check_source(arguments, overrides)
     if arguments.labels is not None and arguments.num_labels is not None:
         raise UsageError("--num-labels draws labels from --truth; with --labels FILE the file says which")
@@ -74,7 +74,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise UsageError(f"--max-seconds: expected a positive number, got {arguments.max_seconds}")
     from eproxy_jax import images
     from eproxy_jax.dps import comparison
-    from eproxy_jax.dps import search as search_lib
+    from eproxy_jax.dps.search import Kind, Problem, fitted_proxy, prepare, show_progress
+    from eproxy_jax.dps.search import run as run_search
     from eproxy_jax.progress import announce
     from eproxy_jax.runs.resumable import versions
 
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     workdir = Path(arguments.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     warm = _warm_start(arguments, spec, execution, batch, labelled) if arguments.bank else None
-    problem = search_lib.Problem(
+    problem = Problem(
         space=spec.space,
         genes=spec.genes,
         search=spec.search,
@@ -97,26 +98,26 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         warm=warm,
     )
     announce(f"{len(labelled)} labelled architectures, {len(evaluation)} for evaluation; compiling the search")
-    search = search_lib.prepare(problem, execution)
+    search = prepare(problem, execution)
     announce(f"compiled in {search.compile_seconds:.1f} s")
     histories, seconds = {}, {"compile": round(search.compile_seconds, 2)}
-    kinds: list[search_lib.Kind] = ["evolution", "random"] if arguments.random_search else ["evolution"]
+    kinds: list[Kind] = ["evolution", "random"] if arguments.random_search else ["evolution"]
     for kind in kinds:
         start = time.perf_counter()
-        state = search_lib.run(
+        state = run_search(
             search,
             problem,
             workdir,
             kind,
             execution,
             arguments.max_seconds,
-            search_lib.show_progress(spec.search, kind),
+            show_progress(spec.search, kind),
         )
         seconds[kind] = round(time.perf_counter() - start, 2)
         histories[kind] = state
     found, numbers = {}, {}
     for kind, state in histories.items():
-        found[kind], numbers[kind] = search_lib.fitted_proxy(problem, state, arguments.ensemble)
+        found[kind], numbers[kind] = fitted_proxy(problem, state, arguments.ensemble)
     record = comparison.record(problem, histories, found["evolution"], numbers["evolution"], execution)
     rows: dict[str, Any] = {}
     if evaluation:
@@ -149,14 +150,14 @@ def _spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
 
 
 def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float], dict[Any, float]]:
-    """Labelled and evaluation architectures with their values, disjoint as functions."""
-    from eproxy_jax.runs import archs as archs_lib
+    """Split into labelled and evaluation architectures with their values, disjoint as functions."""
+    from eproxy_jax.runs.archs import read_truth
     from eproxy_jax.sampling import draw_distinct
 
-    truth = archs_lib.read_truth(arguments.truth, space, arguments.truth_column)
+    truth = read_truth(arguments.truth, space, arguments.truth_column)
     archs = list(truth)
     if arguments.labels is not None:
-        labelled = archs_lib.read_truth(arguments.labels, space, arguments.truth_column)
+        labelled = read_truth(arguments.labels, space, arguments.truth_column)
     else:
         count = arguments.num_labels or 20
         if count >= len(archs):
@@ -170,7 +171,7 @@ def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float],
     if arguments.num_eval == 0:
         return labelled, {}
     if len(rest) > arguments.num_eval:
-        # Another stream than the labels', and the same for every number of labels.
+        # Another random stream than that of the labels, and the same for every number of labels.
         drawn = draw_distinct(len(rest), arguments.num_eval, 10_000 + arguments.seed, arguments.truth)
         rest = [rest[i] for i in drawn]
     if 0 < len(rest) < 3:

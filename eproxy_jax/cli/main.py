@@ -1,7 +1,7 @@
-"""The command line: ``eproxy score``, ``eproxy plan``, ``eproxy dps``, ``eproxy bank``.
+"""This module is the entry point of ``eproxy score``, ``eproxy plan``, ``eproxy dps`` and ``eproxy bank``.
 
-Reads flags and configuration at the edge, hands frozen specs to the library, and turns its errors into one line and
-exit status 2. Nothing here is numeric.
+It reads flags and configuration, hands frozen specs to the library, and turns errors into one line and exit status 2.
+It computes nothing.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _COMMANDS = {"score": score, "plan": plan, "dps": dps, "bank": bank}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the ``eproxy`` console script.
+    """Run the ``eproxy`` console script.
 
     Args:
-      argv: arguments without the program's name; those of the process when absent.
+      argv: arguments without the program's name; those of the process if absent.
 
     Returns:
       Exit status: 0, or 2 for bad input.
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any("=" not in text for text in overrides):
         own.error("configuration overrides are written --config.FIELD=VALUE, with '='")
     try:
-        if argv is None:  # as a program; who calls this function has configured JAX already
+        if argv is None:  # run as a program; a caller of this function has configured JAX already
             _configure_jax(arguments)
         return _COMMANDS[arguments.command].run(arguments, overrides)
     except (UsageError, ValueError, OSError) as error:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all commands; building it loads neither JAX, Flax nor SciPy."""
+    """Build the parser of all commands; this loads neither JAX, Flax nor SciPy."""
     from eproxy_jax import __version__
 
     parser = argparse.ArgumentParser(
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _configure_jax(arguments: argparse.Namespace) -> None:
-    """Call before JAX starts its backend. On the CPU, one JAX device per core: they run candidates side by side."""
+    """Configure JAX before its backend starts: one CPU device per core, so that candidates run in parallel."""
     from eproxy_jax.execution.configuration import configure
 
     warnings.showwarning = lambda message, *_, **__: print(f"eproxy: warning: {message}", file=sys.stderr)
@@ -76,7 +76,7 @@ def _configure_jax(arguments: argparse.Namespace) -> None:
 
 
 def join_processes(distributed: bool, coordinator: str | None, count: int | None, index: int | None) -> None:
-    """Start JAX's distributed runtime where flags ask for it.
+    """Start JAX's distributed runtime if the flags ask for it.
 
     Args:
       distributed: ``--distributed``.

@@ -1,4 +1,4 @@
-"""``eproxy plan``: what scoring a list of architectures will cost, without running anything."""
+"""``eproxy plan`` predicts the cost of scoring a list of architectures, and runs nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_parser(commands: common.Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status."""
     common.check_source(arguments, overrides)
     common.check_archs(arguments)
     from eproxy_jax.execution import planner

@@ -1,4 +1,4 @@
-"""``eproxy score``: architectures in, a ranked and resumable file of scores out."""
+"""``eproxy score`` scores architectures into a resumable file and prints the ranking."""
 
 from __future__ import annotations
 
@@ -58,18 +58,18 @@ def add_parser(commands: common.Commands) -> None:
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status."""
     _check_choices(arguments, overrides)
     from eproxy_jax import runs
-    from eproxy_jax.runs import archs as archs_lib
     from eproxy_jax.runs import report, resumable
+    from eproxy_jax.runs.archs import read_truth
 
     spec = common.run_spec(arguments, overrides)
     proxy = common.read_proxy(Path(arguments.settings)) if arguments.settings is not None else spec.settings
     archs = common.architectures(arguments, spec.space)
     truth = None
     if arguments.truth is not None:
-        measured = archs_lib.read_truth(arguments.truth, spec.space, arguments.truth_column)
+        measured = read_truth(arguments.truth, spec.space, arguments.truth_column)
         truth = report.truth_of(archs, measured)
         known = sum(arch in measured for arch in archs)
         if known < 3:

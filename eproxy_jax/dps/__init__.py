@@ -1,1 +1,1 @@
-"""Discrete Proxy Search: settings as genes, their evolution, banks of their losses, fitted proxies."""
+"""This package holds Discrete Proxy Search: settings as genes, their evolution, loss banks, fitted proxies."""

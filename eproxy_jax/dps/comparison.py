@@ -1,4 +1,4 @@
-"""The record of a search, and its honest comparison with simpler methods."""
+"""This module writes the record of a search and compares its result with simpler methods."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def record(
     numbers: Sequence[int],
     execution: Execution,
 ) -> dict[str, Any]:
-    """The result file: best settings, whole history, work done, all that the search depends on.
+    """Return the record of a search: best settings, whole history, work, and all that the search depends on.
 
     Args:
-      problem: what was searched.
-      histories: by kind.
-      proxy: what the evolution found.
-      numbers: of the proxy's evaluations, best first.
-      execution: devices and form.
+      problem: the search problem.
+      histories: history of each kind of search.
+      proxy: the proxy that the evolution found.
+      numbers: numbers of the proxy's evaluations, best first.
+      execution: devices and execution form.
     """
     state = histories["evolution"]
     count = int(state.count)
     fitness = np.asarray(state.fitness)[:count]
-    # A warm start's settings have cost nothing here.
+    # The settings of a warm start cost nothing here.
     work = [setting_flops(problem, np.asarray(state.genes)[i]) for i in range(len(problem.warm or ()), count)]
     return {
         "settings": proxy.to_dict(),
@@ -65,10 +65,10 @@ def record(
 
 
 def setting_flops(problem: Problem, genes: Any) -> tuple[float, float]:
-    """Floating-point operations of the convolutions of one evaluation: (needed, executed).
+    """Return the floating-point operations of the convolutions of one evaluation: (needed, executed).
 
-    Needed counts the architectures' and the setting's own kernels and channels, executed what those are rounded up to
-    by the architectures' groups and by the tiers of settings (execution form ``map``).
+    The needed ones count the kernels and channels of the architectures and of the setting. The executed ones count
+    these as rounded up by groups of architectures and by widths of settings (execution form ``map``).
     """
     space, (batch, size) = problem.space, problem.images.shape[:2]
     settings = (problem.genes.decode(genes), tiered.rounded(problem.genes, genes))
@@ -91,15 +91,15 @@ def compare(
     plain: ProxySettings,
     execution: Execution,
 ) -> dict[str, ranks.RankQuality]:
-    """Rank quality on evaluation architectures of what was found, beside everything simpler.
+    """Measure the rank quality of fitted proxies and of simpler methods on evaluation architectures.
 
     Args:
-      problem: what was searched.
+      problem: the search problem.
       found: fitted proxies by kind of search.
       evaluation: architectures with their values, disjoint from the labelled ones.
-      path: a loss bank of the evaluation's trainings, so that a killed comparison resumes.
+      path: a loss bank for the trainings, so that a killed comparison resumes.
       plain: the settings to compare with.
-      execution: devices and form.
+      execution: devices and execution form.
 
     Returns:
       Rows by name: ``macs``, ``params``, both ``fitted`` (dead edges removed, sign by the labels), ``plain``,

@@ -1,13 +1,15 @@
-"""Discrete Proxy Search: regularised evolution over genomes, inside jit.
+"""This module runs the evolution of Discrete Proxy Search: regularised evolution over genomes, inside jit.
 
-One compiled program proposes a genome, trains every labelled architecture under it, ranks them against their labels and
-files the result, evaluation after evaluation (``lax.scan``). The host only saves and reports, every ``log_every``
-evaluations. Everything random is drawn from the key folded with the number of the evaluation. So a search that was
-stopped goes on exactly as if it had not been.
+One compiled program runs evaluation after evaluation (``lax.scan``). Each one proposes a genome, trains every labelled
+architecture under it, ranks them against their labels and records the result. The host only saves and reports, every
+``log_every`` evaluations. Each evaluation draws from the key folded with its number, so a stopped search resumes
+exactly.
 
-Source: PROTOCOL, "DPS: Discrete Proxy Search". Differs from the reference: labelled and evaluation architectures are
-kept apart by the callers; a setting that diverges has fitness -inf and wins no tournament; architectures that compute
-the same function are trained once.
+Source: Li et al., ICCV 2023; docs/method.md, "DPS: Discrete Proxy Search". Differs from the reference:
+
+* The callers keep labelled and evaluation architectures apart.
+* A setting that diverges has fitness -inf and wins no tournament.
+* Architectures that compute the same function are trained once.
 """
 
 from __future__ import annotations
@@ -30,17 +32,17 @@ BLENDS = ("alpha", "rank")
 
 @dataclasses.dataclass(frozen=True)
 class SearchSpec:
-    """The static side of a search.
+    """The static part of a search.
 
     Attributes:
-      num_evaluations: N, settings tried.
-      population_size: the most recent evaluations compete; as many random ones come first.
+      num_evaluations: N, number of settings to evaluate.
+      population_size: number of the most recent evaluations, which compete. The first ones, as many, are random.
       tournament_size: members drawn for each tournament.
       mutation_rate: probability with which each gene of the winner is drawn again.
-      blend: how sizes enter a fitness: MACs by ``"alpha"``, the paper's gene, or by ``"rank"``, the best weighted mean
-        of the ranks of loss, MACs and parameters on the labels (see ``dps/selection.py``).
-      weight_seeds: W, weight draws whose ranks are averaged in a fitness; 1 in the paper.
-      log_every: evaluations of one call of the compiled program; the host saves and reports between calls.
+      blend: how sizes enter a fitness. ``"alpha"`` is the paper's gene for MACs. ``"rank"`` takes the weighted mean of
+        the ranks of loss, MACs and parameters that fits the labels best (see ``dps/selection.py``).
+      weight_seeds: W, number of weight draws; a fitness averages their ranks. The paper has 1.
+      log_every: evaluations per call of the compiled program; the host saves and reports between calls.
       num_steps: S.
     """
 
@@ -69,7 +71,7 @@ class SearchSpec:
             )
 
     def genes_with_effect(self, table: GeneTable) -> GeneTable:
-        """The table without choices of ``alpha`` where ranks are blended: they would only dilute the mutations."""
+        """Return the table; a blend by rank removes the choices of ``alpha``, which would only dilute the mutations."""
         return table if self.blend == "alpha" else dataclasses.replace(table, alpha=(0.0,))
 
 
@@ -79,9 +81,9 @@ class SearchState:
 
     Attributes:
       genes: int32 [N, G].
-      fitness: [N], Spearman on the labelled architectures; -inf where a training diverged, NaN where not yet evaluated.
+      fitness: [N], Spearman on the labelled architectures; -inf if a training diverged, NaN if not yet evaluated.
       losses: [N, W, A], final losses of the labelled architectures.
-      count: evaluations done.
+      count: number of evaluations done.
     """
 
     genes: Array
@@ -91,14 +93,14 @@ class SearchState:
 
 
 def propose(table: GeneTable, spec: SearchSpec, key: Array, state: SearchState, random_until: Array) -> Array:
-    """The next genome [G]: random at first, then a mutant of the winner of a tournament; the key is consumed.
+    """Propose the next genome [G]: random at first, then a mutant of a tournament's winner. Consumes the key.
 
     Args:
       table: the gene table.
       spec: sizes and rates.
       key: typed key of this evaluation.
-      state: what has been tried.
-      random_until: evaluations before this number are random; all of them make it a random search.
+      state: the history so far.
+      random_until: evaluations before this number are random. If all are, it is a random search.
     """
     k_random, k_tournament, k_mutate = jax.random.split(key, 3)
     oldest = jnp.maximum(state.count - spec.population_size, 0)
@@ -111,10 +113,10 @@ def propose(table: GeneTable, spec: SearchSpec, key: Array, state: SearchState, 
 
 
 def file(state: SearchState, genes: Array, fitness: Array, losses: Array) -> SearchState:
-    """The history with one more evaluation.
+    """Add one evaluation to the history.
 
     Args:
-      state: what has been tried.
+      state: the history so far.
       genes: [G].
       fitness: scalar.
       losses: [W, A].
@@ -128,7 +130,7 @@ def file(state: SearchState, genes: Array, fitness: Array, losses: Array) -> Sea
 
 
 def initial_state(table: GeneTable, spec: SearchSpec, num_labels: int, dtype: Any = jnp.float32) -> SearchState:
-    """Nothing tried yet."""
+    """Return an empty history."""
     n = spec.num_evaluations
     return SearchState(
         genes=jnp.zeros((n, len(table.sizes)), jnp.int32),
@@ -150,16 +152,16 @@ def advance(
     random_until: Array,
     stop: Array,
 ) -> SearchState:
-    """``log_every`` evaluations, or fewer when ``stop`` of them in all are reached. To be jitted.
+    """Run ``log_every`` evaluations, or fewer if the total reaches ``stop``. It is to be jitted.
 
     Args:
       table: the gene table.
       spec: sizes and rates.
       evaluate: genes [G] -> (fitness, losses [W, A]).
       key: typed key of the evolution.
-      state: what has been tried.
+      state: the history so far.
       random_until: see :func:`propose`.
-      stop: number of evaluations after which nothing is done any more.
+      stop: total number of evaluations.
     """
 
     def one(state: SearchState) -> SearchState:
@@ -174,12 +176,12 @@ def advance(
 
 # --- reading a history ---------------------------------------------------------------------------------------
 def best_evaluations(state: SearchState, table: GeneTable, count: int = 1) -> list[int]:
-    """Numbers of the fittest evaluations, best first, equal settings once; -inf is left out.
+    """Return the numbers of the fittest evaluations, best first. Equal settings count once; -inf is left out.
 
     Args:
       state: a history.
       table: the gene table.
-      count: how many at most.
+      count: largest number to return.
 
     Raises:
       ValueError: every evaluation diverged.

@@ -1,7 +1,9 @@
-"""A fitted proxy: settings found by a search, each with its shares of MACs and parameters, combined by mean rank.
+"""This module defines fitted proxies: settings from a search, each with shares of MACs and parameters.
 
-What ``eproxy dps`` writes and ``eproxy score --settings`` reads. A fitted proxy ranks a list of architectures: its
-score is a mean percentile within the list, so unlike a plain score it depends on the other architectures of the list.
+``eproxy dps`` writes a fitted proxy and ``eproxy score --settings`` reads it. It ranks a list of architectures by the
+mean percentile over its settings. So, unlike a plain score, its score depends on the other architectures of the list.
+
+Source: docs/method.md, "Fitted proxies".
 """
 
 from __future__ import annotations
@@ -10,18 +12,22 @@ import dataclasses
 import importlib.resources
 import json
 from importlib.resources.abc import Traversable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jax import Array
 from scipy import stats
 
 from eproxy_jax.dps import selection
 from eproxy_jax.errors import check_known
 from eproxy_jax.types import ProxySettings
 
+if TYPE_CHECKING:
+    from jaxtyping import Float64, Num
+
 _WEIGHTS = ("macs_weight", "params_weight")
 _WEIGHTS_TEXT = " and ".join(map(repr, _WEIGHTS))
-_ROUNDING = 1e-6  # of shares that are means of others
+_ROUNDING = 1e-6  # error of shares that are means of others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +36,8 @@ class Member:
 
     Attributes:
       settings: the setting.
-      macs_weight: share of the MACs' ranks, in [-1, 1]; None to blend by the setting's ``alpha`` instead.
-      params_weight: share of the parameters' ranks; 0 where ``macs_weight`` is None.
+      macs_weight: share of the MACs' ranks, in [-1, 1]; None blends by the setting's ``alpha`` instead.
+      params_weight: share of the parameters' ranks; 0 if ``macs_weight`` is None.
     """
 
     settings: ProxySettings
@@ -59,7 +65,7 @@ class FittedProxy:
     """Settings that are used together.
 
     Attributes:
-      members: best first.
+      members: the settings with their shares, best first.
     """
 
     members: tuple[Member, ...]
@@ -69,7 +75,7 @@ class FittedProxy:
             raise ValueError("members: expected at least one")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers, for JSON."""
+        """Return plain dicts, lists and numbers, for JSON."""
         return {
             "members": [
                 {"settings": m.settings.to_dict(), "macs_weight": m.macs_weight, "params_weight": m.params_weight}
@@ -79,7 +85,7 @@ class FittedProxy:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FittedProxy:
-        """The inverse of :meth:`to_dict`; a dict without ``members`` is one plain setting.
+        """Invert :meth:`to_dict`; a dict without ``members`` is one plain setting.
 
         Raises:
           ValueError: an unknown field or a bad value.
@@ -101,19 +107,24 @@ class FittedProxy:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a single setting whose score needs no ranking."""
+        """True for a single setting whose score needs no ranking."""
         return len(self.members) == 1 and self.members[0].macs_weight is None
 
-    def scores(self, losses: Any, sizes: Any, macs: Any = None) -> np.ndarray:
-        """Mean percentile of every architecture over the members.
+    def scores(
+        self,
+        losses: Num[Array | np.ndarray, "K A"],
+        sizes: Num[Array | np.ndarray, "2 A"],
+        macs: Num[Array | np.ndarray, " A"] | None = None,
+    ) -> Float64[np.ndarray, " A"]:
+        """Return the mean percentile of every architecture over the members.
 
         Args:
-          losses: [K, A] final losses under each member; not finite where a training diverged, which ranks last.
+          losses: [K, A] final losses under each member. A loss that is not finite (diverged) ranks last.
           sizes: [2, A], see ``spaces.size_measures``.
-          macs: [A], see ``spaces.macs_fractions``; for members that blend by ``alpha``.
+          macs: [A], see ``spaces.macs_fractions``; needed by members that blend by ``alpha``.
 
         Returns:
-          [A] in (0, 1], higher is better; ``-inf`` where the training diverged under every member.
+          [A] in (0, 1], higher is better; ``-inf`` if the training diverged under every member.
         """
         losses = np.asarray(losses, np.float64)
         percentiles = [
@@ -124,10 +135,10 @@ class FittedProxy:
 
 
 def member_score(member: Member, losses: Any, sizes: Any, macs: Any = None) -> np.ndarray:
-    """Scores [A] of one member from its final losses [A]; the rest as for :meth:`FittedProxy.scores`.
+    """Return the scores [A] of one member from its final losses [A]; see :meth:`FittedProxy.scores`.
 
     Raises:
-      ValueError: the member blends by ``alpha``, and ``macs`` is left out.
+      ValueError: the member blends by ``alpha``, and ``macs`` is absent.
     """
     losses = np.asarray(losses, np.float64)
     if member.macs_weight is None:
@@ -139,16 +150,16 @@ def member_score(member: Member, losses: Any, sizes: Any, macs: Any = None) -> n
 
 
 def fit_weights(losses: Any, sizes: Any, truth: Any, shares: Any = selection.SHARES) -> tuple[np.ndarray, np.ndarray]:
-    """The shares of MACs and parameters with which each setting ranks labelled architectures well.
+    """Fit the shares of MACs and parameters of each setting to labelled architectures.
 
     Args:
       losses: [P, M] final losses of the labelled architectures.
       sizes: [2, M], see ``spaces.size_measures``.
-      truth: [M].
-      shares: [K, 2], what to choose from.
+      truth: [M], their values.
+      shares: [K, 2], the shares to choose from.
 
     Returns:
-      (weights [P, 2], the best Spearman of each setting [P]); the latter is -inf where a training diverged.
+      (weights [P, 2], best Spearman of each setting [P]). The latter is -inf if a training diverged.
     """
     fitness = selection.fitness(selection.rank_blends(losses, sizes, shares), losses, truth)
     return np.stack([selection.mean_share(row, len(truth), shares) for row in fitness]), fitness.max(1)
@@ -162,23 +173,24 @@ def _found_folder() -> Traversable:
 
 
 def found_names() -> tuple[tuple[str, str], ...]:
-    """(space, task) of all settings that :func:`found` loads, sorted."""
+    """Return the sorted pairs (space, task) that :func:`found` loads."""
     folders = [folder for folder in _found_folder().iterdir() if folder.is_dir()]
     pairs = [(folder.name, file.name) for folder in folders for file in folder.iterdir()]
     return tuple(sorted((space, name.removesuffix(".json")) for space, name in pairs if name.endswith(".json")))
 
 
 def found(space: str, task: str) -> FittedProxy:
-    """The settings that Discrete Proxy Search found with 20 labels of a task, for any architecture of the space.
+    """Load the settings that Discrete Proxy Search found with 20 labels of a task.
 
-    They were searched at the size ``small`` of the space's configuration, which is the size to use them at.
+    They fit any architecture of the space. The search ran at the size ``small`` of the space's configuration: use the
+    settings at that size.
 
     Args:
       space: a search space's registry name.
       task: a task's name, see :func:`found_names`.
 
     Raises:
-      ValueError: nothing was found for this pair (with the nearest names).
+      ValueError: there are no settings for this pair (with the nearest names).
 
     Example:
       >>> len(found("nasbench201", "cifar100").members)

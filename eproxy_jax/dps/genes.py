@@ -1,7 +1,9 @@
-"""Settings as one vector of small integers: what Discrete Proxy Search mutates.
+"""This module writes settings as one vector of small integers, which Discrete Proxy Search mutates.
 
 A :class:`GeneTable` lists the choices of every gene; a genome is an integer vector [G] of indices into them. The table
-is data, so that users can narrow or widen it. Source: PROTOCOL, "DPS: Discrete Proxy Search".
+is data, so that users can narrow or widen it.
+
+Source: docs/method.md, "DPS: Discrete Proxy Search", "Gene table".
 
 Genes, in order: ``lr, alpha, branches, network_init, barrier_init``, then for each branch the features (one gene each,
 0 or 1), ``level, transform_kernel, barrier_kernel, transform_channels, target_channels``.
@@ -13,7 +15,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,9 @@ from jax import Array
 from eproxy_jax.errors import check_known
 from eproxy_jax.nn import initializers
 from eproxy_jax.types import FEATURES, MAX_BRANCHES, BranchSettings, ProxySettings
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Int32, Key, Num
 
 _GLOBAL_GENES = ("lr", "alpha", "branches", "network_init", "barrier_init")
 _BRANCH_GENES = ("level", "transform_kernel", "barrier_kernel", "transform_channels", "target_channels")
@@ -41,14 +46,14 @@ class GeneTable:
 
     Attributes:
       lr: learning rates.
-      alpha: blends of MACs; ``(0.0,)`` searches without MACs.
+      alpha: shares of the MACs; ``(0.0,)`` searches without MACs.
       branches: numbers of branches.
-      feature_probability: with which each feature is on in a random genome.
+      feature_probability: probability of each feature in a random genome.
       level: factors of the targets.
       transform_kernel: odd sizes.
       barrier_kernel: odd sizes.
-      transform_channels: channels in front of the barrier.
-      target_channels: channels behind it.
+      transform_channels: input channels of the barrier.
+      target_channels: output channels of the barrier.
       network_init: initialisers of backbone and transform.
       barrier_init: initialisers of the barrier.
 
@@ -86,7 +91,7 @@ class GeneTable:
             raise ValueError(f"genes.{name}: a choice stands twice in {choices!r}")
         if name == "branches" and not all(isinstance(n, int) and 1 <= n <= MAX_BRANCHES for n in choices):
             raise ValueError(f"genes.branches: expected integers from 1 to {MAX_BRANCHES}, got {choices!r}")
-        for choice in choices:  # the settings know what is allowed
+        for choice in choices:  # the settings check what is allowed
             try:
                 if name in _BRANCH_GENES:
                     ProxySettings(branches=(BranchSettings(**{name: choice}),))
@@ -97,7 +102,7 @@ class GeneTable:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GeneTable:
-        """A table out of plain lists and numbers; fields left out keep the paper's choices.
+        """Make a table from plain lists and numbers; absent fields keep the paper's choices.
 
         Raises:
           ValueError: an unknown field (with the nearest known one) or a bad choice.
@@ -108,14 +113,14 @@ class GeneTable:
         return cls(**choices)  # pyright: ignore[reportArgumentType]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
+        """Return plain lists and numbers, for JSON."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
     # --- layout ---
 
     @property
     def max_branches(self) -> int:
-        """L, the most branches that a genome of this table can ask for."""
+        """L, the largest number of branches in the table."""
         return max(self.branches)
 
     @property
@@ -132,8 +137,8 @@ class GeneTable:
 
     # --- genome <-> settings ---
 
-    def decode(self, genes: Any) -> ProxySettings:
-        """The settings of one genome.
+    def decode(self, genes: Int[Array | np.ndarray, " G"] | Sequence[int]) -> ProxySettings:
+        """Decode one genome to settings.
 
         Raises:
           ValueError: wrong length, an index out of range, or a branch in use without features.
@@ -151,11 +156,11 @@ class GeneTable:
             branches.append(BranchSettings(features=features, **rest))
         return ProxySettings(branches=tuple(branches), **values)
 
-    def encode(self, settings: ProxySettings) -> np.ndarray:
-        """The canonical genome of settings, int32 [G].
+    def encode(self, settings: ProxySettings) -> Int32[np.ndarray, " G"]:
+        """Encode settings as a canonical genome, int32 [G].
 
         Raises:
-          ValueError: a value that is none of the table's choices; says which and the choices.
+          ValueError: a value is none of the table's choices; the message holds the value and the choices.
         """
         genes = [self._index(name, getattr(settings, name)) for name in ("lr", "alpha")]
         genes.append(self._index("branches", len(settings.branches)))
@@ -173,8 +178,8 @@ class GeneTable:
                 return index
         raise ValueError(f"settings.{name} = {value!r} is none of the gene's choices: {', '.join(map(str, choices))}")
 
-    def canonical(self, genes: Any) -> np.ndarray:
-        """The genome with the genes of unused branches set to 0, int32 [G]: equal settings, equal vectors."""
+    def canonical(self, genes: Int[Array | np.ndarray, " G"] | Sequence[int]) -> Int32[np.ndarray, " G"]:
+        """Set the genes of unused branches to 0, int32 [G], so that equal settings have equal vectors."""
         genes = np.asarray(genes, np.int32).copy()
         used = self.branches[int(genes[_GLOBAL_GENES.index("branches")])]
         genes[len(_GLOBAL_GENES) + used * _GENES_PER_BRANCH :] = 0
@@ -182,10 +187,10 @@ class GeneTable:
 
     # --- random ---
 
-    def random_genes(self, key: Array) -> Array:
-        """A random genome, int32 [G]: uniform choices, features on with their probability; the key is consumed.
+    def random_genes(self, key: Key[Array, ""]) -> Int32[Array, " G"]:
+        """Draw a random genome, int32 [G]: uniform choices, and features with their probability. Consumes the key.
 
-        A branch that would be left without a feature gets one at random: without a target there is nothing to regress.
+        A branch without a feature gets one at random, because it needs a target.
         """
         k_uniform, k_feature, k_repair = jax.random.split(key, 3)
         sizes = jnp.asarray(self.sizes)
@@ -194,8 +199,10 @@ class GeneTable:
         genes = jnp.where(jnp.asarray(self._is_feature), on.astype(jnp.int32), genes)
         return self._repair(k_repair, genes.astype(jnp.int32))
 
-    def mutate(self, key: Array, genes: Array, rate: Array | float) -> Array:
-        """Each gene, with probability ``rate``, is drawn again as in a random genome; the key is consumed.
+    def mutate(
+        self, key: Key[Array, ""], genes: Int[Array, " G"], rate: Float[Array, ""] | float
+    ) -> Int32[Array, " G"]:
+        """Draw each gene again, with probability ``rate``, as in a random genome. Consumes the key.
 
         Args:
           key: typed key.
@@ -226,13 +233,13 @@ class GeneTable:
 
     # --- genome -> arrays ---
 
-    def values(self, genes: Array, name: str, branch: int | None = None) -> Array:
-        """The numeric value of one gene of a genome that may be traced.
+    def values(self, genes: Int[Array, " G"], name: str, branch: int | None = None) -> Num[Array, ""]:
+        """Return the numeric value of one gene; the genome may be traced.
 
         Args:
           genes: [G].
           name: a gene's name; initialisers give their index into ``initializers.INITS``.
-          branch: number of the branch, for genes of branches.
+          branch: number of the branch, for the genes of a branch.
 
         Returns:
           Scalar.
@@ -244,8 +251,8 @@ class GeneTable:
             choices = tuple(initializers.init_index(choice) for choice in choices)
         return jnp.asarray(choices)[self.index(genes, name, branch)]
 
-    def index(self, genes: Array, name: str, branch: int | None = None) -> Array:
-        """The index of one gene's choice; arguments as in :meth:`values`."""
+    def index(self, genes: Int[Array, " G"], name: str, branch: int | None = None) -> Int[Array, ""]:
+        """Return the index of one gene's choice. Arguments are those of :meth:`values`."""
         if name in _GLOBAL_GENES:
             return genes[_GLOBAL_GENES.index(name)]
         start = len(_GLOBAL_GENES) + (branch or 0) * _GENES_PER_BRANCH + len(FEATURES)
@@ -253,14 +260,14 @@ class GeneTable:
 
 
 def without_alpha(table: GeneTable, genes: Any) -> np.ndarray:
-    """A genome's key in a bank: canonical, with the gene that no training sees set to 0."""
+    """Return a genome's key in a bank: its canonical form with ``alpha`` set to 0, as no training reads that gene."""
     genes = table.canonical(genes)
     genes[table.names.index("alpha")] = 0
     return genes
 
 
 def random_settings(table: GeneTable, count: int, seed: int = 0) -> list[np.ndarray]:
-    """The first ``count`` genomes of an endless random sequence, [G] each, distinct as keys of a bank.
+    """Return the first ``count`` genomes of an endless random sequence, [G] each, distinct as keys of a bank.
 
     Raises:
       ValueError: the table has fewer settings than asked for.
@@ -269,7 +276,9 @@ def random_settings(table: GeneTable, count: int, seed: int = 0) -> list[np.ndar
 
 
 def mutated_settings(table: GeneTable, genes: Any, rate: float, count: int, seed: int = 0) -> list[np.ndarray]:
-    """The same for mutations of one genome, itself left out: each gene is drawn anew with probability ``rate``.
+    """Return ``count`` distinct mutations of one genome, without the genome itself.
+
+    Each gene is drawn again with probability ``rate``.
 
     Raises:
       ValueError: the table has fewer settings than asked for.
@@ -280,7 +289,7 @@ def mutated_settings(table: GeneTable, genes: Any, rate: float, count: int, seed
 def _distinct_genomes(
     table: GeneTable, draw: Callable[[Array], Array], count: int, seed: int, known: Sequence[Any]
 ) -> list[np.ndarray]:
-    """``count`` genomes of a random sequence, those of ``known`` left out."""
+    """Return ``count`` genomes of a random sequence, without those in ``known``."""
     found = {tuple(without_alpha(table, genes).tolist()): np.empty(0) for genes in known}
     first, draw = len(found), jax.jit(draw)
     for number in range(100 * count + 1):

@@ -1,4 +1,4 @@
-"""Labelled architectures as arrays, and how well a setting ranks them."""
+"""This module turns labelled architectures into arrays and measures how well a setting ranks them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from eproxy_jax.execution.grouping import by_group, distinct_networks
 
 @flax.struct.dataclass
 class Functions:
-    """Distinct functions of one group as arrays, padded to a whole number of blocks on every device.
+    """The distinct functions of one group as arrays, padded to a whole number of blocks on every device.
 
     Attributes:
       identity: uint32 [M, 2].
       encoded: int32 [M, ...].
-      valid: [M]; padding is not.
-      group: their group.
+      valid: [M]; False for padding.
+      group: the group.
     """
 
     identity: Array
@@ -39,11 +39,11 @@ class Labels:
     """The labelled architectures as arrays.
 
     Attributes:
-      functions: what they compute, by group.
-      position: int32 [A], the function of each labelled architecture, counted through all groups, padding included.
+      functions: their distinct functions, by group.
+      position: int32 [A], index of each architecture's function over all groups, padding included.
       truth: [A], higher is better.
-      macs: [A], those of the backbone without dead work over the space's largest: what ``alpha`` blends in.
-      sizes: [2, A], see ``spaces.size_measures``: what blends by rank take.
+      macs: [A], MACs of the canonical forms over the space's largest; ``alpha`` blends these in.
+      sizes: [2, A], see ``spaces.size_measures``; blends by rank use these.
     """
 
     functions: tuple[Functions, ...]
@@ -56,15 +56,15 @@ class Labels:
 def make_labels(
     space: spaces.SearchSpace, archs: Sequence[Any], truth: Sequence[float], execution: Execution
 ) -> Labels:
-    """Prepare labelled architectures.
+    """Turn labelled architectures into arrays.
 
-    The functions of a group are dealt to devices so that these finish together.
+    The functions of a group are spread over devices so that all devices finish together.
 
     Args:
       space: the search space.
       archs: architectures, length A.
       truth: their measured values, higher is better.
-      execution: devices and form.
+      execution: devices and execution form.
 
     Raises:
       ValueError: fewer than 3 architectures, one of them twice, constant or non-finite values.
@@ -102,9 +102,9 @@ def make_labels(
 
 
 def _deal(members: Sequence[int], macs: np.ndarray, devices: int, size: int) -> np.ndarray:
-    """The order of a group's members in an array of ``size`` split over devices; padding, -1, stands last on each."""
+    """Return the order of a group's members in an array split over devices; padding (-1) comes last on each device."""
     capacity = size // devices
-    costs = macs + macs.mean()  # what does not grow with MACs is about as much on average
+    costs = macs + macs.mean()  # the cost that does not grow with MACs is about as large, on average
     piles: list[list[int]] = [[] for _ in range(devices)]
     for i in sorted(members, key=lambda i: -costs[i]):
         min((pile for pile in piles if len(pile) < capacity), key=lambda pile: costs[pile].sum()).append(i)
@@ -112,11 +112,13 @@ def _deal(members: Sequence[int], macs: np.ndarray, devices: int, size: int) -> 
 
 
 def fitness_of(losses: Array, alpha: Array, labels: Labels, blend: str) -> Array:
-    """Spearman of a setting's scores with the labels; -inf if a loss is not finite.
+    """Return Spearman's correlation of a setting's scores with the labels; -inf if a loss is not finite.
+
+    Source: docs/method.md, "Fitness".
 
     Args:
       losses: [W, A] final losses; with several weight seeds the ranks are averaged.
-      alpha: scalar, the MACs blend of the setting.
+      alpha: scalar, the setting's share of MACs.
       labels: the labelled architectures.
       blend: one of ``BLENDS``.
 

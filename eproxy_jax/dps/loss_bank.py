@@ -1,11 +1,11 @@
-"""The loss bank: losses of many settings on many architectures, computed once, kept, extended on demand.
+"""This module keeps a loss bank on disk: the losses of many settings on many architectures.
 
-A setting's losses do not depend on the task, on which architectures are labelled, nor on ``alpha``. With the matrix
+A setting's losses depend neither on the task, nor on the labelled architectures, nor on ``alpha``. With the matrix
 [settings, archs, steps] of a space on disk, any task, draw of labels, number of labels or fitness is fitted in
-milliseconds (``dps/selection.py``).
+milliseconds (``dps/selection.py``). A bank can be extended at any time.
 
-The file is JSON lines: a header with all that the losses depend on, then records of architectures and of losses,
-appended and flushed one by one, so that a killed run loses at most the setting it was working on.
+The file holds JSON lines: a header with all that the losses depend on, then records of architectures and of losses.
+Each record is appended and flushed by itself, so that a killed run loses the losses of one setting at most.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from eproxy_jax.execution.grouping import GroupInput, distinct_networks, group_i
 from eproxy_jax.jsonlines import JsonLines, fingerprint, number
 from eproxy_jax.progress import Progress
 
-# Candidates per device and call: one setting's architectures in few calls, each with its own progress.
+# Candidates per device and call: a setting's architectures need few calls, and each call reports progress.
 CHUNK = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class BankSpec:
-    """What the losses of a bank depend on besides settings and architectures.
+    """All that the losses of a bank depend on, besides settings and architectures.
 
     Attributes:
       space: the search space.
       table: the gene table that genomes index.
       images: [B, H, W, 3], standardised.
-      key: of weights, features and barriers; a typed key or an integer.
+      key: key of weights, features and barriers; a typed key or an integer.
       num_steps: S.
     """
 
@@ -55,7 +55,7 @@ class BankSpec:
     num_steps: int = 10
 
     def identity(self, execution: Execution) -> dict[str, Any]:
-        """All of it as plain data, for the file's header."""
+        """Return all of it as plain data, for the header of the file."""
         return {
             **scoring.run_identity(self.space, self.images, self.key, execution),
             "genes": {name: choices for name, choices in self.table.to_dict().items() if name != "alpha"},
@@ -64,16 +64,14 @@ class BankSpec:
 
 
 class LossBank:
-    """A bank on disk.
+    """A bank on disk, and a context manager that closes its file.
 
     Args:
-      path: the file; made when absent.
+      path: the file; made if absent.
       identity: see :meth:`BankSpec.identity`.
 
-    A context manager that closes the file.
-
     Raises:
-      ValueError: the file is not a bank, or of another space, gene table, images, seed or form.
+      ValueError: the file is not a bank, or it is one of another space, gene table, images, seed or form.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any]):
@@ -120,19 +118,19 @@ class LossBank:
 
     @property
     def archs(self) -> list[str]:
-        """Canonical strings of the architectures, length A."""
+        """The canonical strings of the architectures, length A."""
         return list(self._position)
 
     @property
     def genes(self) -> list[np.ndarray]:
-        """Genomes, length P, in order of first appearance; ``alpha`` genes are 0."""
+        """The genomes, length P, in order of first appearance; their ``alpha`` genes are 0."""
         return [np.asarray(setting, np.int32) for setting in self._losses]
 
     def columns(self, space: spaces.SearchSpace, archs: Sequence[Any]) -> list[int]:
-        """Position of each architecture's function along A.
+        """Return the position of each architecture's function along A.
 
         Raises:
-          ValueError: the bank lacks one; says how to add it.
+          ValueError: the bank lacks one; the message says how to add it.
         """
         texts = [space.format(space.canonical(arch)) for arch in archs]
         absent = [text for text in texts if text not in self._position]
@@ -144,12 +142,12 @@ class LossBank:
         return [self._position[text] for text in texts]
 
     def rows(self, table: GeneTable, settings: Sequence[Any]) -> list[int]:
-        """Position of each genome along P, whatever its ``alpha``; every one must be there."""
+        """Return the position of each genome along P, whatever its ``alpha``. The bank must hold all of them."""
         known = {setting: p for p, setting in enumerate(self._losses)}
         return [known[tuple(without_alpha(table, genes).tolist())] for genes in settings]
 
     def add_archs(self, archs: Sequence[str]) -> list[int]:
-        """Positions of canonical architectures, new ones appended."""
+        """Append the new ones of some canonical architectures; returns the positions of all."""
         new = [arch for arch in dict.fromkeys(archs) if arch not in self._position]
         if new:
             self._file.append([json.dumps({"archs": new})])
@@ -157,20 +155,20 @@ class LossBank:
         return [self._position[arch] for arch in archs]
 
     def missing(self, genes: Any, positions: Sequence[int]) -> list[int]:
-        """Positions whose losses under a setting are not there yet, ascending."""
+        """Return the positions that lack losses under a setting, ascending."""
         known = self._losses.get(tuple(int(g) for g in genes), {})
         return sorted(set(positions) - known.keys())
 
     def append(self, genes: Any, start: int, losses: np.ndarray) -> None:
-        """Losses [n, S] of the architectures from position ``start`` on under one setting."""
+        """Append the losses [n, S] under one setting of n architectures, from position ``start`` on."""
         setting = tuple(int(g) for g in genes)
         plain = [[number(v) for v in one] for one in losses]
         self._file.append([json.dumps({"setting": setting, "start": start, "losses": plain})])
-        # As a reader of the file would see them, so that a resumed run is not told from an undisturbed one.
+        # The rounded values, as a reader of the file sees them: a resumed run then equals an undisturbed one.
         self._add_losses(setting, start, plain)
 
     def losses(self, num_steps: int) -> np.ndarray:
-        """[P, A, S] float64; NaN where a training diverged, and where nothing has been computed."""
+        """Return the losses, [P, A, S] float64; NaN if a training diverged or is missing."""
         out = np.full((len(self._losses), len(self._position), num_steps), np.nan)
         for p, by_arch in enumerate(self._losses.values()):
             for position, losses in by_arch.items():
@@ -178,7 +176,7 @@ class LossBank:
         return out
 
     def computed(self) -> np.ndarray:
-        """[P, A] boolean: which trainings have been done."""
+        """Return which trainings have been done, [P, A] boolean."""
         out = np.zeros((len(self._losses), len(self._position)), bool)
         for p, by_arch in enumerate(self._losses.values()):
             out[p, list(by_arch)] = True
@@ -198,26 +196,26 @@ class LossBank:
 def settings_to_try(
     table: GeneTable, known: Sequence[np.ndarray], rate: float, num_mutations: int, num_random: int, seed: int = 0
 ) -> list[np.ndarray]:
-    """What a bank is filled with: known genomes, mutations of the first of them, and random ones.
+    """Return the genomes to fill a bank with: known ones, mutations of the first of them, and random ones.
 
     Args:
       table: the gene table.
       known: genomes [G]; the configuration's settings first.
       rate: mutation rate.
-      num_mutations: mutations of the first known genome.
-      num_random: random genomes.
-      seed: of mutations and random genomes.
+      num_mutations: number of mutations of the first known genome.
+      num_random: number of random genomes.
+      seed: seed of mutations and random genomes.
     """
     mutations = mutated_settings(table, known[0], rate, num_mutations, seed)
     return [*known, *mutations, *random_settings(table, num_random, seed)]
 
 
 def show_progress() -> Callable[[int, int, int], None]:
-    """A callback for :func:`fill`: trainings, rate, ETA, diverged, on stderr."""
+    """Return a callback for :func:`fill` that shows trainings, rate, ETA and diverged on stderr."""
     meter: list[Progress] = []
 
     def show(done: int, total: int, diverged: int) -> None:
-        if not meter:  # what the first setting took is not known: it does not count for the rate
+        if not meter:  # the seconds of the first setting are unknown: the rate leaves it out
             meter.append(Progress(total, done, unit="trainings"))
         meter[0].update(done, diverged)
 
@@ -232,14 +230,14 @@ def fill(
     execution: Execution | None = None,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, float]:
-    """Train what is missing of settings x architectures.
+    """Train the missing pairs of settings x architectures.
 
     Args:
-      bank: where losses go, one setting after the other.
-      spec: what they depend on.
+      bank: the bank that gets the losses, one setting after the other.
+      spec: all that the losses depend on.
       settings: genomes [G]; their ``alpha`` does not matter.
       archs: architectures of the space; equal functions are trained once.
-      execution: devices and form.
+      execution: devices and execution form.
       progress: called with (trainings done, in total, diverged) after each setting.
 
     Returns:
@@ -288,13 +286,13 @@ def fill(
 def fittest_of_bank(
     bank: LossBank, spec: BankSpec, labelled: Mapping[Any, float], count: int, blend: str
 ) -> tuple[tuple[np.ndarray, np.ndarray, float], ...]:
-    """The settings of a bank that rank labelled architectures best, each with its best blend.
+    """Return the settings of a bank that rank labelled architectures best, each with its best blend.
 
     Args:
       bank: an open bank that holds the labelled architectures.
-      spec: what the bank depends on.
+      spec: all that the bank depends on.
       labelled: architectures with their values.
-      count: how many settings.
+      count: number of settings.
       blend: one of ``evolution.BLENDS``.
 
     Returns:
@@ -310,7 +308,7 @@ def fittest_of_bank(
         fitness = selection.fitness(selection.score_matrix(losses, macs, spec.table.alpha), losses, truth)
     else:
         sizes = spaces.size_measures(spec.space, labelled)
-        fitness = fitted.fit_weights(losses, sizes, truth)[1][:, None]  # alpha has no effect: its first choice
+        fitness = fitted.fit_weights(losses, sizes, truth)[1][:, None]  # alpha has no effect: take its first choice
     chosen = []
     for p, k in selection.best_members(fitness, count):
         genes = bank.genes[p].copy()

@@ -1,4 +1,4 @@
-"""Running a Discrete Proxy Search: one compiled program, its history on disk, exact resume, the proxy it ends with."""
+"""This module runs a Discrete Proxy Search: it compiles one program, saves the history, resumes, and fits a proxy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ import numpy as np
 from jax import Array, lax
 from scipy import stats
 
-from eproxy_jax import images as images_lib
 from eproxy_jax import proxy, scoring, spaces
 from eproxy_jax.dps import evolution, fitted, tiered
 from eproxy_jax.dps.evolution import SearchSpec, SearchState
@@ -25,11 +24,15 @@ from eproxy_jax.dps.labels import Labels, fitness_of, make_labels
 from eproxy_jax.execution import programs
 from eproxy_jax.execution.execution import Execution, candidates_mesh, matmul_precision
 from eproxy_jax.execution.grouping import parse_all
+from eproxy_jax.images import default_images, standardize
 from eproxy_jax.jsonlines import JsonLines, decode_array, encode_array, fingerprint
 from eproxy_jax.progress import Progress
 
+if TYPE_CHECKING:
+    from jaxtyping import Key, Num
+
 Kind = Literal["evolution", "random"]
-# Tag under which the evolution draws, apart from whatever else a seed serves.
+# Tag of the evolution's draws: they do not depend on other draws from the same seed.
 _TAG_EVOLUTION = 5
 
 
@@ -77,14 +80,14 @@ def _advance_search(
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """A search ready to run: its program, and what it runs on.
+    """A compiled search, ready to run.
 
     Attributes:
       spec: sizes and rates.
       table: the gene table.
       call: (state, random_until, stop) -> state, ``log_every`` evaluations further.
       initial: the state to start from.
-      compile_seconds: tracing and compilation, s.
+      compile_seconds: time of tracing and compilation, s.
     """
 
     spec: SearchSpec
@@ -110,9 +113,9 @@ def make_search(
       spec: sizes and rates.
       labels: from :func:`make_labels`.
       images: [B, H, W, 3], standardised.
-      key: of weights, features and barriers; a typed key or an integer.
-      search_key: of the evolution; a typed key or an integer.
-      execution: devices and form.
+      key: key of weights, features and barriers; a typed key or an integer.
+      search_key: key of the evolution; a typed key or an integer.
+      execution: devices and execution form.
     """
     weights_key = proxy.typed_key(key)
     task = jax.jit(tiered.make_task, static_argnums=1)(weights_key, tiered.TierSpec.of(table), images)
@@ -138,18 +141,18 @@ def make_search(
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """All that a search depends on.
+    """The problem of a search: all that the search depends on.
 
     Attributes:
       space: the search space.
-      genes: the choices.
+      genes: the gene table.
       search: sizes and rates.
       images: [B, H, W, 3], standardised.
-      key: of weights, features and barriers; a typed key or an integer.
-      search_key: of the evolution; a typed key or an integer.
+      key: key of weights, features and barriers; a typed key or an integer.
+      search_key: key of the evolution; a typed key or an integer.
       labelled: architectures, length A.
       truth: their values, higher is better.
-      warm: genomes [G], their losses [A] and fitness to start from, instead of random ones; None for none.
+      warm: (genome [G], losses [A], fitness) of settings to start from instead of random ones; None for none.
     """
 
     space: spaces.SearchSpace
@@ -163,7 +166,7 @@ class Problem:
     warm: tuple[tuple[np.ndarray, np.ndarray, float], ...] | None = None
 
     def identity(self, kind: Kind, execution: Execution) -> dict[str, Any]:
-        """All of it as plain data: equal identities, equal histories."""
+        """Return all of it as plain data. Equal identities give equal histories."""
         return {
             **scoring.run_identity(self.space, self.images, self.key, execution),
             "genes": self.genes.to_dict(),
@@ -193,15 +196,15 @@ def run(
     max_seconds: float | None = None,
     progress: Callable[[SearchState], None] | None = None,
 ) -> SearchState:
-    """Run a search to its budget, or go on with one that was stopped.
+    """Run a search to its budget, or resume a stopped one.
 
     Args:
       search: from :func:`prepare`.
-      problem: what it was prepared for.
+      problem: the problem of that search.
       workdir: folder of the history, ``history.KIND.jsonl``, appended every ``log_every`` evaluations; None for none.
       kind: ``"evolution"``, or ``"random"`` for a random search of the same budget.
-      execution: devices and form.
-      max_seconds: stop after the call of the program that this much time ends in.
+      execution: devices and execution form.
+      max_seconds: stop at the first return to the host after this time.
       progress: called with the state at the start and every ``log_every`` evaluations.
 
     Returns:
@@ -238,7 +241,7 @@ def run(
 
 
 def _warm_state(search: Search, problem: Problem) -> SearchState:
-    """The initial state with the warm start's settings filed as evaluations that cost nothing."""
+    """Return the initial state with the settings of the warm start as evaluations that cost nothing."""
     if not problem.warm:
         return search.initial
     host = jax.tree.map(np.array, jax.device_get(search.initial))
@@ -250,12 +253,12 @@ def _warm_state(search: Search, problem: Problem) -> SearchState:
 
 
 class HistoryFile:
-    """The history of one search on disk: JSON lines, one an evaluation, which read back to the same bits.
+    """The history of one search on disk: one JSON line for each evaluation, which reads back to the same bits.
 
     Args:
-      workdir: the folder it lies in.
-      kind: which search of the folder.
-      run_id: fingerprint of the search; the history of another one is refused.
+      workdir: the folder of the file.
+      kind: kind of the search.
+      run_id: fingerprint of the search; the history of another search is refused.
 
     Raises:
       ValueError: the folder holds another search, or checkpoints of an older version.
@@ -280,7 +283,7 @@ class HistoryFile:
             )
 
     def restore(self, state: SearchState) -> SearchState:
-        """The state that was saved last, or ``state`` where there is none."""
+        """Return the last saved state, or ``state`` if there is none."""
         rows = self._file.rows[1:]
         if not rows:
             return state
@@ -292,7 +295,7 @@ class HistoryFile:
         return host.replace(count=np.asarray(len(rows), np.int32))
 
     def save(self, state: SearchState) -> None:
-        """Append the evaluations that are not in the file yet."""
+        """Append the evaluations that the file lacks."""
         genes, fitness, losses = (np.asarray(array) for array in (state.genes, state.fitness, state.losses))
         self._file.append(
             [
@@ -313,12 +316,12 @@ class HistoryFile:
 
 
 def show_progress(search: SearchSpec, kind: Kind) -> Callable[[SearchState], None]:
-    """A callback for :func:`run`: evaluations, rate, ETA, diverged, best and median fitness, on stderr."""
+    """Return a callback for :func:`run` that shows evaluations, rate, ETA, diverged and fitness on stderr."""
     meter: list[Progress] = []
 
     def show(state: SearchState) -> None:
         done = int(state.count)
-        if not meter:  # called with the state that the search starts from
+        if not meter:  # the first call has the state that the search starts from
             meter.append(Progress(search.num_evaluations, done, unit=f"settings ({kind})"))
             return
         fitness = np.asarray(state.fitness)[:done]
@@ -329,16 +332,16 @@ def show_progress(search: SearchSpec, kind: Kind) -> Callable[[SearchState], Non
     return show
 
 
-# --- what it ends with ---------------------------------------------------------------------------------------
+# --- the result ----------------------------------------------------------------------------------------------
 
 
 def fitted_proxy(problem: Problem, state: SearchState, count: int) -> tuple[fitted.FittedProxy, list[int]]:
-    """The fittest settings of a history as one proxy.
+    """Combine the fittest settings of a history to one proxy.
 
     Args:
-      problem: what was searched.
+      problem: the search problem.
       state: a history.
-      count: how many settings at most.
+      count: largest number of settings.
 
     Returns:
       (the proxy, numbers of its evaluations, best first).
@@ -349,7 +352,7 @@ def fitted_proxy(problem: Problem, state: SearchState, count: int) -> tuple[fitt
         weights = [(None, 0.0)] * len(numbers)
     else:
         sizes = spaces.size_measures(problem.space, problem.labelled)
-        # Several weight seeds count by their mean rank, so ranks stand in for losses.
+        # Several weight seeds count by their mean rank, so ranks replace losses.
         ranks = stats.rankdata(np.asarray(state.losses)[numbers], axis=-1).mean(1)
         weights = fitted.fit_weights(ranks, sizes, problem.truth)[0].tolist()
     members = tuple(fitted.Member(s, *w) for s, w in zip(settings, weights, strict=True))
@@ -358,12 +361,12 @@ def fitted_proxy(problem: Problem, state: SearchState, count: int) -> tuple[fitt
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """What :func:`search_proxy` found.
+    """The result of :func:`search_proxy`.
 
     Attributes:
-      proxy: the fittest settings, to be used together.
-      fitness: Spearman of the best one on the labelled architectures.
-      history: every evaluation.
+      proxy: the fittest settings, for use together.
+      fitness: Spearman of the best setting on the labelled architectures.
+      history: all evaluations.
       seconds: {"compile": ..., "run": ...} wall time, s.
     """
 
@@ -378,26 +381,28 @@ def search_proxy(
     space: spaces.SearchSpace | str = "nasbench201",
     genes: GeneTable | None = None,
     search: SearchSpec | None = None,
-    images: Any = None,
+    images: Num[Array | np.ndarray, "B H W 3"] | None = None,
     *,
-    key: Array | int = 0,
-    search_key: Array | int = 0,
+    key: Key[Array, ""] | int = 0,
+    search_key: Key[Array, ""] | int = 0,
     ensemble: int = 8,
     execution: Execution | None = None,
     progress: Callable[[SearchState], None] | None = None,
 ) -> SearchResult:
-    """Discrete Proxy Search: settings that rank a space, from a few labelled architectures.
+    """Search settings that rank a space, from a few labelled architectures (Discrete Proxy Search).
+
+    Source: Li et al., ICCV 2023; docs/method.md, "DPS: Discrete Proxy Search".
 
     Args:
-      labelled: value of each architecture, higher is better; architectures in any notation that ``space.parse`` reads.
+      labelled: values by architecture, higher is better. Architectures are in any notation that ``space.parse`` reads.
       space: a search space or its registry name.
-      genes: the choices; the paper's by default.
+      genes: the gene table; the paper's by default.
       search: sizes and rates of the search.
-      images: [B, H, W, 3], H = W divisible by 4; defaults to the embedded batch. Standardised here.
-      key: of weights, features and barriers; a typed key or an integer seed.
-      search_key: of the evolution; a typed key or an integer seed.
-      ensemble: how many of the fittest settings the proxy combines.
-      execution: devices and form.
+      images: [B, H, W, 3], H = W divisible by 4; defaults to the embedded batch. The function standardises it.
+      key: key of weights, features and barriers; a typed key or an integer seed.
+      search_key: key of the evolution; a typed key or an integer seed.
+      ensemble: number of the fittest settings that the proxy combines.
+      execution: devices and execution form.
       progress: called with the history at the start and every ``log_every`` evaluations.
 
     Returns:
@@ -412,13 +417,13 @@ def search_proxy(
       ...     target_channels=(4,))
       >>> small = SearchSpec(num_evaluations=4, population_size=2, tournament_size=1, log_every=4, num_steps=2)
       >>> labelled = {arch: space.macs(arch) for arch in space.sample(4, seed=0)}
-      >>> found = search_proxy(labelled, space, narrow, small, images_lib.default_images(num=2, size=8))
+      >>> found = search_proxy(labelled, space, narrow, small, default_images(num=2, size=8))
       >>> len(found.history.fitness)
       4
     """
     space = spaces.get(space) if isinstance(space, str) else space
     execution = Execution.of() if execution is None else execution
-    batch = images_lib.standardize(images_lib.default_images() if images is None else images)
+    batch = standardize(default_images() if images is None else images)
     search = SearchSpec() if search is None else search
     genes = GeneTable() if genes is None else genes
     genes = search.genes_with_effect(genes)

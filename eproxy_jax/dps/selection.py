@@ -1,10 +1,12 @@
-"""Choosing settings by labelled architectures, out of a matrix of losses: all in NumPy, all in milliseconds.
+"""This module chooses settings from a matrix of losses by labelled architectures, in NumPy and in milliseconds.
 
-A *member* is a setting with a blend of sizes, (p, k): no training sees MACs or parameters, so their shares are fitted
-beside the setting. Two blends are known: the paper's ``alpha`` for MACs, and a weighted mean of the ranks of loss, MACs
-and parameters, which does not depend on how far a setting's losses lie apart (benchmarks/results/dps_nasbench201.md
-compares the two for MACs). Scores of several members are combined by their mean rank: twenty labels cannot tell the
-best settings apart, and one of them alone is over-fitted.
+A *member* is a setting with a blend of sizes, (p, k). No training reads MACs or parameters, so their shares are fitted
+after it. There are two blends: the paper's ``alpha`` for MACs, and a weighted mean of the ranks of loss, MACs and
+parameters. The second does not depend on the spread of a setting's losses (benchmarks/results/dps_nasbench201.md
+compares them for MACs). Several members are combined by their mean rank: twenty labels cannot tell the best settings
+apart, and a single one is over-fitted.
+
+Source: docs/method.md, "Fitness" and "Fitted proxies".
 """
 
 from __future__ import annotations
@@ -17,25 +19,27 @@ from scipy import stats
 
 from eproxy_jax import proxy, ranks
 
-# Shares of MACs and of parameters in a rank blend, the loss has the rest; negative ones count against an architecture.
+# Shares of MACs and of parameters in a rank blend; the loss has the rest. A negative share prefers small networks.
 SHARES = tuple((macs / 10, params / 10) for macs in range(-10, 11) for params in range(abs(macs) - 10, 11 - abs(macs)))
 
 
-# How sharply :func:`mean_share` tells shares apart, for each label: with 20 of them, one that is .02 of Spearman worse
-# counts 1 / e as much. The very best share alone would be over-fitted; more labels tell more apart.
+# Sharpness of :func:`mean_share` per label. With 20 labels, a share that is .02 of Spearman worse has 1 / e of the
+# weight. The best share alone would be over-fitted; with more labels the weights become sharper.
 _SHARPNESS = 2.5
 
 
 def score_matrix(losses: Any, macs: Any, alphas: Sequence[float]) -> np.ndarray:
-    """Scores of every member.
+    """Return the scores of every member, blended by ``alpha``.
+
+    Source: docs/method.md, step 8.
 
     Args:
-      losses: [P, A] final losses; not finite where a training diverged.
+      losses: [P, A] final losses; not finite if a training diverged.
       macs: [A], MACs of the canonical forms over the space's largest.
-      alphas: [K] blends.
+      alphas: [K] shares of MACs.
 
     Returns:
-      [P, K, A]: -(L (1 - alpha MACs)), -inf where L is not finite (PROTOCOL, step 8).
+      [P, K, A]: -(L (1 - alpha MACs)), -inf if L is not finite.
     """
     losses = np.asarray(losses, np.float64)
     finite = np.isfinite(losses)[:, None, :]
@@ -45,16 +49,16 @@ def score_matrix(losses: Any, macs: Any, alphas: Sequence[float]) -> np.ndarray:
 
 
 def rank_blends(losses: Any, sizes: Any, shares: Any = SHARES) -> np.ndarray:
-    """Scores of every member as weighted ranks.
+    """Return the scores of every member as weighted ranks.
 
     Args:
-      losses: [P, A] final losses; not finite where a training diverged.
+      losses: [P, A] final losses; not finite if a training diverged.
       sizes: [2, A], see ``spaces.size_measures``.
-      shares: [K, 2] shares of MACs and of parameters; (0, 0) is the loss alone, (-1, 0) fewest MACs first.
+      shares: [K, 2] shares of MACs and of parameters. (0, 0) is the loss alone; (-1, 0) ranks by fewest MACs.
 
     Returns:
-      [P, K, A]: (1 - |m| - |p|) rank(-L) + m rank(MACs) + p rank(parameters), ranks standardised over the
-      architectures; a loss that is not finite has the worst rank.
+      [P, K, A]: (1 - |m| - |p|) rank(-L) + m rank(MACs) + p rank(parameters). Ranks are standardised over the
+      architectures. A loss that is not finite has the worst rank.
     """
     losses = np.asarray(losses, np.float64)
     by_loss = ranks.standardized_ranks(np.where(np.isfinite(losses), -losses, -np.inf))
@@ -63,7 +67,7 @@ def rank_blends(losses: Any, sizes: Any, shares: Any = SHARES) -> np.ndarray:
 
 
 def blend_ranks(by_loss: Any, by_size: Any, shares: Any) -> Any:
-    """(1 - |m| - |p|) rank(-L) + m rank(MACs) + p rank(parameters), for arrays of NumPy or JAX.
+    """Return (1 - |m| - |p|) rank(-L) + m rank(MACs) + p rank(parameters), for arrays of NumPy or JAX.
 
     Args:
       by_loss: standardised ranks of the loss, broadcastable to [..., K, A].
@@ -78,11 +82,11 @@ def blend_ranks(by_loss: Any, by_size: Any, shares: Any) -> Any:
 
 
 def mean_share(fitness_of: np.ndarray, num_labels: int, shares: Any = SHARES) -> np.ndarray:
-    """The shares of a setting, [2]: the mean of all, those that rank the labels well counting most.
+    """Return the shares of a setting, [2]: a mean over all shares in which the fittest weigh most.
 
     Args:
-      fitness_of: [K], Spearman with each of the shares; ``-inf`` throughout for a setting that diverged.
-      num_labels: how many labels that Spearman is over.
+      fitness_of: [K], Spearman with each of the shares; all ``-inf`` for a setting that diverged.
+      num_labels: number of labels behind that Spearman.
       shares: [K, 2].
     """
     sharpness = _SHARPNESS * num_labels
@@ -91,15 +95,15 @@ def mean_share(fitness_of: np.ndarray, num_labels: int, shares: Any = SHARES) ->
 
 
 def signs(sizes: Any, truth: Any) -> np.ndarray:
-    """-1 where small ones are better by the labels, else 1: sizes [..., M] and values [M] of labelled ones -> [...]."""
+    """Return -1 if small networks are better by the labels, else 1: sizes [..., M] and values [M] -> [...]."""
     return np.where(ranks.spearman_rows(np.asarray(sizes), truth) < 0, -1.0, 1.0)
 
 
 def fitness(scores: np.ndarray, losses: Any, truth: Any) -> np.ndarray:
-    """Spearman of every member on the labelled architectures; -inf if one of their trainings diverged.
+    """Return Spearman of every member on the labelled architectures; -inf if one of their trainings diverged.
 
     Args:
-      scores: [P, K, M], of the labelled architectures.
+      scores: [P, K, M], scores of the labelled architectures.
       losses: [P, M], their final losses.
       truth: [M], their values.
 
@@ -111,13 +115,13 @@ def fitness(scores: np.ndarray, losses: Any, truth: Any) -> np.ndarray:
 
 
 def best_members(fitness_of: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """The ``count`` fittest settings, each with its best blend, best first.
+    """Return the ``count`` fittest settings, each with its best blend, best first.
 
-    Ties go to the earlier setting and, between blends, to the middle one (:func:`best_blend`).
+    Of equal settings the earlier one wins; of equal blends the middle one (:func:`best_blend`).
 
     Args:
       fitness_of: [P, K].
-      count: how many at most; settings with fitness -inf are left out.
+      count: largest number of settings; those with fitness -inf are left out.
 
     Raises:
       ValueError: every setting diverged.
@@ -130,13 +134,13 @@ def best_members(fitness_of: np.ndarray, count: int) -> list[tuple[int, int]]:
 
 
 def best_blend(fitness_of: np.ndarray) -> int:
-    """The fittest blend out of [K]; of those that are equally good, the middle one."""
+    """Return the fittest blend of [K]; of equally good ones, the middle one."""
     equal = np.flatnonzero(fitness_of >= fitness_of.max() - 1e-12)
     return int(equal[(len(equal) - 1) // 2])
 
 
 def mean_rank(scores: np.ndarray, members: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The combined score of several members: their mean rank, [A], higher is better.
+    """Combine several members to one score: their mean rank, [A], higher is better.
 
     Args:
       scores: [P, K, A].

@@ -1,11 +1,14 @@
-"""Eproxy whose settings are data: one compiled program trains a candidate under any genome of a gene table.
+"""This module turns settings into data: one compiled program trains a candidate under any genome of a gene table.
 
-Branches, kernels and channels change shapes. Here every branch owns weights of the largest shape, and a branch of the
-program is chosen by ``lax.switch`` among a few tiers: kernels exactly, channels rounded up to the next of at most three
-sizes, so that a narrow pointwise barrier does not pay for a wide 7x7 one. Channels above those in use are zero and stay
-zero. The index is a setting's, shared by all candidates, so the switch stays one under ``vmap`` over candidates.
+Branches, kernels and channels change shapes. So every branch owns weights of the largest shape, and ``lax.switch``
+chooses the computation. It chooses kernel sizes exactly. It rounds channels up to one of at most three widths, the
+*tiers*, so that a narrow pointwise barrier does not cost as much as a wide 7x7 one. Unused channels are zero and stay
+zero. The index belongs to the setting, which all candidates share, so the switch remains one under ``vmap``.
 
-A branch ends in a scalar, its loss, so one switch gives that and its gradients at once: nothing wide passes through it.
+A branch ends in its loss, a scalar. So one switch gives the loss and its gradients at once, and no wide array passes
+through it.
+
+Source: docs/method.md, "Settings as data".
 """
 
 from __future__ import annotations
@@ -28,19 +31,19 @@ from eproxy_jax.nn import choice, convolution, initializers, layers, norms, resi
 from eproxy_jax.types import FEATURES, TARGET_SIZE, ProxySettings
 
 MAX_TIERS = 3
-# Tags of the task's draws; proxy.py has tags 0 to 2 for its own.
+# Tags of the task's draws; proxy.py uses tags 0 to 2.
 _TAG_MAPS, _TAG_BARRIERS = 3, 4
 
 
 def choose_tiers(choices: Sequence[int], count: int = MAX_TIERS) -> tuple[int, ...]:
-    """Which sizes to compile, such that rounding the choices up to them adds least.
+    """Choose the sizes to compile, so that rounding the choices up to them adds the least.
 
     Args:
-      choices: sizes that may be asked for.
-      count: how many to compile at most.
+      choices: the sizes of a gene.
+      count: largest number of sizes to compile.
 
     Returns:
-      Ascending; the last one is the largest choice.
+      The sizes, ascending; the last one is the largest choice.
 
     Example:
       >>> choose_tiers((16, 32, 64, 128, 256, 512))
@@ -60,14 +63,14 @@ def choose_tiers(choices: Sequence[int], count: int = MAX_TIERS) -> tuple[int, .
 
 @dataclasses.dataclass(frozen=True)
 class TierSpec:
-    """The static side of a gene table: what is compiled.
+    """The static part of a gene table: the shapes to compile.
 
     Attributes:
       branches: L.
-      transform_kernels: sizes compiled.
-      barrier_kernels: sizes compiled.
-      transform_tiers: channels in front of the barrier, ascending.
-      target_tiers: channels behind it, ascending.
+      transform_kernels: compiled kernel sizes of the transform.
+      barrier_kernels: compiled kernel sizes of the barrier.
+      transform_tiers: compiled input channels of the barrier, ascending.
+      target_tiers: compiled output channels of the barrier, ascending.
     """
 
     branches: int
@@ -78,7 +81,7 @@ class TierSpec:
 
     @classmethod
     def of(cls, table: GeneTable) -> TierSpec:
-        """The tiers of a gene table."""
+        """Choose the tiers of a gene table."""
         return cls(
             table.max_branches,
             tuple(sorted(table.transform_kernel)),
@@ -89,17 +92,17 @@ class TierSpec:
 
     @property
     def barrier_variants(self) -> tuple[tuple[int, int], ...]:
-        """(kernel, channels out) of each barrier compiled at every tier of channels in."""
+        """(kernel, output channels) of each barrier; every tier of input channels has all of these."""
         return tuple(itertools.product(self.barrier_kernels, self.target_tiers))
 
 
 @flax.struct.dataclass
 class BranchData:
-    """One branch of a setting, as data; all scalars but the weights of the features.
+    """One branch of a setting as data; all fields are scalars except ``features``.
 
     Attributes:
       features: [F], ``level`` for features in use, else 0.
-      tier: index into ``(off, *TierSpec.transform_tiers)``; off where the branch is not in use.
+      tier: index into ``(off, *TierSpec.transform_tiers)``; off if the branch is not in use.
       transform: index into ``TierSpec.transform_kernels``.
       transform_area: k_h * k_h.
       transform_channels: channels in use.
@@ -134,12 +137,12 @@ class SettingData:
 
 
 def setting_data(table: GeneTable, genes: Array, dtype: Any = jnp.float32) -> SettingData:
-    """A genome as data.
+    """Turn a genome into data.
 
     Args:
       table: the gene table.
       genes: int32 [G]; may be traced.
-      dtype: dtype of what is not an index.
+      dtype: dtype of the values that are no indices.
 
     Returns:
       A ``SettingData``.
@@ -182,13 +185,13 @@ def setting_data(table: GeneTable, genes: Array, dtype: Any = jnp.float32) -> Se
 
 @flax.struct.dataclass
 class TieredTask:
-    """What all settings and candidates share: every feature, and unit draws of every barrier.
+    """The data that all settings and candidates share: every feature, and unit draws of every barrier.
 
     Attributes:
       images: [B, H, W, 3], standardised.
-      maps: [L, F, B, 8, 8, C], every feature at the most channels.
+      maps: [L, F, B, 8, 8, C], every feature with the largest number of channels.
       uniform: [L, k, k, C_in, C_out], unit draws of the barrier kernels on [-1, 1).
-      normal: the same, standard normal.
+      normal: [L, k, k, C_in, C_out], standard normal draws of the barrier kernels.
       bias: [L, C_out], unit draws on [-1, 1).
     """
 
@@ -202,7 +205,7 @@ class TieredTask:
 def make_task(key: Array, spec: TierSpec, images: Array) -> TieredTask:
     """Draw the features and barriers that settings choose from.
 
-    A setting with fewer channels takes the first ones, so that settings are compared on common random numbers.
+    A setting with fewer channels takes the first ones, so that all settings use common random numbers.
 
     Args:
       key: typed key; consumed.
@@ -226,7 +229,7 @@ def make_task(key: Array, spec: TierSpec, images: Array) -> TieredTask:
 
 
 def rounded(table: GeneTable, genes: Any) -> ProxySettings:
-    """The settings that are executed for a genome: its channels rounded up to tiers.
+    """Return the settings that run for a genome: its channels rounded up to tiers.
 
     Args:
       table: the gene table.
@@ -249,16 +252,16 @@ def rounded(table: GeneTable, genes: Any) -> ProxySettings:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def switch_scalar(branches: tuple[Callable[[Any, Any], Array], ...], index: Array, x: Any, data: Any) -> Array:
-    """``branches[index](x, data)``, a scalar whose gradient is computed in the same switch.
+    """Return ``branches[index](x, data)``, a scalar; the same switch computes its gradient.
 
-    A switch whose backward pass is another switch would store the union of all branches' residuals. A branch that ends
-    in a scalar has its gradients by the time it ends, so nothing wide passes from one switch to another.
+    If the backward pass were another switch, it would need the residuals of all branches. A branch that ends in a
+    scalar knows its gradients when it ends, so no wide array passes from one switch to another.
 
     Args:
       branches: functions (x, data) -> scalar.
       index: integer scalar.
-      x: a pytree of arrays; has a gradient.
-      data: a pytree of arrays; has none.
+      x: a pytree of arrays with a gradient.
+      data: a pytree of arrays without a gradient.
     """
     return lax.switch(index, branches, x, data)
 
@@ -273,7 +276,7 @@ switch_scalar.defvjp(
 
 
 def _barrier_error(kernel_size: int, outputs: int, h: Array, data: Any) -> Array:
-    """Mean squared error behind the barrier at one tier; channels of ``h`` that are not in use do not count."""
+    """Return the mean squared error behind the barrier at one tier, without the unused channels of ``h``."""
     used_in = (jnp.arange(h.shape[-1]) < data["transform_channels"]).astype(h.dtype)
     unit = convolution.kernel_centre(data["unit"], kernel_size)[..., : h.shape[-1], :outputs]
     out = convolution.frozen_conv2d(h * norms.per_channel(used_in), unit)
@@ -284,7 +287,7 @@ def _barrier_error(kernel_size: int, outputs: int, h: Array, data: Any) -> Array
 
 
 def barrier_data(task: TieredTask, setting: SettingData, number: int) -> dict[str, Array]:
-    """What the barrier of one branch needs: its unit draws and what scales them, bias, target, sizes."""
+    """Return the data of one branch's barrier: unit draws and their scale, bias, target, sizes."""
     branch, init, dtype = setting.branches[number], setting.barrier_init, task.images.dtype
     fan_in = branch.barrier_area * branch.transform_channels
     return {
@@ -304,13 +307,13 @@ def barrier_data(task: TieredTask, setting: SettingData, number: int) -> dict[st
 
 
 def _off(x: Any, data: Any) -> Array:
-    """The loss of a branch that is not in use."""
+    """Return 0, the loss of a branch that is not in use."""
     del data
     return jnp.zeros((), x[0].dtype)
 
 
 def _head_error(spec: TierSpec, widths: tuple[int, ...], channels: int, x: Any, data: Any) -> Array:
-    """Mean squared error of one branch at one tier of transform channels."""
+    """Return the mean squared error of one branch at one tier of transform channels."""
     tap, weights = x
     conv_ops = tuple(choice.narrow_conv_op(width, size) for size in spec.transform_kernels for width in widths)
     index = data["transform"] * len(widths) + data["level"]
@@ -322,15 +325,15 @@ def _head_error(spec: TierSpec, widths: tuple[int, ...], channels: int, x: Any, 
 
 
 def head_loss(spec: TierSpec, widths: tuple[int, ...], tap: Array, weights: Any, data: Any) -> Array:
-    """Mean squared error of one branch: transform and frozen barrier layer, sizes being data.
+    """Return the mean squared error of one branch, with transform and frozen barrier layer; sizes are data.
 
     Args:
       spec: the tiers.
-      widths: numbers of channels of ``tap`` that may be in use.
+      widths: possible numbers of used channels of ``tap``.
       tap: [B, 8, 8, C], the resized feature tap.
       weights: "kernel" [k, k, C, largest tier], "bias", "scale", "offset" [largest tier].
-      data: "tier" and "transform" as in ``BranchData``, "level" an index into ``widths``, "barrier" what
-        :func:`barrier_data` gives; has no gradient.
+      data: "tier" and "transform" as in ``BranchData``, "level" an index into ``widths``, "barrier" the result of
+        :func:`barrier_data`. It has no gradient.
 
     Returns:
       Scalar; 0 for a branch not in use.
@@ -340,7 +343,7 @@ def head_loss(spec: TierSpec, widths: tuple[int, ...], tap: Array, weights: Any,
 
 
 class TieredHead(nn.Module):
-    """The trained transform of a branch and its frozen barrier, all sizes being data; see :class:`proxy.Transform`.
+    """The trained transform of a branch and its frozen barrier; all sizes are data. See :class:`proxy.Transform`.
 
     Attributes:
       spec: the tiers.
@@ -354,7 +357,7 @@ class TieredHead(nn.Module):
     def __call__(
         self, tap: Array | layers.PaddedTap, branch: BranchData, barrier: dict[str, Array], init: Array | int = 0
     ) -> Array:
-        """[B, H, W, C] -> mean squared error, a scalar; 0 where the branch is not in use."""
+        """Map [B, H, W, C] to the mean squared error, a scalar; 0 if the branch is not in use."""
         if isinstance(tap, layers.PaddedTap):
             x, widths, level, inputs = tap.features, tap.widths, tap.level, tap.channels.astype(self.dtype)
         else:
@@ -385,7 +388,7 @@ class TieredHead(nn.Module):
 
 
 class TieredNetwork(nn.Module):
-    """Backbone, and the head of every branch that a gene table can ask for.
+    """The backbone, and a head for each of the L branches of a gene table.
 
     Attributes:
       backbone: a module ``(images, encoded, init) -> taps``, last stage first.
@@ -401,7 +404,7 @@ class TieredNetwork(nn.Module):
     def __call__(
         self, images: Array, encoded: Array, setting: SettingData, barriers: Sequence[dict[str, Array]]
     ) -> Array:
-        """Mean squared error of each branch, [L]; ``barriers`` are :func:`barrier_data` of each.
+        """Return the mean squared error of each branch, [L]; ``barriers`` has the :func:`barrier_data` of each.
 
         Raises:
           ValueError: more branches than the backbone has feature taps.
@@ -422,7 +425,7 @@ class TieredNetwork(nn.Module):
 
 @flax.struct.dataclass
 class SettingTask:
-    """What all candidates of one setting share, computed once a setting.
+    """The data that all candidates of one setting share, computed once per setting.
 
     Attributes:
       images: [B, H, W, 3], standardised.
@@ -436,11 +439,11 @@ class SettingTask:
 
 
 def setting_task(table: GeneTable, task: TieredTask, genes: Array) -> SettingTask:
-    """The task of one setting.
+    """Make the task of one setting.
 
     Args:
       table: the gene table that ``genes`` index.
-      task: what all settings share.
+      task: the data that all settings share.
       genes: int32 [G]; may be traced.
 
     Returns:
@@ -453,7 +456,7 @@ def setting_task(table: GeneTable, task: TieredTask, genes: Array) -> SettingTas
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """Training of one candidate under one setting, as a hashable function of its arrays.
+    """The training of one candidate under one setting, as a hashable function of its arrays.
 
     Attributes:
       network: a :class:`TieredNetwork`.
@@ -465,11 +468,11 @@ class Candidate:
 
     @classmethod
     def of(cls, group: Any, table: GeneTable, num_steps: int = 10, dtype: Any = jnp.float32) -> Candidate:
-        """The candidate of a group of architectures under any setting of a gene table."""
+        """Make the training for a group of architectures under any setting of a gene table."""
         return cls(TieredNetwork(group.universal(dtype), TierSpec.of(table), dtype), num_steps)
 
     def __call__(self, key: Array, encoded: Array, task: SettingTask) -> Array:
-        """Initialise one candidate from its own key and train it: losses [S]. The key is consumed."""
+        """Initialise one candidate from its own key and train it; returns losses [S]. Consumes the key."""
         arguments = task.images, encoded, task.setting, task.barriers
         params = self.network.init(key, *arguments)["params"]
 

@@ -1,1 +1,1 @@
-"""Running candidates on devices: plans, groups, compiled programs, memory."""
+"""This package runs candidates on devices: groups, compiled programs, memory, plans of the work."""

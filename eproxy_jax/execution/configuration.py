@@ -1,4 +1,4 @@
-"""The process-wide choices that JAX wants before it starts: CPU devices, and where compiled programs are kept."""
+"""This module sets what JAX must know before it starts: the CPU devices and the folder of compiled programs."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from eproxy_jax.execution import programs
 
 
 def default_compile_cache() -> Path:
-    """The user's cache folder for compiled programs."""
+    """Return the user's cache folder for compiled programs."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "eproxy_jax" / "programs"
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def configure(devices: int | None = None, compile_cache: str | os.PathLike[str] | None = None) -> None:
     """Set up JAX as the command line does. Call it before JAX starts its backend; calling it is optional.
 
-    On CPUs JAX has one device unless told otherwise, and candidates run side by side on several. Without this call
-    scores are the same, on one core.
+    By default JAX has one CPU device. With several, candidates run side by side. Without this call, scores are the same
+    and use one core.
 
     Args:
-      devices: CPU devices; one a core by default. Accelerators are not affected.
+      devices: number of CPU devices; one for each core by default. Accelerators are not affected.
       compile_cache: folder that keeps compiled programs for later processes; ``"off"`` for none. The user's cache
-        folder by default. A folder set before, by ``JAX_COMPILATION_CACHE_DIR`` for one, stays.
+        folder by default. A folder that was set before, such as by ``JAX_COMPILATION_CACHE_DIR``, stays.
 
     Raises:
       ValueError: JAX runs already with another number of CPU devices, or ``devices`` is less than 1.

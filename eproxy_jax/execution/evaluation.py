@@ -1,4 +1,4 @@
-"""Any function of one candidate over a list of architectures: the same plan, programs, chunks and devices for all.
+"""This module evaluates any function of one candidate over a list of architectures.
 
 Data flows one way: architectures -> canonical forms -> groups -> device programs -> rows. A result depends on
 (architecture, function, what is shared, key) only. Eproxy itself goes through :class:`Evaluation`.
@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
@@ -28,14 +28,17 @@ from eproxy_jax.execution.programs import CompiledProgram, ProgramSpec, compile_
 from eproxy_jax.jsonlines import ANOTHER_OUT, JsonLines, decode_array, encode_array, fingerprint
 from eproxy_jax.sources import source_fingerprint
 
+if TYPE_CHECKING:
+    from jaxtyping import Key, PyTree, Shaped
+
 # (network, key, encoded, *shared) -> a pytree of arrays of one candidate. The network is a Linen module
-# ``network.init/apply(images, encoded, init) -> taps``; equal functions share compiled programs.
+# ``network.init/apply(images, encoded, init) -> taps``. Equal functions share compiled programs.
 CandidateFn = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class OnNetwork:
-    """A function of one candidate with its group's network filled in; equal ones share a compiled program.
+    """A function of one candidate, bound to the network of its group. Equal objects share a compiled program.
 
     Attributes:
       fn: (network, key, encoded, *shared) -> arrays.
@@ -46,12 +49,14 @@ class OnNetwork:
     network: nn.Module
 
     def __call__(self, key: Array, encoded: Array, *shared: Any) -> Any:
-        """The function's result for one candidate; the key is consumed."""
+        """Return the function's result for one candidate. Consumes the key."""
         return self.fn(self.network, key, encoded, *shared)
 
 
-def arch_key(key: Array | int, space: spaces.SearchSpace, arch: Any) -> Array:
-    """The key that an architecture gets in a run with ``key``: the same for all that compute the same function.
+def arch_key(key: Key[Array, ""] | int, space: spaces.SearchSpace, arch: Any) -> Key[Array, ""]:
+    """Return the key that an architecture gets in a run with ``key``.
+
+    Architectures that compute the same function get the same key.
 
     Args:
       key: typed key of the run, or an integer seed for one.
@@ -140,12 +145,12 @@ class Evaluation:
 
 
 def identity_of(space: spaces.SearchSpace, key: Array | int, execution: Execution) -> dict[str, Any]:
-    """What every result depends on besides architectures and function, as plain data.
+    """Return, as plain data, all that a result depends on besides architectures and function.
 
     Args:
       space: the search space.
       key: typed key, or the integer seed of one.
-      execution: devices and form.
+      execution: devices and execution form.
     """
     return {
         **space.identity(),
@@ -160,34 +165,34 @@ def evaluate(
     archs: Sequence[Any],
     space: spaces.SearchSpace | str = "nasbench201",
     *,
-    key: Array | int = 0,
-    shared: tuple[Any, ...] = (),
+    key: Key[Array, ""] | int = 0,
+    shared: tuple[PyTree[Shaped[Array | np.ndarray, " ..."]], ...] = (),
     execution: Execution | None = None,
     dtype: Any = jnp.float32,
     progress: Callable[[int, int], None] | None = None,
     path: str | os.PathLike[str] | None = None,
     identity: Mapping[str, Any] | None = None,
-) -> Any:
-    """Any function of one candidate over a list of architectures.
+) -> PyTree[Shaped[np.ndarray, "A ..."]]:
+    """Evaluate any function of one candidate over a list of architectures.
 
-    Equal functions of the space are evaluated once. A result depends on its own architecture only: not on order,
-    duplicates, chunking or device count, to the bit within one execution form.
+    Architectures that compute the same function are evaluated once. A result depends on its own architecture only: not
+    on order, duplicates, chunking or device count. Within one execution form this holds to the bit.
 
     Args:
-      fn: (network, key, encoded, *shared) -> a pytree of arrays of ONE candidate; traced by JAX and mapped over
-        candidates. ``network`` is a Linen module: ``network.init(key, images, encoded, init)`` and
+      fn: (network, key, encoded, *shared) -> a pytree of arrays of ONE candidate. JAX traces it and maps it
+        over candidates. ``network`` is a Linen module: ``network.init(key, images, encoded, init)`` and
         ``network.apply(variables, images, encoded, init) -> taps``. Pass the same function object again to use its
         compiled programs again.
       archs: architectures in any notation that ``space.parse`` reads, length A.
       space: a search space or its registry name.
-      key: typed key, or an integer seed for one. Each architecture gets a key of its own, see :func:`arch_key`.
+      key: typed key, or an integer seed for one. Each architecture gets its own key, see :func:`arch_key`.
       shared: arrays, or pytrees of them, that all candidates share, such as images.
-      execution: devices and form; all devices by default.
-      dtype: of the networks' parameters.
+      execution: devices and execution form; all devices by default.
+      dtype: dtype of the networks' parameters.
       progress: called with (networks done, networks in total) after each chunk.
-      path: a file that results are appended to as JSON lines. A killed evaluation, called again with the same
-        arguments, goes on where the file ends.
-      identity: plain data that names what ``fn`` depends on besides its source and ``shared``, for the file.
+      path: a file that gets the results as JSON lines. After a kill, a call with the same arguments continues where
+        the file ends.
+      identity: plain data for the file that names all else that ``fn`` depends on, besides its source and ``shared``.
 
     Returns:
       The pytree of ``fn`` with a leading axis A, NumPy arrays in the order of ``archs``.
@@ -237,7 +242,7 @@ def evaluate(
 
 
 def _digest(shared: tuple[Any, ...]) -> str:
-    """Hash of arrays, 12 hex digits."""
+    """Hash arrays: 12 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=6)
     for leaf in jax.tree.leaves(shared):
         array = np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
@@ -246,10 +251,10 @@ def _digest(shared: tuple[Any, ...]) -> str:
 
 
 class _ColumnFile:
-    """Results of one evaluation on disk, a JSON line a network.
+    """The results of one evaluation on disk, one JSON line for each network.
 
     Attributes:
-      known: results by canonical string.
+      known: results of the file by canonical string.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], structure: Any):
@@ -279,7 +284,7 @@ class _ColumnFile:
             raise
 
     def append(self, archs: Sequence[str], rows: Sequence[Any]) -> None:
-        """Write results of networks, and make sure they are on the disk."""
+        """Write results of networks and flush them to the disk."""
         encoded = [[encode_array(np.asarray(leaf)) for leaf in jax.tree.leaves(row)] for row in rows]
         self._file.append([json.dumps({"arch": a, "leaves": e}) for a, e in zip(archs, encoded, strict=True)])
 

@@ -1,9 +1,9 @@
-"""How candidates are spread over devices: forms, batches, groupings, precision.
+"""This module says how candidates are spread over devices: forms, batches, groupings, precision.
 
 Execution forms:
-  * ``map``: candidates of a device run one after the other (``lax.map``), each paying for its own operations only. For
-    CPUs.
-  * ``vmap``: candidates of a device run in batches of one fixed width. For accelerators.
+  * ``map``: candidates of a device run one after the other (``lax.map``). Each one pays for its own operations only.
+    It suits CPUs.
+  * ``vmap``: candidates of a device run in batches of one fixed width. It suits accelerators.
 """
 
 from __future__ import annotations
@@ -22,53 +22,52 @@ from eproxy_jax.nn.precision import BFLOAT16_PRODUCTS
 Form = Literal["map", "vmap"]
 Grouping = Literal["coarse", "fine"]
 Precision = Literal["default", "float32", "bfloat16"]
-Device: TypeAlias = Any  # jax.Device, which type checkers take for a variable
+Device: TypeAlias = Any  # jax.Device, which type checkers see as a variable
 
 AXIS = "candidates"
 _FORMS = ("map", "vmap")
 _GROUPINGS = ("coarse", "fine")
-# What each precision is for jax.default_matmul_precision.
+# The value of jax.default_matmul_precision for each precision.
 _PRECISIONS = {"default": None, "float32": "highest", "bfloat16": BFLOAT16_PRODUCTS}
-# Candidates of one block of the vmap form. Rounding depends on a batch's size, so it is fixed, whatever the chunks.
+# Candidates of one block of the vmap form. Rounding depends on the batch size, so chunks do not change it.
 VMAP_WIDTH = 32
 MAX_VMAP_WIDTH = 512
-# Candidates per device and chunk of the map form: few, so that results are safe on disk every few seconds.
+# Candidates per device and chunk of the map form: few, so that results reach the disk every few seconds.
 _MAP_CHUNK = 4
 
 
 def default_form(devices: Sequence[Device]) -> Form:
-    """``map`` on CPUs, ``vmap`` on accelerators."""
+    """Return ``map`` for CPUs and ``vmap`` for accelerators."""
     return "map" if all(device.platform == "cpu" for device in devices) else "vmap"
 
 
 def matmul_precision(precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """What programs of a precision are traced in."""
+    """Return the context in which programs of a precision are traced."""
     return jax.default_matmul_precision(_PRECISIONS[precision])
 
 
 def candidates_mesh(devices: Sequence[Device]) -> Mesh:
-    """A 1-D mesh over the candidate axis."""
+    """Return a 1-D mesh over the candidate axis."""
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """How candidates are spread over devices; does not change their losses within one form.
+    """The choice of devices, form and batches. Within one form it does not change losses.
 
     Attributes:
       devices: devices to run on.
       form: execution form.
       chunk_size: candidates per dispatched chunk, a multiple of the number of devices.
       vmap_width: candidates of one block of the vmap form; rounding depends on it.
-      grouping: ``coarse``, few programs, or ``fine``, more of them, which waste less work in the vmap form. Rounding
-        depends on it; that of fine groups in the vmap form also on the number of devices (seen on the CPU, 4e-7 at
-        the second step).
-      precision: of the operands of matrix products. ``default`` is the backend's own way with float32: exact on CPUs,
-        rounded to tf32 or bfloat16 on accelerators. ``float32`` is exact everywhere. ``bfloat16`` rounds operands.
-        Sums, statistics, weights and activations are float32 in all three.
-      compile_ahead: compile a group's program while the one before runs; on CPUs the two only get in each other's way.
-      auto_width: widen batches to what the devices' memory holds, once programs are known (``vmap_width="auto"``).
-        The last digits of losses then depend on that memory.
+      grouping: ``coarse`` makes few programs. ``fine`` makes more of them, which waste less work in the vmap form.
+        Rounding depends on the grouping. With fine groups in the vmap form it also depends on the number of devices.
+      precision: precision of the operands of matrix products. ``default`` is the backend's own choice for float32:
+        exact on CPUs, rounded to tf32 or bfloat16 on accelerators. ``float32`` is exact everywhere. ``bfloat16``
+        rounds the operands. Sums, statistics, weights and activations are float32 in all three.
+      compile_ahead: compile the next group's program while one runs. On CPUs the two would slow each other down.
+      auto_width: widen batches to the capacity of the devices' memory, once programs are known
+        (``vmap_width="auto"``). The last digits of losses then depend on that memory.
 
     Example:
       >>> Execution.of(form="vmap", vmap_width=8).label
@@ -94,14 +93,14 @@ class Execution:
         grouping: Grouping = "coarse",
         precision: Precision = "default",
     ) -> Execution:
-        """Fill in what is absent: this process's devices, the form of their platform, a chunk of a few seconds.
+        """Choose all that is absent: this process's devices, the form of their platform, a chunk of a few seconds.
 
         Args:
           devices: devices to run on; this process's by default.
-          form: ``"map"`` or ``"vmap"``; by the devices' platform when absent.
+          form: ``"map"`` or ``"vmap"``; the platform's default form if absent.
           chunk_size: candidates per dispatched chunk.
           vmap_width: candidates of one block of the vmap form. ``"auto"`` starts at ``VMAP_WIDTH`` and is widened to
-            what the devices' memory holds.
+            the capacity of the devices' memory.
           grouping: ``"coarse"`` or ``"fine"``.
           precision: ``"default"``, ``"float32"`` or ``"bfloat16"``.
 
@@ -131,12 +130,12 @@ class Execution:
         return cls(devices, form, chunk_size, vmap_width, grouping, precision, ahead, auto and form == "vmap")
 
     def replicate(self, tree: Any) -> Any:
-        """Put what all candidates share on every device."""
+        """Put a pytree of arrays on every device."""
         return jax.device_put(tree, NamedSharding(candidates_mesh(self.devices), PartitionSpec()))
 
     @property
     def label(self) -> str:
-        """What of it the losses depend on, for the record of a run."""
+        """The part that losses depend on, as text for the record of a run."""
         parts = [self.form if self.form == "map" else f"vmap {self.vmap_width}"]
         if self.grouping == "fine":
             parts.append("fine groups")
@@ -145,11 +144,11 @@ class Execution:
         return ", ".join(parts)
 
     def widened(self, width: int) -> Execution:
-        """The same in the vmap form with batches of ``width``, one a device and chunk."""
+        """Return an execution with batches of ``width``, one batch per device and chunk."""
         return dataclasses.replace(self, vmap_width=width, chunk_size=len(self.devices) * width, auto_width=False)
 
     def halved(self) -> Execution | None:
-        """The same with half the candidates at a time; None where there is one a device."""
+        """Return an execution with half the candidates at a time; None if each device has only one."""
         devices = len(self.devices)
         width = 1 if self.form == "map" else self.vmap_width
         if self.chunk_size > devices * width:

@@ -1,7 +1,8 @@
-"""Work of a proxy training, counted from shapes: what architectures and settings need.
+"""This module counts the work of a proxy training from shapes.
 
-Counted are convolutions and matrix products: forward in every step, two gradients in all steps but the last, one
-gradient for the frozen barrier. The first layer is counted with two, though it needs one: under 1 % of the whole.
+It counts convolutions and matrix products: the forward pass in every step, and gradients in all steps but the last. A
+trained layer has two gradients, the frozen barrier one. The first layer needs one and is counted with two, which is
+under 1 % of the whole.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from eproxy_jax.types import TARGET_SIZE, ProxySettings
 
 
 def head_macs(settings: ProxySettings, channels: Sequence[int], batch: int) -> tuple[int, int]:
-    """Multiply-accumulates of one forward pass of all branches.
+    """Return the multiply-accumulates of one forward pass of all branches.
 
     Args:
       settings: the proxy's settings.
-      channels: of the feature taps, last stage first.
+      channels: channels of the feature taps, last stage first.
       batch: B.
 
     Returns:
@@ -32,23 +33,23 @@ def head_macs(settings: ProxySettings, channels: Sequence[int], batch: int) -> t
 
 
 def training_flops(trained: float, frozen: float, num_steps: int) -> float:
-    """Floating-point operations of a whole training.
+    """Return the floating-point operations of a whole training.
 
     Args:
       trained: multiply-accumulates of a forward pass of backbone and transforms, all images.
-      frozen: the same of the barriers.
+      frozen: multiply-accumulates of a forward pass of the barriers, all images.
       num_steps: S.
     """
     return 2.0 * (trained * (3 * num_steps - 2) + frozen * (2 * num_steps - 1))
 
 
 def needed_flops(space: spaces.SearchSpace, settings: ProxySettings, arch: Any, batch: int, image_size: int) -> float:
-    """Floating-point operations that the training of one canonical architecture needs.
+    """Return the floating-point operations that the training of one canonical architecture needs.
 
     Args:
       space: the search space.
       settings: the proxy's settings.
-      arch: canonical.
+      arch: a canonical architecture.
       batch: B.
       image_size: H = W, pixels.
     """

@@ -1,4 +1,4 @@
-"""From a list of architectures to the distinct networks of each compiled program."""
+"""This module sorts a list of architectures into the distinct networks of each compiled program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eproxy_jax.execution.execution import Grouping
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """Which networks to run for a list of architectures.
+    """The distinct networks to run for a list of architectures.
 
     Attributes:
       archs: the architectures asked for, length A.
@@ -29,11 +29,11 @@ class Networks:
 
 @dataclasses.dataclass(frozen=True)
 class GroupInput:
-    """Architectures of one group, as its program takes them.
+    """The architectures of one group, as its program takes them.
 
     Attributes:
       group: the group.
-      positions: [n], where they stand in the list.
+      positions: [n], their positions in the list.
       identity: uint32 [n, 2], see ``spaces.arch_identity``.
       encoded: int32 [n, ...].
     """
@@ -44,15 +44,15 @@ class GroupInput:
     encoded: np.ndarray
 
     def since(self, done: int) -> GroupInput:
-        """The same without the first ``done`` architectures."""
+        """Return the input without its first ``done`` architectures."""
         return GroupInput(self.group, self.positions[done:], self.identity[done:], self.encoded[done:])
 
 
 def parse_all(archs: Sequence[Any], space: spaces.SearchSpace) -> list[Any]:
-    """Architectures of a space out of any notation it reads.
+    """Parse architectures from any notation that the space reads.
 
     Raises:
-      ValueError: one of them is unreadable; says its position.
+      ValueError: one of them is unreadable; the message holds its position.
     """
     parsed = []
     for position, arch in enumerate(archs):
@@ -64,7 +64,7 @@ def parse_all(archs: Sequence[Any], space: spaces.SearchSpace) -> list[Any]:
 
 
 def distinct_networks(archs: Sequence[Any], space: spaces.SearchSpace) -> Networks:
-    """Canonicalise and merge duplicates.
+    """Bring architectures to canonical form and merge duplicates.
 
     Args:
       archs: architectures of the space, as ``space.parse`` returns them.
@@ -83,7 +83,7 @@ def distinct_networks(archs: Sequence[Any], space: spaces.SearchSpace) -> Networ
 def by_group(
     archs: Sequence[Any], space: spaces.SearchSpace, grouping: Grouping = "coarse"
 ) -> dict[spaces.Group, list[int]]:
-    """Positions of canonical architectures by the compiled program they need, in order of first appearance."""
+    """Group the positions of canonical architectures by compiled program, in order of first appearance."""
     group_of = space.fine_group if grouping == "fine" else space.group
     positions: dict[spaces.Group, list[int]] = {}
     for position, arch in enumerate(archs):
@@ -92,7 +92,7 @@ def by_group(
 
 
 def group_inputs(archs: Sequence[Any], space: spaces.SearchSpace, grouping: Grouping) -> list[GroupInput]:
-    """Canonical, distinct architectures by group, encoded."""
+    """Group and encode canonical, distinct architectures."""
     found = []
     for group, members in by_group(archs, space, grouping).items():
         own = [archs[i] for i in members]

@@ -1,4 +1,4 @@
-"""Memory of devices and of this process, and how many candidates fit in it."""
+"""This module measures the memory of devices and of this process, and says how many candidates fit in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHARE = 0.8
 
 
 def _available_bytes() -> int | None:
-    """Memory that Linux could give to a process, bytes."""
+    """Return the memory that Linux could give to a process, bytes; None on other systems."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -23,7 +23,7 @@ def _available_bytes() -> int | None:
 
 
 def free_bytes(devices: Sequence[Device]) -> int | None:
-    """Free memory of the fullest of some devices, bytes; None where nobody says. CPU devices share the machine's."""
+    """Return the least free memory of the devices, bytes; None if unknown. CPU devices share the machine's memory."""
     free = []
     for device in devices:
         stats = device.memory_stats() if device.platform != "cpu" else None
@@ -35,18 +35,18 @@ def free_bytes(devices: Sequence[Device]) -> int | None:
 
 
 def fits(temp_bytes: int, devices: Sequence[Device]) -> bool:
-    """Whether working memory of ``temp_bytes`` a device is free on all of them; true where nobody says."""
+    """Say if each device has ``temp_bytes`` free for working memory; True if unknown."""
     free = free_bytes(devices)
     return free is None or temp_bytes <= _SHARE * free
 
 
 def fitting_width(temp_bytes: int, vmap_width: int, devices: Sequence[Device]) -> int:
-    """The most candidates of one batch, a power of two, that the devices' free memory holds.
+    """Return the largest batch, a power of two, that fits in the devices' free memory.
 
     Args:
       temp_bytes: working memory of a batch of ``vmap_width`` candidates on one device, bytes.
-      vmap_width: candidates of that batch; returned where the free memory or the working memory is unknown.
-      devices: devices that run a batch each.
+      vmap_width: candidates of that batch. The result if the free memory or the working memory is unknown.
+      devices: devices; each one runs a batch.
     """
     free = free_bytes(devices)
     if free is None or temp_bytes == 0:
@@ -56,12 +56,12 @@ def fitting_width(temp_bytes: int, vmap_width: int, devices: Sequence[Device]) -
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of Python or of XLA says that memory ran out."""
+    """Say if an error of Python or of XLA reports that memory ran out."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def mappings_left() -> float:
-    """Share of the memory mappings this process may have and has not; 1 where the system sets no limit."""
+    """Return the unused share of this process's memory mappings; 1 if the system sets no limit."""
     try:
         limit = int(Path("/proc/sys/vm/max_map_count").read_text())
         with Path("/proc/self/maps").open("rb") as maps:

@@ -1,8 +1,8 @@
-"""What a list of architectures will cost, before anything is compiled or run.
+"""This module predicts what a list of architectures costs, before anything is compiled or run.
 
 Architectures -> canonical forms -> distinct functions -> groups that share a program -> padded chunks, with the work
-and the memory of each. The same code serves every space: work in the ``map`` form is what groups say
-(``Group.executed_macs``), work in the ``vmap`` form is counted in the traced program itself.
+and the memory of each. One code serves every space. Groups state their work in the ``map`` form
+(``Group.executed_macs``); in the ``vmap`` form the planner counts it in the traced program.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from eproxy_jax.types import ProxySettings
 
 @dataclasses.dataclass(frozen=True)
 class GroupPlan:
-    """One compiled program and what runs through it.
+    """The plan of one compiled program.
 
     Attributes:
-      group: which.
-      networks: distinct architectures.
-      padding: rows of its blocks that hold none.
-      flops_needed: of the trainings.
-      flops_executed: of the trainings as the program runs them, padding included.
+      group: the group.
+      networks: number of distinct architectures.
+      padding: number of empty rows in its blocks.
+      flops_needed: floating-point operations that the trainings need.
+      flops_executed: floating-point operations that the program executes, padding included.
       bytes_per_device: parameters, optimiser state, gradients and saved activations of one block, predicted.
     """
 
@@ -49,9 +49,9 @@ class WorkPlan:
     """The plan of a whole list.
 
     Attributes:
-      architectures: as asked for.
-      distinct: networks to train.
-      groups: one entry a compiled program.
+      architectures: length of the list.
+      distinct: number of networks to train.
+      groups: one entry for each compiled program.
       execution: devices, form, grouping.
     """
 
@@ -61,7 +61,7 @@ class WorkPlan:
     execution: Execution
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON: architectures, distinct, programs, flops_needed, flops_executed, ..."""
+        """Return plain data, for JSON: architectures, distinct, programs, flops_needed, flops_executed, ..."""
         needed, executed = (sum(getattr(g, name) for g in self.groups) for name in ("flops_needed", "flops_executed"))
         return {
             "architectures": self.architectures,
@@ -82,7 +82,7 @@ class WorkPlan:
 
 
 def _label(group: Any) -> str:
-    """What tells a group from the others of its space."""
+    """Return the fields that distinguish a group from others of its space, as text."""
     fields = {f.name: getattr(group, f.name) for f in dataclasses.fields(group) if f.name not in ("space", "family")}
     return ", ".join(f"{name}={value}" for name, value in fields.items())
 
@@ -94,7 +94,7 @@ def plan(
     image_shape: tuple[int, ...],
     execution: Execution,
 ) -> WorkPlan:
-    """Plan the scoring of a list of architectures; nothing is compiled or run.
+    """Plan the scoring of a list of architectures; compiles and runs nothing.
 
     Args:
       archs: architectures of the space.
@@ -138,14 +138,14 @@ def _plan_group(
         extra = sum(group.executed_macs(arch) - space.macs(arch) for arch in archs) * batch * (size / 32) ** 2
         executed = needed + flops.training_flops(extra, 0, settings.num_steps)
     else:
-        # Blocks are dealt to devices whole; those without any network are skipped.
+        # Each device gets whole blocks; a block without any network is skipped.
         padding = math.ceil(len(archs) / width) * width - len(archs)
         pair = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape), leaf.dtype), (params, one))
         trained = traced_work.count(jax.vmap(forward, (0, None, 0)), pair[0], images, pair[1]) / 2
         frozen = flops.head_macs(settings, space.tap_channels(archs[0]), batch)[1]
         executed = (len(archs) + padding) * flops.training_flops(trained, frozen, settings.num_steps)
     saved = jax.eval_shape(lambda p, x, e: jax.vjp(lambda p: forward(p, x, e), p)[1], params, images, one)
-    # Parameters, momenta and gradients, and what the forward pass leaves for the backward pass.
+    # Parameters, momenta and gradients, and the activations that the backward pass reads.
     memory = width * (3 * _bytes(params) + _bytes(saved))
     return GroupPlan(group, len(archs), padding, needed, executed, memory)
 

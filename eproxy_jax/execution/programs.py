@@ -1,12 +1,12 @@
-"""Device programs: what is compiled, kept, and fed with candidates, chunk by chunk.
+"""This module compiles device programs, keeps them, and feeds them with candidates, chunk by chunk.
 
-One program evaluates the candidates of one group: any function of one candidate, mapped over many. It is compiled once
-per (candidate function, shapes, execution) and kept for later calls of the process, and on disk where
-:func:`keep_on_disk` says so.
+One program evaluates the candidates of one group: it maps a function of one candidate over many. It is compiled once
+per (candidate function, shapes, execution) and kept for later calls of the process. After :func:`keep_on_disk` it is
+kept on disk as well.
 
 A candidate's randomness comes from its own identity, and devices do not communicate. So a result does not depend on
 order, chunking, padding or device count. On GPUs it depends on the compilation: XLA times kernels to choose among them,
-and two compilations differ as two forms do. Kept on disk, a program is compiled once.
+so two compilations differ as two forms do. A program on disk is compiled only once.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from eproxy_jax.execution.execution import (
 )
 from eproxy_jax.execution.grouping import GroupInput
 
-# Chunks dispatched ahead: with two, a device that finishes its share early starts on the next chunk.
+# Number of chunks dispatched at once. With two, a device that finishes early starts on the next chunk.
 _CHUNKS_IN_FLIGHT = 2
-# Programs are dropped when the process has used this share of the memory mappings that Linux allows it: XLA's CPU
-# backend maps every kernel by itself, thousands a program, and crashes at the limit.
+# Programs are dropped when the process has used this share of the memory mappings that Linux allows. XLA's CPU backend
+# maps every kernel by itself, thousands per program, and crashes at the limit.
 _MAPPINGS_SHARE = 0.3
 
 # (key, encoded, *shared) -> arrays of one candidate. Equal functions share a compiled program.
@@ -55,7 +55,7 @@ Candidate = Callable[..., Any]
 
 
 def chunk_program(candidate: Candidate, form: Form, mesh: Mesh, vmap_width: int = VMAP_WIDTH) -> Callable[..., Any]:
-    """The function that evaluates one chunk of candidates, sharded over the mesh.
+    """Return the function that evaluates one chunk of candidates, sharded over the mesh. It is to be jitted.
 
     Args:
       candidate: (key, encoded, *shared) -> a pytree of arrays of one candidate.
@@ -64,9 +64,9 @@ def chunk_program(candidate: Candidate, form: Form, mesh: Mesh, vmap_width: int 
       vmap_width: candidates of one block of the vmap form.
 
     Returns:
-      (key, identity [N, 2], encoded [N, ...], valid [N], shared) -> the candidate's pytree with a leading axis N; N a
-      multiple of the mesh's size (times the width in the vmap form). Rows that are not valid are NaN (0 where the
-      dtype has none) or a waste product. To be jitted.
+      (key, identity [N, 2], encoded [N, ...], valid [N], shared) -> the candidate's pytree with a leading axis N. N is
+      a multiple of the mesh's size (times the width in the vmap form). Do not read rows that are not valid: they are
+      NaN, 0 if the dtype has no NaN, or the result of padding.
     """
 
     def on_device(key: Array, identity: Array, encoded: Array, valid: Array, shared: tuple[Any, ...]) -> Any:
@@ -76,7 +76,7 @@ def chunk_program(candidate: Candidate, form: Form, mesh: Mesh, vmap_width: int 
         def evaluate_alone(identity: Array, encoded: Array) -> Any:
             return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], evaluate(identity[0], encoded[0]))
 
-        # Blocks without a valid candidate are skipped: a short last chunk costs what it holds.
+        # Blocks without a valid candidate are skipped, so that a short last chunk costs no more than its candidates.
         width = 1 if form == "map" else vmap_width
         # Under jit it is traced once, for its shapes and for the program.
         evaluate_block = jax.jit(jax.vmap(evaluate) if form == "vmap" else evaluate_alone, inline=True)
@@ -95,7 +95,7 @@ def chunk_program(candidate: Candidate, form: Form, mesh: Mesh, vmap_width: int 
         mesh=mesh,
         in_specs=(whole, split, split, split, whole),
         out_specs=split,
-        check_vma=False,  # nothing is communicated, so there is nothing to check, and custom rules need no annotation
+        check_vma=False,  # devices do not communicate: nothing to check, and custom rules need no annotation
     )
 
 
@@ -105,17 +105,17 @@ def _nothing(leaf: jax.ShapeDtypeStruct) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class ProgramSpec:
-    """Everything a compiled program depends on; hashable.
+    """All that a compiled program depends on; hashable.
 
     Attributes:
-      candidate: (key, encoded, *shared) -> arrays of one candidate; equal ones share a program.
+      candidate: (key, encoded, *shared) -> arrays of one candidate. Equal functions share a program.
       encoded_shape: shape of one encoded architecture.
       form: execution form.
       devices: devices.
       chunk_size: N.
       vmap_width: candidates of one block of the vmap form.
       precision: see :class:`Execution`.
-      shared: (treedef, (shape, dtype) of each leaf) of the key and what is shared.
+      shared: (treedef, (shape, dtype) of each leaf) of the key and the shared arrays.
     """
 
     candidate: Candidate
@@ -136,7 +136,7 @@ class ProgramSpec:
         key: Array,
         shared: tuple[Any, ...],
     ) -> ProgramSpec:
-        """The spec of actual arguments, of which only shapes and dtypes matter."""
+        """Make the spec of actual arguments; only their shapes and dtypes matter."""
         leaves, treedef = jax.tree.flatten((key, shared))
         shapes = (treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
         width = execution.vmap_width if execution.form == "vmap" else 1
@@ -144,7 +144,7 @@ class ProgramSpec:
         return cls(candidate, encoded_shape, *sizes, shapes)
 
     def lower(self) -> tuple[Any, Mesh]:
-        """Trace it: (the lowered program, its mesh)."""
+        """Trace the program; returns (the lowered program, its mesh)."""
         mesh = candidates_mesh(self.devices)
         split, whole = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
         key, shared = jax.tree.unflatten(
@@ -163,10 +163,10 @@ class CompiledProgram:
     """A compiled chunk program.
 
     Attributes:
-      call: the executable, arguments as in :func:`chunk_program`.
+      call: the executable; its arguments are those of :func:`chunk_program`'s result.
       mesh: its devices.
       chunk_size: N.
-      compile_seconds: tracing and compilation, s.
+      compile_seconds: time of tracing and compilation, s.
       temp_bytes: working memory per device, bytes.
     """
 
@@ -178,7 +178,7 @@ class CompiledProgram:
 
     @property
     def devices(self) -> list[Device]:
-        """The devices it runs on."""
+        """The devices that the program runs on."""
         return list(self.mesh.devices.flat)
 
 
@@ -189,7 +189,7 @@ _kept: dict[ProgramSpec, CompiledProgram] = {}
 
 
 def _lower(spec: ProgramSpec) -> Callable[[], CompiledProgram]:
-    """Trace a program now, in the caller's thread, whose JAX configuration holds; what is returned compiles it."""
+    """Trace a program now, under the JAX configuration of this thread; the returned function compiles it."""
     start = time.perf_counter()
     lowered, mesh = spec.lower()
     traced = time.perf_counter() - start
@@ -204,7 +204,7 @@ def _lower(spec: ProgramSpec) -> Callable[[], CompiledProgram]:
 
 
 def compile_program(spec: ProgramSpec) -> CompiledProgram:
-    """The compiled chunk program; compiled on the first call with an equal spec."""
+    """Return the compiled chunk program. The first call with an equal spec compiles it."""
     if spec not in _kept:
         if memory.mappings_left() < 1 - _MAPPINGS_SHARE:
             forget()
@@ -213,19 +213,19 @@ def compile_program(spec: ProgramSpec) -> CompiledProgram:
 
 
 def num_compilations() -> int:
-    """Device programs compiled since the last :func:`forget` of this process; those read from disk count."""
+    """Return the number of programs compiled since the last :func:`forget`; programs read from disk count."""
     return len(_kept)
 
 
 def forget() -> None:
-    """Drop all compiled programs of this process that are not running."""
+    """Drop all compiled programs of this process, except those that run."""
     _kept.clear()
 
 
 def keep_on_disk(folder: str | os.PathLike[str]) -> None:
     """Keep compiled programs in a folder, for later processes (JAX's persistent compilation cache).
 
-    A folder already set, by ``JAX_COMPILATION_CACHE_DIR`` or the caller, stays.
+    A folder that ``JAX_COMPILATION_CACHE_DIR`` or the caller has set stays.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
@@ -239,13 +239,13 @@ def keep_on_disk(folder: str | os.PathLike[str]) -> None:
 
 
 def run_program(program: CompiledProgram, one: GroupInput, key: Array, shared: tuple[Any, ...]) -> Iterator[Any]:
-    """Results of the architectures of one group, chunk by chunk, in the order given.
+    """Yield the results of the architectures of one group, chunk by chunk, in the order given.
 
     Args:
       program: from :func:`compile_program`.
       one: canonical, distinct architectures.
       key: typed key.
-      shared: what all candidates share, replicated.
+      shared: the arrays that all candidates share, replicated.
 
     Yields:
       The candidate's pytree, each leaf with a leading axis: the next n architectures, n <= ``program.chunk_size``.
@@ -254,7 +254,7 @@ def run_program(program: CompiledProgram, one: GroupInput, key: Array, shared: t
     pending: collections.deque[tuple[Any, int]] = collections.deque()
     total = len(one.positions)
     for start in range(0, total, program.chunk_size):
-        # What is missing in the last chunk repeats its first architecture, and is not valid.
+        # The last chunk is filled up with its first architecture; these rows are not valid.
         chunk = np.arange(start, start + program.chunk_size)
         count = int((chunk < total).sum())
         chunk[count:] = start
@@ -271,7 +271,7 @@ def _fetch(rows: Any, count: int) -> Any:
 
 
 class _Compiler:
-    """Compiles programs when they are needed or, on accelerators, one group ahead in another thread."""
+    """Compiles programs on demand or, on accelerators, one group ahead in another thread."""
 
     def __init__(self, background: concurrent.futures.Executor, compiled: Callable[[float], None] | None):
         self._background = background
@@ -279,7 +279,7 @@ class _Compiler:
         self._ahead: dict[ProgramSpec, concurrent.futures.Future[CompiledProgram]] = {}
 
     def program_of(self, spec: ProgramSpec) -> CompiledProgram:
-        """The program; a compilation is told with the seconds that it was waited for."""
+        """Return the program, and report the seconds spent waiting for its compilation, if any."""
         if spec in _kept:
             return _kept[spec]
         start = time.perf_counter()
@@ -291,12 +291,12 @@ class _Compiler:
         return program
 
     def prepare(self, spec: ProgramSpec) -> None:
-        """Trace a program now and compile it in the background, unless it is there or another one is on its way."""
+        """Trace a program now and compile it in the background, unless it exists or another one is compiling."""
         if spec not in _kept and not self._ahead:
             self._ahead[spec] = self._background.submit(_lower(spec))
 
     def drop(self) -> None:
-        """Forget what is on its way."""
+        """Forget the programs that are compiling."""
         self._ahead.clear()
 
 
@@ -308,23 +308,23 @@ def run_groups(
     shared: tuple[Any, ...],
     compiled: Callable[[float], None] | None = None,
 ) -> Iterator[tuple[np.ndarray, Any]]:
-    """Results of a list of architectures, one group after the other.
+    """Yield the results of a list of architectures, one group after the other.
 
-    A group that does not fit in the devices' memory goes on with half the candidates at a time, with a warning.
+    If a group does not fit in the devices' memory, it continues with half the candidates at a time, with a warning.
 
     Args:
       candidate_of: group -> function of one candidate, see :class:`ProgramSpec`.
       inputs: architectures by group.
-      execution: devices and form.
+      execution: devices and execution form.
       key: typed key, replicated.
-      shared: what all candidates share, replicated.
-      compiled: called with the seconds waited for each compilation of this call, before its program runs.
+      shared: the arrays that all candidates share, replicated.
+      compiled: called before a new program runs, with the seconds spent waiting for its compilation.
 
     Yields:
       (positions [n] in the list, the candidate's pytree with a leading axis n).
 
     Raises:
-      jax.errors.JaxRuntimeError: one candidate a device is too much for its memory.
+      jax.errors.JaxRuntimeError: one candidate is too large for a device's memory.
     """
     with concurrent.futures.ThreadPoolExecutor(1) as background:
         compiler = _Compiler(background, compiled)
@@ -356,7 +356,7 @@ def _run_group(
     shared: tuple[Any, ...],
     compiler: _Compiler,
 ) -> Iterator[Any]:
-    """Results of one group, chunk by chunk, while the following group's program may be compiled."""
+    """Yield the results of one group, chunk by chunk; the next group's program may compile meanwhile."""
 
     def spec(one: GroupInput) -> ProgramSpec:
         return ProgramSpec.of(candidate_of(one.group), one.encoded.shape[1:], execution, key, shared)

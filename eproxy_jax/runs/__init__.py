@@ -1,4 +1,4 @@
-"""A run on disk: architectures and measured values in, result files and figures out."""
+"""This package keeps a run on disk: it reads architectures and measured values, and writes results and figures."""
 
 from eproxy_jax.runs.resumable import score
 

@@ -1,11 +1,16 @@
-"""Reading lists of architectures, with or without a measured value, as the field's benchmarks store them.
+"""This module reads lists of architectures, with or without measured values, as the field's benchmarks store them.
 
-* ``.txt``: one architecture a line; blank lines and lines that start with ``#`` are skipped
-* ``.json``: a list of architectures, or of ``[architecture, value]`` pairs; or a table, an object with ``"fields"``
-  (names of columns) and ``"rows"``, read like a ``.csv`` file; or the files of NDS, a list of objects with ``"net"``
-  (or an object of such lists), whose value is the last of ``"test_ep_top1"``, errors in %, taken from 100
-* ``.jsonl``: one object with ``"arch"`` a line, such as ``eproxy score`` writes; numbers beside it are values
-* ``.csv``: a header and rows; the architecture's column is found by trying, numeric columns are values
+* ``.txt``: one architecture per line. Blank lines and lines that start with ``#`` are skipped.
+* ``.json``: one of four forms.
+
+  * a list of architectures
+  * a list of ``[architecture, value]`` pairs
+  * a table: an object with ``"fields"`` (names of columns) and ``"rows"``, read like a ``.csv`` file
+  * a file of NDS: a list of objects with ``"net"``, or an object of such lists. The value is 100 minus the last entry
+    of ``"test_ep_top1"``, errors in %.
+
+* ``.jsonl``: one object with ``"arch"`` per line, such as ``eproxy score`` writes. Its numbers are values.
+* ``.csv``: a header and rows. The reader finds the column of architectures by parsing; numeric columns are values.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from eproxy_jax import spaces
 from eproxy_jax.errors import did_you_mean
 from eproxy_jax.spaces import SearchSpace
 
-_VALUE = "value"  # name of the value in files whose values have none
+_VALUE = "value"  # name of the values in files that do not name them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +36,9 @@ class ArchRecord:
 
     Attributes:
       where: ``FILE:LINE`` or ``FILE: entry N``.
-      arch: as ``space.parse`` returns it.
-      values: numbers beside it, by column name.
-      is_run: the values are those of one training run of maybe several of the architecture.
+      arch: the architecture, as ``space.parse`` returns it.
+      values: its numbers, by column name.
+      is_run: True if the values are those of one training run; the architecture may have several runs.
     """
 
     where: str
@@ -43,11 +48,11 @@ class ArchRecord:
 
 
 def read_archs(path: str | Path, space: SearchSpace) -> list[ArchRecord]:
-    """All architectures of a file, in order.
+    """Read all architectures of a file, in order.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: unknown format, nothing in it, or an entry that is not an architecture of the space (with its line).
+      ValueError: unknown format, an empty file, or an entry that is no architecture of the space (with its line).
     """
     path = Path(path)
     if not path.is_file():
@@ -65,19 +70,20 @@ def read_archs(path: str | Path, space: SearchSpace) -> list[ArchRecord]:
 
 
 def read_truth(path: str | Path, space: SearchSpace, column: str | None = None) -> dict[Any, float]:
-    """Measured values by architecture.
+    """Read measured values by architecture.
 
     Args:
       path: a file with values (``.json`` pairs, ``.csv``, ``.jsonl``).
       space: the search space.
-      column: which value, where a file has several.
+      column: name of the value; needed if a file has several.
 
     Returns:
-      Value of each architecture, higher is better: the mean of its runs, where the file has single runs.
+      Value of each architecture, higher is better. If the file has single runs, it is the mean of the runs.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: no values, a column to choose, a value that is not finite, or one architecture with two values.
+      ValueError: no values, several columns without a choice, a value that is not finite, or one architecture with
+        two values.
     """
     records = read_archs(path, space)
     columns = sorted({name for record in records for name in record.values})
@@ -122,7 +128,7 @@ def _parses(source: Any, space: SearchSpace) -> bool:
     return True
 
 
-_Entries = Iterator[tuple[Any, ...]]  # (where, source, values), and is_run where it is so
+_Entries = Iterator[tuple[Any, ...]]  # (where, source, values), or (where, source, values, is_run)
 
 
 def _read_txt(path: Path, space: SearchSpace) -> _Entries:
@@ -161,7 +167,7 @@ def _read_json(path: Path, space: SearchSpace) -> _Entries:
 
 
 def _is_nds_list(content: Any) -> bool:
-    """Whether this is a list of NDS rows: the first one tells, so that a bad later row is named as such."""
+    """Say if this is a list of NDS rows. The first row decides, so that an error names a bad later row."""
     return isinstance(content, list) and bool(content) and isinstance(content[0], dict) and "net" in content[0]
 
 
@@ -194,9 +200,9 @@ def _read_table(path: Path, fields: Any, rows: Any, space: SearchSpace) -> _Entr
 
 
 def _arch_column(row: list[Any], space: SearchSpace, where: str) -> int:
-    """Where a table's architectures are.
+    """Find the column of architectures in a table.
 
-    By the first row: a file whose later rows do not parse should name those rows, not deny having architectures.
+    The first row decides, so that an error names a later row that does not parse.
     """
     found = [i for i, cell in enumerate(row) if _parses(cell, space)]
     if not found:

@@ -1,9 +1,8 @@
-"""Several processes, on one host or many, score one list: each trains a share, the first one collects the lines.
+"""This module lets several processes, on one host or many, score one list: each trains a share of it.
 
-Processes find each other through ``jax.distributed``; a share needs nothing from the others, so nothing is
-communicated while training. Every process appends to a file of its own, in a folder that all of them see; process 0
-appends the lines of the others to the final file as they come. A killed process, started again with the same flags,
-resumes.
+Processes find each other through ``jax.distributed``. A share needs nothing from the others, so processes do not
+communicate while they train. Every process appends to its own file, in a folder that all of them see. Process 0 appends
+the lines of the others to the final file. A killed process, started again with the same flags, resumes.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ class Process:
     """One of the processes of a run.
 
     Attributes:
-      index: 0 collects.
-      count: of processes.
+      index: number of this process; process 0 collects the lines.
+      count: number of processes.
     """
 
     index: int = 0
@@ -36,15 +35,15 @@ class Process:
 
     @classmethod
     def current(cls) -> Process:
-        """This process, in JAX's distributed runtime."""
+        """Return this process, as JAX's distributed runtime numbers it."""
         return cls(jax.process_index(), jax.process_count())
 
     def share(self, networks: Sequence[int]) -> list[int]:
-        """The networks of a plan that this process trains; shares are disjoint and cover all."""
+        """Return the networks that this process trains. Shares are disjoint and cover all networks."""
         return [n for n in networks if n % self.count == self.index]
 
     def path(self, out: Path) -> Path:
-        """The file this process appends to: ``out`` for the first, ``out.1of4.jsonl`` and so on for the others."""
+        """Return the file of this process: ``out`` for the first, ``out.1of4.jsonl`` and so on for the others."""
         return out if self.index == 0 else out.with_suffix(f".{self.index}of{self.count}{out.suffix}")
 
     @property
@@ -57,28 +56,28 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     """Join JAX's distributed runtime. Call before JAX starts its backend.
 
     Args:
-      coordinator: HOST:PORT of process 0; absent: found by JAX, on TPU pods, Slurm, Open MPI and Kubernetes.
-      num_processes: of the run.
-      process_id: this one, 0 <= process_id < num_processes.
+      coordinator: HOST:PORT of process 0. If absent, JAX finds it, on TPU pods, Slurm, Open MPI and Kubernetes.
+      num_processes: number of processes of the run.
+      process_id: number of this process, 0 <= process_id < num_processes.
 
     Raises:
       ValueError: JAX finds no cluster, or the arguments do not fit together.
       RuntimeError: the coordinator cannot be reached.
     """
-    # The others go on when one dies, and it may come back.
+    # If one process dies, the others continue, and it may come back.
     jax.config.update("jax_enable_recoverability", True)
     jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
 def read_lines(path: Path, run: str) -> list[dict[str, Any]]:
-    """Whole lines of a file that another process may be writing; none where there is no file.
+    """Read the whole lines of a file that another process may be writing; none if there is no file.
 
     Args:
       path: a result file.
-      run: fingerprint that its lines must carry.
+      run: fingerprint that its lines must have.
 
     Raises:
-      ValueError: a line is of another run.
+      ValueError: a line belongs to another run.
     """
     if not path.is_file():
         return []
@@ -95,17 +94,17 @@ def read_lines(path: Path, run: str) -> list[dict[str, Any]]:
 def collect(
     results: ResultsFile, paths: Sequence[Path], run: str, count: int, update: Callable[[], None] = lambda: None
 ) -> None:
-    """Append lines of other processes to the final file, until none is missing.
+    """Append the lines of other processes to the final file, until it is complete.
 
     Args:
       results: the final file.
-      paths: files of the other processes, there already or not.
+      paths: files of the other processes; they need not exist yet.
       run: the run's fingerprint.
-      count: lines of the complete file.
-      update: called whenever lines were added.
+      count: number of lines of the complete file.
+      update: called after lines were added.
 
     Raises:
-      ValueError: a file is of another run.
+      ValueError: a file belongs to another run.
     """
     while len(results.rows) < count:
         missing = set(results.missing())

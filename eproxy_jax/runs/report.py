@@ -1,4 +1,4 @@
-"""What a person reads at the end of a run: the ranked table, the agreement with the truth, the figure."""
+"""This module writes the report of a run: the ranked table, the agreement with the truth, the figure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from eproxy_jax.types import STATUS_DIVERGED, ScoreResult
 
 
 def ranked_table(result: ScoreResult, top: int = 10, truth: np.ndarray | None = None) -> str:
-    """The best architectures, one a line.
+    """Return a table of the best architectures, one per line.
 
     Args:
       result: scores of A architectures.
-      top: how many lines.
-      truth: [A] measured values shown beside the scores, NaN where unknown.
+      top: number of lines.
+      truth: [A] measured values to show with the scores; NaN if unknown.
 
     Returns:
       Text with a header line.
@@ -39,11 +39,11 @@ def ranked_table(result: ScoreResult, top: int = 10, truth: np.ndarray | None = 
 
 
 def quality_rows(result: ScoreResult, truth: np.ndarray) -> dict[str, RankQuality]:
-    """Agreement with the truth of the score and, beside it, of MACs alone and parameters alone.
+    """Measure how well the score, MACs alone and parameters alone agree with the truth.
 
     Args:
       result: scores of A architectures.
-      truth: [A] measured values, NaN where unknown: those are left out.
+      truth: [A] measured values. NaN (unknown) is left out.
 
     Returns:
       Rank quality of ``eproxy``, ``macs`` and ``params``.
@@ -57,7 +57,7 @@ def quality_rows(result: ScoreResult, truth: np.ndarray) -> dict[str, RankQualit
 
 
 def quality_table(rows: dict[str, RankQuality]) -> str:
-    """Text of :func:`quality_rows`."""
+    """Return the rows of :func:`quality_rows` as text."""
     width = max(8, *map(len, rows))
     lines = [f"{'':{width}}  {'Spearman':>8}  {'Kendall':>8}  {'top-10 %':>8}  {'regret':>8}  {'archs':>6}"]
     for name, row in rows.items():
@@ -69,7 +69,7 @@ def quality_table(rows: dict[str, RankQuality]) -> str:
 
 
 def scatter_plot(path: Path, result: ScoreResult, truth: np.ndarray | None, title: str) -> None:
-    """Score against the truth (or, without one, against MACs) as a PNG.
+    """Draw the score against the truth (against MACs if there is none) as a PNG.
 
     Raises:
       ModuleNotFoundError: matplotlib is not installed.
@@ -94,12 +94,12 @@ def scatter_plot(path: Path, result: ScoreResult, truth: np.ndarray | None, titl
 
 
 def search_plot(path: Path, fitness: Mapping[str, Any], title: str) -> None:
-    """Fitness of every evaluation of some searches, and the best so far, as a PNG.
+    """Draw the fitness of every evaluation of some searches, and the best so far, as a PNG.
 
     Args:
       path: the figure.
-      fitness: [N] by search; not finite where a setting diverged or was not reached.
-      title: of the figure.
+      fitness: [N] by search; not finite if a setting diverged or was not reached.
+      title: title of the figure.
 
     Raises:
       ModuleNotFoundError: matplotlib is not installed.
@@ -123,5 +123,5 @@ def search_plot(path: Path, fitness: Mapping[str, Any], title: str) -> None:
 
 
 def truth_of(archs: Sequence[object], truth: dict[object, float]) -> np.ndarray:
-    """Measured values in the order of ``archs``, NaN where unknown, [A]."""
+    """Return measured values in the order of ``archs``, [A]; NaN if unknown."""
     return np.asarray([truth.get(arch, math.nan) for arch in archs], np.float64)

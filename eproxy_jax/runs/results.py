@@ -1,8 +1,8 @@
-"""The result file: one JSON line an architecture, appended as chunks finish, resumable after a kill.
+"""This module writes the result file: one JSON line per architecture, appended as chunks finish.
 
-Lines are appended as networks finish, which need not be in the order asked for: architectures that share a compiled
-program are trained together. The last act of a run puts them in that order, so that a run that was killed and started
-again ends with the same file. Each line carries the run's fingerprint; lines of another run are never continued.
+Architectures that share a compiled program train together, so lines are appended in another order than asked for. At
+its end a run sorts them. So a run that was killed and started again ends with the same file. Each line holds the run's
+fingerprint, and a run never continues a file of another one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from eproxy_jax.types import ScoreResult
 
 
 def lines_of(result: ScoreResult, run: str) -> list[str]:
-    """One JSON line an architecture: arch, score, loss, losses, macs, params, effective_macs, status, run.
+    """Return one JSON line per architecture: arch, score, loss, losses, macs, params, effective_macs, status, run.
 
-    ``score``, ``loss`` and entries of ``losses`` are null where the training diverged.
+    ``score``, ``loss`` and entries of ``losses`` are null if the training diverged.
     """
     return [
         json.dumps(
@@ -44,7 +44,7 @@ def lines_of(result: ScoreResult, run: str) -> list[str]:
 
 
 def result_of(rows: Sequence[dict[str, Any]]) -> ScoreResult:
-    """The inverse of :func:`lines_of` on parsed lines."""
+    """Invert :func:`lines_of` on parsed lines."""
 
     def column(name: str, missing: float) -> np.ndarray:
         return np.asarray([missing if row[name] is None else row[name] for row in rows], np.float64)
@@ -67,7 +67,7 @@ _FIELDS = ("arch", "score", "loss", "losses", "macs", "params", "effective_macs"
 
 
 class ResultsFile(JsonLines):
-    """The scores of one run.
+    """The result file of one run.
 
     Args:
       path: the file; its folder is made.
@@ -78,7 +78,7 @@ class ResultsFile(JsonLines):
       known: the strings that have a line.
 
     Raises:
-      ValueError: the file holds something that is not part of this run; says the line and what to do.
+      ValueError: the file holds a line that is not part of this run; the message holds the line and a remedy.
       OSError: the file cannot be opened for writing.
     """
 
@@ -89,16 +89,16 @@ class ResultsFile(JsonLines):
         super().__init__(path)
 
     def append(self, lines: Sequence[str]) -> None:
-        """Write lines of architectures that have none yet, and make sure they are on the disk."""
+        """Write lines of architectures that have none yet, and flush them to the disk."""
         super().append(lines)
         self.known.update(row["arch"] for row in self.rows[len(self.known) :])
 
     def missing(self) -> list[str]:
-        """The strings that lack a line, in the order of the run."""
+        """Return the strings that lack a line, in the order of the run."""
         return [arch for arch in self._place if arch not in self.known]
 
     def finish(self) -> None:
-        """Put the lines in the order of the architectures; the file is replaced as a whole, if at all."""
+        """Sort the lines in the order of the architectures; replaces the whole file, or leaves it."""
         ordered = sorted(self.rows, key=lambda row: self._place[row["arch"]])
         if ordered == self.rows:
             return

@@ -1,9 +1,9 @@
-"""A scoring run on disk: results are appended as they come, and a killed run, started again, goes on.
+"""This module scores into files: it appends results as they come, and resumes a killed run.
 
 The command ``eproxy score`` and :func:`score` write the same files:
 
-* ``scores.jsonl``: one line an architecture, see ``results.py``
-* ``scores.run.json``: what the run depends on, seconds, devices, versions
+* ``scores.jsonl``: one line per architecture, see ``results.py``
+* ``scores.run.json``: all that the run depends on, seconds, devices, versions
 * ``scores.memberN.jsonl``, ``scores.memberN.run.json``: the same for each setting of a fitted proxy
 """
 
@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optax
@@ -35,27 +35,30 @@ from eproxy_jax.runs import hosts
 from eproxy_jax.runs.results import ResultsFile, lines_of, result_of
 from eproxy_jax.types import STATUS_DIVERGED, STATUS_OK, ProxySettings, ScoreResult
 
+if TYPE_CHECKING:
+    from jaxtyping import Key, Num
+
 
 def versions() -> dict[str, str]:
-    """Versions of what a run is made with."""
+    """Return the versions of the packages behind a run."""
     named = {name: importlib.metadata.version(name) for name in ("jax", "flax")}
     return {"eproxy_jax": __version__, **named, "python": platform.python_version()}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What all files of one run share.
+    """The arguments that all files of one run share.
 
     Attributes:
       space: the search space.
       archs: distinct architectures as written.
       images: [B, H, W, 3], not yet standardised.
-      key: of weights, targets and barriers.
-      targets: features of the user's own.
-      optimizer: what trains instead of SGD.
-      execution: devices and form.
-      process: which of the run's processes this one is.
-      command: what started the run, for its record.
+      key: key of weights, targets and barriers.
+      targets: features of your own.
+      optimizer: replaces SGD.
+      execution: devices and execution form.
+      process: this process among those of the run.
+      command: the command that started the run, for its record.
       say: prints a line for the person who waits.
     """
 
@@ -75,8 +78,8 @@ def score(
     archs: Sequence[Any],
     space: spaces.SearchSpace | str = "nasbench201",
     proxy: ProxySettings | FittedProxy | None = None,
-    images: Any = None,
-    key: Array | int = 0,
+    images: Num[Array | np.ndarray, "B H W 3"] | None = None,
+    key: Key[Array, ""] | int = 0,
     *,
     workdir: str | os.PathLike[str] = ".",
     out: str | os.PathLike[str] | None = None,
@@ -86,10 +89,10 @@ def score(
     command: str | None = None,
     say: Callable[[str], None] = announce,
 ) -> ScoreResult | None:
-    """Score a list of architectures into a file, or go on with a run that was stopped.
+    """Score a list of architectures into a file, or resume a stopped run.
 
-    Scores are those of ``ep.score``. In a run of several processes (``jax.distributed``) each process calls this with
-    the same arguments and a folder that all of them see; process 0 collects the lines.
+    Scores are those of ``ep.score``. In a run of several processes (``jax.distributed``) each process makes the same
+    call, with a folder that all of them see. Process 0 collects the lines.
 
     Args:
       archs: architectures in any notation that ``space.parse`` reads; repeated ones are scored once.
@@ -97,20 +100,20 @@ def score(
       proxy: settings, or a fitted proxy; plain Eproxy by default.
       images: [B, H, W, 3], H = W divisible by 4; defaults to the embedded batch.
       key: typed key, or an integer seed for one.
-      workdir: folder of the files, made when absent.
+      workdir: folder of the files; made if absent.
       out: the result file; ``WORKDIR/scores.jsonl`` by default.
       targets: features of your own by name, as in ``ep.score``.
-      optimizer: what trains instead of the settings' SGD, as in ``ep.score``.
-      execution: devices and form; all devices by default.
-      command: what started the run, for its record; this process's by default.
+      optimizer: replaces the settings' SGD, as in ``ep.score``.
+      execution: devices and execution form; all devices by default.
+      command: the command that started the run, for its record; this process's by default.
       say: prints a line for the person who waits; on stderr by default.
 
     Returns:
       A ``ScoreResult`` in the order of ``archs``, or None in processes other than the first.
 
     Raises:
-      ValueError: an unreadable architecture, an empty list, bad images, a file of another run or one that another
-        process is writing. Lines already there stay.
+      ValueError: an unreadable architecture, an empty list, bad images, a file of another run, or a file that another
+        process is writing. The lines of the file stay.
       OSError: the file cannot be written.
     """
     space = spaces.get(space) if isinstance(space, str) else space
@@ -140,7 +143,7 @@ def score(
 
 
 def record_path(out: str | os.PathLike[str]) -> Path:
-    """The file that says what a result file depends on."""
+    """Return the path of the record of a result file."""
     return Path(out).with_suffix(".run.json")
 
 
@@ -148,7 +151,7 @@ def record_path(out: str | os.PathLike[str]) -> Path:
 
 
 def _score_setting(run: _Run, settings: ProxySettings, out: Path) -> tuple[ScoreResult, dict[str, Any]] | None:
-    """Scores under one setting, in its own resumable file: (result, record); None but in process 0."""
+    """Score under one setting, in its own resumable file; returns (result, record), or None except in process 0."""
     own = (run.targets, run.optimizer)
     job = scoring.make_job(run.space, settings, run.images, run.key, run.execution, *own)
     networks = distinct_networks(run.archs, run.space)
@@ -167,7 +170,7 @@ def _score_setting(run: _Run, settings: ProxySettings, out: Path) -> tuple[Score
         run.say(f"{results.path}: share {run.process.index} of {run.process.count} done; process 0 collects")
         return None
     before = record_path(out)
-    if before.is_file():  # time of earlier sessions
+    if before.is_file():  # add the time of earlier sessions
         record = json.loads(before.read_text(encoding="utf-8"))
         if record.get("run") == run_id:
             seconds = {name: round(value + record["seconds"][name], 2) for name, value in seconds.items()}
@@ -176,7 +179,7 @@ def _score_setting(run: _Run, settings: ProxySettings, out: Path) -> tuple[Score
 
 
 class _Training:
-    """Trains what a result file lacks of this process's share, and appends lines as chunks finish."""
+    """Trains the networks of this process's share that a result file lacks, and appends lines as chunks finish."""
 
     def __init__(self, run: _Run, job: scoring.Job, networks: Networks, results: ResultsFile, run_id: str, out: Path):
         self._run, self._job, self._networks, self._results = run, job, networks, results
@@ -185,7 +188,7 @@ class _Training:
         text_of = [run.space.format(arch) for arch in networks.archs]
         row_of = {row["arch"]: row for row in results.rows}
         self._missing: dict[int, list[Any]] = {}  # architectures without a line, by network
-        self._trained: dict[int, list[float]] = {}  # losses of networks that a line holds
+        self._trained: dict[int, list[float]] = {}  # losses of networks that have a line
         for arch, text, network in zip(networks.archs, text_of, networks.index.tolist(), strict=True):
             if text in row_of:
                 self._trained[network] = row_of[text]["losses"]
@@ -193,13 +196,13 @@ class _Training:
                 self._missing.setdefault(network, []).append(arch)
 
     def finish(self) -> dict[str, float]:
-        """Do all of it; in process 0, collect what the others did: {"compile": s, "run": s} of this session."""
+        """Train the share; process 0 also collects the others. Returns {"compile": s, "run": s} of this session."""
         run, results = self._run, self._results
         if results.torn:
             run.say(f"{results.path}: dropped a half-written last line")
         if results.rows:
             run.say(f"{results.path}: resuming after {len(results.rows)} of {len(run.archs)} architectures")
-        # After a kill, lines may be missing of networks that other lines hold.
+        # After a kill, some architectures of a trained network may lack their lines.
         if again := [network for network in self._missing if network in self._trained]:
             losses = [[np.nan if v is None else v for v in self._trained[network]] for network in again]
             self._append(again, np.asarray(losses, np.float64))
@@ -214,10 +217,10 @@ class _Training:
         return {"compile": round(sum(compiled), 2), "run": round(seconds, 2)}
 
     def _todo(self) -> list[int]:
-        """Networks of this process's share that no line holds."""
+        """Return the networks of this process's share that have no line."""
         run = self._run
         todo = run.process.share(list(self._missing))
-        if run.process.index:  # what process 0 has already, from an earlier run, with more or fewer processes
+        if run.process.index:  # leave out what process 0 has from an earlier run, with more or fewer processes
             done = {row["arch"] for row in hosts.read_lines(self._out, self._run_id)}
             todo = [n for n in todo if not all(run.space.format(arch) in done for arch in self._missing[n])]
         return todo
@@ -261,7 +264,7 @@ class _Training:
 
 
 def _score_fitted(run: _Run, proxy: FittedProxy, out: Path) -> tuple[ScoreResult, dict[str, Any]] | None:
-    """Scores of several settings used together, each in a file of its own beside ``out``; None but in process 0."""
+    """Score under each setting of a fitted proxy, in its own file, and combine; None except in process 0."""
     members, seconds, records = [], {"compile": 0.0, "run": 0.0}, []
     for number, member in enumerate(proxy.members):
         run.say(f"setting {number + 1} of {len(proxy.members)}")
@@ -275,11 +278,11 @@ def _score_fitted(run: _Run, proxy: FittedProxy, out: Path) -> tuple[ScoreResult
     if not members:
         return None
     sizes = spaces.size_measures(run.space, run.archs)
-    blends = any(member.macs_weight is None for member in proxy.members)  # else the largest network is not needed
+    blends = any(member.macs_weight is None for member in proxy.members)  # otherwise the largest network is not needed
     fractions = spaces.macs_fractions(run.space, run.archs) if blends else None
     scores = proxy.scores(np.stack([result.loss for result in members]), sizes, fractions)
     status = tuple(STATUS_OK if np.isfinite(one) else STATUS_DIVERGED for one in scores)
-    # Loss and curve are those of the best member: a mean over settings would mean nothing.
+    # Loss and curve are those of the best member: a mean over settings has no meaning.
     result = dataclasses.replace(members[0], score=scores, status=status, seconds=seconds)
     identity = {"members": [record["run"] for record in records], "settings": proxy.to_dict()}
     run_id = fingerprint(identity)
@@ -294,7 +297,7 @@ def _score_fitted(run: _Run, proxy: FittedProxy, out: Path) -> tuple[ScoreResult
 def _write_record(
     run: _Run, out: Path, run_id: str, identity: Any, result: ScoreResult, distinct: int, execution: Execution
 ) -> dict[str, Any]:
-    """Write OUT.run.json, and return what is in it."""
+    """Write OUT.run.json and return its content."""
     record = {
         "run": run_id,
         **identity,

@@ -1,0 +1,252 @@
+"""Shapes and dtypes of the public functions, checked against their jaxtyping annotations; users pay for no check."""
+
+import ast
+import dataclasses
+import functools
+import importlib
+import inspect
+import types
+import typing
+
+import beartype
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from helpers import TINY, pattern_images
+
+import eproxy_jax as ep
+
+DTYPES = ("Bool", "Float", "Float64", "Int", "Int32", "Int64", "Key", "Num", "Shaped", "UInt32")
+NAMES = {name: getattr(jaxtyping, name) for name in (*DTYPES, "PyTree")}
+SHORT = dataclasses.replace(TINY, num_steps=2)
+IMAGES = pattern_images(4, 8).astype(np.float32)
+
+
+class Net(nn.Module):
+    """One convolution: programs that compile in a moment."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, images):
+        return [nn.relu(ep.nn.layers.Conv(self.width, 3, stride=2)(images))]
+
+
+SPACE = ep.spaces.from_flax(Net, archs=[2, 3])
+
+
+def checked(function, owner=None):
+    """A function that checks its arguments and its result against its annotations.
+
+    Args:
+      function: any Python function; with ``owner`` the ``__init__`` that its dataclass made.
+      owner: the class whose fields annotate the arguments.
+    """
+    known = {**vars(importlib.import_module((owner or function).__module__)), **NAMES}
+    hints = typing.get_type_hints(owner or function, known, known)
+    if owner is not None:
+        names = inspect.signature(function).parameters
+        hints = {name: hint for name, hint in hints.items() if name in names}
+    own = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    own.__kwdefaults__, own.__annotations__, own.__module__ = function.__kwdefaults__, hints, function.__module__
+    return jaxtyping.jaxtyped(own, typechecker=beartype.beartype)
+
+
+def record(cls):
+    """The same for the arguments of a dataclass."""
+    make = checked(cls.__init__, cls)
+    return lambda **fields: make(cls.__new__(cls), **fields)
+
+
+def evaluate(images):
+    def weights(network, key, encoded, images):
+        return {"count": sum(leaf.size for leaf in jax.tree.leaves(network.init(key, images, encoded)))}
+
+    return checked(ep.evaluate)(weights, [2, 3], SPACE, shared=(images,))
+
+
+def search_proxy(images):
+    genes = ep.GeneTable(
+        branches=(1,), transform_kernel=(1,), barrier_kernel=(1,), transform_channels=(4,), target_channels=(4,)
+    )
+    search = ep.SearchSpec(num_evaluations=2, population_size=1, tournament_size=1, log_every=2, num_steps=2)
+    space = ep.spaces.from_flax(Net, archs=[2, 3, 4])
+    return checked(ep.search_proxy)({2: 1.0, 3: 2.0, 4: 4.0}, space, genes, search, images)
+
+
+@functools.cache
+def task():
+    return ep.eproxy(GROUP, SHORT).init(0, IMAGES)
+
+
+def load_images(tmp_path, num):
+    np.save(tmp_path / "images.npy", IMAGES)
+    return checked(ep.load_images)(tmp_path / "images.npy", num)
+
+
+GROUP = SPACE.group(2)
+TABLE = ep.GeneTable()
+ENCODED = jnp.asarray(GROUP.encode([2])[0])
+GENES = TABLE.encode(ep.ProxySettings(network_init="kaiming_normal", barrier_init="kaiming_normal"))
+RESULT = {
+    "archs": ("2", "3"), "score": np.ones(2), "loss": np.ones(2), "losses": np.ones((2, 3)),
+    "macs": np.ones(2, int), "params": np.ones(2, int), "effective_macs": np.ones(2, int), "status": ("ok", "ok"),
+    "seconds": {},
+}  # fmt: skip
+MEMBERS = ep.FittedProxy((ep.Member(ep.ProxySettings(), 0.5), ep.Member(ep.ProxySettings())))
+KEY = jax.random.key(0)
+
+# By what is called: the call of its changed argument, a good value of that argument, and bad ones.
+CALLS = {
+    "standardize": (checked(ep.standardize), IMAGES, [IMAGES[0], IMAGES[..., :2], IMAGES > 0]),
+    "rank_quality": (
+        lambda score: checked(ep.rank_quality)(score, np.arange(4.0)),
+        np.ones(4),
+        [np.ones(3), np.ones((4, 1)), np.ones(4) > 0],
+    ),
+    "arch_key": (lambda key: checked(ep.arch_key)(key, SPACE, 2), KEY, [jax.random.split(KEY), jnp.ones(2)]),
+    "score": (
+        lambda images: checked(ep.score)([2, 3], SPACE, SHORT, images),
+        IMAGES,
+        [IMAGES[0], IMAGES[..., :1], IMAGES.tolist()],
+    ),
+    "runs.score": (lambda images: checked(ep.runs.score)([2], SPACE, SHORT, images, workdir="-"), IMAGES, [IMAGES[0]]),
+    "evaluate": (evaluate, IMAGES, ["images"]),
+    "search_proxy": (search_proxy, IMAGES, [IMAGES[0]]),
+    "eproxy: init": (
+        lambda images: checked(ep.eproxy(GROUP, SHORT).init)(KEY, images),
+        IMAGES,
+        [IMAGES[0], IMAGES.tolist()],
+    ),
+    "eproxy: losses": (
+        lambda encoded: checked(ep.eproxy(GROUP, SHORT).losses)(KEY, encoded, task()),
+        ENCODED,
+        [ENCODED.astype(jnp.float32)],
+    ),
+    "ProxyTask": (
+        lambda images: record(ep.ProxyTask)(**{**vars(task()[0]), "images": images}),
+        jnp.asarray(IMAGES),
+        [IMAGES, jnp.asarray(IMAGES[:2]), jnp.asarray(IMAGES[0])],
+    ),
+    "ScoreResult": (
+        lambda losses: record(ep.ScoreResult)(**{**RESULT, "losses": losses}),
+        RESULT["losses"],
+        [np.ones(2), np.ones((3, 3)), np.ones((2, 3), np.float32)],
+    ),
+    "ScoreResult.ranking": (checked(ep.ScoreResult.ranking), ep.ScoreResult(**RESULT), []),
+    "FittedProxy.scores": (
+        lambda sizes: checked(ep.FittedProxy.scores)(MEMBERS, np.ones((2, 4)), sizes, np.ones(4)),
+        np.ones((2, 4)),
+        [np.ones(4), np.ones((2, 3)), np.ones((3, 4))],
+    ),
+    "GeneTable.decode": (lambda genes: checked(ep.GeneTable.decode)(TABLE, genes), GENES, [GENES[None], GENES / 2]),
+    "GeneTable.encode": (lambda genes: checked(ep.GeneTable.encode)(TABLE, TABLE.decode(genes)), GENES, []),
+    "GeneTable.canonical": (lambda genes: checked(ep.GeneTable.canonical)(TABLE, genes), GENES, [GENES[None]]),
+    "GeneTable.random_genes": (
+        lambda key: checked(ep.GeneTable.random_genes)(TABLE, key), KEY, [jax.random.split(KEY)]
+    ),
+    "GeneTable.mutate": (
+        lambda genes: checked(ep.GeneTable.mutate)(TABLE, KEY, genes, 0.5),
+        jnp.asarray(GENES),
+        [jnp.asarray(GENES)[None], jnp.asarray(GENES) / 2],
+    ),
+    "GeneTable.values": (lambda genes: checked(ep.GeneTable.values)(TABLE, genes, "lr"), jnp.asarray(GENES), [GENES]),
+    "GeneTable.index": (lambda genes: checked(ep.GeneTable.index)(TABLE, genes, "lr"), jnp.asarray(GENES), [GENES]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_good_arrays_pass_and_wrong_shapes_raise(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call, good, bad = CALLS[name]
+    call(good)
+    for value in bad:
+        with pytest.raises(jaxtyping.TypeCheckError):
+            call(value)
+
+
+def test_sizes_of_images_are_those_asked_for(tmp_path):
+    assert checked(ep.default_images)("white_noise", 2, 8).shape == (2, 8, 8, 3)
+    assert load_images(tmp_path, 3).shape == (3, 8, 8, 3)
+
+    def wrong(num: int) -> 'jaxtyping.Num[np.ndarray, "{num} H W 3"]':
+        return IMAGES
+
+    with pytest.raises(jaxtyping.TypeCheckError):
+        checked(wrong)(3)
+
+
+# --- new functions must be annotated -------------------------------------------------------------------------
+
+
+def bare_arrays(annotation):
+    """Names of arrays in an annotation that stand outside of a jaxtyping annotation.
+
+    ``Any`` counts where it is the whole annotation, or all of it but None.
+    """
+
+    def visit(node):
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in DTYPES:
+            return []
+        if isinstance(node, ast.Name):
+            return [node.id] * (node.id in ("Array", "ArrayLike", "ndarray"))
+        if isinstance(node, ast.Attribute):
+            return [node.attr] * (node.attr in ("Array", "ArrayLike", "ndarray"))
+        return [name for child in ast.iter_child_nodes(node) for name in visit(child)]
+
+    whole = {part.strip() for part in annotation.split("|")} - {"None"}
+    return ["Any"] * (whole == {"Any"}) + visit(ast.parse(annotation, mode="eval"))
+
+
+# Parameters and results that are ``Any`` and no arrays: what a space takes for an architecture, dtypes, any pytree.
+NO_ARRAYS = {"arch", "dtype", "tree", "Execution.replicate: return"}
+
+
+def public_annotations():
+    """(owner: parameter, annotation) of every exported function, public method and field."""
+    for name in ep.__all__:
+        value = getattr(ep, name)
+        owners = {name: value}
+        if inspect.ismodule(value):
+            owners = {f"{name}.score": value.score} if name == "runs" else {}  # spaces and nn have tests of their own
+        elif inspect.isclass(value):
+            owners |= {f"{name}.{k}": getattr(v, "__func__", v) for k, v in vars(value).items() if k[0] != "_"}
+        for owner, one in owners.items():
+            if inspect.isfunction(one) or inspect.isclass(one):
+                for parameter, annotation in one.__annotations__.items():
+                    yield f"{owner}: {parameter}", getattr(annotation, "__forward_arg__", annotation)
+
+
+PUBLIC = dict(public_annotations())
+
+
+def test_arrays_of_public_functions_have_shapes():
+    for where, annotation in PUBLIC.items():
+        assert isinstance(annotation, str), where
+        if where not in NO_ARRAYS and where.partition(": ")[2] not in NO_ARRAYS:
+            assert not bare_arrays(annotation), f"{where}: {annotation}: say dtype and shape with jaxtyping"
+
+
+def test_every_function_with_arrays_is_called():
+    functions = {where.partition(":")[0] for where, text in PUBLIC.items() if any(f"{d}[" in text for d in DTYPES)}
+    assert functions - {"default_images", "load_images", "Eproxy"} <= set(CALLS)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "found"),
+    [
+        ("Any", ["Any"]),
+        ("Any | None", ["Any"]),
+        ("np.ndarray | None", ["ndarray"]),
+        ("tuple[Array, ...]", ["Array"]),
+        ("Sequence[Any]", []),
+        ('Float[Array | np.ndarray, "B H W 3"] | None', []),
+    ],
+)
+def test_bare_arrays_are_found(annotation, found):
+    assert bare_arrays(annotation) == found
