@@ -20,7 +20,7 @@ from eproxy_jax import proxy, spaces
 from eproxy_jax.execution.evaluation import Evaluation, identity_of
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import Networks, distinct_networks, parse_all
-from eproxy_jax.images import default_images, standardize
+from eproxy_jax.images import batch_identity, default_images, standardize
 from eproxy_jax.sources import source_fingerprint
 from eproxy_jax.targets import TargetFn, check_features
 from eproxy_jax.types import STATUS_DIVERGED, STATUS_OK, ProxySettings, ScoreResult
