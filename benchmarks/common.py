@@ -1,4 +1,4 @@
-"""What the benchmarks share: the data and its tasks, and pages that say where and how their figures were made."""
+"""This module holds what all benchmarks use: the data and its tasks, and pages that record their own command."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _NDS = {
     "nds_resnext_a": "ResNeXt-A",
     "nds_resnext_b": "ResNeXt-B",
 }
-# Files of measured values below DATA, one a task; those of one list hold the same architectures.
+# Files of measured values below DATA, one per task. The files of one list hold the same architectures.
 POOLS = {
     "nasbench101": [["nasbench101/nasbench1_2500.json"], ["nasbench101/nasbench1_imgnet.json"]],
     "nasbench201": [[f"nasbench201/{name}.json" for name in ("cifar10valid", "cifar100", "tinyimagenet")]],
@@ -54,20 +54,20 @@ POOLS = {
 
 
 def config_source(space: str, variant: str) -> str:
-    """``PATH:VARIANT`` of a space's configuration."""
+    """Return ``PATH:VARIANT`` of a space's configuration."""
     if space in _NDS:
         return f"{ROOT}/configs/nds.py:{_NDS[space]},{variant}"
     return f"{ROOT}/configs/{space}.py:{variant}"
 
 
 def draw_archs(space: spaces.SearchSpace, file: str, num: int, seed: int) -> list[Any]:
-    """A random sample of a benchmark's architectures, all of them where it holds fewer.
+    """Draw random architectures of a benchmark; all of them if it holds fewer.
 
     Args:
       space: the search space.
-      file: of measured values, below DATA.
-      num: how many.
-      seed: of the draw.
+      file: file of measured values, below DATA.
+      num: number of architectures.
+      seed: seed of the draw.
     """
     measured = list(dict.fromkeys(record.arch for record in archs.read_archs(DATA / file, space)))
     if len(measured) == space.num_archs:
@@ -78,7 +78,7 @@ def draw_archs(space: spaces.SearchSpace, file: str, num: int, seed: int) -> lis
 
 
 def task_name(space: str, file: str) -> str:
-    """Name of a file's task, as ``ep.found`` knows it."""
+    """Return the name of a file's task, as ``ep.found`` knows it."""
     if space.startswith("nds_"):
         return "imagenet"
     stem = Path(file).stem.removeprefix("micro_").removeprefix("macro_")
@@ -86,15 +86,15 @@ def task_name(space: str, file: str) -> str:
 
 
 def draw_labels(functions: np.ndarray, count: int, seed: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of ``count`` labelled architectures and of the held-out ones, disjoint as functions.
+    """Draw positions of ``count`` labelled architectures and of held-out ones, disjoint as functions.
 
-    Draws of one seed are nested, and all leave out the functions of ``most`` labels: their held-out sets are equal.
+    Draws of one seed are nested. All held-out sets leave out the functions of ``most`` labels, so they are equal.
 
     Args:
       functions: [A], equal numbers for equal functions.
-      count: labels.
-      seed: of the draw.
-      most: the largest ``count`` that is compared with.
+      count: number of labels.
+      seed: seed of the draw.
+      most: the largest ``count`` of the comparison.
     """
     order = np.random.default_rng(seed).permutation(len(functions))
     kept_out = set(functions[order[:most]].tolist())
@@ -103,7 +103,7 @@ def draw_labels(functions: np.ndarray, count: int, seed: int, most: int) -> tupl
 
 
 def best_seconds(function: Callable[[jax.Array], jax.Array], copies: Sequence[jax.Array]) -> float:
-    """Seconds of a jitted function on arrays of several devices at once: the best of five, compilation apart."""
+    """Time a jitted function on arrays of several devices at once: the best of five calls after compilation, s."""
     seconds = []
     for _ in range(6):
         start = time.perf_counter()
@@ -113,7 +113,7 @@ def best_seconds(function: Callable[[jax.Array], jax.Array], copies: Sequence[ja
 
 
 def command() -> str:
-    """The command that runs this benchmark, as in its docstring."""
+    """Return the command that runs this benchmark, as in its docstring."""
     return f"python benchmarks/{Path(sys.argv[0]).name} " + " ".join(sys.argv[1:])
 
 
@@ -126,7 +126,7 @@ def write_page(name: str, text: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def commit() -> str:
-    """The checked-out commit, with a mark when the tree differs from it."""
+    """Return the checked-out commit, with a mark if the tree differs from it."""
     try:
         text = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -137,7 +137,7 @@ def commit() -> str:
 
 
 def header(title: str) -> str:
-    """Markdown head of a results page."""
+    """Return the Markdown head of a results page."""
     machine = f"{jax.default_backend()} ({os.cpu_count()} cores, {platform.machine()}), float32"
     if jax.default_backend() != "cpu":
         machine = (
@@ -147,14 +147,14 @@ def header(title: str) -> str:
 
 
 def page_name(benchmark: str, space: str, variant: str = "paper") -> str:
-    """Name of a page: what is not the paper's size, or not run on a CPU, has a name of its own."""
+    """Return the name of a page; it holds the size unless it is the paper's, and the backend unless it is the CPU."""
     backend = jax.default_backend()
     parts = [benchmark, space] + [part for part in (variant, backend) if part not in ("paper", "cpu")]
     return "_".join(parts)
 
 
 def markdown_table(rows: list[dict[str, Any]]) -> str:
-    """Rows of equal keys as a Markdown table."""
+    """Write rows of equal keys as a Markdown table."""
     keys = list(rows[0])
     lines = ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
     lines += ["| " + " | ".join(str(row[key]) for key in keys) + " |" for row in rows]

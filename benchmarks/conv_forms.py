@@ -1,10 +1,10 @@
-"""A batch of convolutions with a kernel each: products of patches against one grouped convolution.
+"""This benchmark times a batch of convolutions with one kernel each: products of patches against a grouped convolution.
 
   python benchmarks/conv_forms.py
   python benchmarks/conv_forms.py --width 4 --batch 2     # seconds on a CPU
 
-Both forms that ``eproxy_jax/nn/convolution.py`` has for the vmap form, each as it trains (forward and both gradients)
-and forward alone, at the shapes of several spaces. ``Forms.batch`` there follows this table.
+``eproxy_jax/nn/convolution.py`` has both forms for the vmap form. Each one is timed forward alone and in training
+(forward and both gradients), at the shapes of several spaces. ``Forms.batch`` there follows this table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from common import best_seconds, header, markdown_table, write_page
 
 from eproxy_jax.nn import convolution
 
-# Channels in, channels out, map size, kernel size, stride. The first three are the cells of NAS-Bench-201.
+# Input channels, output channels, map size, kernel size, stride. The first three are the cells of NAS-Bench-201.
 SHAPES = (
     (16, 16, 32, 3, 1),
     (32, 32, 16, 3, 1),
@@ -39,7 +39,7 @@ REPEATS = 10
 
 @contextmanager
 def only(form: str) -> Iterator[None]:
-    """Trace one form of the two on any platform."""
+    """Trace only one of the two forms, on any platform."""
     name = "cuda" if form == "grouped" else "default"
 
     def pick(*arrays: jax.Array, **forms: Callable[..., jax.Array]) -> jax.Array:
@@ -50,7 +50,7 @@ def only(form: str) -> Iterator[None]:
 
 
 def seconds(function: Callable[..., jax.Array], *arrays: jax.Array) -> float:
-    """Of one call out of several in a row on the device."""
+    """Return the seconds of one call, from several calls in a row on the device."""
 
     def many(scale: jax.Array) -> jax.Array:
         def turn(_: int, total: jax.Array) -> jax.Array:
@@ -96,7 +96,7 @@ def main() -> None:
             row[f"{what}, grouped, TFLOP/s"] = f"{work / times['grouped'] / 1e12:.2f}"
             row[f"{what}, grouped against products"] = f"{times['products'] / times['grouped']:.2f}x"
         table.append(row)
-        # After each row: compiling takes minutes, and a machine may be lent for fewer.
+        # Write after each row: compilation takes minutes, and a borrowed machine may stop before the end.
         title = header(f"Forms of {arguments.width} convolutions with a kernel each, {arguments.batch} images")
         write_page(f"conv_forms_{jax.default_backend()}", title + markdown_table(table), table)
 

@@ -1,4 +1,4 @@
-r"""Discrete Proxy Search on a benchmark, out of a loss bank: rank quality on held-out networks against label draws.
+r"""This benchmark fits Discrete Proxy Search from a loss bank and measures the ranks of held-out networks.
 
   python benchmarks/dps.py --space nasbench201 --num-archs 600 80 --num-settings 48
   python benchmarks/dps.py --space transnas_micro --num-archs 220 --num-settings 40
@@ -6,15 +6,17 @@ r"""Discrete Proxy Search on a benchmark, out of a loss bank: rank quality on he
   python benchmarks/dps.py --space nds_darts nds_enas --name nds --num-archs 100 --num-settings 0 \
     --num-mutations 4 --ensemble 5
 
-First the bank (as ``eproxy bank`` makes it, resumable, under ``--workdir``): plain Eproxy, settings that were found on
-other tasks (``--settings``), mutations of plain Eproxy (``--num-mutations``) and P random ones, on A random
-architectures, at the ``small`` size. Then, for every task and draw of labels, each method is fitted on the labelled
-networks and measured on all the others; architectures of a labelled function are left out, so that the two sets are
-disjoint as functions.
-Searches that ``eproxy dps`` ran (``--searches runs/dps-*``) get rows of their own.
+It first fills the bank under ``--workdir``, as ``eproxy bank`` does, and can resume. The bank holds A random
+architectures at the ``small`` size. Its settings are plain Eproxy, settings found on other tasks (``--settings``),
+mutations of plain Eproxy (``--num-mutations``) and P random ones.
 
-Several spaces make one page with the mean over all tasks. Writes benchmarks/results/dps_NAME.md, .jsonl and .png, and
-the proxies of the first draw to eproxy_jax/found. Needs the benchmark data (EPROXY_DATA, default ../shared/data).
+Then it takes every task and every draw of labels. It fits each method on the labelled networks and measures it on all
+the others. Architectures of a labelled function are left out, so that the two sets are disjoint as functions. Searches
+that ``eproxy dps`` ran (``--searches runs/dps-*``) get their own rows.
+
+Several spaces make one page with the mean over all tasks. The script writes benchmarks/results/dps_NAME.md, .jsonl and
+.png, and the proxies of the first draw to eproxy_jax/found. It needs the benchmark data (EPROXY_DATA, default
+../shared/data).
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ from eproxy_jax.dps import fitted, loss_bank, selection
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.runs.archs import read_truth
 
-# Validation accuracy after 12 epochs, where the data has it: what early stopping would know.
+# Validation accuracy after 12 epochs, if the data has it, as early stopping would use it.
 EARLY_STOPPING = {
     "cifar10valid": ("nasbench201/mini_nb201_12epochs.csv", "cifar10-val"),
     "cifar100": ("nasbench201/mini_nb201_12epochs.csv", "cifar100-val"),
@@ -62,7 +64,7 @@ SHOWN = ("Spearman", "tau", "top-10 %", "regret")
 
 
 class Matrix:
-    """A bank as arrays over the sampled architectures."""
+    """The losses of a bank as arrays over the sampled architectures."""
 
     def __init__(self, spec: config.RunSpec, archs: list[Any], path: Path, steps: int):
         space = spec.space
@@ -84,12 +86,12 @@ class Matrix:
 
 
 def fittest(fitness: np.ndarray, count: int) -> list[int]:
-    """The ``count`` fittest settings, best first; those that diverged on a label are left out."""
+    """Return the ``count`` fittest settings, best first, without those that diverged on a label."""
     return [p for p, _ in selection.best_members(fitness[:, None], count)]
 
 
 def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.ndarray, ensemble: int) -> dict[str, Any]:
-    """Scores of the held-out architectures by every method fitted on the labelled ones."""
+    """Fit every method on the labelled architectures; returns the scores of the held-out ones."""
     target = truth[labelled]
     losses, sizes = m.losses[:, labelled], m.sizes[:, labelled]
     fitted_macs, fitted_params = selection.signs(sizes, target)[:, None] * m.sizes[:, held_out]
@@ -98,7 +100,7 @@ def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.nda
     order = fittest(fitness, ensemble)
     unseen = m.losses[:, held_out], m.sizes[:, held_out]
     hindsight, bound = fitted.fit_weights(*unseen, truth[held_out])
-    # A spread-out fit is no bound where sizes alone rank best: the best setting with its very best shares is.
+    # Mean shares are no bound if sizes alone rank best. The best setting with its best shares is the bound.
     blends = selection.rank_blends(unseen[0][fittest(bound, 1)], unseen[1])[0]
     share = selection.best_blend(ranks.spearman_rows(blends, truth[held_out]))
     macs_weights, macs_fitness = fitted.fit_weights(losses, sizes, target, MACS_ALONE)
@@ -128,7 +130,7 @@ def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.nda
 
 
 def found_proxy(m: Matrix, spec: Any, truth: np.ndarray, labelled: np.ndarray, ensemble: int) -> fitted.FittedProxy:
-    """The proxy of the method ``K settings, rank blend``, with its settings."""
+    """Return the proxy of the method ``K settings, rank blend``."""
     weights, fitness = fitted.fit_weights(m.losses[:, labelled], m.sizes[:, labelled], truth[labelled])
     table = spec.search.genes_with_effect(spec.genes)
     chosen = fittest(fitness, ensemble)
@@ -145,7 +147,7 @@ def summary(rows: list[ranks.RankQuality]) -> dict[str, str]:
 
 
 def searches_of(folders: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """Evaluation tables of finished ``eproxy dps`` runs by name of the truth file."""
+    """Read the records of finished ``eproxy dps`` runs, by name of the truth file."""
     found: dict[str, list[dict[str, Any]]] = {}
     for folder in folders:
         record = json.loads((Path(folder) / "search.json").read_text())
@@ -155,7 +157,7 @@ def searches_of(folders: list[str]) -> dict[str, list[dict[str, Any]]]:
 
 
 def fill_bank(arguments: argparse.Namespace, spec: config.RunSpec, file: str, path: Path) -> list[Any]:
-    """Train what the bank lacks; returns the architectures."""
+    """Train the missing entries of the bank; returns the architectures."""
     batch = images.standardize(spec.images)
     bank_spec = loss_bank.BankSpec(spec.space, spec.genes, batch, spec.weight_seed, spec.settings.num_steps)
     known = [spec.settings]
@@ -182,7 +184,7 @@ def task_rows(
     file: str,
     searches: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """One row a method on one task, and the points of its label-efficiency curve."""
+    """Return one row per method on one task, and the points of its label-efficiency curve."""
     truth_by_arch = read_truth(DATA / file, spec.space)
     truth, task = np.asarray([truth_by_arch[arch] for arch in archs]), Path(file).stem
     early = None
@@ -275,7 +277,7 @@ def main() -> None:
 
 
 def summary_table(rows: list[dict[str, Any]]) -> str:
-    """Spearman of every method on every task, and the mean over tasks."""
+    """Make a table: Spearman of every method on every task, and the mean over tasks."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     table = []
     for method in dict.fromkeys(row["method"] for row in rows):
@@ -288,7 +290,7 @@ def summary_table(rows: list[dict[str, Any]]) -> str:
 def write(
     arguments: argparse.Namespace, matrices: list[Matrix], rows: list[dict[str, Any]], curve: list[dict[str, Any]]
 ) -> None:
-    """The page, its JSON lines, and the label-efficiency figure."""
+    """Write the page, its JSON lines, and the label-efficiency figure."""
     name = f"dps_{arguments.name or arguments.space[0]}"
     text = header(f"Discrete Proxy Search on {', '.join(arguments.space)} ({arguments.variant})")
     text += "Bank: " + "; ".join(
@@ -327,7 +329,7 @@ def write(
 
 
 def plot(path: Path, curve: list[dict[str, Any]], methods: list[str]) -> None:
-    """Spearman against labels, one panel a task."""
+    """Draw Spearman against the number of labels, one panel per task."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,12 +1,12 @@
-"""Seconds of a Discrete Proxy Search, ours against the same trainings in a PyTorch loop, on a slice of a search.
+"""This benchmark times a slice of a Discrete Proxy Search against the same trainings in a PyTorch loop.
 
   python benchmarks/dps_speed.py --space nasbench201 --evaluations 20 --torch-archs 4
 
-Ours: the compiled search, ``--evaluations`` random settings x 20 labelled architectures, compile time apart. PyTorch:
-the same settings, each on the first ``--torch-archs`` distinct functions of the same labelled architectures, in both
-memory formats, the better of which counts, and multiplied up to all 20 (the reference trains duplicates too). They take
-turns; ratios are of the means, and medians of the turns' own. Also: FLOPs executed over FLOPs needed, for these
-settings and on average over many random ones.
+Ours is the compiled search: ``--evaluations`` random settings x 20 labelled architectures, without compile time.
+PyTorch trains the same settings on the first ``--torch-archs`` distinct functions of the same architectures. Its
+seconds are multiplied up to all 20, as the reference trains duplicates too. It runs in both memory formats, and the
+better one counts. The two take turns; the page shows the ratio of the means and the median of the turns' ratios. It
+also shows FLOPs executed over FLOPs needed, for these settings and for many random ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from eproxy_jax import proxy
 
 
 def torch_seconds(space: Any, settings: Any, images: Any, archs: list[Any], peer: tuple[bool, bool]) -> float:
-    """Mean seconds of a training of one setting in the PyTorch loop; drawing the targets does not count."""
+    """Return the mean seconds of one setting's training in the PyTorch loop, without the draw of the targets."""
     task = jax.jit(proxy.make_task, static_argnums=1)(jax.random.key(0), settings, images)
     score = torch_scorer(space, settings, jax.block_until_ready(task))
     start = time.perf_counter()
@@ -62,7 +62,7 @@ def main() -> None:
     distinct = list(dict.fromkeys(space.canonical(arch) for arch in archs))
     state, turns = compiled.initial, arguments.evaluations // arguments.block
     compiled.call(state, arguments.evaluations, 1)  # one evaluation to warm up
-    seconds: dict[str, list[float]] = {name: [] for name in ("ours", *PEERS)}  # of a setting x 20, by turn
+    seconds: dict[str, list[float]] = {name: [] for name in ("ours", *PEERS)}  # seconds of a setting x 20, by turn
     peak = matmul_peak()
     flops = []
     for turn in range(turns):

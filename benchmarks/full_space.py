@@ -1,14 +1,13 @@
-"""The whole of NAS-Bench-201: time, plan and ranking, against a plain PyTorch loop.
+"""This benchmark scores the whole of NAS-Bench-201: time, plan and ranking, against a plain PyTorch loop.
 
   python benchmarks/full_space.py --stratified 1000     # one distinct network of each of 1,000 strata of MACs
   python benchmarks/full_space.py                       # all 5,044 distinct networks
 
-Ours trains each distinct function once; the PyTorch loop trains every string as written, one at a time, in both memory
-formats, and is measured on one string of each of ``--torch-archs`` strata of MACs: every other one before ours, the
-others after it, so that a change of the machine's speed meets both. With ``--stratified``, the seconds of all strings
-are those of the sample times the number of networks, and are marked as extrapolated; PyTorch's always are. Killed, it
-resumes (results stay under ``--workdir``). The Spearman columns need the benchmark data (EPROXY_DATA, default
-../shared/data).
+Ours trains each distinct function once. The PyTorch loop trains every string as written, one at a time, in both memory
+formats. It is timed on one string of each of ``--torch-archs`` strata of MACs: half of them before ours and half after,
+so that a change of the machine's speed affects both. Its seconds for all strings are extrapolated, and marked so. With
+``--stratified`` ours are extrapolated too, from the sample to all networks. After a kill the script resumes (results
+stay under ``--workdir``). The Spearman columns need the benchmark data (EPROXY_DATA, default ../shared/data).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Ours and PyTorch share this process: neither may take all of a GPU's memory.
+# Ours and PyTorch share this process, so neither may take all of a GPU's memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
@@ -41,7 +40,7 @@ SPACE = "nasbench201"
 
 
 def stratified(archs: list, space, num: int | None, seed: int) -> list:
-    """One architecture at random out of each of ``num`` strata of equal size, by MACs; all without ``num``."""
+    """Draw one architecture from each of ``num`` strata of equal size, by MACs; without ``num`` take all."""
     if num is None or num >= len(archs):
         return archs
     by_macs = sorted(archs, key=lambda arch: (space.macs(arch), space.params(arch), arch))
@@ -51,7 +50,7 @@ def stratified(archs: list, space, num: int | None, seed: int) -> list:
 
 
 def torch_seconds(spec, strings) -> dict[str, float]:
-    """Seconds of strings in the PyTorch loop, by memory format."""
+    """Time strings in the PyTorch loop, by memory format, s."""
     job = scoring.make_job(spec.space, spec.settings, spec.images, spec.weight_seed)
     score = torch_scorer(spec.space, spec.settings, job.task)
     score(strings[0], False)
@@ -124,7 +123,7 @@ def main() -> None:
         ("vmap", "coarse"),
         ("vmap", "fine"),
     ]
-    # They take a CPU a minute, and are the same beside a GPU, whose time is dear.
+    # Plans take a minute of CPU time and are the same on a GPU, whose time is expensive.
     for form, grouping in ways if jax.default_backend() == "cpu" else []:
         execution = Execution.of(jax.devices(), form, grouping=grouping)
         plan = planner.plan(strings, space, spec.settings, spec.images.shape, execution).to_dict()
@@ -143,7 +142,7 @@ def main() -> None:
         table = []
         for file in POOLS[SPACE][0]:
             measured = read_truth(DATA / file, space)
-            # As networks, each once, against the mean of its strings; and as all the strings that they are.
+            # First networks, each once, against the mean of its strings; then all strings.
             every = [(arch, network) for network, own in strings_of.items() for arch in own]
             means = [float(np.mean([measured[arch] for arch in own])) for own in strings_of.values()]
             for what, archs, scores, truth in (

@@ -1,11 +1,10 @@
-"""A scoring run that is killed (SIGKILL) at random moments, again and again, and resumed: the same file?
+"""This benchmark kills (SIGKILL) a scoring run at random moments, resumes it, and compares its file.
 
   python benchmarks/kill_resume.py                    # 20 kills over 200 architectures, about 8 minutes on 2 cores
 
-An undisturbed run comes first; it also tells when the first results appear. Then the same command is killed, in turn at
-a random moment before that and at a random moment after some more results, so that kills meet start, compilation,
-training and writing. After every kill no line may be half written but the last. When all kills are spent the run is
-left to end.
+An undisturbed run comes first; it also shows when the first results appear. Then the same command is killed many times,
+in turn before its first result and after some more results. So kills meet start, compilation, training and writing.
+After every kill only the last line may be half written. After the last kill the run ends undisturbed.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ SPACE = "nasbench201"
 
 
 def command(arguments: argparse.Namespace, folder: Path) -> list[str]:
-    """The scoring run."""
+    """Return the command of the scoring run."""
     source = config_source(SPACE, arguments.variant)
     what = ["--sample", str(arguments.num), "--seed", str(arguments.seed), "--chunk-size", "4"]
     return [sys.executable, "-m", "eproxy_jax", "score", "--config", source, *what, "--workdir", str(folder),
@@ -33,13 +32,13 @@ def command(arguments: argparse.Namespace, folder: Path) -> list[str]:
 
 
 def whole_lines(path: Path) -> int:
-    """Lines of a file, all of which but a torn last one must be JSON."""
+    """Count the whole lines of a file; each of them must be JSON."""
     content = path.read_bytes() if path.is_file() else b""
     return len([json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()])
 
 
 def undisturbed(arguments: argparse.Namespace, folder: Path) -> tuple[float, float]:
-    """Seconds to the first results, and to the end."""
+    """Run without a kill; returns the seconds to the first results and to the end."""
     start, first = time.perf_counter(), None
     process = subprocess.Popen(command(arguments, folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
@@ -64,7 +63,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("scores*"):
             old.unlink()
-    undisturbed(arguments, whole)  # compiles, so that the second one has the program on disk as the killed ones do
+    undisturbed(arguments, whole)  # compile, so that the second run has the program on disk, as the killed ones do
     for old in whole.glob("scores*"):
         old.unlink()
     first, end = undisturbed(arguments, whole)

@@ -1,14 +1,14 @@
-"""Ranking power of plain Eproxy on a benchmark, against MACs and parameters alone.
+"""This benchmark measures how well plain Eproxy ranks a benchmark, against MACs and parameters alone.
 
   python benchmarks/ranking.py --space nasbench201 --images one_over_f dead_leaves white_noise
   python benchmarks/ranking.py --space transnas_micro
   python benchmarks/ranking.py --space nds_darts --variant small
 
-Scores ``--num`` random architectures of the benchmark's files (all, where they hold fewer) with each image source and
-weight seed (``ep.runs.score``, resumable, results kept under ``--workdir``). It then writes one row for each
-combination of images and truth to benchmarks/results/ranking_SPACE.md and .jsonl. The last columns fit what can be
-fitted without a search to 20 labelled architectures, first weight seed, and measure it on the others.
-Needs the benchmark data (environment variable EPROXY_DATA, default ../shared/data).
+It scores ``--num`` random architectures of the benchmark's files (all, if they hold fewer) with each image source and
+weight seed. ``ep.runs.score`` does the work under ``--workdir``, so that a killed run resumes. The script writes a row
+for each combination of images and truth to benchmarks/results/ranking_SPACE.md and .jsonl. The last columns fit sizes
+and blends, without a search, to 20 labelled architectures with the first weight seed, and measure them on the others.
+It needs the benchmark data (environment variable EPROXY_DATA, default ../shared/data).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NUM_LABELS, DRAWS = 20, 30
 
 
 def score(arguments: argparse.Namespace, space: spaces.SearchSpace, pool: str, source: str, weight_seed: int):
-    """Scores of one image source and weight seed; finished files are read, not computed again."""
+    """Score with one image source and weight seed; reads finished files instead of computing again."""
     name = f"{arguments.space}-{arguments.variant}-{Path(pool).stem}-{arguments.num}-{source}-{weight_seed}"
     folder = Path(arguments.workdir) / name
     spec = config.build(
@@ -56,7 +56,7 @@ def mean_spread(rows: list[RankQuality], field: str) -> str:
 
 
 def fitted_rows(space: spaces.SearchSpace, archs: list[Any], loss: np.ndarray, truth: np.ndarray) -> dict[str, str]:
-    """Plain Eproxy blended with sizes, and each size alone, fitted to labels: Spearman on the held-out ones."""
+    """Fit blends of plain Eproxy with sizes, and each size alone, to labels; returns Spearman on the held-out ones."""
     sizes = spaces.size_measures(space, archs)
     functions = grouping.distinct_networks(archs, space).index
     values: dict[str, list[float]] = {"plain, MACs, parameters": [], "MACs": [], "parameters": []}
@@ -75,7 +75,7 @@ def fitted_rows(space: spaces.SearchSpace, archs: list[Any], loss: np.ndarray, t
 
 
 def pool_rows(space: spaces.SearchSpace, pool: list[str], source: str, scored: list) -> list[dict[str, object]]:
-    """One row a task of a pool of architectures."""
+    """Return one row per task of a pool of architectures."""
     results, records = [result for result, _ in scored], [record for _, record in scored]
     archs = [space.parse(arch) for arch in results[0].archs]
     between_seeds = [
@@ -146,7 +146,7 @@ def main() -> None:
     days = sorted(record["day"] for record in records)
     notes = (
         f"\nTrained from {days[0]} to {days[-1]}: finished runs are read, not made again. Columns of {NUM_LABELS} "
-        f"labels: fitted to so many labelled architectures, {DRAWS} draws, first weight seed, measured on the others "
+        f"labels: fitted to that many labelled architectures, {DRAWS} draws, first weight seed, measured on the others "
         "(disjoint as functions); MACs and parameters without dead edges, sign by the labels.\n"
     )
     write_page(name, header(title) + markdown_table(rows) + notes, rows)

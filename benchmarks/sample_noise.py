@@ -1,9 +1,9 @@
-"""What a sample of a search space says about the whole: Spearman of finished scores on all strings, and on samples.
+"""This benchmark compares Spearman on random samples of NAS-Bench-201 with Spearman on all strings.
 
   python benchmarks/full_space.py && python benchmarks/sample_noise.py --scores runs/full_space/*/scores.jsonl
 
-Reads a score file that holds every distinct network of NAS-Bench-201, and trains nothing. Strings of one function share
-its score. Needs the benchmark data (EPROXY_DATA).
+It reads a score file with every distinct network of NAS-Bench-201, and trains nothing. Strings of one function share
+its score. It needs the benchmark data (EPROXY_DATA).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ALPHAS = (0.3, 0.5)
 
 
 def margins(score: np.ndarray, sizes: np.ndarray, truth: np.ndarray, draws: list[np.ndarray]) -> np.ndarray:
-    """Spearman of scores and of sizes, all [A], with the truth [A] in each of D draws of positions: [D, 2]."""
+    """Return Spearman of scores and of sizes, both [A], with the truth [A] in each of D draws of positions: [D, 2]."""
     both = np.stack([score, sizes])
     return np.asarray([spearman_rows(both[:, draw], truth[draw]) for draw in draws])
 

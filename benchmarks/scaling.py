@@ -1,14 +1,19 @@
-"""Architectures per second against list length, devices, stem width and image size; a roofline of every program.
+"""This benchmark measures architectures per second by list length, devices, stem width and image size.
+
+It also predicts a roofline of every program.
 
   python benchmarks/scaling.py                        # about 40 minutes on 2 cores
   python benchmarks/scaling.py --lengths 100 1000 --archs 8
 
-Every row is a process of its own, one at a time, with nothing kept on disk. List lengths run at ``small`` widths, all
-else at the paper's; one sweep varies one thing and leaves the rest at 2 devices, stem 16 and 32x32 images. Time for a
-network is that of a warm run of distinct networks. The roofline counts products and sums in the traced programs
-(``spaces/traced_work.py``): each takes its FLOPs at the machine's peak or its bytes at its bandwidth, whichever is
-longer, and a program the sum. Element-wise work counts as fused into these. For this machine both rates are measured,
-bandwidth on arrays that its caches hold; for accelerators they are those of data sheets, from main memory: predicted.
+Every row runs in its own process, one at a time, without a compilation cache on disk. List lengths run at ``small``
+widths, all other sweeps at the paper's. Each sweep varies one quantity and leaves the rest at 2 devices, stem 16 and
+32x32 images. The time of a network is that of a warm run of distinct networks.
+
+The roofline counts products and sums in the traced programs (``eproxy_jax/nn/traced_work.py``). Each operation takes
+its FLOPs at the machine's peak or its bytes at its bandwidth, whichever is longer; a program takes the sum.
+Element-wise work counts as fused into these. For this machine both rates are measured, the bandwidth on arrays that fit
+in its caches. For accelerators both rates come from data sheets, the bandwidth from main memory, so these rows are
+predicted.
 """
 
 from __future__ import annotations
@@ -37,7 +42,7 @@ from eproxy_jax.nn import traced_work
 from eproxy_jax.types import ProxySettings
 
 SPACE = "nasbench201"
-# The sweeps, by name: what each varies.
+# The quantity that each sweep varies, by name of the sweep.
 VARIED = {
     "list length (small widths)": "strings",
     "devices": "devices",
@@ -45,13 +50,13 @@ VARIED = {
     "image size": "image_size",
 }
 DEVICES, STEMS, SIZES = (1, 2, 4), (4, 8, 16, 32), (8, 16, 32, 64)
-# Platform, and by the makers' data sheets dense FLOP/s at JAX's default precision for float32 products (tf32; bfloat16)
-# and bytes/s.
+# Platform, dense FLOP/s at JAX's default precision for float32 products (tf32; bfloat16), and bytes/s. Both rates come
+# from the makers' data sheets.
 ACCELERATORS = {"H100 SXM": ("cuda", 494.7e12, 3.35e12), "TPU v5e": ("tpu", 197e12, 819e9)}
 
 
 def sizes_of(variant: str) -> dict[str, int]:
-    """What the sweeps vary, as a variant of the configuration has it."""
+    """Return the values of the varied quantities in one variant of the configuration."""
     spec = config.build(config.load_config(config_source(SPACE, variant)))
     return {**dataclasses.asdict(spec.space), "image_size": spec.images.shape[1]}
 
@@ -60,7 +65,7 @@ def sizes_of(variant: str) -> dict[str, int]:
 
 
 def measure(row: dict[str, Any]) -> dict[str, Any]:
-    """Seconds and memory of one row, in this process."""
+    """Measure seconds and memory of one row, in this process."""
     jax.config.update("jax_num_cpu_devices", row["devices"])
     if "machine" in row:
         return {"peak": matmul_peak(), "bandwidth": measure_bandwidth()}
@@ -90,9 +95,9 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_bandwidth() -> float:
-    """Bytes/s of reading and writing arrays of the size of a layer's output, on every device at once: the best of five.
+    """Measure the bytes/s of reading and writing arrays as large as a layer's output, on all devices at once.
 
-    Source: 16 images of 32x32 pixels and 16 channels are 1 MiB, which caches hold.
+    An array has 1 MiB, like 16 images of 32x32 pixels and 16 channels. It fits in the caches. The best of five counts.
     """
     turns = 1000
     copies = [jax.device_put(jnp.ones(2**18), device) for device in jax.devices()]
@@ -101,14 +106,14 @@ def measure_bandwidth() -> float:
 
 
 def in_child(row: dict[str, Any]) -> dict[str, Any]:
-    """:func:`measure` in a process of its own."""
+    """Run :func:`measure` in its own process."""
     print(f"scaling: {row}", file=sys.stderr, flush=True)
     command = [sys.executable, __file__, "--measure", json.dumps(row)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 def table_row(found: dict[str, Any]) -> dict[str, Any]:
-    """A measured row for people."""
+    """Format a measured row for the page."""
     run = found["seconds"]["run"]
     shown = {name: found[name] for name in ("strings", "devices", "stem_channels", "image_size") if name in found}
     shown |= {"distinct": found["distinct"], "networks/s": f"{found['distinct'] / run:.2f}"}
@@ -126,7 +131,7 @@ def table_row(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def group_work(job: scoring.Job, group: Any, width: int | None, platform: str) -> list[traced_work.Operation]:
-    """What a group's program does at the paper's settings: for ``width`` candidates in a batch, or for one alone."""
+    """Trace a group's program at the paper's settings, for ``width`` candidates in a batch or for a single one."""
     lead = () if width is None else (width,)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), lead))
     encoded = jax.ShapeDtypeStruct((*lead, *group.encode(job.space.sample(1, 0)).shape[1:]), jnp.int32)
@@ -136,17 +141,17 @@ def group_work(job: scoring.Job, group: Any, width: int | None, platform: str) -
 
 
 def work_of(operations: list[traced_work.Operation]) -> tuple[int, int]:
-    """(FLOPs, bytes moved) in all."""
+    """Return the total (FLOPs, bytes moved)."""
     return 2 * sum(op.macs * op.turns for op in operations), sum(op.bytes * op.turns for op in operations)
 
 
 def seconds_by_peaks(operations: list[traced_work.Operation], flops_per_s: float, bytes_per_s: float) -> float:
-    """Seconds that a machine needs, by its peaks."""
+    """Predict the seconds that a machine needs, from its peaks."""
     return sum(max(2 * op.macs / flops_per_s, op.bytes / bytes_per_s) * op.turns for op in operations)
 
 
 def roofline(width: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(one row for each program of the space, rows for the whole of it)."""
+    """Return (one row for each program of the space, rows for the whole space)."""
     machine = in_child({"machine": True, "devices": os.cpu_count()})
     here = f"this machine ({machine['peak'] / 1e9:.0f} GFLOP/s, {machine['bandwidth'] / 1e9:.0f} GB/s, measured)"
     space = spaces.get(SPACE)
@@ -169,7 +174,7 @@ def roofline(width: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
                 row[f"{name}: FLOP/byte"] = f"{work / moved:.1f}"
                 row[f"{name}: networks/s (predicted)"] = f"{1 / seconds[name]:.0f}"
             alone = group_work(job, group, None, "cpu")
-            # The unbatched program of the fine group stands for what the map form does: no operation in vain.
+            # The unbatched program of the fine group equals the work of the map form, which wastes no operation.
             seconds[here] = seconds_by_peaks(alone, machine["peak"], machine["bandwidth"])
             work, moved = work_of(alone)
             row["FLOP/byte, one at a time"] = f"{work / moved:.1f}"
@@ -194,7 +199,7 @@ def roofline(width: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def draw(rows: list[dict[str, Any]]) -> None:
-    """Networks a second of every sweep, rows as the page shows them, as a PNG beside it."""
+    """Draw networks per second of every sweep as a PNG beside the page; rows are those of the page."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -235,7 +240,7 @@ def write_sweeps(lengths: list[int], archs: int) -> None:
 
 
 def write_roofline(width: int) -> None:
-    """Write the page of what all programs take by the peaks."""
+    """Write the page with the predicted seconds of all programs."""
     programs_table, whole = roofline(width)
     text = header(f"Roofline of {SPACE}, paper size, batches of {width}")
     text += markdown_table(programs_table) + "\n" + markdown_table(whole)

@@ -1,13 +1,13 @@
-"""Architectures per second of ours and of a plain PyTorch loop, on the same architectures, alternating in one run.
+"""This benchmark measures architectures per second of ours and of a plain PyTorch loop, on the same architectures.
 
   python benchmarks/score_throughput.py                      # paper size, 24 architectures
   python benchmarks/score_throughput.py --num 6 --variant smoke
 
-Both run the same protocol (ten steps, no backward pass after the last forward) on distinct functions, each as its
-canonical form, so that neither gains from removing duplicates or dead edges. PyTorch is timed in both memory formats
-and the better counts. Blocks of a few architectures alternate, so that a change of the machine's speed meets both. The
-Spearman column needs the benchmark data (EPROXY_DATA, default ../shared/data); for more architectures see
-benchmarks/ranking.py.
+Both run the same training (ten steps, no backward pass after the last forward pass) on canonical forms of distinct
+functions. So neither gains from removing duplicates or dead edges. PyTorch is timed in both memory formats, and the
+better one counts. Blocks of a few architectures alternate, so that a change of the machine's speed affects both. The
+Spearman column needs the benchmark data (EPROXY_DATA, default ../shared/data); benchmarks/ranking.py has it for more
+architectures.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from common import DATA, POOLS, ROOT, best_seconds, header, markdown_table, page_name, write_page
 
-# Forms of the PyTorch loop: (channels_last, wasteful). The wasteful one does what the public reference does: gradients
-# of the barrier, which its optimiser ignores, and a backward pass after the last loss.
+# Forms of the PyTorch loop: (channels_last, wasteful). The wasteful form works like the public reference: it computes
+# gradients of the barrier, which its optimiser ignores, and a backward pass after the last loss.
 PEERS = {
     "PyTorch, NCHW": (False, False),
     "PyTorch, channels_last": (True, False),
@@ -34,9 +34,9 @@ PEERS = {
 
 
 def torch_scorer(space, settings, task):
-    """(arch, channels_last, wasteful) -> final loss with the peer's own initial weights, see PEERS.
+    """Return a function (arch, channels_last, wasteful) -> final loss with the peer's own initial weights, see PEERS.
 
-    On the platform that JAX has by default: a GPU beside a GPU.
+    The peer runs on JAX's default platform: on a GPU if JAX does.
     """
     import torch
     from peer import torch_reference as reference
@@ -72,7 +72,7 @@ def torch_scorer(space, settings, task):
 
 
 def matmul_peak() -> float:
-    """FLOP/s of 2048 x 2048 products, one on every device at once: the best of five."""
+    """Measure the FLOP/s of 2048 x 2048 products, one on every device at once: the best of five."""
     copies = [jax.device_put(jax.random.normal(jax.random.key(0), (2048, 2048)), device) for device in jax.devices()]
     return len(copies) * 2 * 2048**3 / best_seconds(jax.jit(lambda a: a @ a), copies)
 
@@ -127,7 +127,7 @@ def main() -> None:
 
     size = job.task.images.shape[1]
     flops = float(np.mean([needed_flops(space, settings, a, job.task.images.shape[0], size) for a in archs]))
-    # Only of spaces that are measured as a whole: the architectures are a sample of the space.
+    # Only for spaces whose benchmark has all architectures, because these are a sample of the space.
     known = DATA.is_dir() and space.name in POOLS
     truth = read_truth(DATA / POOLS[space.name][0][0], space) if known else None
     best_peer = min(np.mean(rows[name]) for name in PEERS)
@@ -150,7 +150,7 @@ def main() -> None:
         )
     macs = [space.macs(arch) for arch in archs]
     alone = ranks.rank_quality(macs, [truth[a] for a in archs]).spearman if truth else float("nan")
-    # Again: nothing is traced or compiled on a second call.
+    # Call again: a second call traces and compiles nothing.
     ours(archs[:2])
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     notes = (

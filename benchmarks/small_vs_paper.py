@@ -1,12 +1,12 @@
-"""Does the small size rank like the paper's? The same architectures at both sizes.
+"""This benchmark scores the same architectures at the small and at the paper's size and compares the ranks.
 
   python benchmarks/small_vs_paper.py --space nasbench201 --num-archs 40 --num-settings 2
   python benchmarks/small_vs_paper.py --space nds_darts --num-archs 16
 
-Plain Eproxy as either variant of the space's configuration has it, and ``--num-settings`` random settings out of the
-small gene table, on random architectures of the benchmark. For each setting: Spearman between both sizes' scores, and
-of each size with the truth. ``ep.runs.score`` does the work under ``--workdir``, so that a killed run resumes. Needs
-the benchmark data (EPROXY_DATA).
+It runs plain Eproxy, as each variant of the space's configuration has it, and ``--num-settings`` random settings of the
+small gene table, on random architectures of the benchmark. For each setting the page shows Spearman between the scores
+of both sizes, and of each size with the truth. ``ep.runs.score`` does the work under ``--workdir``, so a killed run
+resumes. The script needs the benchmark data (EPROXY_DATA).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIZES = ("small", "paper")
 
 
 def scored(spec: config.RunSpec, names: list[str], settings: ep.ProxySettings | None, folder: Path) -> ep.ScoreResult:
-    """Scores and seconds of one size and setting; plain Eproxy as the size's configuration has it without a setting."""
+    """Score at one size under one setting; without a setting, under plain Eproxy of that size's configuration."""
     chosen = spec.settings if settings is None else settings
     result = ep.runs.score(names, spec.space, chosen, spec.images, spec.weight_seed, workdir=folder)
     assert result is not None

@@ -1,9 +1,11 @@
-"""A family that is not built in: 36 MLP-Mixers, as an example of a user's own Flax modules.
+"""This configuration defines a family that is not built in: 36 MLP-Mixers, an example of your own Flax modules.
 
   eproxy score --config configs/mixer.py        --all --workdir runs/mixer
   eproxy score --config configs/mixer.py:smoke  --all --workdir runs/mixer-smoke
 
-One compilation a network. Tolstikhin et al., "MLP-Mixer", NeurIPS 2021.
+Each network needs its own compilation.
+
+Source: Tolstikhin et al., "MLP-Mixer", NeurIPS 2021.
 """
 
 import dataclasses
@@ -19,7 +21,7 @@ TAPS = 3
 
 
 class Mixer(nn.Module):
-    """Patches, then blocks that mix tokens and channels in turn."""
+    """An MLP-Mixer: patches, then blocks that mix tokens and channels in turn."""
 
     patch: int
     width: int
@@ -28,7 +30,7 @@ class Mixer(nn.Module):
 
     @nn.compact
     def __call__(self, images):
-        """[B, H, W, 3] -> three feature maps [B, H / patch, W / patch, width], last one first."""
+        """Map [B, H, W, 3] to three feature maps [B, H / patch, W / patch, width], last one first."""
         batch, height, width, _ = images.shape
         rows, columns = height // self.patch, width // self.patch
         x = images.reshape(batch, rows, self.patch, columns, self.patch, 3).transpose(0, 1, 3, 2, 4, 5)
@@ -38,11 +40,11 @@ class Mixer(nn.Module):
             x = x + self.mix(nn.LayerNorm()(x).swapaxes(1, 2)).swapaxes(1, 2)
             x = x + self.mix(nn.LayerNorm()(x))
             taps.append(x.reshape(batch, rows, columns, self.width))
-        # The end, and one third and two thirds of the way back from it.
+        # Feature maps at the end, one third before it and two thirds before it.
         return [taps[-1 - self.depth * i // TAPS] for i in range(TAPS)]
 
     def mix(self, x):
-        """A perceptron with one hidden layer along the last axis."""
+        """Apply a perceptron with one hidden layer along the last axis."""
         hidden = nn.gelu(nn.Dense(self.expansion * x.shape[-1])(x))
         return nn.Dense(x.shape[-1])(hidden)
 
@@ -58,19 +60,19 @@ class MixerSpace(spaces.FlaxFamily):
 
     @property
     def archs(self):
-        """Every combination."""
+        """All architectures of the family."""
         widths = [self.base_width * factor for factor in (1, 2, 4)]
         return tuple(itertools.product((4, 8), widths, (3, 6, 9), (1, 2)))
 
     def build(self, arch):
-        """The network of an architecture."""
+        """Build the network of an architecture."""
         return Mixer(*arch)
 
 
 def get_config(variant: str = "paper"):
-    """The configuration of one variant."""
+    """Return the configuration of one variant."""
     config = eproxy_config.variant_config("mixer", variant, small={"base_width": 16}, smoke={"base_width": 4})
-    config.settings.lr = 0.1  # Layer norms do not bear the learning rate of batch-normalised networks.
+    config.settings.lr = 0.1  # Networks with layer norms need a lower learning rate than batch-normalised ones.
     if variant == "smoke":
         config.images.size = 32  # 8 pixels would be one patch
     return config

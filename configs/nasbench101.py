@@ -1,22 +1,25 @@
-"""NAS-Bench-101 with plain Eproxy.
+"""This configuration runs plain Eproxy on NAS-Bench-101.
 
   eproxy score --config configs/nasbench101.py            --sample 300 --seed 0 --workdir runs/nb101
   eproxy score --config configs/nasbench101.py:small      --sample 300 --seed 0 --workdir runs/nb101-small
   eproxy score --config configs/nasbench101.py:smoke      --sample 10  --seed 0 --workdir runs/nb101-smoke
 
-The cost is the architecture's: 0.06 to 7.3 GMACs an image at the paper's size, 0.7 in the median; at most 0.22 in
-NAS-Bench-201. ``small`` compiles in about 16 s of CPU time and takes 0.25 s a network on one core beside other load.
+Expected time of ``small`` on 2 CPU cores: 16 s of compilation, then 0.25 s a network. At the paper's size networks
+have 0.06 to 7.3 GMACs per image, so their times differ as much.
 
-Spearman of plain Eproxy with ``small``, 300 networks, 3 weight seeds: CIFAR-10 .650, MACs alone .491; ImageNet .273,
-MACs .238; with eight settings found by 20 labels .811 on CIFAR-10. Pages in benchmarks/results:
-ranking_nasbench101_small.md, dps_nasbench101.md.
+Expected Spearman of plain Eproxy with ``small``, 300 networks, 3 weight seeds:
+
+* CIFAR-10: .650 (MACs alone .491). Eight settings fitted to 20 labels reach .811.
+* ImageNet: .273 (MACs alone .238)
+
+Pages in benchmarks/results: ranking_nasbench101_small.md, dps_nasbench101.md.
 """
 
 from eproxy_jax.cli import config as eproxy_config
 
 
 def get_config(variant: str = "paper"):
-    """The configuration of one variant."""
+    """Return the configuration of one variant."""
     return eproxy_config.variant_config(
         "nasbench101",
         variant,

@@ -1,21 +1,32 @@
-"""The NDS spaces with plain Eproxy; the argument is the space and the variant.
+"""This configuration runs plain Eproxy on an NDS space; the argument is the space and the variant.
 
   eproxy score --config configs/nds.py:DARTS,paper --sample 100 --seed 0 --workdir runs/nds-darts
   eproxy score --config configs/nds.py:DARTS,small --archs DARTS_in.json --truth DARTS_in.json --workdir runs/darts
   eproxy score --config configs/nds.py:DARTS,smoke --sample 10  --seed 0 --workdir runs/nds-smoke
 
-Times of the cell spaces (DARTS to Amoeba) in CPU seconds, on 2 cores that other runs shared: a program for each width
-compiles in 16 (DARTS) to 24 (NASNet); ``small`` then takes 0.6 to 2 a network, ``paper``
-9 (6 cells of width 32) to 21 (14 cells) and 3.4 GB of memory, in proportion to the width.
+Expected time on 2 CPU cores, for the cell spaces (DARTS to Amoeba), in CPU seconds:
 
-Spearman of plain Eproxy with ``small`` on all ImageNet rows, 3 weight seeds (with alpha = 0.5; MACs alone; parameters
-alone): DARTS .508 (.835; .824; .805), ENAS .482 (.824; .758; .739), PNAS .225 (.688; .617; .537), NASNet .404 (.598;
-.489; .468), Amoeba .693 (.683; .387; .288), ResNeXt-A .715 (.820; .786; .920), ResNeXt-B .704 (.715; .718; .895).
-Pages: benchmarks/results/ranking_nds_*_small.md. Five settings fitted to 20 labels, with the ImageNet networks' sizes,
-reach a mean of .784 over the seven spaces (these sizes alone .66 and .69): benchmarks/results/dps_nds.md.
+* compilation, for each width of the networks: 16 (DARTS) to 24 (NASNet)
+* a network with ``small``: 0.6 to 2
+* a network with ``paper`` at width 32: 9 (6 cells) to 21 (14 cells), and 3.4 GB of memory; both grow with the width
+
+Expected Spearman with ``small`` on all ImageNet rows, 3 weight seeds:
+
+  space      plain Eproxy  alpha = 0.5  MACs alone  parameters alone
+  DARTS      .508          .835         .824        .805
+  ENAS       .482          .824         .758        .739
+  PNAS       .225          .688         .617        .537
+  NASNet     .404          .598         .489        .468
+  Amoeba     .693          .683         .387        .288
+  ResNeXt-A  .715          .820         .786        .920
+  ResNeXt-B  .704          .715         .718        .895
+
+Pages: benchmarks/results/ranking_nds_*_small.md. Five settings fitted to 20 labels, with the sizes of the ImageNet
+networks, reach a mean of .784 over the seven spaces. These sizes alone reach .66 and .69
+(benchmarks/results/dps_nds.md).
 
 Spaces: DARTS, ENAS, PNAS, NASNet, Amoeba, ResNet, ResNeXt-A, ResNeXt-B, Vanilla. ``--archs`` and ``--truth`` take the
-files of NDS as they are.
+files of NDS unchanged.
 """
 
 from eproxy_jax import spaces
@@ -41,7 +52,7 @@ SPACES = {
 
 
 def get_config(argument: str = "paper"):
-    """The configuration of ``SPACE,VARIANT``, or of ``VARIANT`` of DARTS."""
+    """Return the configuration of ``SPACE,VARIANT``, or of ``VARIANT`` of DARTS."""
     label, _, variant = (argument if "," in argument else f"DARTS,{argument}").partition(",")
     if label not in SPACES:
         raise ValueError(f"unknown NDS space {label!r}{did_you_mean(label, SPACES)}; known: {', '.join(SPACES)}")

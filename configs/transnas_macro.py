@@ -1,22 +1,22 @@
-"""TransNAS-Bench-101-macro with plain Eproxy.
+"""This configuration runs plain Eproxy on TransNAS-Bench-101-macro.
 
 eproxy score --config configs/transnas_macro.py         --sample 300 --seed 0 --workdir runs/macro
 eproxy score --config configs/transnas_macro.py:small   --sample 300 --seed 0 --workdir runs/macro-small
 eproxy score --config configs/transnas_macro.py:smoke   --sample 10  --seed 0 --workdir runs/macro-smoke
 
-One compilation serves all 3,255 codes, but it holds 53 block shapes forward and backward: 28 s for ``small`` on 2 CPU
-cores, then 3 to 4 networks a second. (Width 4, 8-pixel images: 25 shapes; 6 s of CPU time forward,
-17 s with gradients.) On accelerators take the form ``map`` or a small ``vmap`` width: each candidate owns a bank of
-160 MB three times over (weights, gradients, momenta), and trunks run one after the other in both forms.
-300 random codes with ``small``, 3 weight seeds: none diverged, Spearman with class_scene .527, with alpha = 0.5 .692,
-MACs alone .857; all tasks: benchmarks/results/ranking_transnas_macro_small.md.
+One program serves all 3,255 codes. Expected time of ``small`` on 2 CPU cores: 28 s of compilation, then 3 to 4 networks
+a second. On accelerators take the form ``map`` or a small ``vmap`` width: each candidate has 160 MB of weights, and as
+much of gradients and of momenta, and backbones run one after the other in both forms.
+
+Expected Spearman of ``small`` with class_scene, 300 random codes, 3 weight seeds: .527, and .692 with alpha = 0.5 (MACs
+alone .857). No training diverged. All tasks: benchmarks/results/ranking_transnas_macro_small.md.
 """
 
 from eproxy_jax.cli import config as eproxy_config
 
 
 def get_config(variant: str = "paper"):
-    """The configuration of one variant."""
+    """Return the configuration of one variant."""
     return eproxy_config.variant_config(
         "transnas_macro",
         variant,

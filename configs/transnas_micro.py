@@ -1,13 +1,14 @@
-"""TransNAS-Bench-101-micro with plain Eproxy.
+"""This configuration runs plain Eproxy on TransNAS-Bench-101-micro.
 
   eproxy score --config configs/transnas_micro.py         --sample 300 --seed 0 --workdir runs/transnas
   eproxy score --config configs/transnas_micro.py:small   --sample 300 --seed 0 --workdir runs/transnas-small
   eproxy score --config configs/transnas_micro.py:smoke   --sample 10  --seed 0 --workdir runs/transnas-smoke
 
-On 2 CPU cores: paper 1.35 s a distinct network and 21 s of compilation. Plain settings rank class_scene the wrong way
-round (Spearman -.44, MACs alone .63); alpha = 0.5 gives .669. Figures: benchmarks/results/ranking_transnas_micro.md.
+Expected time of ``paper`` on 2 CPU cores: 21 s of compilation, then 1.35 s a distinct network. Expected Spearman with
+class_scene: -.44, so plain settings rank it in reverse, and .669 with alpha = 0.5 (MACs alone .63). Page:
+benchmarks/results/ranking_transnas_micro.md.
 
-The size small is a proxy of its own: its scores rank like the paper size's by .36 only, on 24 networks
+The size ``small`` is a different proxy: Spearman between its scores and those of ``paper`` is .36, on 24 networks
 (benchmarks/results/small_vs_paper_transnas_micro.md).
 """
 
@@ -15,7 +16,7 @@ from eproxy_jax.cli import config as eproxy_config
 
 
 def get_config(variant: str = "paper"):
-    """The configuration of one variant."""
+    """Return the configuration of one variant."""
     return eproxy_config.variant_config(
         "transnas_micro",
         variant,

@@ -19,7 +19,7 @@ def fingerprint(description: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
-def number(value: float) -> float | None:
+def json_number(value: float) -> float | None:
     """Round to float32 and return its shortest decimal; None (null) if it is not finite: JSON has no such number."""
     return float(str(np.float32(value))) if math.isfinite(value) else None
 

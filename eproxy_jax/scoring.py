@@ -123,7 +123,7 @@ def run_identity(
     return {**identity_of(space, key, execution), "images": batch_identity(images), **own}
 
 
-def collect(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: dict[str, float]) -> ScoreResult:
+def score_losses(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: dict[str, float]) -> ScoreResult:
     """Turn losses into scores.
 
     Args:
@@ -221,4 +221,4 @@ def score_networks(job: Job, networks: Networks, progress: Callable[[int, int], 
         if progress is not None:
             progress(done, len(networks.distinct))
     seconds = {"compile": sum(compiled), "run": time.perf_counter() - start - sum(compiled)}
-    return collect(job, networks.archs, losses[networks.index], seconds)
+    return score_losses(job, networks.archs, losses[networks.index], seconds)

@@ -29,7 +29,7 @@ from eproxy_jax.dps.genes import GeneTable, mutated_settings, random_settings, w
 from eproxy_jax.execution import programs
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import GroupInput, distinct_networks, group_inputs
-from eproxy_jax.jsonlines import JsonLines, fingerprint, number
+from eproxy_jax.jsonlines import JsonLines, fingerprint, json_number
 from eproxy_jax.progress import Progress
 
 # Candidates per device and call: a setting's architectures need few calls, and each call reports progress.
@@ -162,7 +162,7 @@ class LossBank:
     def append(self, genes: Any, start: int, losses: np.ndarray) -> None:
         """Append the losses [n, S] under one setting of n architectures, from position ``start`` on."""
         setting = tuple(int(g) for g in genes)
-        plain = [[number(v) for v in one] for one in losses]
+        plain = [[json_number(v) for v in one] for one in losses]
         self._file.append([json.dumps({"setting": setting, "start": start, "losses": plain})])
         # The rounded values, as a reader of the file sees them: a resumed run then equals an undisturbed one.
         self._add_losses(setting, start, plain)

@@ -48,13 +48,15 @@ _CHUNKS_IN_FLIGHT = 2
 _MAPPINGS_SHARE = 0.3
 
 # (key, encoded, *shared) -> arrays of one candidate. Equal functions share a compiled program.
-Candidate = Callable[..., Any]
+BoundCandidateFn = Callable[..., Any]
 
 
 # --- the program ---------------------------------------------------------------------------------------------
 
 
-def chunk_program(candidate: Candidate, form: Form, mesh: Mesh, vmap_width: int = VMAP_WIDTH) -> Callable[..., Any]:
+def chunk_program(
+    candidate: BoundCandidateFn, form: Form, mesh: Mesh, vmap_width: int = VMAP_WIDTH
+) -> Callable[..., Any]:
     """Return the function that evaluates one chunk of candidates, sharded over the mesh. It is to be jitted.
 
     Args:
@@ -118,7 +120,7 @@ class ProgramSpec:
       shared: (treedef, (shape, dtype) of each leaf) of the key and the shared arrays.
     """
 
-    candidate: Candidate
+    candidate: BoundCandidateFn
     encoded_shape: tuple[int, ...]
     form: Form
     devices: tuple[Device, ...]
@@ -130,7 +132,7 @@ class ProgramSpec:
     @classmethod
     def of(
         cls,
-        candidate: Candidate,
+        candidate: BoundCandidateFn,
         encoded_shape: tuple[int, ...],
         execution: Execution,
         key: Array,
@@ -194,13 +196,13 @@ def _lower(spec: ProgramSpec) -> Callable[[], CompiledProgram]:
     lowered, mesh = spec.lower()
     traced = time.perf_counter() - start
 
-    def compile() -> CompiledProgram:
+    def finish() -> CompiledProgram:
         start = time.perf_counter()
         call = lowered.compile()
         temp_bytes = int(getattr(call.memory_analysis(), "temp_size_in_bytes", 0))
         return CompiledProgram(call, mesh, spec.chunk_size, traced + time.perf_counter() - start, temp_bytes)
 
-    return compile
+    return finish
 
 
 def compile_program(spec: ProgramSpec) -> CompiledProgram:
@@ -301,7 +303,7 @@ class _Compiler:
 
 
 def run_groups(
-    candidate_of: Callable[[spaces.Group], Candidate],
+    candidate_of: Callable[[spaces.Group], BoundCandidateFn],
     inputs: Sequence[GroupInput],
     execution: Execution,
     key: Array,
@@ -348,7 +350,7 @@ def run_groups(
 
 
 def _run_group(
-    candidate_of: Callable[[spaces.Group], Candidate],
+    candidate_of: Callable[[spaces.Group], BoundCandidateFn],
     one: GroupInput,
     following: GroupInput | None,
     execution: Execution,

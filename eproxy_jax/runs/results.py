@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from eproxy_jax.jsonlines import ANOTHER_OUT, JsonLines, number
+from eproxy_jax.jsonlines import ANOTHER_OUT, JsonLines, json_number
 from eproxy_jax.types import ScoreResult
 
 
@@ -30,8 +30,8 @@ def lines_of(result: ScoreResult, run: str) -> list[str]:
             {
                 "arch": arch,
                 "score": float(result.score[i]) if math.isfinite(result.score[i]) else None,
-                "loss": number(result.loss[i]),
-                "losses": [number(value) for value in result.losses[i]],
+                "loss": json_number(result.loss[i]),
+                "losses": [json_number(value) for value in result.losses[i]],
                 "macs": int(result.macs[i]),
                 "params": int(result.params[i]),
                 "effective_macs": int(result.effective_macs[i]),

@@ -228,7 +228,7 @@ class _Training:
     def _append(self, numbers: Sequence[int], losses: np.ndarray) -> None:
         """Append the lines of trained networks: losses [n, S]."""
         pairs = [(arch, row) for row, number in enumerate(numbers) for arch in self._missing.pop(number)]
-        result = scoring.collect(self._job, [arch for arch, _ in pairs], losses[[row for _, row in pairs]], {})
+        result = scoring.score_losses(self._job, [arch for arch, _ in pairs], losses[[row for _, row in pairs]], {})
         self._results.append(lines_of(result, self._run_id))
         self._diverged += result.status.count(STATUS_DIVERGED)
 
