@@ -85,9 +85,9 @@ def measure(row: dict[str, Any]) -> dict[str, Any]:
         sample = dict.fromkeys(space.canonical(arch) for arch in space.sample(8 * row["distinct"], 0))
         archs = list(sample)[: row["distinct"]]
         compiled: list[float] = []
-        list(scoring.run(job, archs[: row["devices"]], compiled.append))
+        list(job.evaluation.run(archs[: row["devices"]], compiled.append))
         start = time.perf_counter()
-        list(scoring.run(job, archs))
+        list(job.evaluation.run(archs))
         found["seconds"] = {"compile": sum(compiled), "run": time.perf_counter() - start}
         found["flops"] = sum(flops.needed_flops(space, job.settings, arch, *batch.shape[:2]) for arch in archs)
     found["memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -135,9 +135,9 @@ def group_work(job: scoring.Job, group: Any, width: int | None, platform: str) -
     lead = () if width is None else (width,)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), lead))
     encoded = jax.ShapeDtypeStruct((*lead, *group.encode(job.space.sample(1, 0)).shape[1:]), jnp.int32)
-    candidate = job.candidate(group)
+    candidate = job.evaluation.candidate(group)
     batched = candidate if width is None else jax.vmap(candidate, (0, 0, None))
-    return list(traced_work.operations(batched, keys, encoded, *job.shared, platform=platform))
+    return list(traced_work.operations(batched, keys, encoded, *job.evaluation.shared, platform=platform))
 
 
 def work_of(operations: list[traced_work.Operation]) -> tuple[int, int]:

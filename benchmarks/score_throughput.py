@@ -99,12 +99,12 @@ def main() -> None:
     archs = distinct[: arguments.num]
     job = scoring.make_job(space, settings, spec.images, spec.weight_seed)
     compilations = programs.num_compilations()
-    program = job.program(archs[0])
+    program = job.evaluation.program(archs[0])
     theirs = torch_scorer(space, settings, job.task)
 
     def ours(block) -> list[float]:
         losses = np.empty(len(block))
-        for positions, chunk in scoring.run(job, block):
+        for positions, chunk in job.evaluation.run(block):
             losses[positions] = chunk[:, -1]
         return losses.tolist()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -17,10 +17,9 @@ import optax
 from jax import Array
 
 from eproxy_jax import proxy, spaces
-from eproxy_jax.execution import evaluation
+from eproxy_jax.execution.evaluation import Evaluation, identity_of
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import Networks, distinct_networks, parse_all
-from eproxy_jax.execution.programs import CompiledProgram
 from eproxy_jax.images import batch_identity, default_images, standardize
 from eproxy_jax.sources import source_fingerprint
 from eproxy_jax.targets import TargetFn, check_features
@@ -37,47 +36,36 @@ class Job:
     """The arguments of a run except its architectures, on its devices.
 
     Attributes:
-      space: the search space.
       settings: the proxy's settings.
-      training: Eproxy as a function of one candidate's network.
-      key: typed key.
-      task: images, targets, barriers.
-      hyper: the data part of the settings.
-      execution: devices and execution form.
+      evaluation: Eproxy as a function of one candidate, with all that candidates share.
     """
 
-    space: spaces.SearchSpace
     settings: ProxySettings
-    training: proxy.Training
-    key: Array
-    task: proxy.ProxyTask
-    hyper: proxy.ProxyHyper
-    execution: Execution
+    evaluation: Evaluation
 
     @property
-    def shared(self) -> tuple[proxy.Task]:
-        """The data that all candidates share: one task."""
-        return ((self.task, self.hyper),)
+    def space(self) -> spaces.SearchSpace:
+        """The search space."""
+        return self.evaluation.space
 
     @property
-    def dtype(self) -> Any:
-        """Dtype of parameters and images."""
-        return self.task.images.dtype
+    def execution(self) -> Execution:
+        """Devices and form."""
+        return self.evaluation.execution
 
-    def candidate(self, group: spaces.Group) -> evaluation.OnNetwork:
-        """Return the function that trains one architecture of a group."""
-        return evaluation.OnNetwork.of(self.training, group, self.dtype)
+    @property
+    def task(self) -> proxy.ProxyTask:
+        """Images, targets, barriers."""
+        return self.evaluation.shared[0][0]
 
-    def program(self, arch: Any) -> CompiledProgram:
-        """Return the compiled program of a canonical architecture's group. The first equal call compiles it."""
-        how = (self.key, self.shared, self.execution, self.dtype)
-        return evaluation.program(self.training, arch, self.space, *how)
+    @property
+    def hyper(self) -> proxy.ProxyHyper:
+        """The data part of the settings."""
+        return self.evaluation.shared[0][1]
 
     def widened(self, archs: Sequence[Any]) -> Job:
-        """Return a job with batches as wide as memory allows, if the execution asks for that."""
-        how = (self.key, self.shared, self.execution, self.dtype)
-        execution = evaluation.widened(self.training, archs, self.space, *how)
-        return dataclasses.replace(self, execution=execution)
+        """The same with batches as wide as memory holds, where the execution asks for that."""
+        return dataclasses.replace(self, evaluation=self.evaluation.widened(archs))
 
 
 def make_job(
@@ -102,9 +90,9 @@ def make_job(
     batch = standardize(default_images() if images is None else images)
     task = jax.jit(lambda key, images: proxy.make_task(key, settings, images, targets))(typed_key, batch)
     hyper = proxy.ProxyHyper.of(settings, batch.dtype)
-    typed_key, task, hyper = execution.replicate((typed_key, task, hyper))
     training = proxy.Training(proxy.ProxySpec.of(settings), optimizer)
-    return Job(space, settings, training, typed_key, task, hyper, execution)
+    evaluation = Evaluation.of(training, space, typed_key, ((task, hyper),), execution, batch.dtype)
+    return Job(settings, evaluation)
 
 
 def run_identity(
@@ -132,16 +120,7 @@ def run_identity(
         own["targets"] = {name: source_fingerprint(function) for name, function in sorted(targets.items())}
     if optimizer is not None:
         own["optimizer"] = [source_fingerprint(part) for part in optimizer]
-    return {**evaluation.identity_of(space, key, execution), "images": batch_identity(images), **own}
-
-
-def run(
-    job: Job, archs: Sequence[Any], compiled: Callable[[float], None] | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the losses of canonical, distinct architectures, chunk by chunk: (positions [n], losses [n, S])."""
-    return evaluation.run(
-        job.training, archs, job.space, job.key, job.shared, job.execution, job.dtype, compiled=compiled
-    )
+    return {**identity_of(space, key, execution), "images": batch_identity(images), **own}
 
 
 def score_losses(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: dict[str, float]) -> ScoreResult:
@@ -236,7 +215,7 @@ def score_networks(job: Job, networks: Networks, progress: Callable[[int, int], 
     compiled: list[float] = []
     start, done = time.perf_counter(), 0
     losses = np.empty((len(networks.distinct), job.settings.num_steps))
-    for positions, chunk in run(job, networks.distinct, compiled.append):
+    for positions, chunk in job.evaluation.run(networks.distinct, compiled.append):
         losses[positions] = chunk
         done += len(chunk)
         if progress is not None:

@@ -98,7 +98,7 @@ class _Reader:
             yield from (type(value).__name__, self.digest(value.__func__))
         elif isinstance(value, functools.cached_property):
             yield from ("property", self.digest(value.func))
-        elif hasattr(value, "__wrapped__"):  # jit, cache, custom_vjp with its rules
+        elif callable(value) and hasattr(value, "__wrapped__"):  # jit, cache, custom_vjp with its rules
             rules = [part for _, part in sorted(_attributes(value).items()) if isinstance(part, types.FunctionType)]
             yield from ("wrapped", *map(self.digest, (inspect.unwrap(value), *rules)))
         elif isinstance(value, Mapping):
@@ -108,11 +108,14 @@ class _Reader:
         elif isinstance(value, Sequence):
             yield from ("sequence", *map(self.digest, value))
         elif all(hasattr(value, name) for name in ("__array__", "dtype", "shape")):
-            yield from ("array", str(value.dtype), str(value.shape))
-            if isinstance(value.dtype, np.dtype):  # typed keys of JAX have a dtype of their own, and no bytes
-                yield hashlib.blake2b(np.asarray(value).tobytes(), digest_size=16).hexdigest()
+            yield from self._array(value)
         else:
             yield from self._object(value)
+
+    def _array(self, array: Any) -> Iterator[str]:
+        yield from ("array", str(array.dtype), str(array.shape))
+        if isinstance(array.dtype, np.dtype):  # typed keys of JAX have a dtype of their own, and no bytes
+            yield hashlib.blake2b(np.asarray(array).tobytes(), digest_size=16).hexdigest()
 
     def _function(self, function: types.FunctionType) -> Iterator[str]:
         module = function.__globals__.get("__name__")

@@ -14,7 +14,19 @@ from eproxy_jax.types import ProxySettings
 
 ROOT = Path(__file__).resolve().parents[1]
 
-SPACES = {
+
+class Table(dict):
+    """One entry for every registered space; a missing one says what to add."""
+
+    def __init__(self, what: str, entries: dict):
+        super().__init__(entries)
+        self.what = what
+
+    def __missing__(self, name: str):
+        raise LookupError(f"the search space {name!r} is not tested: add {self.what} in tests/helpers.py")
+
+
+SPACES = Table("a tiny instance of it to SPACES", {
     # Five channels divide by no number of vertices: remainders and truncation everywhere.
     "nasbench101": spaces.get("nasbench101", stem_channels=5, modules_per_stack=1),
     "nasbench201": spaces.get("nasbench201", stem_channels=4, cells_per_stage=1),
@@ -30,7 +42,7 @@ SPACES = {
     "nds_pnas": spaces.get("nds_pnas", width_divisor=16),
     "transnas_micro": spaces.get("transnas_micro", stem_channels=4, macro="4141"),
     "transnas_macro": spaces.get("transnas_macro", stem_channels=4),
-}
+})  # fmt: skip
 
 
 def anynet(depths, widths, bot_muls=(), num_gs=(), cifar=False):
@@ -71,7 +83,7 @@ def nds(normal: str, reduce: str, width: int = 64, depth: int = 5):
 
 # Cells that between them use every operation, dead edges, shared nodes and the zero network; macro codes of every
 # length with every digit, a last 4, maps of one pixel and the widest ones.
-CELLS = {
+CELLS = Table("architectures that use every operation of it to CELLS", {
     "nasbench101": [
         dag_cell("01 02 13 24 14 15 35 45 05", "3m13"),  # three vertices share the output, input to output
         dag_cell("01 12 23 03 34 14 46 35 56", "1m3m1"),  # two share it, others only feed vertices, pool at the end
@@ -107,7 +119,7 @@ CELLS = {
     "nds_pnas": [nds("i-0 l7-1 m3-2 a3-0 m3-3 i-1 i-4 s7-0 i-2 i-5", "i-1 l7-0 m3-1 a3-2 m3-0 a3-1 m3-0 i-3 i-4 i-5")],
     "transnas_micro": [(3, 1, 2, 1, 3, 1), (1, 2, 3, 0, 1, 3), (0, 0, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
     "transnas_macro": [(1, 2, 3, 1), (1, 1, 1, 4, 4), (2, 2, 2, 1, 1, 3), (3, 3, 3, 4, 2, 1)],
-}  # fmt: skip
+})  # fmt: skip
 # One space of each kind of network that compiles fast; tests of what holds for all are slow on the others.
 QUICK = ("nasbench201", "nds_resnext_a", "nds_vanilla")
 

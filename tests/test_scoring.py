@@ -66,7 +66,7 @@ def test_map_vmap_and_loop_agree_in_float64(x64):
     one = jax.jit(proxy.candidate_losses, static_argnums=(0, 1))
     loop = []
     for arch in map(SPACE.canonical, archs):
-        key = proxy.candidate_key(job.key, jnp.asarray(spaces.arch_identity(SPACE, arch)))
+        key = proxy.candidate_key(job.evaluation.key, jnp.asarray(spaces.arch_identity(SPACE, arch)))
         loop.append(one(network, 10, key, jnp.asarray(SPACE.encode([arch])[0]), job.task, job.hyper))
     np.testing.assert_allclose(np.stack(loop), results["map"].losses, rtol=1e-6)
 
@@ -105,7 +105,9 @@ def test_bfloat16_products_sum_in_float32():
     job = scoring.make_job(SPACE, TINY, IMAGES, 5, execution)
     group = SPACE.group(ARCHS[0])
     shape = group.encode(ARCHS[:1]).shape[1:]
-    spec = programs.ProgramSpec.of(job.candidate(group), shape, execution, job.key, job.shared)
+    spec = programs.ProgramSpec.of(
+        job.evaluation.candidate(group), shape, execution, job.evaluation.key, job.evaluation.shared
+    )
     lines = spec.lower()[0].as_text().splitlines()
     products = [line for line in lines if "stablehlo.dot_general" in line or "stablehlo.convolution" in line]
     assert len(products) > 20
@@ -119,7 +121,7 @@ def test_batches_as_wide_as_memory_holds(baseline, monkeypatch):
     class Program:
         temp_bytes = VMAP_WIDTH * 1000
 
-    monkeypatch.setattr(evaluation, "program", lambda *_: Program())
+    monkeypatch.setattr(evaluation.Evaluation, "program", lambda *_: Program())
     monkeypatch.setattr(memory, "free_bytes", lambda devices: 5000 / 0.8)
     job = scoring.make_job(SPACE, TINY, IMAGES, 5, Execution.of(form="vmap", vmap_width="auto"))
     wide = job.widened(ARCHS).execution
@@ -246,9 +248,9 @@ def test_lowers_for_accelerators(name):
     execution = Execution.of(jax.devices()[:1], "vmap", vmap_width=2)
     job = scoring.make_job(space, TINY, IMAGES, 0, execution)
     mesh = candidates_mesh(execution.devices)
-    program = jax.jit(programs.chunk_program(job.candidate(group), "vmap", mesh, 2))
-    arguments = (job.key, np.zeros((2, 2), np.uint32), group.encode([arch, arch]), np.ones(2, bool))
+    program = jax.jit(programs.chunk_program(job.evaluation.candidate(group), "vmap", mesh, 2))
+    arguments = (job.evaluation.key, np.zeros((2, 2), np.uint32), group.encode([arch, arch]), np.ones(2, bool))
     for platforms, groups in ((("cpu", "tpu"), {"1"}), (("cpu", "cuda", "tpu"), {"1", "2"})):
-        text = jax.export.export(program, platforms=platforms)(*arguments, job.shared).mlir_module()
+        text = jax.export.export(program, platforms=platforms)(*arguments, job.evaluation.shared).mlir_module()
         assert "stablehlo.convolution" in text or "stablehlo.dot_general" in text
         assert set(re.findall(r"feature_group_count = (\d+)", text)) <= groups

@@ -1,7 +1,7 @@
 """This module evaluates any function of one candidate over a list of architectures.
 
 Data flows one way: architectures -> canonical forms -> groups -> device programs -> rows. A result depends on
-(architecture, function, shared arrays, key) only. Eproxy itself goes through :func:`run`.
+(architecture, function, what is shared, key) only. Eproxy itself goes through :class:`Evaluation`.
 """
 
 from __future__ import annotations
@@ -52,11 +52,6 @@ class OnNetwork:
         """Return the function's result for one candidate. Consumes the key."""
         return self.fn(self.network, key, encoded, *shared)
 
-    @classmethod
-    def of(cls, fn: CandidateFn, group: spaces.Group, dtype: Any = jnp.float32) -> OnNetwork:
-        """Bind the function to the network of a group."""
-        return cls(fn, group.universal(dtype))
-
 
 def arch_key(key: Key[Array, ""] | int, space: spaces.SearchSpace, arch: Any) -> Key[Array, ""]:
     """Return the key that an architecture gets in a run with ``key``.
@@ -71,68 +66,82 @@ def arch_key(key: Key[Array, ""] | int, space: spaces.SearchSpace, arch: Any) ->
     return proxy.candidate_key(proxy.typed_key(key), jnp.asarray(spaces.arch_identity(space, arch)))
 
 
-def run(
-    fn: CandidateFn,
-    archs: Sequence[Any],
-    space: spaces.SearchSpace,
-    key: Array,
-    shared: tuple[Any, ...],
-    execution: Execution,
-    dtype: Any = jnp.float32,
-    compiled: Callable[[float], None] | None = None,
-) -> Iterator[tuple[np.ndarray, Any]]:
-    """Yield the results of canonical, distinct architectures, chunk by chunk.
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A function of one candidate, with all that its candidates share, on devices.
 
-    Args:
+    Attributes:
       fn: see :data:`CandidateFn`.
-      archs: canonical, distinct architectures of the space.
       space: the search space.
       key: typed key, replicated.
-      shared: the arrays that all candidates share, replicated.
-      execution: devices and execution form.
-      dtype: dtype of the networks' parameters.
-      compiled: called with the seconds waited for each compilation.
-
-    Yields:
-      (positions [n] in ``archs``, the function's pytree with a leading axis n).
+      shared: what all candidates share, replicated.
+      execution: devices and form.
+      dtype: of the networks' parameters.
     """
-    inputs = group_inputs(archs, space, execution.grouping)
-    return run_groups(lambda group: OnNetwork.of(fn, group, dtype), inputs, execution, key, shared, compiled)
 
+    fn: CandidateFn
+    space: spaces.SearchSpace
+    key: Array
+    shared: tuple[Any, ...]
+    execution: Execution
+    dtype: Any = jnp.float32
 
-def program(
-    fn: CandidateFn,
-    arch: Any,
-    space: spaces.SearchSpace,
-    key: Array,
-    shared: tuple[Any, ...],
-    execution: Execution,
-    dtype: Any = jnp.float32,
-) -> CompiledProgram:
-    """Return the compiled program of a canonical architecture's group. The first equal call compiles it."""
-    (group,) = by_group([arch], space, execution.grouping)
-    candidate, shape = OnNetwork.of(fn, group, dtype), group.encode([arch]).shape[1:]
-    return compile_program(ProgramSpec.of(candidate, shape, execution, key, shared))
+    @classmethod
+    def of(
+        cls,
+        fn: CandidateFn,
+        space: spaces.SearchSpace,
+        key: Array,
+        shared: tuple[Any, ...],
+        execution: Execution,
+        dtype: Any = jnp.float32,
+    ) -> Evaluation:
+        """The same from a key and arrays that are not on the devices yet."""
+        key, shared = execution.replicate((key, jax.tree.map(jnp.asarray, shared)))
+        return cls(fn, space, key, shared, execution, dtype)
 
+    def candidate(self, group: spaces.Group) -> OnNetwork:
+        """The function on the network of a group."""
+        return OnNetwork(self.fn, group.universal(self.dtype))
 
-def widened(
-    fn: CandidateFn,
-    archs: Sequence[Any],
-    space: spaces.SearchSpace,
-    key: Array,
-    shared: tuple[Any, ...],
-    execution: Execution,
-    dtype: Any = jnp.float32,
-) -> Execution:
-    """Return the execution with batches as wide as the devices' memory allows, if it asks for that.
+    def run(
+        self, archs: Sequence[Any], compiled: Callable[[float], None] | None = None
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """Evaluate canonical, distinct architectures of the space.
 
-    To find the width, the function compiles the program of the largest architecture. Arguments are those of
-    :func:`run`.
-    """
-    if not execution.auto_width:
-        return execution
-    largest = program(fn, max(archs, key=space.macs), space, key, shared, execution, dtype)
-    return execution.widened(memory.fitting_width(largest.temp_bytes, execution.vmap_width, execution.devices))
+        Args:
+          archs: the architectures.
+          compiled: called with the seconds waited for each compilation.
+
+        Yields:
+          (positions [n] in ``archs``, the function's pytree with a leading axis n), as they come.
+        """
+        inputs = group_inputs(archs, self.space, self.execution.grouping)
+        return run_groups(self.candidate, inputs, self.execution, self.key, self.shared, compiled)
+
+    def program(self, arch: Any) -> CompiledProgram:
+        """The compiled program of a canonical architecture's group; compiled on the first equal call."""
+        (group,) = by_group([arch], self.space, self.execution.grouping)
+        shape = group.encode([arch]).shape[1:]
+        return compile_program(ProgramSpec.of(self.candidate(group), shape, self.execution, self.key, self.shared))
+
+    def structure(self, arch: Any) -> Any:
+        """Shapes and dtypes of the function's result; nothing is compiled."""
+        group = self.space.group(arch)
+        encoded = jnp.asarray(group.encode([arch])[0])
+        return jax.eval_shape(self.candidate(group), self.key, encoded, *self.shared)
+
+    def widened(self, archs: Sequence[Any]) -> Evaluation:
+        """The same with batches as wide as the devices' memory holds, where the execution asks for that.
+
+        The program of the largest architecture is compiled to know, unless it is there already.
+        """
+        execution = self.execution
+        if not execution.auto_width:
+            return self
+        largest = self.program(max(archs, key=self.space.macs))
+        width = memory.fitting_width(largest.temp_bytes, execution.vmap_width, execution.devices)
+        return dataclasses.replace(self, execution=execution.widened(width))
 
 
 def identity_of(space: spaces.SearchSpace, key: Array | int, execution: Execution) -> dict[str, Any]:
@@ -203,22 +212,20 @@ def evaluate(
     execution = Execution.of() if execution is None else execution
     networks = distinct_networks(parse_all(archs, space), space)
     name = identity_of(space, key, execution)
-    typed, shared = execution.replicate((proxy.typed_key(key), jax.tree.map(jnp.asarray, shared)))
-    execution = widened(fn, networks.distinct, space, typed, shared, execution, dtype)
-    structure = _structure(fn, networks.distinct[0], space, typed, shared, dtype)
+    job = Evaluation.of(fn, space, proxy.typed_key(key), shared, execution, dtype).widened(networks.distinct)
     rows: list[Any] = [None] * len(networks.distinct)
     texts = [space.format(arch) for arch in networks.distinct]
     file = None
     if path is not None:
-        name |= {"function": source_fingerprint(fn), "shared": _digest(shared), **(identity or {})}
-        file = _ColumnFile(Path(path), name, structure)
+        name |= {"function": source_fingerprint(fn), "shared": _digest(job.shared), **(identity or {})}
+        file = _ColumnFile(Path(path), name, job.structure(networks.distinct[0]))
         rows = [file.known.get(text) for text in texts]
     try:
         missing = [i for i, row in enumerate(rows) if row is None]
         done = len(rows) - len(missing)
         if missing:
             todo = [networks.distinct[i] for i in missing]
-            for positions, chunk in run(fn, todo, space, typed, shared, execution, dtype):
+            for positions, chunk in job.run(todo):
                 own = [jax.tree.map(lambda leaf, n=n: leaf[n], chunk) for n in range(len(positions))]
                 for position, row in zip(positions, own, strict=True):
                     rows[missing[position]] = row
@@ -232,14 +239,6 @@ def evaluate(
             file.close()
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     return jax.tree.map(lambda leaf: leaf[networks.index], stacked)
-
-
-def _structure(
-    fn: CandidateFn, arch: Any, space: spaces.SearchSpace, key: Array, shared: tuple[Any, ...], dtype: Any
-) -> Any:
-    """Return shapes and dtypes of the function's result; compiles nothing."""
-    group = space.group(arch)
-    return jax.eval_shape(OnNetwork.of(fn, group, dtype), key, jnp.asarray(group.encode([arch])[0]), *shared)
 
 
 def _digest(shared: tuple[Any, ...]) -> str:

@@ -80,7 +80,8 @@ def chunk_program(
 
         # Blocks without a valid candidate are skipped, so that a short last chunk costs no more than its candidates.
         width = 1 if form == "map" else vmap_width
-        evaluate_block = jax.vmap(evaluate) if form == "vmap" else evaluate_alone
+        # Under jit it is traced once, for its shapes and for the program.
+        evaluate_block = jax.jit(jax.vmap(evaluate) if form == "vmap" else evaluate_alone, inline=True)
 
         def block(arrays: tuple[Array, Array, Array]) -> Any:
             identity, encoded, valid = arrays

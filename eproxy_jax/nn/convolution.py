@@ -15,8 +15,8 @@ Arrays are NHWC, kernels HWIO. Dimension letters are those of :mod:`eproxy_jax.t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,39 +29,121 @@ from eproxy_jax.nn import precision
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
-# Up to this many pixels, patches and one product: XLA's CPU convolution is up to 175x slower on maps of 2x2 (512
-# channels), equal on 4x4, faster above.
+# --- which form a convolution takes: the one place ------------------------------------------------------------
+
+# Up to this many pixels XLA's CPU convolution is slower than patches and one product.
 _PATCHES_MAX_PIXELS = 16
-
-
-# Up to this many channels, XLA's CPU backend does a weight gradient faster as a convolution (16 channels on 32x32: 1.5
-# ms against 1.8), above as one product (128 channels on 32x32: 57 ms against 144).
-_WEIGHT_CONV_MAX_CHANNELS = 64
-
-
-# Up to this many channels in, patches and one product in every direction: what a network's images are (16 to 128
-# channels out: 1.4 to 1.8 times as fast as XLA's CPU convolution).
+# Up to this many channels in (a network's images) patches and one product are faster in every direction.
 _PATCHES_MAX_CHANNELS = 4
+# A weight gradient whose output channels are this many times the input's takes patches, which are the smaller operand.
+_WIDENING = 4
+# Up to this many channels XLA's CPU backend does a weight gradient faster as a convolution, above as one product.
+_WEIGHT_CONV_MAX_CHANNELS = 64
+# From this many channels to a quarter of them or fewer, one product and shifted sums are faster on CPUs.
+_NARROWING_MIN_CHANNELS, _NARROWING = 256, 4
 
 
-# From this many channels to a quarter of them or fewer, one product and shifted sums on CPUs: 3x3 kernels take .5 to .8
-# of the time of XLA's convolution, 5x5 and 7x7 ones .3 to .7 (512 to 64 channels on 8x8: 5.4 ms against 9.5, 29 against
-# 103). Fewer channels gain little alone and nothing in a search.
-_NARROWING_MIN_CHANNELS = 256
+class Forms(NamedTuple):
+    """The form of each direction of a convolution, and of a batch of convolutions with a kernel each.
+
+    Attributes:
+      forward: ``patches``: one product of patches and kernel. ``narrowing``: on CPUs one product for all kernel
+        positions, shifted and summed; elsewhere the convolution. ``convolution``: XLA's.
+      input_gradient: ``scatter``: the transpose of patches, with the kernel as it lies. ``pointwise``: one product,
+        then zeros between its pixels. ``strided``: one product without such zeros. ``convolution``: the forward
+        convolution of the output's gradient with the flipped kernel, in a form of its own.
+      weight_gradient: ``patches``: one product. ``shifts``: a product each kernel position. ``products``: one product
+        of shifted rows and shifted columns. ``convolution``: XLA's, with images as channels; ``products`` in a batch.
+      batch: ``products``: patches and one batched product. ``grouped``: on CUDA one grouped convolution; elsewhere
+        products. Of forward and weight gradient.
+    """
+
+    forward: Literal["patches", "narrowing", "convolution"]
+    input_gradient: Literal["scatter", "pointwise", "strided", "convolution"]
+    weight_gradient: Literal["patches", "shifts", "products", "convolution"]
+    batch: Literal["products", "grouped"]
 
 
-# --- convolution ---------------------------------------------------------------------------------------------
+def forms_of(pixels: int, channels_in: int, channels_out: int, kernel_size: int, stride: int) -> Forms:
+    """Which forms a convolution takes, by its shape.
+
+    ``benchmarks/conv_forms.py`` times both forms of a batch, forward and training, at the shapes of several spaces.
+
+    Args:
+      pixels: height times width of the input.
+      channels_in: C_in.
+      channels_out: C_out.
+      kernel_size: k.
+      stride: the same in both spatial directions.
+
+    Example:
+      >>> forms_of(32 * 32, 16, 16, 3, 1)
+      Forms(forward='convolution', input_gradient='convolution', weight_gradient='convolution', batch='grouped')
+      >>> forms_of(8 * 8, 512, 64, 3, 1)[:3]
+      ('narrowing', 'convolution', 'products')
+    """
+    pointwise, small = kernel_size == 1, pixels <= _PATCHES_MAX_PIXELS
+    narrow = channels_in <= _PATCHES_MAX_CHANNELS
+    if pointwise or small or narrow:
+        forward = "patches"
+    elif stride == 1 and channels_in >= max(_NARROWING_MIN_CHANNELS, _NARROWING * channels_out):
+        forward = "narrowing"
+    else:
+        forward = "convolution"
+
+    if pointwise:
+        input_gradient = "pointwise"
+    elif small:
+        input_gradient = "scatter"
+    else:
+        input_gradient = "strided" if stride > 1 else "convolution"
+
+    if pointwise or narrow or _WIDENING * channels_in <= channels_out:
+        weight_gradient = "patches"
+    elif stride > 1:
+        weight_gradient = "shifts"
+    elif small or max(channels_in, channels_out) > _WEIGHT_CONV_MAX_CHANNELS:
+        weight_gradient = "products"
+    else:
+        weight_gradient = "convolution"
+    return Forms(forward, input_gradient, weight_gradient, "products" if pointwise else "grouped")
+
+
+# --- the pieces ----------------------------------------------------------------------------------------------
+
+
 def _pad_spatial(x: Array, pad: int) -> Array:
     return jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))) if pad else x
 
 
-def _output_size(size: int, stride: int) -> int:
+def strided_size(size: int, stride: int) -> int:
+    """Output pixels along an axis of ``size`` pixels: size / stride, rounded up."""
     return (size - 1) // stride + 1
+
+
+def spread(grad: Array, strides: Sequence[int], sizes: Sequence[int]) -> Array:
+    """Put the pixels of a map apart, with zeros between and after: where a strided window read from.
+
+    Args:
+      grad: [B, H', W', C].
+      strides: along height and width; an axis of stride 1 stays as it is.
+      sizes: height and width of the result.
+
+    Returns:
+      [B, H, W, C].
+    """
+    if all(stride == 1 for stride in strides):
+        return grad
+    config = [
+        (0, 0 if stride == 1 else size - ((n - 1) * stride + 1), stride - 1)
+        for n, stride, size in zip(grad.shape[1:3], strides, sizes, strict=True)
+    ]
+    return lax.pad(grad, jnp.zeros((), grad.dtype), [(0, 0, 0), *config, (0, 0, 0)])
 
 
 def _shifts(x: Array, kernel_size: int, stride: int) -> list[list[Array]]:
     """The k x k shifted (and strided) copies of ``x``, zero outside: rows of columns of [B, H', W', C]."""
-    height, width = (_output_size(n, stride) for n in x.shape[1:3])
+    height, width = (strided_size(n, stride) for n in x.shape[1:3])
     padded = _pad_spatial(x, kernel_size // 2)
     return [
         [
@@ -70,13 +152,6 @@ def _shifts(x: Array, kernel_size: int, stride: int) -> list[list[Array]]:
         ]
         for i in range(kernel_size)
     ]
-
-
-def _patches(x: Array, kernel_size: int, stride: int) -> Array:
-    """im2col: [B, H', W', k * k * C], kernel position major."""
-    if kernel_size == 1:
-        return x[:, ::stride, ::stride]
-    return jnp.concatenate([shift for row in _shifts(x, kernel_size, stride) for shift in row], axis=-1)
 
 
 def patches(x: Array, kernel_size: int, stride: int = 1) -> Array:
@@ -90,13 +165,15 @@ def patches(x: Array, kernel_size: int, stride: int = 1) -> Array:
     Returns:
       [B, ceil(H / stride), ceil(W / stride), k * k * C], kernel position major.
     """
-    return _patches(x, kernel_size, stride)
+    if kernel_size == 1:
+        return x[:, ::stride, ::stride]
+    return jnp.concatenate([shift for row in _shifts(x, kernel_size, stride) for shift in row], axis=-1)
 
 
 def _patches_conv(x: Array, kernel: Array, stride: int) -> Array:
-    patches = _patches(x, kernel.shape[0], stride)
-    rows = precision.product(patches.reshape(-1, patches.shape[-1]), kernel.reshape(-1, kernel.shape[-1]))
-    return rows.reshape(*patches.shape[:-1], -1)
+    columns = patches(x, kernel.shape[0], stride)
+    rows = precision.product(columns.reshape(-1, columns.shape[-1]), kernel.reshape(-1, kernel.shape[-1]))
+    return rows.reshape(*columns.shape[:-1], -1)
 
 
 def _lax_conv(x: Array, kernel: Array, stride: int) -> Array:
@@ -131,18 +208,22 @@ def _fold(x: Array) -> Array:
     return x.reshape(-1, *x.shape[2:])
 
 
+def _forms(shape: Sequence[int], channels_out: int, kernel_size: int, stride: int) -> Forms:
+    """:func:`forms_of` for an input of the shape [..., H, W, C_in]."""
+    return forms_of(shape[-3] * shape[-2], shape[-1], channels_out, kernel_size, stride)
+
+
 @functools.cache
 def _forward(stride: int) -> Callable[[Array, Array], Array]:
     """The forward convolution with its batching rule, for one stride."""
 
     @custom_vmap
     def forward(x: Array, kernel: Array) -> Array:
-        small = x.shape[1] * x.shape[2] <= _PATCHES_MAX_PIXELS or x.shape[-1] <= _PATCHES_MAX_CHANNELS
-        if kernel.shape[0] == 1 or small:
+        form = _forms(x.shape, kernel.shape[-1], kernel.shape[0], stride).forward
+        if form == "patches":
             return _patches_conv(x, kernel, stride)
-        narrowing = x.shape[-1] >= max(_NARROWING_MIN_CHANNELS, 4 * kernel.shape[-1])
         conv = functools.partial(_lax_conv, stride=stride)
-        if stride == 1 and narrowing:
+        if form == "narrowing":
             return lax.platform_dependent(x, kernel, cpu=_narrowing_conv, default=conv)
         return conv(x, kernel)
 
@@ -166,11 +247,10 @@ def _forward(stride: int) -> Callable[[Array, Array], Array]:
 def _batched_conv(x: Array, kernel: Array, stride: int) -> Array:
     """A batch of convolutions with a kernel each, [N, B, H, W, C_in], [N, k, k, C_in, C_out] -> [N, B, H', W', C_out].
 
-    On an H100 cuDNN's grouped convolutions are 1.5 (32 to 128 channels) to 3.6 (16) times as fast as products: forward
-    and both gradients, tf32, 32 candidates, 3x3 kernels (benchmarks/conv_forms.py).
+    On GPUs cuDNN's grouped convolutions are faster than products: benchmarks/results/conv_forms_gpu.md.
     """
     products = functools.partial(_batched_patches_conv, stride=stride)
-    if kernel.shape[1] == 1:
+    if _forms(x.shape, kernel.shape[-1], kernel.shape[1], stride).batch == "products":
         return products(x, kernel)
     return lax.platform_dependent(x, kernel, cuda=functools.partial(_grouped_conv, stride=stride), default=products)
 
@@ -178,10 +258,10 @@ def _batched_conv(x: Array, kernel: Array, stride: int) -> Array:
 def _batched_patches_conv(x: Array, kernel: Array, stride: int) -> Array:
     """:func:`_batched_conv` as patches and one batched matrix product."""
     size, channels_in, channels_out = kernel.shape[2:]
-    patches = _patches(_fold(x), size, stride)
-    rows = patches.reshape(x.shape[0], -1, size * size * channels_in)
+    columns = patches(_fold(x), size, stride)
+    rows = columns.reshape(x.shape[0], -1, size * size * channels_in)
     out = precision.product(rows, kernel.reshape(x.shape[0], -1, channels_out))
-    return out.reshape(*x.shape[:2], *patches.shape[1:3], channels_out)
+    return out.reshape(*x.shape[:2], *columns.shape[1:3], channels_out)
 
 
 def _grouped_conv(x: Array, kernel: Array, stride: int) -> Array:
@@ -219,26 +299,18 @@ def _flip(kernel: Array) -> Array:
     return jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
 
 
-def _dilate(grad: Array, stride: int, height: int, width: int) -> Array:
-    """Spread an output gradient over the positions that a strided convolution read: [B, height, width, C]."""
-    if stride == 1:
-        return grad
-    low_high = [(size - ((n - 1) * stride + 1)) for size, n in zip((height, width), grad.shape[1:3], strict=True)]
-    zero = jnp.zeros((), grad.dtype)
-    config = [(0, 0, 0), (0, low_high[0], stride - 1), (0, low_high[1], stride - 1), (0, 0, 0)]
-    return lax.pad(grad, zero, config)
-
-
 def _input_gradient(grad: Array, kernel: Array, stride: int, height: int, width: int) -> Array:
-    if kernel.shape[0] > 1 and height * width <= _PATCHES_MAX_PIXELS:
-        # Large kernels on small maps: a product with the kernel as it lies, not with a flipped copy of it.
-        rows = precision.product(grad.reshape(-1, grad.shape[-1]), kernel.reshape(-1, kernel.shape[-1]).T)
-        x = jax.ShapeDtypeStruct((grad.shape[0], height, width, kernel.shape[2]), grad.dtype)
-        scatter = jax.linear_transpose(lambda x: _patches(x, kernel.shape[0], stride), x)
+    """D loss / d input, [B, height, width, C_in]."""
+    size, channels_in, channels_out = kernel.shape[1:]
+    form = forms_of(height * width, channels_in, channels_out, size, stride).input_gradient
+    if form == "scatter":  # large kernels on small maps: no flipped copy of the kernel
+        rows = precision.product(grad.reshape(-1, grad.shape[-1]), kernel.reshape(-1, channels_out).T)
+        x = jax.ShapeDtypeStruct((grad.shape[0], height, width, channels_in), grad.dtype)
+        scatter = jax.linear_transpose(lambda x: patches(x, size, stride), x)
         return scatter(rows.reshape(*grad.shape[:-1], -1))[0]
-    if kernel.shape[0] == 1:  # matmul first: the zeros between strided positions need no work
-        return _dilate(_forward(1)(grad, _flip(kernel)), stride, height, width)
-    if stride > 1:
+    if form == "pointwise":  # product first: the zeros between strided positions need no work
+        return spread(_forward(1)(grad, _flip(kernel)), (stride, stride), (height, width))
+    if form == "strided":
         return _strided_input_gradient(grad, kernel, stride, height, width)
     return _forward(1)(grad, _flip(kernel))
 
@@ -275,7 +347,8 @@ def _weight_gradient(kernel_size: int, stride: int) -> Callable[[Array, Array], 
     def _(axis_size: int, in_batched: list[bool], x: Array, grad: Array):  # pyright: ignore[reportUnusedFunction]
         one = functools.partial(_one_weight_gradient, kernel_size=kernel_size, stride=stride, convolve=False)
         products = jax.vmap(one, tuple(0 if batched else None for batched in in_batched))
-        if kernel_size == 1 or not all(in_batched):
+        form = _forms(x.shape, grad.shape[-1], kernel_size, stride).batch
+        if form == "products" or not all(in_batched):
             return products(x, grad), True
         grouped = functools.partial(_grouped_weight_gradient, kernel_size=kernel_size, stride=stride)
         return lax.platform_dependent(x, grad, cuda=grouped, default=products), True
@@ -284,20 +357,19 @@ def _weight_gradient(kernel_size: int, stride: int) -> Callable[[Array, Array], 
 
 
 def _one_weight_gradient(x: Array, grad: Array, kernel_size: int, stride: int, convolve: bool) -> Array:
-    """D loss / d kernel, [k, k, C_in, C_out]: matrix products, or a convolution where one is faster and allowed."""
+    """D loss / d kernel, [k, k, C_in, C_out]; a convolution only where ``convolve`` allows it."""
     channels_in, channels_out = x.shape[-1], grad.shape[-1]
-    # Pointwise, or where the input's patches are the smaller ones, as in a network's first layer.
-    if kernel_size == 1 or channels_in <= _PATCHES_MAX_CHANNELS or 4 * channels_in <= channels_out:
-        columns = _patches(x, kernel_size, stride).reshape(-1, kernel_size * kernel_size * channels_in)
+    form = _forms(x.shape, channels_out, kernel_size, stride).weight_gradient
+    if form == "patches":
+        columns = patches(x, kernel_size, stride).reshape(-1, kernel_size * kernel_size * channels_in)
         flat = precision.product(columns.T, grad.reshape(-1, channels_out))
         return flat.reshape(kernel_size, kernel_size, channels_in, channels_out)
-    if stride > 1:
+    if form == "shifts":
         rows = grad.reshape(-1, channels_out)
         columns = [s.reshape(-1, channels_in) for row in _shifts(x, kernel_size, stride) for s in row]
         flat = jnp.stack([precision.product(c.T, rows) for c in columns])
         return flat.reshape(kernel_size, kernel_size, channels_in, channels_out)
-    small = x.shape[1] * x.shape[2] <= _PATCHES_MAX_PIXELS
-    if not convolve or small or max(channels_in, channels_out) > _WEIGHT_CONV_MAX_CHANNELS:
+    if form == "products" or not convolve:
         return _weight_products(x, grad, kernel_size)
     return _weight_convolution(x, grad, kernel_size)
 
@@ -418,7 +490,7 @@ def grouped_conv2d(x: Array, kernel: Array, groups: int, stride: int = 1) -> Arr
       [B, ceil(H / stride), ceil(W / stride), C_out].
     """
     size, channels = kernel.shape[0], kernel.shape[-1]
-    columns = _patches(x, size, stride)
+    columns = patches(x, size, stride)
     shape = columns.shape[:-1]
     columns = columns.reshape(-1, size * size, groups, kernel.shape[2])
     kernel = kernel.reshape(size * size, kernel.shape[2], groups, channels // groups)

@@ -10,11 +10,10 @@ from typing import Any
 
 import flax.linen as nn
 import flax.struct
-import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
-from eproxy_jax.nn import choice, convolution, initializers, norms
+from eproxy_jax.nn import choice, convolution, initializers, norms, windowed
 
 _RUNNING_MOMENTUM = 0.9  # running = 0.9 running + 0.1 batch: PyTorch's momentum of 0.1, seen from the other side
 
@@ -49,6 +48,38 @@ class Conv(nn.Module):
         return x
 
 
+class DepthwiseConv(nn.Module):
+    """Convolution of each channel with a kernel of its own, with PyTorch's padding and initialisers.
+
+    Inside loops on CPUs ``flax.linen.Conv`` with one group a channel is slow; this is not. Its parameter has the shape
+    of that layer's. Its multiply-accumulates count in ``FlaxFamily.macs``.
+
+    Attributes:
+      kernel_size: odd.
+      stride: spatial stride.
+      dilation: distance between kernel positions.
+      use_bias: add a learned bias per channel.
+      dtype: dtype of the parameters.
+    """
+
+    kernel_size: int
+    stride: int = 1
+    dilation: int = 1
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, init: Array | int = 0) -> Array:
+        """[B, H, W, C] -> [B, H / stride, W / stride, C]; ``init`` indexes ``initializers.INITS``."""
+        size, channels = self.kernel_size, x.shape[-1]
+        kernel = self.param("kernel", initializers.conv_kernel, (size, size, 1, channels), self.dtype, init)
+        x = windowed.depthwise_conv2d(x, kernel[:, :, 0], self.stride, self.dilation)
+        if self.use_bias:
+            bias = self.param("bias", initializers.conv_bias, (channels,), self.dtype, size * size, init)
+            x = x + norms.per_channel(bias)
+        return x
+
+
 class BatchNorm(nn.Module):
     """Batch norm on batch statistics, with optional running averages for a network that goes on to be trained.
 
@@ -77,7 +108,7 @@ class BatchNorm(nn.Module):
         if train:
             x = norms.normalize(x)
         elif self.track:
-            rstd = jax.lax.rsqrt(var.value + norms.BATCH_NORM_EPSILON)  # pyright: ignore[reportPossiblyUnboundVariable]
+            rstd = lax.rsqrt(var.value + norms.BATCH_NORM_EPSILON)  # pyright: ignore[reportPossiblyUnboundVariable]
             x = (x - norms.per_channel(mean.value)) * norms.per_channel(rstd)  # pyright: ignore[reportPossiblyUnboundVariable]
         else:
             raise ValueError(
@@ -90,6 +121,35 @@ class BatchNorm(nn.Module):
         return x
 
 
+class ConvBnRelu(nn.Module):
+    """Convolution without bias, batch norm, ReLU.
+
+    Attributes:
+      features: output channels.
+      kernel_size: odd.
+      stride: spatial stride.
+      track: keep running averages, see :class:`BatchNorm`.
+      dtype: dtype of the parameters.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    track: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = True, init: Array | int = 0) -> Array:
+        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]; ``init`` indexes ``initializers.INITS``."""
+        x = Conv(self.features, self.kernel_size, self.stride, dtype=self.dtype, name="conv")(x, init)
+        return nn.relu(BatchNorm(True, self.track, self.dtype, name="norm")(x, train))
+
+
+def unstack(x: Array) -> list[Array]:
+    """Split the leading axis. Unlike indexing, its gradient is one concatenation instead of a sum of padded arrays."""
+    return [part[0] for part in lax.split(x, (1,) * x.shape[0])] if x.shape[0] else []
+
+
 # --- feature taps whose width is data -------------------------------------------------------------------------
 @flax.struct.dataclass
 class PaddedTap:
@@ -99,8 +159,8 @@ class PaddedTap:
       features: [B, 8, 8, C_max], already resized; channels above those in use are zero.
       level: index into ``widths``: how many channels are read.
       widths: numbers of channels that may be in use, ascending; the last is C_max.
-      used: how many channels are in use, where ``widths`` are steps that this number lies between; else
-        ``widths[level]`` are.
+      used: how many channels are in use. Where it is absent, ``widths[level]`` are; else that many are read, and those
+        above ``used`` are zero.
     """
 
     features: Array

@@ -1,10 +1,15 @@
-"""Work of any JAX function, counted in its traced form: multiply-accumulates and the bytes that have to move."""
+"""Counts the work of any JAX function in its traced form: multiply-accumulates and the bytes that have to move.
+
+Counted are convolutions, matrix products and sums. Work of another form, such as a sum of shifted products, looks like
+any element-wise arithmetic in the trace. A function that does such work says how much it does, see :func:`counted`.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax.extend import core
@@ -24,12 +29,49 @@ class Operation(NamedTuple):
     turns: int
 
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_COUNTED: dict[str, Callable[..., int]] = {}
+
+
+def counted(macs: Callable[..., int], static_argnums: Sequence[int] = ()) -> Callable[[_Function], _Function]:
+    """Decorator for a function whose work the trace does not show: says its multiply-accumulates.
+
+    The function becomes a jitted one, whose call keeps its name in the trace of its caller. XLA inlines it.
+
+    Args:
+      macs: shapes of the arrays that the function takes and gives, in order -> multiply-accumulates. Under ``vmap``
+        batched ones have a further axis in front.
+      static_argnums: arguments that are no arrays, see ``jax.jit``.
+
+    Example:
+      >>> @counted(lambda x, y, out: math.prod(out))
+      ... def product(x, y):
+      ...     return x * y
+      >>> x = jax.ShapeDtypeStruct((5, 2), "float32")
+      >>> count(product, x, x)
+      10
+    """
+
+    def decorate(function: _Function) -> _Function:
+        name = f"counted_{function.__module__}.{function.__qualname__}"
+        _COUNTED[name] = macs
+
+        @functools.wraps(function)
+        def call(*arguments: Any) -> Any:
+            return function(*arguments)
+
+        call.__name__ = name
+        jitted: Any = jax.jit(call, static_argnums=tuple(static_argnums))
+        return jitted
+
+    return decorate
+
+
 def operations(function: Callable[..., Any], *arguments: Any, platform: str = "cpu") -> Iterator[Operation]:
-    """Convolutions, matrix products and sums of ``function(*arguments)``; element-wise work can fuse into those.
+    """Convolutions, matrix products, sums and calls of :func:`counted` functions in ``function(*arguments)``.
 
-    Depthwise convolutions that are written as sums of shifted products are neither.
-
-    Loops count every turn whose number is static, conditionals their dearest branch. A ``while`` loop counts once.
+    Element-wise work is left out, for it can fuse into those. Loops count every turn where the number of turns is
+    static, conditionals their most expensive branch. A ``while`` loop counts once.
 
     Args:
       function: traceable by JAX.
@@ -62,6 +104,9 @@ def _operations(jaxpr: core.Jaxpr, turns: int, platform: str) -> Iterator[Operat
         if name in ("dot_general", "conv_general_dilated", "reduce_sum"):
             size = sum(aval.size * aval.dtype.itemsize for aval in avals)
             yield Operation(_macs(name, params, avals), size, turns)
+        elif name == "jit" and params["name"] in _COUNTED:
+            size = sum(aval.size * aval.dtype.itemsize for aval in avals)
+            yield Operation(_COUNTED[params["name"]](*(aval.shape for aval in avals)), size, turns)
         elif name == "cond":
             taken = params["branches"]
             if params.get("branches_platforms") is not None:

@@ -1,9 +1,9 @@
-"""Primitive operations of large cells: depthwise and one-directional convolutions, pools of any odd size.
+"""Loops over the positions of a window: depthwise and one-directional convolutions, pools of any odd size.
 
-Each is a loop over kernel positions, one shifted multiply-add, product or maximum a turn, with gradients written the
-same way. On 2 CPU cores inside a loop a depthwise convolution so is 5 to 20 times faster than ``lax.conv`` with one
-group a channel, and compiles in a third of the time that the unrolled sum takes. Nothing here becomes a grouped
-convolution under ``vmap``: all is element-wise or a matrix product.
+Each turn of a loop is one shifted multiply-add, product or maximum. Gradients are written the same way. On CPUs a
+depthwise convolution inside a loop so is much faster than ``lax.conv`` with one group a channel, and compiles faster
+than the unrolled sum. Nothing here becomes a grouped convolution under ``vmap``: all is element-wise or a matrix
+product.
 
 The number of turns may be data: the functions with ``size`` (and ``dilation``) as an argument serve all kernel sizes
 with one program, given the ``margin`` that the largest needs. The others (:func:`depthwise_conv2d`, ...) are the same
@@ -16,6 +16,7 @@ up. Arrays are NHWC.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn import norms, precision
+from eproxy_jax.nn import convolution, norms, precision, traced_work
 
 Index = Array | int
 
@@ -33,28 +34,11 @@ def _pad(x: Array, margins: Sequence[int], value: float = 0.0) -> Array:
     return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)), constant_values=value)
 
 
-def _strided(size: int, stride: int) -> int:
-    return (size - 1) // stride + 1
-
-
 def _window(x: Array, start: Sequence[Index], size: Sequence[int], strides: Sequence[int]) -> Array:
     """Every ``stride``-th pixel from ``start`` on, [B, *size, C]."""
     extent = [(n - 1) * stride + 1 for n, stride in zip(size, strides, strict=True)]
     corner = [jnp.asarray(place, jnp.int32) for place in (0, *start, 0)]
     return lax.dynamic_slice(x, corner, (x.shape[0], *extent, x.shape[3]))[:, :: strides[0], :: strides[1]]
-
-
-def _spread(grad: Array, axis: int, stride: int, size: int) -> Array:
-    """Put the pixels of an axis ``stride`` apart, zeros between and after, ``size`` in all."""
-    if stride == 1:
-        return grad
-    config = [(0, 0, 0)] * 4
-    config[axis] = (0, size - ((grad.shape[axis] - 1) * stride + 1), stride - 1)
-    return lax.pad(grad, jnp.zeros((), grad.dtype), config)
-
-
-def _spread_both(grad: Array, stride: int, like: Array) -> Array:
-    return _spread(_spread(grad, 1, stride, like.shape[1]), 2, stride, like.shape[2])
 
 
 # --- depthwise convolution -----------------------------------------------------------------------------------
@@ -81,7 +65,7 @@ def depthwise(
     Returns:
       [B, ceil(H / stride), ceil(W / stride), C].
     """
-    padded, out = _pad(x, (margin, margin)), [_strided(n, stride) for n in x.shape[1:3]]
+    padded, out = _pad(x, (margin, margin)), [convolution.strided_size(n, stride) for n in x.shape[1:3]]
 
     def add(n: Array, total: Array) -> Array:
         window = _window(padded, _place(n, size, dilation, margin), out, (stride, stride))
@@ -119,7 +103,7 @@ def depthwise_gradient(
     """
     last = size * size - 1
     flipped = lambda n: weights_at(last - n)  # noqa: E731
-    grad_x = depthwise(_spread_both(grad, stride, x), flipped, size, dilation, 1, margin)
+    grad_x = depthwise(convolution.spread(grad, (stride, stride), x.shape[1:3]), flipped, size, dilation, 1, margin)
     padded = _pad(x, (margin, margin))
 
     def position(n: Array, grads: Any) -> Any:
@@ -137,9 +121,39 @@ def _put_row(grads: Array, n: Array, row: Array) -> Array:
     return lax.dynamic_update_index_in_dim(grads, row, n, 0)
 
 
+def _forward_macs(x: tuple[int, ...], kernel: tuple[int, ...], out: tuple[int, ...]) -> int:
+    """K k C H' W' B, times the candidates of a batch."""
+    del x
+    return math.prod(out) * math.prod(kernel[-3:-1])
+
+
+def _gradient_macs(
+    x: tuple[int, ...], kernel: tuple[int, ...], grad: tuple[int, ...], grad_x: tuple[int, ...], *_: tuple[int, ...]
+) -> int:
+    """Of the input's gradient, which is a convolution at stride 1 of the spread ``grad``, and of the kernel's."""
+    del x
+    return (math.prod(grad_x) + math.prod(grad)) * math.prod(kernel[-3:-1])
+
+
+@traced_work.counted(_forward_macs, static_argnums=(2, 3))
+def _depthwise_conv2d(x: Array, kernel: Array, stride: int, dilation: int) -> Array:
+    size = kernel.shape[0]
+    weights = _rows_of(kernel.reshape(size * size, -1))
+    return depthwise(x, weights, size, dilation, stride, size // 2 * dilation)
+
+
+@traced_work.counted(_gradient_macs, static_argnums=(3, 4))
+def _depthwise_conv2d_gradient(x: Array, kernel: Array, grad: Array, stride: int, dilation: int) -> tuple[Array, Array]:
+    size, flat = kernel.shape[0], kernel.reshape(-1, kernel.shape[-1])
+    grad_x, grads = depthwise_gradient(
+        x, grad, _rows_of(flat), _put_row, jnp.zeros_like(flat), size, dilation, stride, size // 2 * dilation
+    )
+    return grad_x, grads.reshape(kernel.shape)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def depthwise_conv2d(x: Array, kernel: Array, stride: int = 1, dilation: int = 1) -> Array:
-    """Convolution of each channel with a kernel of its own.
+    """Convolution of each channel with a kernel of its own. :mod:`traced_work` counts its multiply-accumulates.
 
     Args:
       x: [B, H, W, C].
@@ -150,21 +164,13 @@ def depthwise_conv2d(x: Array, kernel: Array, stride: int = 1, dilation: int = 1
     Returns:
       [B, ceil(H / stride), ceil(W / stride), C].
     """
-    size = kernel.shape[0]
-    weights = _rows_of(kernel.reshape(size * size, -1))
-    return depthwise(x, weights, size, dilation, stride, size // 2 * dilation)
+    return _depthwise_conv2d(x, kernel, stride, dilation)
 
 
-def _depthwise_bwd(stride: int, dilation: int, saved: tuple[Array, Array], grad: Array):
-    x, kernel = saved
-    size, flat = kernel.shape[0], kernel.reshape(-1, kernel.shape[-1])
-    grad_x, grads = depthwise_gradient(
-        x, grad, _rows_of(flat), _put_row, jnp.zeros_like(flat), size, dilation, stride, size // 2 * dilation
-    )
-    return grad_x, grads.reshape(kernel.shape)
-
-
-depthwise_conv2d.defvjp(lambda x, kernel, *args: (depthwise_conv2d(x, kernel, *args), (x, kernel)), _depthwise_bwd)
+depthwise_conv2d.defvjp(
+    lambda x, kernel, *args: (depthwise_conv2d(x, kernel, *args), (x, kernel)),
+    lambda stride, dilation, saved, grad: _depthwise_conv2d_gradient(saved[0], saved[1], grad, stride, dilation),
+)
 
 
 # --- convolution along one direction -------------------------------------------------------------------------
@@ -194,7 +200,7 @@ def line(
     """
     strides = _line(axis, stride, 1)
     padded = _pad(x, _line(axis, margin, 0))
-    out = [_strided(n, s) for n, s in zip(x.shape[1:3], strides, strict=True)]
+    out = [convolution.strided_size(n, s) for n, s in zip(x.shape[1:3], strides, strict=True)]
 
     def add(n: Array, total: Array) -> Array:
         window = _window(padded, _line(axis, margin + n - size // 2, 0), out, strides)
@@ -218,7 +224,7 @@ def line_gradient(
     """Gradients of :func:`line`; arguments and results as those of :func:`depthwise_gradient`."""
     strides = _line(axis, stride, 1)
     transposed = lambda n: kernel_at(size - 1 - n).T  # noqa: E731
-    grad_x = line(_spread(grad, axis, stride, x.shape[axis]), transposed, x.shape[3], size, axis, 1, margin)
+    grad_x = line(convolution.spread(grad, strides, x.shape[1:3]), transposed, x.shape[3], size, axis, 1, margin)
     padded, rows = _pad(x, _line(axis, margin, 0)), grad.reshape(-1, grad.shape[3])
 
     def position(n: Array, grads: Any) -> Any:
@@ -260,7 +266,7 @@ def _line_max(x: Array, size: Index, axis: int, stride: int, margin: int) -> tup
     """The largest pixel of each window along an axis, and the place of the first such pixel in its window."""
     strides = _line(axis, stride, 1)
     padded = _pad(x, _line(axis, margin, 0), -jnp.inf)
-    out = [_strided(n, s) for n, s in zip(x.shape[1:3], strides, strict=True)]
+    out = [convolution.strided_size(n, s) for n, s in zip(x.shape[1:3], strides, strict=True)]
 
     def higher(n: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         y, place = carry
@@ -278,10 +284,11 @@ def _line_max_gradient(
 
     Places and not values, for values computed twice need not be equal.
     """
-    extent = (grad.shape[axis] - 1) * stride + 1
+    strides = _line(axis, stride, 1)
+    extent = [(n - 1) * s + 1 for n, s in zip(grad.shape[1:3], strides, strict=True)]
 
     def position(n: Array, total: Array) -> Array:
-        part = _spread(jnp.where(place == n, grad, 0), axis, stride, extent)
+        part = convolution.spread(jnp.where(place == n, grad, 0), strides, extent)
         corner = [jnp.asarray(at, jnp.int32) for at in (0, *_line(axis, margin + n - size // 2, 0), 0)]
         part = part + lax.dynamic_slice(total, corner, part.shape)
         return lax.dynamic_update_slice(total, part, corner)

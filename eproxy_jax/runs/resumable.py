@@ -247,7 +247,7 @@ class _Training:
             compiled.append(seconds)
             run.say(f"compiled program {len(compiled)} in {seconds:.1f} s")
 
-        for positions, losses in scoring.run(job, distinct, show_compiled):
+        for positions, losses in job.evaluation.run(distinct, show_compiled):
             self._append([todo[i] for i in positions], losses)
             meter.update(len(results.rows), self._diverged)
 

@@ -122,9 +122,10 @@ class FlaxFamily(base.SearchSpace):
             return [other for other in self.archs if other != arch]
         found = []
         for other in self.archs:
-            others = _entries(other)
-            same = type(other) is type(arch) and others is not None and others.keys() == entries.keys()
-            if same and sum(entries[key] != others[key] for key in entries) == 1:
+            others = _entries(other) if type(other) is type(arch) else None
+            if others is None or others.keys() != entries.keys():
+                continue
+            if sum(entries[key] != others[key] for key in entries) == 1:
                 found.append(other)
         return found
 

@@ -211,7 +211,7 @@ def test_predicted_memory_is_near_the_compiled_programs(form):
     job = scoring.make_job(space, SETTINGS, batch, 0, ways)
     archs = [space.canonical(arch) for arch in ARCHS]
     predicted = planner.plan(archs, space, SETTINGS, batch.shape, ways).groups[0].bytes_per_device
-    assert 0.5 < predicted / job.program(archs[0]).temp_bytes < 2
+    assert 0.5 < predicted / job.evaluation.program(archs[0]).temp_bytes < 2
 
 
 def test_plan_command(capsys):

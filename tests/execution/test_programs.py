@@ -163,8 +163,8 @@ read = []
 jax.monitoring.register_event_listener(lambda event, **_: read.append(event.endswith("/cache_hits")))
 space = ep.spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
 job = scoring.make_job(space, None, ep.default_images(num=2, size=8), 0)
-program = job.program((3, 0, 0, 0, 0, 0))
-losses = [chunk.tolist() for _, chunk in scoring.run(job, [(3, 0, 0, 0, 0, 0)])]
+program = job.evaluation.program((3, 0, 0, 0, 0, 0))
+losses = [chunk.tolist() for _, chunk in job.evaluation.run([(3, 0, 0, 0, 0, 0)])]
 print(json.dumps([losses, program.temp_bytes, sum(read)]))
 """
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}

@@ -83,7 +83,7 @@ def test_lines_of_another_run_are_not_collected(tmp_path):
         (["--coordinator", "localhost:1"], "--coordinator, --num-processes and --process-id go together"),
         (["--num-processes", "2", "--process-id", "0"], "go together"),
         (["--coordinator", "localhost:1", "--num-processes", "2", "--process-id", "2"], "expected 0 to 1"),
-        (["--distributed"], "cannot join the other processes: .*coordinator_address"),
+        (["--distributed"], "cannot join the other processes: "),
     ],
 )
 def test_bad_flags_are_told(flags, message):

@@ -100,7 +100,7 @@ def test_counts():
     # Convolutions: 3x3 to level 0, 1, 2, 3 and 1x1 at level 1, 2, 3.
     blocks = np.array([8, 6, 4, 2])
     fusions = np.array([4, 5, 3, 1])  # from the same level, or from the one above
-    assert len(program.program(smallest).steps) == 1 + blocks.sum() + fusions.sum() + 2 + 1
+    assert len(program.conv_sequence(smallest).steps) == 1 + blocks.sum() + fusions.sum() + 2 + 1
     large, small = blocks + fusions + np.array([1, 0, 0, 0]), np.array([0, 2, 1, 0])
     positions = 1024 // 4 ** np.arange(4)
     stem, end = 27 * 8, 32 * 8
@@ -150,7 +150,7 @@ def test_both_groups_equal_live_pytorch(x64):
 
     space, images = SPACES["nasbench_mr"], pattern_images(4, 16)
     archs = [*space.sample(2, 5), program.LARGEST]
-    assert sorted({interpreter.tier_of(arch) for arch in archs}) == [0, 1]
+    assert sorted({interpreter.capacity_of(arch) for arch in archs}) == [0, 1]
     apply = jax.jit(lambda universal, *arguments: universal.apply(*arguments), static_argnums=0)
     for arch in archs:
         group = space.group(arch)

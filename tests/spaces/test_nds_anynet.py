@@ -11,7 +11,7 @@ from helpers import CELLS, SPACES, TINY, anynet, pattern_images
 
 from eproxy_jax import proxy, spaces
 from eproxy_jax.nn import initializers
-from eproxy_jax.spaces.nds_anynet import program
+from eproxy_jax.spaces.nds_anynet import interpreter, program
 from eproxy_jax.spaces.nds_anynet.space import AnyNetGroup, _largest
 from eproxy_jax.types import TARGET_SIZE
 
@@ -50,7 +50,7 @@ def test_every_published_row(data, file):
         groups[space.group(arch)] += 1
         padding.append(space.group(arch).executed_macs(arch) / space.macs(arch))
     assert len(groups) <= 4
-    assert {group.tier for group in groups} == {0}
+    assert {group.capacity for group in groups} == {0}
     assert min(padding) >= 1
     assert np.mean(padding) < 1.15
 
@@ -202,26 +202,26 @@ def test_tables_lay_arrays_side_by_side(name, arch, tile):
     group = AnyNetGroup(space, tile, 1)
     module, chain = group.universal(), space.chain(arch)
     assert group.has_room(chain)
-    table = program.Table(*group.encode([arch])[0])
-    spec = module._spec((2, 16, 16, 4))
-    plan, _ = program.make_plan(spec, program.Table(*map(jnp.asarray, table)), 2 * 16 * 16)
+    table = interpreter.Instructions(*group.encode([arch])[0])
+    machine = module._machine((2, 16, 16, 4))
+    network = interpreter.placed(machine, interpreter.Instructions(*map(jnp.asarray, table)), 2 * 16 * 16)
     end, row, vector = 2 * 16 * 16, 0, 0
-    assert int(plan.length) == len(chain)
+    assert int(network.length) == len(chain)
     for number, layer in enumerate(chain):
-        kind = spec.kinds[table.kind[number]]
-        rows = spec.rows(kind.size_out) * table.tiles_out[number]
-        assert int(plan.instructions.base[number]) == end
+        conv = machine.convs[table.conv[number]]
+        rows = machine.rows(conv.size_out) * table.tiles_out[number]
+        assert int(network.places.base[number]) == end
         assert (table.row[number], table.vector[number]) == (row, vector)
         assert table.tiles_in[number] % table.block_in[number] == 0
         assert table.tiles_out[number] // table.block_out[number] == table.tiles_in[number] // table.block_in[number]
-        row += table.tiles_in[number] * table.block_out[number] * kind.kernel**2 * tile
+        row += table.tiles_in[number] * table.block_out[number] * conv.kernel**2 * tile
         end, vector = end + 2 * rows, vector + table.tiles_out[number]
-        assert rows <= spec.slot_rows
+        assert rows <= machine.slot_rows
         # A buffer of gradients is not written while the gradient in it is still to be read.
         assert layer.slots[0] != layer.slots[1] or not space.residual
     assert row <= module.bank_rows
     assert vector <= module.vector_tiles
-    assert end <= spec.tape_rows
+    assert end <= machine.tape_rows
 
 
 def test_every_group_gives_the_same_features():

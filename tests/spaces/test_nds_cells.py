@@ -13,8 +13,7 @@ from helpers import CELLS, ROOT, SPACES, nds, pattern
 from eproxy_jax import spaces
 from eproxy_jax.cli import config
 from eproxy_jax.nn import pooling, windowed
-from eproxy_jax.spaces.nds_cells import budget, cell_ops, notation
-from eproxy_jax.spaces.nds_cells import program as program_lib
+from eproxy_jax.spaces.nds_cells import budget, cell_ops, encoding, notation, program
 from eproxy_jax.spaces.nds_cells.published_counts import counts
 
 FILES = {
@@ -96,7 +95,7 @@ def test_largest_network_within_the_budget_is_found():
         # Where operations with weights cost the same at both strides, what they read does not matter.
         arch = notation.NdsArch(tuple((op, 0) for op in normal), tuple((op, 0) for op in reduce), 16, 6)
         if budget.fits(arch, rules):
-            best = max(best, program_lib.macs(arch, rules, 16))
+            best = max(best, program.macs(arch, rules, 16))
     assert best == budget.max_macs(rules, 1) > 0
 
 
@@ -218,11 +217,10 @@ def test_initial_weights_have_the_fans_of_their_kernels(name):
     universal = group.universal()
     shapes = jax.eval_shape(universal.init, jax.random.key(0), images, group.encode([arch])[0])
     assert shapes["params"]["kernels"].shape == (group.rows, group.width)
-    from eproxy_jax.spaces.nds_cells import interpreter
     from eproxy_jax.spaces.nds_cells import space as space_lib
 
-    program = interpreter.unpack(group.spec, jnp.asarray(group.encode([arch])[0]))
-    bank = space_lib._init_bank(jax.random.key(1), group, program, jnp.float32, 0)
+    network = encoding.encode(group.machine, arch, space.rules)
+    bank = space_lib._init_bank(jax.random.key(1), group, network.kernels, jnp.float32, 0)
     params = {"stem_conv": 0, "stem_norm": 0, "kernels": bank, "scale": np.ones(group.scales), "bias": 0}
     params["bias"] = params["scale"]
     for path, kernel in jax.tree_util.tree_leaves_with_path(group.extract(arch, params)):

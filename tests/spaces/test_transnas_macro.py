@@ -168,11 +168,11 @@ def test_plan_lays_arrays_side_by_side():
     """Kernels, vectors and activations of a code do not overlap, and no block reads what is not written."""
     tables = macro_net._tables(4, 2, (8, 8))
     for code in CODES[::37]:
-        plan = macro_net.make_plan(tables, jnp.asarray(SPACE.encode([code])[0]))
-        shapes = [tables.trunk.blocks[i] for i in np.asarray(plan.blocks.block) if i >= 0]
+        network = macro_net.placed(tables, jnp.asarray(SPACE.encode([code])[0]))
+        shapes = [tables.trunk.blocks[i] for i in np.asarray(network.blocks.block) if i >= 0]
         assert shapes == [shape for shape, _ in SPACE._blocks(code)]
-        assert (np.asarray(plan.blocks.block) == -1).sum() == 2 * (6 - len(code))
-        real = [np.asarray(field)[12 - len(shapes) :] for field in plan.blocks]
+        assert (np.asarray(network.blocks.block) == -1).sum() == 2 * (6 - len(code))
+        real = [np.asarray(field)[12 - len(shapes) :] for field in network.blocks]
         row = scale = 0
         base, source = 2 * 8 * 8 * 4, 0
         for shape, _, at_row, at_scale, at_source, at_base in zip(shapes, *real, strict=True):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from eproxy_jax.nn import choice, initializers, layers, pooling
-from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
+from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, POOL, SKIP, Cell
 
 # Edges that read the cell's input take its stride and channel change; the others do not.
 INPUT_EDGES = tuple(e for e, (source, _) in enumerate(EDGES) if source == 0)
@@ -138,11 +137,6 @@ def _reshaping_zero(stride: int, affine: bool) -> choice.Op:
     return choice.Op(forward, backward)
 
 
-def unstack(x: Array) -> list[Array]:
-    """Split the leading axis. Unlike indexing, its gradient is one concatenation instead of a sum of padded arrays."""
-    return [part[0] for part in lax.split(x, (1,) * x.shape[0])] if x.shape[0] else []
-
-
 def edge_area(cell: Array, edges: tuple[int, ...], dtype: Any) -> Array:
     """Kernel positions that each edge's operation uses (9 or 1), [len(edges), 1, 1, 1, 1]: what its fans count."""
     codes = jnp.stack([cell[e] for e in edges])
@@ -180,34 +174,3 @@ def apply_cell(
             total = total + term
         nodes.append(total)
     return nodes[3]
-
-
-def check_cell(cell: Any, num_ops: int, what: str) -> Cell:
-    """Six operation codes as a tuple of ints.
-
-    Raises:
-      ValueError: not six codes, or a code out of range.
-    """
-    codes = tuple(int(c) for c in cell)
-    if len(codes) != NUM_EDGES or any(not 0 <= c < num_ops for c in codes):
-        raise ValueError(f"{what}: expected {NUM_EDGES} operation codes from 0 to {num_ops - 1}, got {list(cell)}")
-    return codes
-
-
-def parse_nested(source: Any, num_ops: int, what: str, example: str) -> Cell:
-    """A cell from nested operation codes, or from the flat tuple that is the architecture itself.
-
-    Raises:
-      ValueError: neither; says what and shows an example.
-    """
-    flat: list[Any] = []
-    if isinstance(source, Sequence) and len(source) == NUM_EDGES:
-        flat = list(source)
-    elif isinstance(source, Sequence) and [isinstance(s, Sequence) and len(s) for s in source] == [1, 2, 3]:
-        flat = [code for node in source for code in node]
-    if not flat or not all(isinstance(code, int) and not isinstance(code, bool) for code in flat):
-        raise ValueError(
-            f"not a {what} cell: {source!r}; expected a string like {example!r} or nested operation codes "
-            "like [[3], [2, 1], [0, 1, 3]]"
-        )
-    return check_cell(flat, num_ops, f"{what} cell {source!r}")

@@ -1,4 +1,4 @@
-"""What spaces of four-node cells share: enumeration, sampling, mutation, canonical form."""
+"""Spaces of four-node cells share notation, enumeration, sampling, mutation and canonical form."""
 
 from __future__ import annotations
 
@@ -63,6 +63,37 @@ class CellSpace(base.SearchSpace, base.Group):
     def encode(self, archs: Sequence[Cell]) -> np.ndarray:
         """Operation codes, int32 [A, 6]."""
         return np.asarray(archs, np.int32).reshape(-1, NUM_EDGES)
+
+
+def check_cell(cell: Any, num_ops: int, what: str) -> Cell:
+    """Six operation codes as a tuple of ints.
+
+    Raises:
+      ValueError: not six codes, or a code out of range.
+    """
+    codes = tuple(int(c) for c in cell)
+    if len(codes) != NUM_EDGES or any(not 0 <= c < num_ops for c in codes):
+        raise ValueError(f"{what}: expected {NUM_EDGES} operation codes from 0 to {num_ops - 1}, got {list(cell)}")
+    return codes
+
+
+def parse_nested(source: Any, num_ops: int, what: str, example: str) -> Cell:
+    """A cell from nested operation codes, or from the flat tuple that is the architecture itself.
+
+    Raises:
+      ValueError: neither; says what and shows an example.
+    """
+    flat: list[Any] = []
+    if isinstance(source, Sequence) and len(source) == NUM_EDGES:
+        flat = list(source)
+    elif isinstance(source, Sequence) and [isinstance(s, Sequence) and len(s) for s in source] == [1, 2, 3]:
+        flat = [code for node in source for code in node]
+    if not flat or not all(isinstance(code, int) and not isinstance(code, bool) for code in flat):
+        raise ValueError(
+            f"not a {what} cell: {source!r}; expected a string like {example!r} or nested operation codes "
+            "like [[3], [2, 1], [0, 1, 3]]"
+        )
+    return check_cell(flat, num_ops, f"{what} cell {source!r}")
 
 
 @functools.cache

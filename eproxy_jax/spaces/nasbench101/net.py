@@ -3,9 +3,8 @@
 Widths are data too: a vertex is as wide as its share of the output. All interior vertices of a cell whose output has k
 feeding vertices are channels // k wide, or one more (a vertex that feeds others only is as wide as the widest of them).
 So there are four tiers of width, ceil(channels / k) for k = 1 to 4, and arrays are padded to the module's channels
-between operations, each of which works on its tier only. Over the 2,500 evaluation cells of the paper, convolutions do
-1.0006 times the MACs that are needed (mean of the cells' ratios 1.002, worst 1.024), where padding every vertex to the
-module's channels would do 2.2 times as many (mean 3.8, worst 15). That is the ``map`` form; under ``vmap`` every vertex
+between operations, each of which works on its tier only. So convolutions do hardly more MACs than are needed, where
+padding every vertex to the module's channels would multiply them. That is the ``map`` form; under ``vmap`` every vertex
 and projection slot runs at full width.
 
 Padded channels are zero everywhere: scale and bias of a batch norm are masked, hence its output and the gradient into
@@ -22,7 +21,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from eproxy_jax.nn import initializers, layers, norms, pooling
-from eproxy_jax.spaces.cells.net import unstack
 from eproxy_jax.spaces.nasbench101 import graph
 from eproxy_jax.spaces.nasbench101.vertex_ops import (
     CODE_CONV1X1,
@@ -39,21 +37,6 @@ NUM_STACKS = 3
 NUM_SLOTS = graph.MAX_VERTICES - 2  # interior vertices
 
 
-class ConvBnRelu(nn.Module):
-    """Convolution without bias, batch norm, ReLU."""
-
-    features: int
-    kernel_size: int
-    track: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = True, init: Array | int = 0) -> Array:
-        """[B, H, W, C_in] -> [B, H, W, features]."""
-        x = layers.Conv(self.features, self.kernel_size, dtype=self.dtype, name="conv")(x, init)
-        return nn.relu(layers.BatchNorm(True, self.track, self.dtype, name="norm")(x, train))
-
-
 class CellNet(nn.Module):
     """One pruned cell, fixed: part of stand-alone networks."""
 
@@ -68,7 +51,7 @@ class CellNet(nn.Module):
         matrix, names = self.cell
         last = len(names) - 1
         widths = graph.vertex_channels(matrix, x.shape[-1], self.features)
-        conv = functools.partial(ConvBnRelu, track=self.track, dtype=self.dtype)
+        conv = functools.partial(layers.ConvBnRelu, track=self.track, dtype=self.dtype)
         values = [x]
         for v in range(1, last):
             terms = [values[u][..., : widths[v]] for u in range(1, v) if matrix[u][v]]
@@ -103,7 +86,7 @@ class NasBench101Net(StandAloneNet):
     def setup(self):
         """Name the layers by their place, so that weights can be found by path."""
         super().setup()
-        self.stem = ConvBnRelu(self.stem_channels, 3, self.track, self.dtype)
+        self.stem = layers.ConvBnRelu(self.stem_channels, 3, track=self.track, dtype=self.dtype)
         for stack in range(NUM_STACKS):
             for module in range(self.modules_per_stack):
                 cell = CellNet(self.cell, self.stem_channels * 2**stack, self.track, self.dtype)
@@ -183,7 +166,7 @@ class UniversalCell(nn.Module):
         tiers = len(TIERS)
         of_vertex, of_projection = vertex_choice(channels), projection_choice(channels, tuple(tier_widths(channels)))
         values: dict[int, Array] = {}
-        for v, kernel, projection in zip(slots, unstack(kernels), unstack(projections), strict=True):
+        for v, kernel, projection in zip(slots, layers.unstack(kernels), layers.unstack(projections), strict=True):
             choice = jnp.where(edges[v, 0] > 0, 1 + tier, 0)
             total: Any = choose(of_projection, choice, x, weights(projection, f"project{v}", masks[v]))
             if values:
@@ -227,7 +210,7 @@ class UniversalNasBench101(nn.Module):
           Three arrays [B, H / 4, W / 4, 4 C], [B, H / 2, W / 2, 2 C], [B, H, W, C].
         """
         op, widths, edges = cell[:, 0], cell[:, 1 : 1 + NUM_STACKS], cell[:, 1 + NUM_STACKS :]
-        x, taps = ConvBnRelu(self.stem_channels, 3, dtype=self.dtype, name="stem")(images, True, init), []
+        x, taps = layers.ConvBnRelu(self.stem_channels, 3, dtype=self.dtype, name="stem")(images, True, init), []
         for stack in range(NUM_STACKS):
             if stack:
                 x = pooling.max_pool_2x2(x)

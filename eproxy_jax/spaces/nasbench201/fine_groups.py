@@ -1,11 +1,11 @@
-"""NAS-Bench-201 cells grouped by how many 3x3 convolutions lead into each node: at most 2 x 3 x 4 = 24 programs.
+"""Groups NAS-Bench-201 cells by the number of 3x3 convolutions into each node: at most 2 x 3 x 4 = 24 programs.
 
-In the one program of the space every edge can be anything, which costs a conditional an edge where candidates run one
-after the other, and all operations of all edges where they run in batches (``vmap``). Here the 3x3 convolutions of a
-program stand fast, 9 of 10 parts of a cell's work; where they read from is data, and so are the other edges.
+In the one program of the space every edge can be any operation. That costs a conditional an edge where candidates run
+one after the other, and all operations of all edges where they run in batches (``vmap``). Here the number of 3x3
+convolutions is fixed, which are most of a cell's work. Where they read from is data, and so are the other edges.
 
-In batches, a slot that is no 3x3 convolution computes a 1x1 one whatever it is; one after the other, nothing is
-computed that is not needed.
+In batches, every slot that is no 3x3 convolution computes a 1x1 convolution, used or not. One after the other, nothing
+is computed that is not needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flax import linen as nn
 from jax import Array, lax
 from typing_extensions import override
 
-from eproxy_jax.nn import choice, convolution, initializers, norms
+from eproxy_jax.nn import choice, convolution, initializers, layers, norms
 from eproxy_jax.spaces import base
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
@@ -40,7 +40,7 @@ def slots(cell: Cell) -> tuple[int, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class ConvGroup(base.Group):
-    """Cells with so many 3x3 convolutions into each node, and their program.
+    """The cells with these numbers of 3x3 convolutions into each node, and their program.
 
     Attributes:
       space: the space.
@@ -102,7 +102,7 @@ class GroupedNasBench201(UniversalNasBench201):
         """The cells of a stage, [B, H, W, C] -> [B, H, W, C]; ``name`` is that of their kernels."""
         shape = (self.cells_per_stage, NUM_EDGES, 3, 3, x.shape[-1], x.shape[-1])
         kernels = self.param(name, init_kernels, shape, self.dtype, init, cell, self.heavy)
-        split = {kind: [net.unstack(k) for k in net.unstack(kernels[kind])] for kind in kernels}
+        split = {kind: [layers.unstack(k) for k in layers.unstack(kernels[kind])] for kind in kernels}
         for heavy, light in zip(split["heavy"], split["light"], strict=True):
             x = apply_cell(x, cell, heavy, light, self.heavy)
         return x

@@ -138,7 +138,7 @@ class UniversalNasBench201(nn.Module):
         shape = (self.cells_per_stage, NUM_EDGES, 3, 3, x.shape[-1], x.shape[-1])
         kernels = self.param(name, initializers.conv_kernel, shape, self.dtype, init, area[None])
         # Not a lax.scan over the cells: stacking what the backward pass needs costs as much as a convolution.
-        for cell_kernels in net.unstack(kernels):
-            weights = [{"kernel": kernel} for kernel in net.unstack(cell_kernels)]
+        for cell_kernels in layers.unstack(kernels):
+            weights = [{"kernel": kernel} for kernel in layers.unstack(cell_kernels)]
             x = net.apply_cell(x, cell, weights, edge_ops, edge_ops)
         return x

@@ -19,9 +19,8 @@ from typing_extensions import override
 
 from eproxy_jax.errors import did_you_mean
 from eproxy_jax.spaces import base
-from eproxy_jax.spaces.cells import net
-from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, POOL, SKIP, Cell
-from eproxy_jax.spaces.cells.space import CellSpace
+from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
+from eproxy_jax.spaces.cells.space import CellSpace, check_cell, parse_nested
 from eproxy_jax.spaces.nasbench201.fine_groups import ConvGroup
 from eproxy_jax.spaces.nasbench201.net import NUM_STAGES, NasBench201Net, UniversalNasBench201
 
@@ -68,7 +67,7 @@ class NasBench201(CellSpace):
         if isinstance(source, str):
             text = source.strip()
             return _parse_tuple(text) if text.startswith("(") else _parse_string(text)
-        return net.parse_nested(source, len(OPS), "NAS-Bench-201", _EXAMPLE)
+        return parse_nested(source, len(OPS), "NAS-Bench-201", _EXAMPLE)
 
     @override
     def format(self, arch: Cell) -> str:
@@ -119,7 +118,7 @@ class NasBench201(CellSpace):
 
     @override
     def to_flax(self, arch: Cell, num_classes: int | None = None) -> NasBench201Net:
-        cell = net.check_cell(arch, self.num_ops, self.name)
+        cell = check_cell(arch, self.num_ops, self.name)
         return NasBench201Net(cell, self.stem_channels, self.cells_per_stage, num_classes=num_classes)
 
     @override
@@ -179,4 +178,4 @@ def _parse_tuple(text: str) -> Cell:
     if max(codes) >= len(_NASLIB_OPS):
         raise ValueError(f"NASLib operation code {max(codes)} in {text!r}: expected 0 to {len(_NASLIB_OPS) - 1}")
     by_edge = dict(zip(_NASLIB_EDGES, codes, strict=True))
-    return tuple(_NASLIB_OPS[by_edge[edge]] for edge in net.EDGES)
+    return tuple(_NASLIB_OPS[by_edge[edge]] for edge in EDGES)

@@ -1,11 +1,11 @@
-"""The interpreter of NAS-Bench-MR programs: many networks in one compiled program.
+"""The interpreter of NAS-Bench-MR networks: many of them in one compiled program.
 
-Like ``transnas/residual_trunk.py``, for a graph instead of a chain: only the convolutions of a network run,
-one after the other, each one of the few shapes of ``CONV_SHAPES``, chosen by data. Weights lie one after the other in
-one bank, as long as the largest network needs. Values lie one after the other on a tape of rows as wide as the widest
-network (a pixel is a row, channels that are not in use are zero), so that a convolution reads whatever width is its
-own; the normalised outputs, which only the backward pass reads, lie packed on a second tape. Gradients of values live
-in registers, for a value's gradient is needed from its last use back to its definition only.
+Only the convolutions of a network run, one after the other, each one of the few shapes of ``CONV_SHAPES``, chosen by
+data. Weights lie one after the other in one bank, as long as the largest network needs. Values lie one after the other
+on a tape of rows as wide as the widest network: a pixel is a row, channels that are not in use are zero. So a
+convolution reads whatever width is its own. The normalised outputs, which only the backward pass reads, lie packed on a
+second tape. Gradients of values live in registers, for a value's gradient is needed from its last use back to its
+definition only.
 
 Unused channels need a mask in the weights' initialisation only: zero kernels give zero outputs, batch norm keeps them
 zero, and no gradient leaves zero.
@@ -23,21 +23,26 @@ import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution, initializers, resizing
-from eproxy_jax.nn import norms as norms_lib
-from eproxy_jax.spaces.interpreter.tape import (
-    Weights,
-    apply_chosen,
-    interpreter,
-    owner_of_rows,
-    read,
-    read_rows,
-    write,
-    write_rows,
-)
-from eproxy_jax.spaces.nasbench_mr import program as programs
+from eproxy_jax.nn import resizing
+from eproxy_jax.spaces.interpreter import loop
+from eproxy_jax.spaces.interpreter.bank import Weights, before, init_rows, owner_of_rows, read, write
+from eproxy_jax.spaces.interpreter.conv_norm import ConvNorm, Kept, Place
+from eproxy_jax.spaces.interpreter.loop import apply_chosen
 from eproxy_jax.spaces.nasbench_mr.notation import Arch
-from eproxy_jax.spaces.nasbench_mr.program import CONV_SHAPES, FUSED_LEVEL, NUM_LEVELS, NUM_TAPS, UP, ConvShape
+from eproxy_jax.spaces.nasbench_mr.program import (
+    CONV_SHAPES,
+    FIRST_BRANCH,
+    FUSED_LEVEL,
+    HIDDEN,
+    LARGEST,
+    NUM_LEVELS,
+    NUM_TAPS,
+    UP,
+    ConvShape,
+    Encoded,
+    Instructions,
+    conv_sequence,
+)
 from eproxy_jax.types import TARGET_SIZE
 
 # XLA's CPU backend fills an empty array with zeros, so that tapes and banks cost what they are long: networks that need
@@ -54,14 +59,14 @@ class TapeSpec:
       height: of the images.
       width: of the images.
       channels: the largest number of channels, a multiple of 8.
-      tier: how long tapes and bank are, see :func:`tier_of`.
+      capacity: how long tapes and bank are, see :func:`capacity_of`.
     """
 
     batch: int
     height: int
     width: int
     channels: int
-    tier: int
+    capacity: int
 
     @property
     def unit(self) -> int:
@@ -84,7 +89,7 @@ class TapeSpec:
     @functools.cached_property
     def register_rows(self) -> tuple[int, ...]:
         """Where the registers are, and how many rows they have in all."""
-        sizes = [self.rows(0)] * programs.FIRST_BRANCH + [self.rows(i) for i in range(NUM_LEVELS)] * NUM_TAPS
+        sizes = [self.rows(0)] * FIRST_BRANCH + [self.rows(i) for i in range(NUM_LEVELS)] * NUM_TAPS
         return (0, *map(int, np.cumsum(sizes)))
 
     @functools.cached_property
@@ -99,77 +104,65 @@ class TapeSpec:
 
     def needs(self, arch: Arch) -> np.ndarray:
         """The sums of ``sizes`` in a network, [4]."""
-        return self.sizes[[step.shape for step in programs.program(arch).steps]].sum(0)
+        return self.sizes[[step.shape for step in conv_sequence(arch).steps]].sum(0)
 
     @functools.cached_property
     def totals(self) -> np.ndarray:
-        """The most that ``needs`` can be in the tier, [4]."""
-        return np.floor(self.needs(programs.LARGEST) * np.asarray(_SHARES[self.tier])).astype(np.int64)
+        """The most that ``needs`` can be, [4]."""
+        return np.floor(self.needs(LARGEST) * np.asarray(_SHARES[self.capacity])).astype(np.int64)
 
 
 @functools.cache
 def _smallest_specs() -> tuple[TapeSpec, ...]:
     """Specs of one small image: shares do not depend on the sizes."""
-    return tuple(TapeSpec(1, 8, 8, 8, tier) for tier in range(len(_SHARES)))
+    return tuple(TapeSpec(1, 8, 8, 8, capacity) for capacity in range(len(_SHARES)))
 
 
-def tier_of(arch: Arch) -> int:
-    """The smallest tier whose tapes and bank are long enough for an architecture."""
-    return next(spec.tier for spec in _smallest_specs() if np.all(spec.needs(arch) <= spec.totals))
+def capacity_of(arch: Arch) -> int:
+    """The smallest capacity whose tapes and bank are long enough for an architecture."""
+    return next(spec.capacity for spec in _smallest_specs() if np.all(spec.needs(arch) <= spec.totals))
 
 
-class StepPlan(NamedTuple):
-    """Where the convolutions of one network are; integer arrays [N], or scalars of one convolution.
+class Places(NamedTuple):
+    """Where the arrays of a convolution are, which depends on the size of the images; [N], or scalars.
 
     Attributes:
-      shape: index into ``CONV_SHAPES``; -1 for none.
-      after: 1 where the addend comes after the ReLU.
-      first_source: 1 where the gradient of its input starts here.
-      first_addend: the same for the addend.
       source: row of its input among the values.
       addend: row of what it adds.
       out: row of its output.
       norm: position of its normalised output on the second tape.
-      row: first row of its kernel in the bank.
-      scale: position of its first scale and bias.
+      weights: of its kernel, scales and biases in the bank.
       source_register: row of its input's gradient.
       addend_register: row of the addend's gradient; 0, which is nowhere, for none.
       out_register: row of its output's gradient.
     """
 
-    shape: Array
-    after: Array
-    first_source: Array
-    first_addend: Array
     source: Array
     addend: Array
     out: Array
     norm: Array
-    row: Array
-    scale: Array
+    weights: Place
     source_register: Array
     addend_register: Array
     out_register: Array
 
 
-class Plan(NamedTuple):
-    """A network as data.
+class Network(NamedTuple):
+    """A network as data, for images of one size.
 
     Attributes:
-      num_steps: number of convolutions.
+      length: number of convolutions.
       steps: the convolutions.
+      places: of the convolutions.
       taps: [3, 4], rows of the tapped values.
       tap_registers: [3, 4], rows of their gradients.
     """
 
-    num_steps: Array
-    steps: StepPlan
+    length: Array
+    steps: Instructions
+    places: Places
     taps: Array
     tap_registers: Array
-
-
-def _before(sizes: Array) -> Array:
-    return jnp.cumsum(sizes).astype(jnp.int32) - sizes
 
 
 def _of_shape(spec: TapeSpec, column: int, shape: Array) -> Array:
@@ -177,19 +170,24 @@ def _of_shape(spec: TapeSpec, column: int, shape: Array) -> Array:
     return jnp.asarray([*spec.sizes[:, column], 0], jnp.int32)[shape]
 
 
-def make_plan(spec: TapeSpec, parts: programs.Encoded) -> Plan:
-    """Where the arrays of an encoded network are."""
-    shape, source, addend, _, _, after, first_source, first_addend, *registers = jnp.asarray(parts.steps).T
-    rows, norms, kernels, scales = (_of_shape(spec, column, shape) for column in range(4))
-    out = 2 * spec.rows(0) + _before(rows)
+def placed(spec: TapeSpec, parts: Encoded) -> Network:
+    """An encoded network with the places of its arrays."""
+    steps = parts.steps
+    rows, norms, kernels, scales = (_of_shape(spec, column, steps.shape) for column in range(4))
+    out = 2 * spec.rows(0) + before(rows)
     values = jnp.concatenate([jnp.asarray([0, spec.rows(0)], jnp.int32), out])
-    register_rows = jnp.asarray(spec.register_rows, jnp.int32)
-    places = (values[source], values[addend], out, _before(norms), _before(kernels), _before(scales))
-    steps = StepPlan(
-        shape, after, first_source, first_addend, *places, *(register_rows[register] for register in registers)
+    registers = jnp.asarray(spec.register_rows, jnp.int32)
+    places = Places(
+        values[steps.source],
+        values[steps.addend],
+        out,
+        before(norms),
+        Place(before(kernels), before(scales)),
+        registers[steps.source_register],
+        registers[steps.addend_register],
+        registers[steps.out_register],
     )
-    count = jnp.sum(shape >= 0)
-    return Plan(count, steps, values[parts.taps[:, 0]], register_rows[parts.taps[:, 1]])
+    return Network(jnp.sum(steps.shape >= 0), steps, places, values[parts.taps.values], registers[parts.taps.registers])
 
 
 # --- reading and writing --------------------------------------------------------------------------------------
@@ -219,70 +217,71 @@ def _widen(x: Array, channels: int) -> Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, channels - x.shape[-1])))
 
 
-def _read_weights(spec: TapeSpec, shape: ConvShape, weights: Weights, at: StepPlan) -> tuple[Array, Array, Array]:
-    """Kernel, scale and bias of a convolution."""
-    size, channels = shape.kernel_size, spec.channels_of(shape)
-    kernel = read_rows(weights.kernels, at.row, (size, size, channels, channels))
-    scale, bias = (read(vector, at.scale, (channels,)) for vector in (weights.scale, weights.bias))
-    return kernel, scale, bias
-
-
 # --- one convolution ------------------------------------------------------------------------------------------
 
 
-def _conv_forward(spec: TapeSpec, shape: ConvShape, weights: Weights, at: StepPlan, carry: tuple[Array, Array, Array]):
-    """(values, normalised outputs, reciprocal deviations) with those of this convolution written."""
-    values, norms, rstds = carry
-    channels = spec.channels_of(shape)
-    x = _read_map(spec, values, at.source, shape.level, channels)
-    addend = _read_map(spec, values, at.addend, shape.level_out, channels)
-    kernel, scale, bias = _read_weights(spec, shape, weights, at)
-    normalized, rstd = norms_lib.standardize(convolution.conv2d(x, kernel, shape.stride))
-    y = norms_lib.affine(normalized, scale, bias)
-    if shape.kind == UP:
-        y = resizing.upsample_2x(nn.relu(y)) + addend
-    else:
-        y = nn.relu(y + jnp.where(at.after > 0, 0, addend)) + jnp.where(at.after > 0, addend, 0)
-    values = _write_map(values, at.out, _widen(y, spec.channels))
-    return values, write(norms, at.norm, normalized), write(rstds, at.scale, rstd)
+class _Written(NamedTuple):
+    """What the forward pass writes: values, normalised outputs, reciprocal deviations."""
+
+    values: Array
+    norms: Array
+    rstds: Array
 
 
-def _conv_backward(
-    spec: TapeSpec,
-    shape: ConvShape,
-    weights: Weights,
-    saved: tuple[Array, Array, Array],
-    at: StepPlan,
-    carry: tuple[Array, Weights],
-):
-    """(registers, gradients of weights) with this convolution's output's gradient handed on."""
-    (values, norms, rstds), (registers, grads) = saved, carry
-    channels, level_out = spec.channels_of(shape), shape.level_out
-    # A loop of one turn: what reads registers inside a fused operation that others repeat makes XLA copy them all.
-    zeros = jnp.zeros((spec.batch, *spec.map_size(level_out), channels), values.dtype)
-    read_out = functools.partial(_read_map, spec, registers, at.out_register, level_out, channels)
-    grad: Any = apply_chosen([lambda _: read_out()], jnp.minimum(at.shape, 0), zeros)
-    kernel, scale, bias = _read_weights(spec, shape, weights, at)
-    x = _read_map(spec, values, at.source, shape.level, channels)
-    normalized = read(norms, at.norm, (spec.batch, *spec.map_size(shape.conv_level), channels))
-    rstd = read(rstds, at.scale, (channels,))
-    y = norms_lib.affine(normalized, scale, bias)
-    if shape.kind == UP:  # the addend has the output's register, and its gradient
-        grad = resizing.upsample_2x_gradient(grad) * (y > 0)
-    else:
-        addend = _read_map(spec, values, at.addend, level_out, channels)
-        masked = grad * (y + jnp.where(at.after > 0, 0, addend) > 0)
-        to_addend = jnp.where(at.after > 0, grad, masked)
-        registers = _add_map(spec, registers, at.addend_register, level_out, to_addend, at.first_addend)
-        grad = masked
-    grad, *vectors = norms_lib.affine_normalize_gradient(grad, normalized, rstd, scale)
-    grad_x, grad_kernel = jax.vjp(functools.partial(convolution.conv2d, stride=shape.stride), x, kernel)[1](grad)
-    grads = Weights(
-        write_rows(grads.kernels, at.row, grad_kernel),
-        write(grads.scale, at.scale, vectors[0]),
-        write(grads.bias, at.scale, vectors[1]),
-    )
-    return _add_map(spec, registers, at.source_register, shape.level, grad_x, at.first_source), grads
+class _Conv(NamedTuple):
+    """Runs the convolutions of one shape."""
+
+    spec: TapeSpec
+    shape: ConvShape
+
+    @property
+    def step(self) -> ConvNorm:
+        """The convolution and its batch norm."""
+        size, channels = self.shape.kernel_size, self.spec.channels_of(self.shape)
+        return ConvNorm((size, size, channels, channels), self.shape.stride)
+
+    def _maps(self, values: Array, at: Places) -> tuple[Array, Array]:
+        """Input and addend."""
+        spec, shape, channels = self.spec, self.shape, self.step.channels
+        x = _read_map(spec, values, at.source, shape.level, channels)
+        return x, _read_map(spec, values, at.addend, shape.level_out, channels)
+
+    def forward(self, weights: Weights, step: tuple[Instructions, Places], carry: _Written) -> _Written:
+        """What is written, with this convolution's."""
+        (does, at), (values, norms, rstds) = step, carry
+        x, addend = self._maps(values, at)
+        kept = self.step.forward(weights, at.weights, x)
+        y = self.step.output(weights, at.weights, kept.normalized)
+        if self.shape.kind == UP:
+            y = resizing.upsample_2x(nn.relu(y)) + addend
+        else:
+            y = nn.relu(y + jnp.where(does.after > 0, 0, addend)) + jnp.where(does.after > 0, addend, 0)
+        values = _write_map(values, at.out, _widen(y, self.spec.channels))
+        return _Written(values, write(norms, at.norm, kept.normalized), write(rstds, at.weights.scale, kept.rstd))
+
+    def backward(
+        self, weights: Weights, written: _Written, step: tuple[Instructions, Places], carry: tuple[Array, Weights]
+    ) -> tuple[Array, Weights]:
+        """(registers, gradients of weights) with this convolution's output's gradient handed on."""
+        spec, shape, channels = self.spec, self.shape, self.step.channels
+        (does, at), (registers, grads) = step, carry
+        # A loop of one turn: what reads registers inside a fused operation that others repeat makes XLA copy them all.
+        zeros = jnp.zeros((spec.batch, *spec.map_size(shape.level_out), channels), registers.dtype)
+        read_out = functools.partial(_read_map, spec, registers, at.out_register, shape.level_out, channels)
+        grad: Any = apply_chosen([lambda _: read_out()], jnp.minimum(does.shape, 0), zeros)
+        x, addend = self._maps(written.values, at)
+        normalized = read(written.norms, at.norm, (spec.batch, *spec.map_size(shape.conv_level), channels))
+        kept = Kept(x, normalized, read(written.rstds, at.weights.scale, (channels,)))
+        y = self.step.output(weights, at.weights, normalized)
+        if shape.kind == UP:  # the addend has the output's register, and its gradient
+            grad = resizing.upsample_2x_gradient(grad) * (y > 0)
+        else:
+            masked = grad * (y + jnp.where(does.after > 0, 0, addend) > 0)
+            to_addend = jnp.where(does.after > 0, grad, masked)
+            registers = _add_map(spec, registers, at.addend_register, shape.level_out, to_addend, does.first_addend)
+            grad = masked
+        grad_x, grads = self.step.backward(weights, at.weights, kept, grad, grads)
+        return _add_map(spec, registers, at.source_register, shape.level, grad_x, does.first_source), grads
 
 
 # --- the whole program ----------------------------------------------------------------------------------------
@@ -304,105 +303,93 @@ def _resize(spec: TapeSpec, slot: int, x: Array) -> Array:
     return resizing.resize_bilinear(x, *(spec.map_size(FUSED_LEVEL) if slot == 0 else (TARGET_SIZE, TARGET_SIZE)))
 
 
-def _step(steps: StepPlan, index: Array) -> StepPlan:
-    return StepPlan(*(lax.dynamic_index_in_dim(column, index, keepdims=False) for column in steps))
-
-
-def _forward(spec: TapeSpec, stem: Array, weights: Weights, plan: Plan) -> tuple[TapMaps, tuple[Array, Array, Array]]:
+def _forward(spec: TapeSpec, stem: Array, weights: Weights, network: Network) -> tuple[TapMaps, _Written]:
     """Tapped branches, and what the backward pass needs."""
     dtype, (rows, norms, _, scales) = stem.dtype, map(int, spec.totals)
     values = lax.empty((2 * spec.rows(0) + rows, spec.channels), dtype)
     values = lax.dynamic_update_slice(values, jnp.zeros((spec.rows(0), spec.channels), dtype), (0, 0))
     values = _write_map(values, jnp.asarray(spec.rows(0)), stem)
 
-    def body(index: Array, carry: Any) -> Any:
-        at = _step(plan.steps, index)
-        convs = [functools.partial(_conv_forward, spec, shape, weights, at) for shape in CONV_SHAPES]
-        return apply_chosen(convs, at.shape, carry)
+    def run(step: tuple[Instructions, Places], carry: _Written) -> _Written:
+        convs = [functools.partial(_Conv(spec, shape).forward, weights, step) for shape in CONV_SHAPES]
+        return apply_chosen(convs, step[0].shape, carry)
 
-    carry = (values, lax.empty((norms,), dtype), lax.empty((scales,), dtype))
-    saved = lax.fori_loop(0, plan.num_steps, body, carry)
+    start = _Written(values, lax.empty((norms,), dtype), lax.empty((scales,), dtype))
+    written = loop.forward(run, (network.steps, network.places), network.length, start)
     slots = [
         jnp.stack(
             [
-                _resize(spec, slot, _read_map(spec, saved[0], plan.taps[slot, level], level, spec.channels))
+                _resize(spec, slot, _read_map(spec, written.values, network.taps[slot, level], level, spec.channels))
                 for level in range(NUM_LEVELS)
             ]
         )
         for slot in range(NUM_TAPS)
     ]
-    return TapMaps(slots[0], jnp.stack(slots[1:])), saved
+    return TapMaps(slots[0], jnp.stack(slots[1:])), written
 
 
 def _backward(
     spec: TapeSpec,
     stem: tuple[int, ...],
     weights: Weights,
-    plan: Plan,
-    saved: tuple[Array, Array, Array],
+    network: Network,
+    written: _Written,
     grads: TapMaps,
 ) -> tuple[Array, Weights]:
     """Gradients of the stem's output and of the weights."""
     del stem
-    registers = jnp.zeros((spec.register_rows[-1], spec.channels), saved[0].dtype)
+    registers = jnp.zeros((spec.register_rows[-1], spec.channels), written.values.dtype)
     for slot, maps in enumerate((grads.last, *grads.others)):
         for level in range(NUM_LEVELS):
-            x = jnp.zeros((spec.batch, *spec.map_size(level), spec.channels), registers.dtype)
-            grad = jax.vjp(functools.partial(_resize, spec, slot), x)[1](maps[level])[0]
-            registers = _write_map(registers, plan.tap_registers[slot, level], grad)
+            shape = (spec.batch, *spec.map_size(level), spec.channels)
+            grad = loop.transposed(functools.partial(_resize, spec, slot), shape, maps[level])
+            registers = _write_map(registers, network.tap_registers[slot, level], grad)
 
-    def body(index: Array, carry: Any) -> Any:
-        at = _step(plan.steps, plan.num_steps - 1 - index)
-        convs = [functools.partial(_conv_backward, spec, shape, weights, saved, at) for shape in CONV_SHAPES]
-        return apply_chosen(convs, at.shape, carry)
+    def run(step: tuple[Instructions, Places], carry: tuple[Array, Weights]) -> tuple[Array, Weights]:
+        convs = [functools.partial(_Conv(spec, shape).backward, weights, written, step) for shape in CONV_SHAPES]
+        return apply_chosen(convs, step[0].shape, carry)
 
     start = (registers, jax.tree.map(jnp.zeros_like, weights))
-    registers, grad_weights = lax.fori_loop(0, plan.num_steps, body, start)
-    row = jnp.asarray(spec.register_rows[programs.HIDDEN])
+    registers, grad_weights = loop.backward(run, (network.steps, network.places), network.length, start)
+    row = jnp.asarray(spec.register_rows[HIDDEN])
     return _read_map(spec, registers, row, 0, spec.channels), grad_weights
 
 
-_run = interpreter(_forward, _backward)
+_run = loop.differentiable(_forward, _backward)
 
 
-def run(spec: TapeSpec, stem: Array, weights: Weights, plan: Plan) -> TapMaps:
+def run(spec: TapeSpec, stem: Array, weights: Weights, network: Network) -> TapMaps:
     """Run the convolutions of a network.
 
     Args:
       spec: the static side.
       stem: [B, H, W, C], the first stem convolution's output, unused channels zero.
       weights: the bank.
-      plan: which convolutions, and where; no gradient.
+      network: which convolutions, and where; no gradient.
 
     Returns:
       The branches that feature taps read.
     """
-    return _run(spec, stem, weights, plan)
+    return _run(spec, stem, weights, network)
 
 
-def init_bank(key: Array, spec: TapeSpec, parts: programs.Encoded, plan: Plan, dtype: Any, init: Array | int) -> Array:
+def init_bank(key: Array, spec: TapeSpec, network: Network, dtype: Any, init: Array | int) -> Array:
     """Kernels of all convolutions, [R, U]: scaled by their true fans, zero where channels are not in use.
 
     Args:
       key: typed key; consumed.
       spec: the static side.
-      parts: the encoded network.
-      plan: made from it.
+      network: in its places.
       dtype: of the result.
       init: index into ``initializers.INITS``.
     """
-    rows, unit = int(spec.totals[2]), spec.unit
-    sizes = _of_shape(spec, 2, plan.steps.shape)
-    owner = owner_of_rows(sizes, rows)
-    inputs, features = (jnp.asarray(parts.steps)[:, column][owner] for column in (3, 4))
-    shape = plan.steps.shape[owner]
-    width = _of_shape(spec, 3, shape)
-    area = jnp.asarray([*(s.kernel_size**2 for s in CONV_SHAPES), 1], jnp.int32)[shape]
+    (rows, unit), steps = (int(spec.totals[2]), spec.unit), network.steps
+    owner = owner_of_rows(_of_shape(spec, 2, steps.shape), rows)
+    area = jnp.asarray([*(s.kernel_size**2 for s in CONV_SHAPES), 1], jnp.int32)[steps.shape]
     # Row r of a kernel holds the outputs from r * U on of one position and input, wrapped at the kernel's width.
-    start = (jnp.arange(rows) - plan.steps.row[owner]) * unit
-    width = jnp.maximum(width, 1)
-    used = (start // width % width < inputs)[:, None] & (
-        (start % width)[:, None] + jnp.arange(unit)[None] < features[:, None]
+    start = (jnp.arange(rows) - network.places.weights.row[owner]) * unit
+    width = jnp.maximum(_of_shape(spec, 3, steps.shape), 1)[owner]
+    used = (start // width % width < steps.inputs[owner])[:, None] & (
+        (start % width)[:, None] + jnp.arange(unit)[None] < steps.features[owner][:, None]
     )
-    fans = [jnp.maximum(fan, 1).astype(dtype)[:, None] for fan in (area, features, inputs)]
-    return jnp.where(used, initializers.conv_kernel(key, (rows, unit), dtype, init, *fans), 0)
+    return jnp.where(used, init_rows(key, (rows, unit), dtype, init, owner, (area, steps.features, steps.inputs)), 0)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -12,10 +13,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from eproxy_jax.nn import convolution, initializers, layers, resizing
-from eproxy_jax.spaces.nasbench_mr import interpreter as tape
-from eproxy_jax.spaces.nasbench_mr import program as programs
+from eproxy_jax.spaces.interpreter import bank, loop
+from eproxy_jax.spaces.nasbench_mr import interpreter
 from eproxy_jax.spaces.nasbench_mr.notation import Arch
-from eproxy_jax.spaces.nasbench_mr.program import FUSED_LEVEL, NUM_LEVELS, NUM_TAPS
+from eproxy_jax.spaces.nasbench_mr.program import FUSED_LEVEL, NUM_LEVELS, NUM_TAPS, decode
 from eproxy_jax.spaces.standalone import StandAloneNet
 from eproxy_jax.types import TARGET_SIZE
 
@@ -28,22 +29,6 @@ def _check_images(images: Array) -> None:
             f"NAS-Bench-MR networks halve their maps {NUM_LEVELS - 1} times: expected images whose height and width "
             f"are multiples of {_SMALLEST_MAP}, got {images.shape[1]} x {images.shape[2]}"
         )
-
-
-class ConvBnRelu(nn.Module):
-    """Convolution without bias, batch norm, ReLU."""
-
-    features: int
-    kernel_size: int
-    stride: int = 1
-    track: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = True) -> Array:
-        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
-        x = layers.Conv(self.features, self.kernel_size, self.stride, dtype=self.dtype, name="conv")(x)
-        return nn.relu(layers.BatchNorm(True, self.track, self.dtype, name="norm")(x, train))
 
 
 class ResidualBlock(nn.Module):
@@ -86,7 +71,7 @@ class NasBenchMrNet(StandAloneNet):
         inputs = 1
 
         def put(name: str, channels: int, size: int = 3, stride: int = 1) -> None:
-            setattr(self, name, ConvBnRelu(channels // self.divisor, size, stride, self.track, self.dtype))
+            setattr(self, name, layers.ConvBnRelu(channels // self.divisor, size, stride, self.track, self.dtype))
 
         put("stem_a", entering[0])
         put("stem_b", entering[1])
@@ -163,7 +148,7 @@ class NasBenchMrNet(StandAloneNet):
 
 
 class MaskedConvBnRelu(nn.Module):
-    """:class:`ConvBnRelu` whose numbers of channels are data: unused ones have zero weights, and stay zero.
+    """:class:`layers.ConvBnRelu` whose numbers of channels are data: unused ones have zero weights, and stay zero.
 
     Attributes:
       features: the most output channels.
@@ -214,16 +199,16 @@ def _padded_tap(features: Array, used: Array) -> layers.PaddedTap:
 
 
 class UniversalNasBenchMr(nn.Module):
-    """Every NAS-Bench-MR network of a tier in one module: the network is data.
+    """Every NAS-Bench-MR network up to a capacity in one module: the network is data.
 
     Attributes:
       channels: the largest number of channels.
-      tier: of the networks that it takes, see ``interpreter.tier_of``.
+      capacity: of the networks that it takes, see ``interpreter.capacity_of``.
       dtype: dtype of the parameters.
     """
 
     channels: int
-    tier: int
+    capacity: int
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -242,20 +227,15 @@ class UniversalNasBenchMr(nn.Module):
           ValueError: images of other sizes.
         """
         _check_images(images)
-        most, parts = self.channels, programs.decode(encoded)
-        spec = tape.TapeSpec(images.shape[0], images.shape[1], images.shape[2], most, self.tier)
-        plan = tape.make_plan(spec, parts)
-        first, last = parts.ends[0], parts.ends[1]
+        most, parts = self.channels, decode(encoded)
+        spec = interpreter.TapeSpec(images.shape[0], images.shape[1], images.shape[2], most, self.capacity)
+        network, first, last = interpreter.placed(spec, parts), parts.first, parts.last
         x = MaskedConvBnRelu(most, 3, self.dtype, name="stem_a")(images, jnp.ones(3, bool), first, init)
-        scales = (int(spec.totals[3]),)
-        weights = tape.Weights(
-            self.param("kernels", tape.init_bank, spec, parts, plan, self.dtype, init),
-            self.param("scale", nn.initializers.ones, scales, self.dtype),
-            self.param("bias", nn.initializers.zeros, scales, self.dtype),
-        )
-        maps: Any = tape.run(spec, x, weights, plan)
-        widths = parts.taps[:, 2]
-        ends = jnp.moveaxis(maps.last, 0, 3).reshape(*maps.last.shape[1:4], NUM_LEVELS * most)
+        kernels = functools.partial(interpreter.init_bank, spec=spec, network=network, dtype=self.dtype, init=init)
+        weights = bank.declare(self, kernels, int(spec.totals[3]), self.dtype)
+        maps: Any = interpreter.run(spec, x, weights, network)
+        widths = parts.taps.channels
+        ends = loop.side_by_side(maps.last)
         used = (jnp.arange(most)[None] < widths[0][:, None]).reshape(-1)
         end = MaskedConvBnRelu(most, 1, self.dtype, name="fuse_end")(ends, used, last, init)
         taps = [_padded_tap(resizing.resize_bilinear(end, TARGET_SIZE, TARGET_SIZE), last)]

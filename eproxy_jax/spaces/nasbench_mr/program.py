@@ -1,4 +1,4 @@
-"""NAS-Bench-MR networks as programs: which convolutions run in which order, and what each reads and adds.
+"""NAS-Bench-MR networks as lists of convolutions: which run in which order, and what each reads and adds.
 
 The network, as the benchmark's authors built it (Ding et al., ICLR 2022; their published code). Level l has maps of
 1 / 2**l of the images' height and width.
@@ -27,10 +27,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax import Array
 
+from eproxy_jax.spaces.interpreter import loop
 from eproxy_jax.spaces.nasbench_mr import notation
 from eproxy_jax.spaces.nasbench_mr.notation import MAX_CHANNELS, NUM_STAGES, Arch
 
@@ -106,6 +108,23 @@ def conv_shape(kind: str, level: int, channels: int) -> int:
     )
 
 
+class Value(NamedTuple):
+    """What a convolution reads or adds.
+
+    Attributes:
+      number: of the value.
+      register: of its gradient.
+      channels: of at most 128.
+    """
+
+    number: int
+    register: int
+    channels: int
+
+
+_NOTHING = Value(ZERO, NOWHERE, 0)
+
+
 class ConvStep(NamedTuple):
     """One convolution of a network with its batch norm.
 
@@ -113,146 +132,178 @@ class ConvStep(NamedTuple):
     addend`` in a fusion (upsampled before the sum from a lower level).
 
     Attributes:
-      name: of the stand-alone network's layer that holds the convolution.
-      suffix: of the layer's ``conv`` and ``norm``.
+      layer: name of the stand-alone network's layer that holds the convolution, and suffix of its ``conv`` and
+        ``norm``.
       shape: index into ``CONV_SHAPES``.
-      source: number of the value that it reads.
-      addend: number of the value that it adds; ``ZERO`` for none.
+      source: what it reads.
+      addend: what it adds.
       after: whether the addend comes after the ReLU.
-      inputs: channels that are read, of at most 128.
-      features: channels that are written.
-      registers: of the source, of the addend and of the output.
+      out: its output.
     """
 
-    name: str
-    suffix: str
+    layer: tuple[str, str]
     shape: int
-    source: int
-    addend: int
+    source: Value
+    addend: Value
     after: bool
-    inputs: int
-    features: int
-    registers: tuple[int, int, int]
+    out: Value
 
 
-class Tap(NamedTuple):
-    """The branches of a module that a feature tap reads.
-
-    Attributes:
-      values: their numbers.
-      registers: their registers.
-      channels: their channels.
-    """
-
-    values: tuple[int, ...]
-    registers: tuple[int, ...]
-    channels: tuple[int, ...]
-
-
-class Program(NamedTuple):
+class ConvSequence(NamedTuple):
     """A network as a list of convolutions, between the first stem convolution and the fusion at the end.
 
     Attributes:
       steps: in the order of execution.
-      taps: of the last three modules, last first.
+      taps: branches of the last three modules that feature taps read, last module first.
     """
 
     steps: tuple[ConvStep, ...]
-    taps: tuple[Tap, ...]
+    taps: tuple[tuple[Value, ...], ...]
 
 
 @functools.lru_cache(maxsize=4096)
-def program(arch: Arch) -> Program:
-    """The program of an architecture."""
+def conv_sequence(arch: Arch) -> ConvSequence:
+    """The convolutions of an architecture."""
     (first, second), modules, _ = arch
     steps: list[ConvStep] = []
 
     def register(module: int, level: int) -> int:
         return FIRST_BRANCH + NUM_LEVELS * ((len(modules) - 1 - module) % _TURNS) + level
 
-    def conv(name: str, suffix: str, kind: str, level: int, source: tuple[int, int, int], features: int, out: int,
-             addend: tuple[int, int] = (ZERO, NOWHERE), after: bool = False) -> tuple[int, int, int]:  # fmt: skip
-        """(number, register, channels) of the output, from those of the source and the addend."""
-        value, source_register, inputs = source
-        shape = conv_shape(kind, level, max(inputs, features))
-        registers = (source_register, addend[1], out)
-        steps.append(ConvStep(name, suffix, shape, value, addend[0], after, inputs, features, registers))
-        return FIRST_CONV + len(steps) - 1, out, features
+    def conv(
+        layer: tuple[str, str],
+        place: tuple[str, int],
+        source: Value,
+        out: tuple[int, int],
+        addend: Value = _NOTHING,
+        after: bool = False,
+    ) -> Value:
+        """Add a convolution of a kind at a level, whose output has the register and channels ``out``."""
+        value = Value(FIRST_CONV + len(steps), *out)
+        shape = conv_shape(*place, max(source.channels, value.channels))
+        steps.append(ConvStep(layer, shape, source, addend, after, value))
+        return value
 
-    branches = [conv("stem_b", "", SAME, 0, (STEM, HIDDEN, first), second, register(-1, 0))]
-    taps: list[Tap] = []
+    branches = [conv(("stem_b", ""), (SAME, 0), Value(STEM, HIDDEN, first), (register(-1, 0), second))]
+    taps: list[tuple[Value, ...]] = []
     for m, (num_branches, blocks, channels) in enumerate(modules):
-        fused: list[tuple[int, int, int]] = []
+        fused: list[Value] = []
         for level in range(num_branches):
-            width, out, name = channels[level], register(m, level), f"module{m}_fuse{level}"
+            out, name = (register(m, level), channels[level]), f"module{m}_fuse{level}"
             if level >= len(branches):
-                fused.append(conv(f"{name}_new", "", DOWN, level - 1, fused[level - 1], width, out))
+                fused.append(conv((f"{name}_new", ""), (DOWN, level - 1), fused[level - 1], out))
                 continue
-            total = conv(f"{name}_{level}", "", SAME, level, branches[level], width, out)
-            if level > 0:
-                total = conv(
-                    f"{name}_{level - 1}", "", DOWN, level - 1, branches[level - 1], width, out, total[:2], True
-                )
-            if level + 1 < len(branches):
-                total = conv(f"{name}_{level + 1}", "", UP, level + 1, branches[level + 1], width, out, total[:2], True)
+            total = conv((f"{name}_{level}", ""), (SAME, level), branches[level], out)
+            for kind, other in ((DOWN, level - 1), (UP, level + 1)):
+                if 0 <= other < len(branches):
+                    total = conv((f"{name}_{other}", ""), (kind, other), branches[other], out, total, True)
             fused.append(total)
         for level in range(num_branches):
             for block in range(blocks[level]):
-                x, width, name = fused[level], channels[level], f"module{m}_branch{level}_block{block}"
-                hidden = conv(name, "_a", SAME, level, x, width, HIDDEN)
-                fused[level] = conv(name, "_b", SAME, level, hidden, width, x[1], x[:2])
+                x, name = fused[level], f"module{m}_branch{level}_block{block}"
+                hidden = conv((name, "_a"), (SAME, level), x, (HIDDEN, x.channels))
+                fused[level] = conv((name, "_b"), (SAME, level), hidden, (x.register, x.channels), x)
         branches = fused
-        taps.append(Tap(*map(tuple, zip(*branches, strict=True))))  # pyright: ignore[reportArgumentType]
-    return Program(tuple(steps), tuple(taps[::-1][:NUM_TAPS]))
+        taps.append(tuple(branches))
+    return ConvSequence(tuple(steps), tuple(taps[::-1][:NUM_TAPS]))
 
 
 # The largest network: everything at its most.
 LARGEST = notation.from_numbers([choices[-1] for choices in notation.CHOICES])
-MAX_STEPS = len(program(LARGEST).steps)
+MAX_STEPS = len(conv_sequence(LARGEST).steps)
+
+
+class Instructions(NamedTuple):
+    """The convolutions of an encoded architecture; integer arrays [MAX_STEPS], or scalars of one convolution.
+
+    Attributes:
+      shape: index into ``CONV_SHAPES``; -1 for none.
+      source: number of the value that it reads.
+      addend: number of the value that it adds; ``ZERO`` for none.
+      inputs: channels that are read.
+      features: channels that are written.
+      after: 1 where the addend comes after the ReLU.
+      first_source: 1 where the gradient of its input starts here on the way back.
+      first_addend: the same for the addend.
+      source_register: of its input's gradient.
+      addend_register: of the addend's gradient; ``NOWHERE`` for none.
+      out_register: of its output's gradient.
+    """
+
+    shape: Any
+    source: Any
+    addend: Any
+    inputs: Any
+    features: Any
+    after: Any
+    first_source: Any
+    first_addend: Any
+    source_register: Any
+    addend_register: Any
+    out_register: Any
+
+
+class Taps(NamedTuple):
+    """The branches that feature taps read, [3, 4]; ``ZERO``, ``NOWHERE`` and 0 for branches that are not there."""
+
+    values: Any
+    registers: Any
+    channels: Any
 
 
 class Encoded(NamedTuple):
     """The parts of an encoded architecture.
 
     Attributes:
-      steps: [MAX_STEPS, 11]: shape (-1 for none), source, addend, inputs, features; three flags: the addend comes after
-        the ReLU, the gradient of the source starts here on the way back, that of the addend does; three registers.
-      taps: [3, 3, 4]: per tap the numbers, registers and channels of its branches; ``ZERO``, ``NOWHERE`` and 0 for
-        branches that are not there.
-      ends: channels of the first stem convolution and of the fusion at the end.
+      steps: its convolutions.
+      taps: what feature taps read.
+      first: channels of the first stem convolution.
+      last: channels of the fusion at the end.
     """
 
-    steps: np.ndarray
-    taps: np.ndarray
-    ends: np.ndarray
+    steps: Instructions
+    taps: Taps
+    first: Any
+    last: Any
 
 
-_COLUMNS = 11
+def _empty() -> Encoded:
+    """An encoded architecture without convolutions."""
+    steps = Instructions(*(np.zeros(MAX_STEPS, np.int32) for _ in Instructions._fields))
+    steps.shape[:] = -1
+    taps = Taps(*(np.zeros((NUM_TAPS, NUM_LEVELS), np.int32) for _ in Taps._fields))
+    return Encoded(steps, taps, np.zeros((), np.int32), np.zeros((), np.int32))
 
 
 def encode(arch: Arch, divisor: int) -> np.ndarray:
     """An architecture as one integer array, channels divided by ``divisor``; see :func:`decode`."""
-    parts = program(arch)
-    steps = np.zeros((MAX_STEPS, _COLUMNS), np.int32)
-    steps[:, 0] = -1
-    started = {value for tap in parts.taps for value in tap.values}
-    for row, step in reversed(list(zip(steps, parts.steps, strict=False))):
-        widths = (step.inputs // divisor, step.features // divisor)
-        flags = (step.after, step.source not in started, step.addend not in started)
-        row[:] = (step.shape, step.source, step.addend, *widths, *flags, *step.registers)
-        started |= {step.source, step.addend}
-    taps = np.zeros((NUM_TAPS, 3, NUM_LEVELS), np.int32)
-    for slot, tap in zip(taps, parts.taps, strict=True):
-        slot[:, : len(tap.values)] = (tap.values, tap.registers, [c // divisor for c in tap.channels])
-    ends = np.asarray([arch[0][0] // divisor, arch[2] // divisor], np.int32)
-    return np.concatenate([steps.reshape(-1), taps.reshape(-1), ends])
+    network, (steps, taps, _, _) = conv_sequence(arch), _empty()
+    started = {value.number for tap in network.taps for value in tap}
+    for number, step in reversed(list(enumerate(network.steps))):
+        source, addend, out = step.source, step.addend, step.out
+        row = Instructions(
+            shape=step.shape,
+            source=source.number,
+            addend=addend.number,
+            inputs=source.channels // divisor,
+            features=out.channels // divisor,
+            after=step.after,
+            first_source=source.number not in started,
+            first_addend=addend.number not in started,
+            source_register=source.register,
+            addend_register=addend.register,
+            out_register=out.register,
+        )
+        for column, value in zip(steps, row, strict=True):
+            column[number] = value
+        started |= {source.number, addend.number}
+    for slot, tap in enumerate(network.taps):
+        for level, value in enumerate(tap):
+            taps.values[slot, level], taps.registers[slot, level] = value.number, value.register
+            taps.channels[slot, level] = value.channels // divisor
+    return loop.pack(Encoded(steps, taps, arch[0][0] // divisor, arch[2] // divisor))
 
 
-def decode(encoded):
-    """The parts of an encoded architecture, NumPy or JAX."""
-    steps, taps = MAX_STEPS * _COLUMNS, NUM_TAPS * 3 * NUM_LEVELS
-    return Encoded(
-        encoded[:steps].reshape(MAX_STEPS, _COLUMNS),
-        encoded[steps : steps + taps].reshape(NUM_TAPS, 3, NUM_LEVELS),
-        encoded[steps + taps :],
-    )
+def decode(encoded: Array) -> Encoded:
+    """The parts of an encoded architecture."""
+    return loop.unpack(_empty(), encoded)

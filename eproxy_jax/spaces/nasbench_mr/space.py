@@ -1,8 +1,7 @@
-"""NAS-Bench-MR: multi-resolution networks of four stages whose depths and widths are free in every branch.
+"""NAS-Bench-MR has multi-resolution networks of four stages, whose depths and widths are free in every branch.
 
 Source: Ding et al., "Learning Versatile Neural Architectures by Propagating Network Codes", ICLR 2022.
-``notation.py`` has the rules of the space, ``program.py`` the network
-and what of it was decided here.
+``notation.py`` has the rules of the space, ``program.py`` the network and what of it was decided here.
 
 Notations read by ``parse``:
   * the benchmark's dict: ``{"input_channel": [c, c], "inverted_residual_setting": [[branches, [blocks per branch],
@@ -10,10 +9,8 @@ Notations read by ``parse``:
   * the same as JSON text, which ``format`` writes
   * its three values in this order
 
-Two programs serve all networks (see ``interpreter.py``). Over the 2,507 networks of the benchmark
-the convolutions execute 1.15 times the MACs that are needed (sum over sum; mean of the networks' ratios 1.29, median
-1.17, 99th percentile 2.4; forward and backward alike). The largest network has 56.8 M weights at 128 channels, the mean
-one of the benchmark 7.2 M; the program that serves 2,280 of its 2,507 networks has room for 40 % of the largest.
+Two programs serve all networks (see ``interpreter.py``): one with room for the largest, and one with room for most of
+the benchmark's, which need far less. Convolutions pad their channels, forward and backward alike.
 """
 
 from __future__ import annotations
@@ -28,12 +25,11 @@ from typing_extensions import override
 
 from eproxy_jax import sampling
 from eproxy_jax.spaces import base
-from eproxy_jax.spaces.nasbench_mr import interpreter as tape
-from eproxy_jax.spaces.nasbench_mr import notation
-from eproxy_jax.spaces.nasbench_mr import program as programs
+from eproxy_jax.spaces.interpreter import bank
+from eproxy_jax.spaces.nasbench_mr import interpreter, notation
 from eproxy_jax.spaces.nasbench_mr.net import NasBenchMrNet, UniversalNasBenchMr
 from eproxy_jax.spaces.nasbench_mr.notation import CHANNEL_STEP, MAX_CHANNELS, Arch
-from eproxy_jax.spaces.nasbench_mr.program import CONV_SHAPES, FUSED_LEVEL, NUM_LEVELS
+from eproxy_jax.spaces.nasbench_mr.program import CONV_SHAPES, FUSED_LEVEL, LARGEST, NUM_LEVELS, conv_sequence, encode
 
 _IMAGE_SIZE = 32
 
@@ -44,59 +40,56 @@ class NasBenchMrGroup(base.Group):
 
     Attributes:
       channel_divisor: of the space.
-      tier: see ``interpreter.tier_of``.
+      capacity: see ``interpreter.capacity_of``.
     """
 
     channel_divisor: int
-    tier: int
+    capacity: int
 
     @override
     def encode(self, archs: Sequence[Arch]) -> np.ndarray:
-        """The programs of the networks, int32 [A, N]; see ``program.encode``."""
-        return np.stack([programs.encode(arch, self.channel_divisor) for arch in archs])
+        """Networks as data, int32 [A, N]; see ``program.encode``."""
+        return np.stack([encode(arch, self.channel_divisor) for arch in archs])
 
     @override
     def executed_macs(self, arch: Arch) -> int:
         """MACs that the universal module executes, padded channels included."""
         most = MAX_CHANNELS // self.channel_divisor
         total = _positions(0) * 27 * most + _positions(FUSED_LEVEL) * NUM_LEVELS * most**2
-        for step in programs.program(arch).steps:
+        for step in conv_sequence(arch).steps:
             shape = CONV_SHAPES[step.shape]
             total += _positions(shape.conv_level) * shape.kernel_size**2 * (shape.eighths * most // 8) ** 2
         return total
 
     @override
     def universal(self, dtype: Any = jnp.float32) -> UniversalNasBenchMr:
-        return UniversalNasBenchMr(MAX_CHANNELS // self.channel_divisor, self.tier, dtype)
+        return UniversalNasBenchMr(MAX_CHANNELS // self.channel_divisor, self.capacity, dtype)
 
     @override
     def extract(self, arch: Arch, universal_params: Any) -> dict[str, Any]:
         most = MAX_CHANNELS // self.channel_divisor
         first, last = arch[0][0] // self.channel_divisor, arch[2] // self.channel_divisor
         channels = [c // self.channel_divisor for c in arch[1][-1][2]]
-        rows = np.concatenate([level * most + np.arange(c) for level, c in enumerate(channels)])
-        params: dict[str, Any] = {
+        rows: Any = np.concatenate([level * most + np.arange(c) for level, c in enumerate(channels)])
+        ends = {
             name: {
-                "kernel": universal_params[name]["kernel"],
-                "norm": {key: universal_params[name]["norm"][key][:width] for key in ("scale", "bias")},
+                "conv": {"kernel": universal_params[name]["kernel"][:, :, inputs, :features]},
+                "norm": bank.extract_norm(universal_params[name]["norm"], slice(features)),
             }
-            for name, width in (("stem_a", first), ("fuse_end", last))
+            for name, inputs, features in (("stem_a", slice(None), first), ("fuse_end", rows, last))
         }
-        params["stem_a"]["conv"] = {"kernel": params["stem_a"].pop("kernel")[..., :first]}
-        params["fuse_end"]["conv"] = {"kernel": params["fuse_end"].pop("kernel")[:, :, rows, :last]}
-        kernels, weight, vector = universal_params["kernels"].reshape(-1), 0, 0
-        for step in programs.program(arch).steps:
+        places: dict[bank.Path, bank.KernelPlace | bank.NormPlace] = {}
+        row = scale = 0
+        for step in conv_sequence(arch).steps:
             shape = CONV_SHAPES[step.shape]
             size, width = shape.kernel_size, shape.eighths * most // 8
-            inputs, features = step.inputs // self.channel_divisor, step.features // self.channel_divisor
-            kernel = kernels[weight : weight + size * size * width * width].reshape(size, size, width, width)
-            layer = params.setdefault(step.name, {})
-            layer[f"conv{step.suffix}"] = {"kernel": kernel[:, :, :inputs, :features]}
-            layer[f"norm{step.suffix}"] = {
-                key: universal_params[key][vector : vector + features] for key in ("scale", "bias")
-            }
-            weight, vector = weight + size * size * width * width, vector + width
-        return params
+            inputs, features = step.source.channels // self.channel_divisor, step.out.channels // self.channel_divisor
+            kernel = bank.KernelPlace(row, (size, size, width, width), (inputs, features))
+            layer, suffix = step.layer
+            places[layer, f"conv{suffix}"] = kernel
+            places[layer, f"norm{suffix}"] = bank.NormPlace(scale, features)
+            row, scale = row + size * size * width * width // (most // 8), scale + width
+        return ends | bank.extract(universal_params, places)
 
 
 @base.register("nasbench_mr")
@@ -162,7 +155,7 @@ class NasBenchMr(base.SearchSpace):
     @override
     def group(self, arch: Arch) -> NasBenchMrGroup:
         """One of two groups: nine of ten networks of the benchmark, and those that need more memory."""
-        return NasBenchMrGroup(self.channel_divisor, tape.tier_of(arch))
+        return NasBenchMrGroup(self.channel_divisor, interpreter.capacity_of(arch))
 
     def _channels(self, arch: Arch) -> tuple[int, int, int]:
         """Channels of the first stem convolution, of the branches at the end together, and after their fusion."""
@@ -173,23 +166,23 @@ class NasBenchMr(base.SearchSpace):
     def macs(self, arch: Arch) -> int:
         first, ends, last = self._channels(arch)
         total = _positions(0) * 27 * first + _positions(FUSED_LEVEL) * ends * last
-        for step in programs.program(arch).steps:
+        for step in conv_sequence(arch).steps:
             shape = CONV_SHAPES[step.shape]
-            channels = step.inputs * step.features // self.channel_divisor**2
+            channels = step.source.channels * step.out.channels // self.channel_divisor**2
             total += _positions(shape.conv_level) * shape.kernel_size**2 * channels
         return total
 
     @override
     def max_macs(self) -> int:
         """MACs of the network with everything at its most."""
-        return self.macs(programs.LARGEST)
+        return self.macs(LARGEST)
 
     @override
     def params(self, arch: Arch) -> int:
         first, ends, last = self._channels(arch)
         total = 27 * first + ends * last + 2 * (first + last)
-        for step in programs.program(arch).steps:
-            inputs, features = step.inputs // self.channel_divisor, step.features // self.channel_divisor
+        for step in conv_sequence(arch).steps:
+            inputs, features = step.source.channels // self.channel_divisor, step.out.channels // self.channel_divisor
             total += CONV_SHAPES[step.shape].kernel_size ** 2 * inputs * features + 2 * features
         return total
 

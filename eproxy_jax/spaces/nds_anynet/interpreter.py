@@ -1,8 +1,8 @@
-"""A chain of convolutions whose number, widths, groups and wiring are data, in one small compiled program.
+"""The interpreter of AnyNets: one small program for chains of convolutions of any number, width, grouping and wiring.
 
-Channels lie in tiles of a fixed width: an activation of C channels is ceil(C / tile) arrays [B, H, W, tile], one after
-the other on a tape, and a kernel is one small matrix for each pair of an input and an output tile, one after the other
-in a bank. A network is a list of instructions (convolution, batch norm, perhaps a shortcut, perhaps ReLU) whose loops
+Channels lie in tiles of a fixed width. An activation of C channels is ceil(C / tile) arrays [B, H, W, tile], one after
+the other on a tape. A kernel is one small matrix for each pair of an input and an output tile, one after the other in a
+bank. A network is a list of instructions (convolution, batch norm, perhaps a shortcut, perhaps ReLU) whose loops
 over tiles have as many turns as its widths ask for. So one program serves all widths and depths, and holds only as
 many convolutions as there are (map size, stride, kernel size): about ten. A grouped convolution meets the tiles of its
 own group only; groups narrower than a tile share one, and the weights between them are zero and stay zero.
@@ -10,7 +10,7 @@ own group only; groups narrower than a tile share one, and the weights between t
 What is padded is the last tile of a width, and the tiles that several narrow groups share. Padded channels have zero
 weights on both sides, hence stay zero and have no gradient.
 
-The chosen kind of convolution is no branch of ``lax.switch`` (``interpreter/tape.py`` says why), and under
+The chosen kind of convolution is no branch of ``lax.switch`` (``interpreter/loop.py`` says why), and under
 ``vmap`` the candidates run one after the other.
 """
 
@@ -24,14 +24,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution, norms, precision, resizing
-from eproxy_jax.spaces.interpreter.tape import Weights, apply_chosen, interpreter
+from eproxy_jax.nn import convolution, norms, precision
+from eproxy_jax.spaces.interpreter import bank, loop
+from eproxy_jax.spaces.interpreter.bank import Weights
+from eproxy_jax.spaces.interpreter.loop import apply_chosen
 from eproxy_jax.types import TARGET_SIZE
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class Kind:
-    """A convolution as far as it is compiled.
+class TileConv:
+    """A convolution of tiles as far as it is compiled.
 
     Attributes:
       size: index of its input's map size; its output has this size, or the next one at stride 2.
@@ -50,13 +52,13 @@ class Kind:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrunkSpec:
-    """The static side of a trunk: what is compiled.
+class TileMachine:
+    """The static side: what is compiled.
 
     Attributes:
       batch: B.
       sizes: (height, width) of the maps, each half the one before.
-      kinds: the convolutions that instructions may choose from.
+      convs: the convolutions that instructions may choose from.
       tile: channels in a tile.
       tape_rows: rows [tile] of the tape.
       slot_rows: rows of each of the buffers for gradients of activations.
@@ -66,7 +68,7 @@ class TrunkSpec:
 
     batch: int
     sizes: tuple[tuple[int, int], ...]
-    kinds: tuple[Kind, ...]
+    convs: tuple[TileConv, ...]
     tile: int
     tape_rows: int
     slot_rows: int
@@ -78,16 +80,23 @@ class TrunkSpec:
         height, width = self.sizes[size]
         return self.batch * height * width
 
-    def size_out(self, kind: Array) -> Array:
-        """Indices of the map sizes of the outputs of these kinds."""
-        return jnp.asarray([one.size_out for one in self.kinds], jnp.int32)[kind]
+    def map_shape(self, size: int) -> tuple[int, int, int, int]:
+        """Shape of one tile's activation."""
+        return (self.batch, *self.sizes[size], self.tile)
+
+    def size_out(self, conv: Array) -> Array:
+        """Indices of the map sizes of the outputs of these convolutions."""
+        return jnp.asarray([one.size_out for one in self.convs], jnp.int32)[conv]
 
 
 class Instructions(NamedTuple):
-    """Convolutions in the order of the forward pass; integer arrays [N], or scalars of one instruction.
+    """An encoded architecture: convolutions in the order of the forward pass, zeros behind the last.
+
+    Integer arrays [N], or scalars of one instruction. Activations are numbered: 0 is the stem's, n that of the n-th
+    convolution.
 
     Attributes:
-      kind: index into ``TrunkSpec.kinds``.
+      conv: index into ``TileMachine.convs``.
       tiles_in: tiles of the input.
       tiles_out: tiles of the output.
       block_in: input tiles that are connected with each other; all of them but in a grouped convolution.
@@ -95,51 +104,86 @@ class Instructions(NamedTuple):
       lane_group: channels of a group, where a tile holds several; else ``tile``.
       row: first row of its kernels in the bank.
       vector: first tile of its scales and biases.
-      source: first row of its input on the tape.
-      base: first row of what it writes: its normalised convolution, then its output.
-      shortcut: first row of what is added to its output; -1 for nothing.
+      source: number of the activation that it reads.
+      shortcut: number of the activation that is added to its output; -1 for none.
       relu: 1 where a ReLU comes last.
       grad_source: buffer (0 to 3) with the gradient of its output; it is left behind without what ReLU stops, which
         is the gradient of the shortcut.
       grad_target: buffer of the gradient of its input.
       grad_adds: 1 where it adds to what is in ``grad_target``.
       tap: which tap its output is; -1 for none.
+      tap_level: index of the width of its output, where it is a tap.
+      channels_in: input channels; 0 behind the last convolution.
+      groups_in: how they are grouped.
+      channels: output channels.
+      groups_out: how they are grouped.
+      groups: groups of the convolution.
     """
 
-    kind: Array
-    tiles_in: Array
-    tiles_out: Array
-    block_in: Array
-    block_out: Array
-    lane_group: Array
-    row: Array
-    vector: Array
+    conv: Any
+    tiles_in: Any
+    tiles_out: Any
+    block_in: Any
+    block_out: Any
+    lane_group: Any
+    row: Any
+    vector: Any
+    source: Any
+    shortcut: Any
+    relu: Any
+    grad_source: Any
+    grad_target: Any
+    grad_adds: Any
+    tap: Any
+    tap_level: Any
+    channels_in: Any
+    groups_in: Any
+    channels: Any
+    groups_out: Any
+    groups: Any
+
+
+class Places(NamedTuple):
+    """First rows on the tape, which depend on the size of the images; integer arrays [N], or scalars.
+
+    Attributes:
+      source: of the input.
+      base: of what is written: the normalised convolution, then the output.
+      shortcut: of what is added to the output; -1 for nothing.
+    """
+
     source: Array
     base: Array
     shortcut: Array
-    relu: Array
-    grad_source: Array
-    grad_target: Array
-    grad_adds: Array
-    tap: Array
 
 
-class Plan(NamedTuple):
-    """A network as data.
+class Network(NamedTuple):
+    """A network as data, for images of one size.
 
     Attributes:
+      length: number of instructions.
       instructions: its convolutions; those from ``length`` on are ignored.
-      length: how many there are.
-      tap_size: [T], index of each tap's map size.
-      tap_tiles: [T], tiles of each tap.
-      tap_source: [T], first row on the tape.
+      places: of the instructions.
+      taps: [T], number of the instruction whose output each tap is.
     """
 
-    instructions: Instructions
     length: Array
-    tap_size: Array
-    tap_tiles: Array
-    tap_source: Array
+    instructions: Instructions
+    places: Places
+    taps: Array
+
+
+def placed(machine: TileMachine, instructions: Instructions, stem_rows: int) -> Network:
+    """The network with its places on the tape, behind ``stem_rows`` rows of the stem."""
+    rows_out = jnp.asarray([machine.rows(conv.size_out) for conv in machine.convs], jnp.int32)[instructions.conv]
+    used = instructions.channels > 0
+    written = jnp.where(used, instructions.tiles_out * rows_out, 0)
+    base = stem_rows + 2 * bank.before(written)
+    activations = jnp.concatenate([jnp.zeros((1,), base.dtype), base + written])  # by number
+    shortcut = jnp.where(instructions.shortcut >= 0, activations[instructions.shortcut], -1)
+    places = Places(activations[instructions.source], base, shortcut)
+    taps = jnp.stack([jnp.argmax(used & (instructions.tap == tap)) for tap in range(machine.num_taps)])
+    return Network(jnp.sum(used.astype(jnp.int32)), instructions, places, taps)
 
 
 NUM_SLOTS = 5
@@ -154,197 +198,234 @@ def _write(rows: Array, start: Any, values: Array) -> Array:
     return lax.dynamic_update_slice_in_dim(rows, values, start, 0)
 
 
-def _at(instructions: Instructions, number: Array) -> Instructions:
-    return jax.tree.map(lambda field: field[number], instructions)
+def _maps(machine: TileMachine, size: int, rows: Array) -> Array:
+    """[rows, tile] -> [B, H, W, tile]."""
+    return rows.reshape(machine.map_shape(size))
 
 
-def _maps(spec: TrunkSpec, size: int, rows: Array) -> Array:
-    """[rows, C] -> [B, H, W, C]."""
-    return rows.reshape(spec.batch, *spec.sizes[size], rows.shape[-1])
-
-
-def _columns(spec: TrunkSpec, kind: Kind, rows: Array) -> Array:
+def _columns(machine: TileMachine, conv: TileConv, rows: Array) -> Array:
     """What each output position reads of an input tile: [rows in, tile] -> [rows out, k * k * tile]."""
-    return convolution.patches(_maps(spec, kind.size, rows), kind.kernel, kind.stride).reshape(
-        spec.rows(kind.size_out), -1
-    )
+    patches = convolution.patches(_maps(machine, conv.size, rows), conv.kernel, conv.stride)
+    return patches.reshape(machine.rows(conv.size_out), -1)
 
 
 def _vector(vectors: Array, at: Instructions, out: Array, tile: int) -> Array:
     return lax.dynamic_slice_in_dim(vectors, (at.vector + out) * tile, tile)
 
 
-def _convolve(spec: TrunkSpec, kind: Kind, weights: Weights, tape: Array, at: Instructions, sums: Array) -> Array:
+# --- forward -------------------------------------------------------------------------------------------------
+
+
+class _Forward(NamedTuple):
+    """What the forward pass writes: activations, output tiles of one convolution, reciprocal deviations."""
+
+    tape: Array
+    sums: Array
+    rstds: Array
+
+
+_Step = tuple[Instructions, Places]  # an instruction in its places
+
+
+def _convolve(machine: TileMachine, conv: TileConv, weights: Weights, step: _Step, tape: Array, sums: Array) -> Array:
     """``sums`` with the convolution's output tiles, before its batch norm, in front."""
-    rows_in, rows, unit = spec.rows(kind.size), spec.rows(kind.size_out), kind.kernel**2 * spec.tile
+    (at, place), unit = step, conv.kernel**2 * machine.tile
+    rows_in, rows = machine.rows(conv.size), machine.rows(conv.size_out)
 
     def from_input(i: Array, sums: Array) -> Array:
-        columns = _columns(spec, kind, _read(tape, at.source + i * rows_in, rows_in))
+        columns = _columns(machine, conv, _read(tape, place.source + i * rows_in, rows_in))
         first = (i // at.block_in) * at.block_out
 
         def to_output(o: Array, sums: Array) -> Array:
             kernel = _read(weights.kernels, at.row + (i * at.block_out + o) * unit, unit)
-            place = (first + o) * rows
-            before = jnp.where(i % at.block_in == 0, 0, _read(sums, place, rows))
-            return _write(sums, place, precision.product(columns, kernel) + before)
+            start = (first + o) * rows
+            before = jnp.where(i % at.block_in == 0, 0, _read(sums, start, rows))
+            return _write(sums, start, precision.product(columns, kernel) + before)
 
         return lax.fori_loop(0, at.block_out, to_output, sums)
 
     return lax.fori_loop(0, at.tiles_in, from_input, sums)
 
 
-def _finish(spec: TrunkSpec, size: int, weights: Weights, at: Instructions, carry: tuple[Array, Array, Array]):
-    """Batch norm, shortcut and ReLU: (tape, sums, reciprocal deviations) with those of one instruction written.
+def _finish(machine: TileMachine, size: int, weights: Weights, step: _Step, carry: _Forward) -> _Forward:
+    """Batch norm, shortcut and ReLU of one instruction.
 
     Each loop reads and writes different arrays: where a body reads from an array and writes to other places of it, XLA
     copies it whole.
     """
-    rows = spec.rows(size)
+    (at, place), rows, tile = step, machine.rows(size), machine.tile
 
     def normalise(sums: Array, o: Array, carry: tuple[Array, Array]):
         tape, rstds = carry
-        z, rstd = norms.standardize(_maps(spec, size, _read(sums, o * rows, rows)))
-        rstds = lax.dynamic_update_slice_in_dim(rstds, rstd, (at.vector + o) * spec.tile, 0)
-        return _write(tape, at.base + o * rows, z.reshape(rows, spec.tile)), rstds
+        z, rstd = norms.standardize(_maps(machine, size, _read(sums, o * rows, rows)))
+        rstds = lax.dynamic_update_slice_in_dim(rstds, rstd, (at.vector + o) * tile, 0)
+        return _write(tape, place.base + o * rows, z.reshape(rows, tile)), rstds
 
     def activate(tape: Array, o: Array, sums: Array) -> Array:
-        z = _read(tape, at.base + o * rows, rows)
-        y = z * _vector(weights.scale, at, o, spec.tile)[None] + _vector(weights.bias, at, o, spec.tile)[None]
-        y = y + jnp.where(at.shortcut >= 0, _read(tape, jnp.maximum(at.shortcut, 0) + o * rows, rows), 0)
+        z = _read(tape, place.base + o * rows, rows)
+        y = z * _vector(weights.scale, at, o, tile)[None] + _vector(weights.bias, at, o, tile)[None]
+        shortcut = _read(tape, jnp.maximum(place.shortcut, 0) + o * rows, rows)
+        y = y + jnp.where(place.shortcut >= 0, shortcut, 0)
         return _write(sums, o * rows, jnp.where((at.relu > 0) & (y < 0), 0, y))
 
     def record(sums: Array, o: Array, tape: Array) -> Array:
-        return _write(tape, at.base + (at.tiles_out + o) * rows, _read(sums, o * rows, rows))
+        return _write(tape, place.base + (at.tiles_out + o) * rows, _read(sums, o * rows, rows))
 
     tape, sums, rstds = carry
     tape, rstds = lax.fori_loop(0, at.tiles_out, functools.partial(normalise, sums), (tape, rstds))
     sums = lax.fori_loop(0, at.tiles_out, functools.partial(activate, tape), sums)
-    return lax.fori_loop(0, at.tiles_out, functools.partial(record, sums), tape), sums, rstds
+    tape = lax.fori_loop(0, at.tiles_out, functools.partial(record, sums), tape)
+    return _Forward(tape, sums, rstds)
 
 
-def _forward(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> tuple[Array, tuple[Array, Array]]:
+def _forward(
+    machine: TileMachine, stem: Array, weights: Weights, network: Network
+) -> tuple[Array, tuple[Array, Array]]:
     """Taps [T, B, 8, 8, C], and what the backward pass needs."""
     dtype = stem.dtype
-    tape = _write(lax.empty((spec.tape_rows, spec.tile), dtype), 0, stem.reshape(-1, spec.tile))
-    sums = lax.empty((spec.slot_rows, spec.tile), dtype)
+    tape = _write(lax.empty((machine.tape_rows, machine.tile), dtype), 0, stem.reshape(-1, machine.tile))
+    sums = lax.empty((machine.slot_rows, machine.tile), dtype)
 
-    def step(number: Array, carry: tuple[Array, Array, Array]):
-        at = _at(plan.instructions, number)
-        tape, sums, rstds = carry
-        convs = [functools.partial(_convolve, spec, kind, weights, tape, at) for kind in spec.kinds]
-        sums = apply_chosen(convs, at.kind, sums)
-        finishes = [functools.partial(_finish, spec, size, weights, at) for size in range(len(spec.sizes))]
-        return apply_chosen(finishes, spec.size_out(at.kind), (tape, sums, rstds))
+    def run(step: _Step, carry: _Forward) -> _Forward:
+        convs = [functools.partial(_convolve, machine, conv, weights, step, carry.tape) for conv in machine.convs]
+        carry = carry._replace(sums=apply_chosen(convs, step[0].conv, carry.sums))
+        finishes = [functools.partial(_finish, machine, size, weights, step) for size in range(len(machine.sizes))]
+        return apply_chosen(finishes, machine.size_out(step[0].conv), carry)
 
-    tape, _, rstds = lax.fori_loop(0, plan.length, step, (tape, sums, jnp.zeros_like(weights.scale)))
+    start = _Forward(tape, sums, jnp.zeros_like(weights.scale))
+    tape, _, rstds = loop.forward(run, (network.instructions, network.places), network.length, start)
     taps = []
-    for slot in range(spec.num_taps):
+    for number in range(machine.num_taps):
+        at = loop.instruction(network.instructions, network.taps[number])
+        place = loop.instruction(network.places, network.taps[number])
 
-        def widen(size: int, tap: Array, slot: int = slot) -> Array:
-            def copy(i: Array, tap: Array) -> Array:
-                rows = spec.rows(size)
-                x = _maps(spec, size, _read(tape, plan.tap_source[slot] + i * rows, rows))
-                return lax.dynamic_update_slice_in_dim(tap, resizing.resize_nearest(x, TARGET_SIZE)[None], i, 0)
+        def read_tap(size: int, tap: Array, at: Instructions = at, place: Places = place) -> Array:
+            rows = machine.rows(size)
+            first = place.base + at.tiles_out * rows
+            return loop.read_tap(lambda i: _maps(machine, size, _read(tape, first + i * rows, rows)), at.tiles_out, tap)
 
-            return lax.fori_loop(0, plan.tap_tiles[slot], copy, tap)
-
-        zeros = jnp.zeros((spec.tap_tiles, spec.batch, TARGET_SIZE, TARGET_SIZE, spec.tile), dtype)
-        sizes = [functools.partial(widen, size) for size in range(len(spec.sizes))]
-        tap = jnp.moveaxis(apply_chosen(sizes, plan.tap_size[slot], zeros), 0, -2)
-        taps.append(tap.reshape(*tap.shape[:3], -1))
+        zeros = jnp.zeros((machine.tap_tiles, machine.batch, TARGET_SIZE, TARGET_SIZE, machine.tile), dtype)
+        sizes = [functools.partial(read_tap, size) for size in range(len(machine.sizes))]
+        taps.append(loop.side_by_side(apply_chosen(sizes, machine.size_out(at.conv), zeros)))
     return jnp.stack(taps), (tape, rstds)
 
 
-def _tap_backward(spec: TrunkSpec, size: int, tiled: Array, at: Instructions, flows: Array) -> Array:
-    """Gradients of activations with those of a tap, [T, N, B, 8, 8, tile], added where the output is one."""
-    rows = spec.rows(size)
-    like = jax.ShapeDtypeStruct((spec.batch, *spec.sizes[size], spec.tile), flows.dtype)
-    transpose = jax.linear_transpose(lambda x: resizing.resize_nearest(x, TARGET_SIZE), like)
+# --- backward ------------------------------------------------------------------------------------------------
+
+
+class _Saved(NamedTuple):
+    """What the backward pass reads: the forward pass' arrays, and gradients of taps [T, N, B, 8, 8, tile]."""
+
+    weights: Weights
+    tape: Array
+    rstds: Array
+    taps: Array
+
+
+def _tap_backward(machine: TileMachine, size: int, taps: Array, at: Instructions, flows: Array) -> Array:
+    """Gradients of activations with those of a tap added where the output is one."""
+    rows = machine.rows(size)
     first = at.tap == 0  # the last of the chain: nothing has come back yet
 
     def add(i: Array, flows: Array) -> Array:
-        place = at.grad_source * spec.slot_rows + i * rows
-        grad = transpose(tiled[jnp.maximum(at.tap, 0), i])[0].reshape(rows, spec.tile)
+        place = at.grad_source * machine.slot_rows + i * rows
+        grad = loop.tap_gradient(taps[jnp.maximum(at.tap, 0), i], machine.map_shape(size)).reshape(rows, machine.tile)
         return _write(flows, place, grad + jnp.where(first, 0, _read(flows, place, rows)))
 
     return lax.fori_loop(0, jnp.where(at.tap >= 0, at.tiles_out, 0), add, flows)
 
 
 def _finish_backward(
-    spec: TrunkSpec,
-    size: int,
-    weights: Weights,
-    tape: Array,
-    rstds: Array,
-    tiled: Array,
-    at: Instructions,
-    carry: tuple[Array, Array, Array],
-):
+    machine: TileMachine, size: int, saved: _Saved, step: _Step, carry: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array]:
     """(gradients of activations [slots, tile], of scales, of biases) behind tap, ReLU and batch norm."""
-    rows, tile = spec.rows(size), spec.tile
-    own, source = _OWN_SLOT * spec.slot_rows, at.grad_source * spec.slot_rows
+    (at, place), rows, tile = step, machine.rows(size), machine.tile
+    own, source = _OWN_SLOT * machine.slot_rows, at.grad_source * machine.slot_rows
 
     def through_norm(o: Array, carry: tuple[Array, Array, Array]):
         flows, scales, biases = carry
         grad = _read(flows, source + o * rows, rows)
-        y = _read(tape, at.base + (at.tiles_out + o) * rows, rows)
+        y = _read(saved.tape, place.base + (at.tiles_out + o) * rows, rows)
         grad = jnp.where((at.relu > 0) & (y <= 0), 0, grad)
-        z = _read(tape, at.base + o * rows, rows)
-        place = (at.vector + o) * tile
-        scales = lax.dynamic_update_slice_in_dim(scales, jnp.sum(grad * z, 0), place, 0)
-        biases = lax.dynamic_update_slice_in_dim(biases, jnp.sum(grad, 0), place, 0)
+        z = _read(saved.tape, place.base + o * rows, rows)
+        vector = (at.vector + o) * tile
+        scales = lax.dynamic_update_slice_in_dim(scales, jnp.sum(grad * z, 0), vector, 0)
+        biases = lax.dynamic_update_slice_in_dim(biases, jnp.sum(grad, 0), vector, 0)
         own_grad = norms.normalize_gradient(
-            _maps(spec, size, grad * _vector(weights.scale, at, o, tile)[None]),
-            _maps(spec, size, z),
-            _vector(rstds, at, o, tile),
+            _maps(machine, size, grad * _vector(saved.weights.scale, at, o, tile)[None]),
+            _maps(machine, size, z),
+            _vector(saved.rstds, at, o, tile),
         )
         flows = _write(flows, source + o * rows, grad)
         return _write(flows, own + o * rows, own_grad.reshape(rows, tile)), scales, biases
 
     flows, scales, biases = carry
-    flows = _tap_backward(spec, size, tiled, at, flows)
+    flows = _tap_backward(machine, size, saved.taps, at, flows)
     return lax.fori_loop(0, at.tiles_out, through_norm, (flows, scales, biases))
 
 
-def _convolve_backward(
-    spec: TrunkSpec, kind: Kind, weights: Weights, tape: Array, at: Instructions, carry: tuple[Array, Array]
-):
-    """(gradients of activations [slots, tile], gradients of kernels) behind one convolution."""
-    rows_in, rows, size, tile = spec.rows(kind.size), spec.rows(kind.size_out), kind.kernel, spec.tile
-    unit = size**2 * tile
-    own, target = _OWN_SLOT * spec.slot_rows, at.grad_target * spec.slot_rows
-    lanes = jnp.arange(tile) // at.lane_group
-    same_group = jnp.broadcast_to(lanes[:, None] == lanes[None], (size**2, tile, tile)).reshape(unit, tile)
+def _same_group(machine: TileMachine, conv: TileConv, at: Instructions) -> Array:
+    """Where a kernel between two tiles connects channels of one group, [k * k * tile, tile]."""
+    tile, positions = machine.tile, conv.kernel**2
+    group = jnp.arange(tile) // at.lane_group
+    same = jnp.broadcast_to(group[:, None] == group[None], (positions, tile, tile))
+    return same.reshape(positions * tile, tile)
 
-    def put(flows: Array, i: Array, grad: Array, adds: Array) -> Array:
-        place = target + i * rows_in
-        return _write(flows, place, grad + jnp.where(adds, _read(flows, place, rows_in), 0))
+
+def _put_gradient(machine: TileMachine, place: Array, grad: Array, adds: Array, flows: Array) -> Array:
+    """``flows`` with the gradient of an input tile."""
+    return _write(flows, place, grad + jnp.where(adds, _read(flows, place, grad.shape[0]), 0))
+
+
+def _stride1_backward(
+    machine: TileMachine, conv: TileConv, saved: _Saved, step: _Step, carry: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """(gradients of activations [slots, tile], gradients of kernels) behind a convolution at stride 1.
+
+    Shifted copies of the output's gradient serve both gradients, in products of long rows.
+    """
+    (at, place), rows, tile, positions = step, machine.rows(conv.size), machine.tile, conv.kernel**2
+    unit, own, target = positions * tile, _OWN_SLOT * machine.slot_rows, at.grad_target * machine.slot_rows
+    same_group = _same_group(machine, conv, at)
 
     def from_output(o: Array, carry: tuple[Array, Array]):
-        """Stride 1: shifted copies of the output's gradient serve both gradients, in products of long rows."""
-        flows = carry[0]
-        shifted = _columns(spec, dataclasses.replace(kind, size=kind.size_out), _read(flows, own + o * rows, rows))
+        shifted = _columns(machine, conv, _read(carry[0], own + o * rows, rows))
         block = o // at.block_out
 
         def to_input(n: Array, carry: tuple[Array, Array]):
             flows, kernels = carry
             i = block * at.block_in + n
             row = at.row + (i * at.block_out + o % at.block_out) * unit
-            kernel = _read(weights.kernels, row, unit).reshape(size**2, tile, tile)
+            kernel = _read(saved.weights.kernels, row, unit).reshape(positions, tile, tile)
             flipped = jnp.swapaxes(kernel[::-1], 1, 2).reshape(unit, tile)
-            x = _read(tape, at.source + i * rows_in, rows_in)
-            products = precision.product(x.T, shifted).reshape(tile, size**2, tile)  # [in, shift, out]
+            x = _read(saved.tape, place.source + i * rows, rows)
+            products = precision.product(x.T, shifted).reshape(tile, positions, tile)  # [in, shift, out]
             grad = jnp.swapaxes(products, 0, 1)[::-1].reshape(unit, tile)
             kernels = _write(kernels, row, jnp.where(same_group, grad, 0))
             adds = (at.grad_adds > 0) | (o % at.block_out > 0)
-            return put(flows, i, precision.product(shifted, flipped), adds), kernels
+            grad_x = precision.product(shifted, flipped)
+            return _put_gradient(machine, target + i * rows, grad_x, adds, flows), kernels
 
-        return lax.fori_loop(0, at.block_in, to_input, (flows, carry[1]))
+        return lax.fori_loop(0, at.block_in, to_input, carry)
+
+    return lax.fori_loop(0, at.tiles_out, from_output, carry)
+
+
+def _stride2_backward(
+    machine: TileMachine, conv: TileConv, saved: _Saved, step: _Step, carry: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """(gradients of activations [slots, tile], gradients of kernels) behind a convolution at stride 2.
+
+    What the output reads of the input is smaller than shifted copies of the output's gradient would be.
+    """
+    (at, place), tile, unit = step, machine.tile, conv.kernel**2 * machine.tile
+    rows_in, rows = machine.rows(conv.size), machine.rows(conv.size_out)
+    own, target = _OWN_SLOT * machine.slot_rows, at.grad_target * machine.slot_rows
+    same_group = _same_group(machine, conv, at)
 
     def from_input(i: Array, carry: tuple[Array, Array]):
-        """Stride 2: what the output reads of the input is the smaller."""
         flows, kernels = carry
-        columns = _columns(spec, kind, _read(tape, at.source + i * rows_in, rows_in))
+        columns = _columns(machine, conv, _read(saved.tape, place.source + i * rows_in, rows_in))
         first = (i // at.block_in) * at.block_out
 
         def to_output(o: Array, carry: tuple[Array, Array]):
@@ -352,60 +433,59 @@ def _convolve_backward(
             row = at.row + (i * at.block_out + o) * unit
             grad = _read(flows, own + (first + o) * rows, rows)
             kernels = _write(kernels, row, jnp.where(same_group, precision.product(columns.T, grad), 0))
-            return back + precision.product(grad, _read(weights.kernels, row, unit).T), kernels
+            return back + precision.product(grad, _read(saved.weights.kernels, row, unit).T), kernels
 
         back, kernels = lax.fori_loop(0, at.block_out, to_output, (jnp.zeros_like(columns), kernels))
-        like = jax.ShapeDtypeStruct((rows_in, tile), tape.dtype)
-        grad = jax.linear_transpose(functools.partial(_columns, spec, kind), like)(back)[0]
-        return put(flows, i, grad, at.grad_adds > 0), kernels
+        grad = loop.transposed(functools.partial(_columns, machine, conv), (rows_in, tile), back)
+        return _put_gradient(machine, target + i * rows_in, grad, at.grad_adds > 0, flows), kernels
 
-    if kind.stride == 1:
-        return lax.fori_loop(0, at.tiles_out, from_output, carry)
     return lax.fori_loop(0, at.tiles_in, from_input, carry)
 
 
 def _backward(
-    spec: TrunkSpec,
+    machine: TileMachine,
     stem: tuple[int, ...],
     weights: Weights,
-    plan: Plan,
-    saved: tuple[Array, Array],
+    network: Network,
+    written: tuple[Array, Array],
     grad_taps: Array,
 ) -> tuple[Array, Weights]:
     """Gradients of the stem's output, whose shape is ``stem``, and of the weights."""
-    tape, rstds = saved
-    tiled = jnp.moveaxis(grad_taps.reshape(*grad_taps.shape[:4], spec.tap_tiles, spec.tile), -2, 1)
+    saved = _Saved(weights, *written, jax.vmap(lambda grad: loop.apart(grad, machine.tap_tiles))(grad_taps))
 
-    def step(number: Array, carry: tuple[Array, Weights]):
-        at = _at(plan.instructions, plan.length - 1 - number)
+    def run(step: _Step, carry: tuple[Array, Weights]) -> tuple[Array, Weights]:
         flows, (kernels, scales, biases) = carry
-        sizes = range(len(spec.sizes))
-        finishes = [functools.partial(_finish_backward, spec, n, weights, tape, rstds, tiled, at) for n in sizes]
-        flows, scales, biases = apply_chosen(finishes, spec.size_out(at.kind), (flows, scales, biases))
-        convs = [functools.partial(_convolve_backward, spec, kind, weights, tape, at) for kind in spec.kinds]
-        flows, kernels = apply_chosen(convs, at.kind, (flows, kernels))
+        sizes = range(len(machine.sizes))
+        finishes = [functools.partial(_finish_backward, machine, size, saved, step) for size in sizes]
+        flows, scales, biases = apply_chosen(finishes, machine.size_out(step[0].conv), (flows, scales, biases))
+        convs = [
+            functools.partial(_stride1_backward if conv.stride == 1 else _stride2_backward, machine, conv, saved, step)
+            for conv in machine.convs
+        ]
+        flows, kernels = apply_chosen(convs, step[0].conv, (flows, kernels))
         return flows, Weights(kernels, scales, biases)
 
-    flows = lax.empty((NUM_SLOTS * spec.slot_rows, spec.tile), tape.dtype)
-    flows, grads = lax.fori_loop(0, plan.length, step, (flows, jax.tree.map(jnp.zeros_like, weights)))
-    start = plan.instructions.grad_target[0] * spec.slot_rows
-    return _read(flows, start, stem[0] * spec.rows(0)).reshape(stem), grads
+    flows = lax.empty((NUM_SLOTS * machine.slot_rows, machine.tile), saved.tape.dtype)
+    start = (flows, jax.tree.map(jnp.zeros_like, weights))
+    flows, grads = loop.backward(run, (network.instructions, network.places), network.length, start)
+    first = network.instructions.grad_target[0] * machine.slot_rows
+    return _read(flows, first, stem[0] * machine.rows(0)).reshape(stem), grads
 
 
-_run = interpreter(_forward, _backward)
+_run = loop.differentiable(_forward, _backward)
 
 
-def trunk(spec: TrunkSpec, stem: Array, weights: Weights, plan: Plan) -> Array:
+def run(machine: TileMachine, stem: Array, weights: Weights, network: Network) -> Array:
     """Run a chain of convolutions.
 
     Args:
-      spec: the static side.
+      machine: the static side.
       stem: [N, B, H, W, tile], the input of the first one.
       weights: the bank. ``kernels`` [R, tile] has k * k * tile rows (position major) for each pair of connected tiles,
         those of one input tile together; ``scale`` and ``bias`` [V * tile].
-      plan: which convolutions, and where; no gradient.
+      network: which convolutions, and where; no gradient.
 
     Returns:
       [T, B, 8, 8, tap_tiles * tile]: the tapped outputs, resized (nearest) and widened with zero channels.
     """
-    return _run(spec, stem, weights, plan)
+    return _run(machine, stem, weights, network)

@@ -15,7 +15,7 @@ from eproxy_jax.spaces.standalone import StandAloneNet
 NUM_TAPS = 3
 
 
-class Stem(nn.Module):
+class ConvStem(nn.Module):
     """conv3x3-BN-ReLU at stride 1."""
 
     features: int
@@ -107,7 +107,7 @@ class AnyNet(StandAloneNet, kw_only=True):
     def setup(self):
         """Name the layers by their place, so that weights can be found by path."""
         super().setup()
-        self.stem = Stem(self.stem_channels, self.track, self.dtype)
+        self.stem = ConvStem(self.stem_channels, self.track, self.dtype)
         for name, block in named(self.blocks):
             setattr(self, name, AnyNetBlock(block, self.residual, self.track, self.dtype))
 

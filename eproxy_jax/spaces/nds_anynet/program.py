@@ -1,11 +1,12 @@
 """Every AnyNet of a group in one module: depths, widths, bottlenecks and groups are data.
 
-An architecture is encoded as the table of instructions that ``interpreter.py`` runs, a row a
-convolution. The table does not depend on the size of the images: places on the tape are worked out in the program.
+An architecture is encoded as the instructions that ``interpreter.py`` runs, one a convolution. They do not depend on
+the size of the images: the compiled program works out the places on the tape.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax.nn import initializers, layers
-from eproxy_jax.spaces.interpreter.tape import owner_of_rows
+from eproxy_jax.nn import layers
+from eproxy_jax.spaces.interpreter import bank
 from eproxy_jax.spaces.nds_anynet import interpreter
 from eproxy_jax.spaces.nds_anynet.blocks import Block, Conv
-from eproxy_jax.spaces.nds_anynet.interpreter import Kind
-from eproxy_jax.spaces.nds_anynet.net import NUM_TAPS, Stem
+from eproxy_jax.spaces.nds_anynet.interpreter import Instructions, TileConv, TileMachine
+from eproxy_jax.spaces.nds_anynet.net import NUM_TAPS, ConvStem
 
 _HIDDEN_SLOTS = (2, 3)  # buffers of gradients inside a block; those between blocks are 0 and 1
 
@@ -138,59 +139,20 @@ def chain(blocks: Sequence[Block], residual: bool) -> list[Layer]:
     return found
 
 
-class Table(NamedTuple):
-    """An encoded architecture: integer arrays [N], one number a layer, zeros behind the last.
-
-    Those that are fields of ``tile_trunk.Instructions`` are described there.
-
-    Attributes:
-      source: number of the activation that it reads.
-      shortcut: number of the activation that is added to its output; -1 for none.
-      tap_level: index of the width of its output, where it is a tap.
-      channels_in: input channels; 0 behind the last layer.
-      groups_in: how they are grouped.
-      channels: output channels.
-      groups_out: how they are grouped.
-      groups: groups of the convolution.
-    """
-
-    kind: Any
-    tiles_in: Any
-    tiles_out: Any
-    block_in: Any
-    block_out: Any
-    lane_group: Any
-    row: Any
-    vector: Any
-    relu: Any
-    grad_source: Any
-    grad_target: Any
-    grad_adds: Any
-    tap: Any
-    source: Any
-    shortcut: Any
-    tap_level: Any
-    channels_in: Any
-    groups_in: Any
-    channels: Any
-    groups_out: Any
-    groups: Any
-
-
 def encode_chain(
-    layers_: Sequence[Layer], kinds: Sequence[Kind], tile: int, widths: Sequence[int], length: int
+    chain: Sequence[Layer], convs: Sequence[TileConv], tile: int, widths: Sequence[int], length: int
 ) -> np.ndarray:
-    """The table of a network, int32 [fields of ``Table``, length]."""
-    table = np.zeros((len(Table._fields), length), np.int32)
+    """The instructions of a network, int32 [fields of ``Instructions``, length]."""
+    encoded = np.zeros((len(Instructions._fields), length), np.int32)
     row = vector = 0
-    num_stages = layers_[-1].stage
-    for number, layer in enumerate(layers_):
+    num_stages = chain[-1].stage
+    for number, layer in enumerate(chain):
         conv = layer.conv
         tiles_in, tiles_out, block_in, block_out = layer.blocks(tile)
         shared = conv.groups > 1 and conv.channels // conv.groups < tile
         tap = num_stages - layer.stage if 0 <= num_stages - layer.stage < NUM_TAPS else -1
-        table[:, number] = Table(
-            kind=kinds.index(Kind(layer.size, layer.stride, conv.kernel)),
+        encoded[:, number] = Instructions(
+            conv=convs.index(TileConv(layer.size, layer.stride, conv.kernel)),
             tiles_in=tiles_in,
             tiles_out=tiles_out,
             block_in=block_in,
@@ -198,13 +160,13 @@ def encode_chain(
             lane_group=conv.channels // conv.groups if shared else tile,
             row=row,
             vector=vector,
+            source=layer.source,
+            shortcut=layer.shortcut,
             relu=int(layer.relu),
             grad_source=layer.slots[0],
             grad_target=layer.slots[1],
             grad_adds=int(layer.adds),
             tap=tap,
-            source=layer.source,
-            shortcut=layer.shortcut,
             tap_level=widths.index(conv.channels) if tap >= 0 else 0,
             channels_in=conv.channels_in,
             groups_in=layer.groups_in,
@@ -214,14 +176,14 @@ def encode_chain(
         )
         row += layer.bank_rows(tile)
         vector += tiles_out
-    return table
+    return encoded
 
 
-def extract_chain(layers_: Sequence[Layer], tile: int, universal_params: Any) -> dict[str, Any]:
+def extract_chain(chain: Sequence[Layer], tile: int, universal_params: Any) -> dict[str, Any]:
     """The stand-alone network's parameters out of those of :class:`UniversalAnyNet`."""
-    params: dict[str, Any] = {"stem": universal_params["stem"]}
+    leaves: dict[bank.Path, Any] = {}
     row = vector = 0
-    for layer in layers_:
+    for layer in chain:
         conv, (block, suffix) = layer.conv, layer.name
         _, tiles_out, block_in, block_out = layer.blocks(tile)
         inside = lanes(conv.channels_in, layer.groups_in, tile).reshape(conv.groups, -1, 1)  # [groups, inputs, 1]
@@ -232,22 +194,21 @@ def extract_chain(layers_: Sequence[Layer], tile: int, universal_params: Any) ->
         rows = first + np.arange(conv.kernel**2).reshape(conv.kernel, conv.kernel, 1, 1) * tile
         kernel = universal_params["kernels"][rows, np.broadcast_to(outside.reshape(-1) % tile, rows.shape)]
         at = vector * tile + outside.reshape(-1)
-        norm = {name: universal_params[name][at] for name in ("scale", "bias")}
-        params.setdefault(block, {})
-        params[block] |= {f"conv_{suffix}": {"kernel": kernel}, f"norm_{suffix}": norm}
+        leaves[block, f"conv_{suffix}"] = {"kernel": kernel}
+        leaves[block, f"norm_{suffix}"] = bank.extract_norm(universal_params, at)
         row, vector = row + layer.bank_rows(tile), vector + tiles_out
-    return params
+    return {"stem": universal_params["stem"], **bank.nested(leaves)}
 
 
 class UniversalAnyNet(nn.Module):
-    """All AnyNets of a group in one module: the table is data.
+    """All AnyNets of a group in one module: the instructions are data.
 
     Parameters beside the stem's: ``kernels`` [bank_rows, tile], ``scale`` and ``bias`` [vector_tiles * tile].
 
     Attributes:
       stem_channels: channels that enter the first stage.
       num_sizes: map sizes of the deepest network.
-      kinds: the convolutions that there are.
+      convs: the convolutions that there are.
       tile: channels in a tile.
       bank_rows: rows of the longest bank.
       vector_tiles: output tiles of all layers of the longest network.
@@ -260,7 +221,7 @@ class UniversalAnyNet(nn.Module):
 
     stem_channels: int
     num_sizes: int
-    kinds: tuple[Kind, ...]
+    convs: tuple[TileConv, ...]
     tile: int
     bank_rows: int
     vector_tiles: int
@@ -275,30 +236,28 @@ class UniversalAnyNet(nn.Module):
 
         Args:
           images: [B, H, W, 3].
-          encoded: a table, integer [fields of ``Table``, N].
+          encoded: instructions, integer [fields of ``Instructions``, N].
           init: index into ``initializers.INITS``.
 
         Returns:
           Three taps of ``widths[-1]`` channels at most.
         """
-        x = Stem(self.stem_channels, dtype=self.dtype, name="stem")(images, True, init)
-        table = Table(*(encoded[number] for number in range(len(Table._fields))))
-        spec = self._spec(x.shape)
+        x = ConvStem(self.stem_channels, dtype=self.dtype, name="stem")(images, True, init)
+        instructions, machine = Instructions(*encoded), self._machine(x.shape)
         stem_tiles = num_tiles(self.stem_channels, 1, self.tile)
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, stem_tiles * self.tile - self.stem_channels)))
         x = jnp.moveaxis(x.reshape(*x.shape[:3], stem_tiles, self.tile), 3, 0)
-        vectors = (self.vector_tiles * self.tile,)
-        weights = interpreter.Weights(
-            self.param("kernels", _init_bank, (self.bank_rows, self.tile), self.kinds, table, self.dtype, init),
-            self.param("scale", nn.initializers.ones, vectors, self.dtype),
-            self.param("bias", nn.initializers.zeros, vectors, self.dtype),
+        shape = (self.bank_rows, self.tile)
+        kernels = functools.partial(
+            _init_bank, shape=shape, convs=self.convs, instructions=instructions, dtype=self.dtype, init=init
         )
-        plan, levels = make_plan(spec, table, stem_tiles * spec.rows(0))
-        features: Any = interpreter.trunk(spec, x, weights, plan)
-        features = features[..., : self.widths[-1]]
-        return [layers.PaddedTap(features[slot], levels[slot], self.widths) for slot in range(NUM_TAPS)]
+        weights = bank.declare(self, kernels, self.vector_tiles * self.tile, self.dtype)
+        network = interpreter.placed(machine, instructions, stem_tiles * machine.rows(0))
+        features: Any = interpreter.run(machine, x, weights, network)
+        features, levels = features[..., : self.widths[-1]], instructions.tap_level[network.taps]
+        return [layers.PaddedTap(features[tap], levels[tap], self.widths) for tap in range(NUM_TAPS)]
 
-    def _spec(self, stem: tuple[int, ...]) -> interpreter.TrunkSpec:
+    def _machine(self, stem: tuple[int, ...]) -> TileMachine:
         batch, height, width, _ = stem
         sizes = [(height, width)]
         for _ in range(self.num_sizes - 1):
@@ -307,40 +266,16 @@ class UniversalAnyNet(nn.Module):
         excess = max(h * w * 4**n / (height * width) for n, (h, w) in enumerate(sizes))
         first = batch * height * width
         stem_rows = num_tiles(self.stem_channels, 1, self.tile) * first
-        return interpreter.TrunkSpec(
+        return TileMachine(
             batch=batch,
             sizes=tuple(sizes),
-            kinds=self.kinds,
+            convs=self.convs,
             tile=self.tile,
             tape_rows=stem_rows + int(np.ceil(self.tape_tiles * first * excess)),
             slot_rows=self.wide_tiles * first,
             tap_tiles=num_tiles(self.widths[-1], 1, self.tile),
             num_taps=NUM_TAPS,
         )
-
-
-def make_plan(spec: interpreter.TrunkSpec, table: Table, stem_rows: int) -> tuple[interpreter.Plan, Array]:
-    """Where the arrays of a network are on the tape, and [T] the level of each tap."""
-    rows_out = jnp.asarray([spec.rows(kind.size_out) for kind in spec.kinds], jnp.int32)[table.kind]
-    used = table.channels > 0
-    written = jnp.where(used, table.tiles_out * rows_out, 0)
-    base = stem_rows + 2 * (jnp.cumsum(written) - written)
-    activations = jnp.concatenate([jnp.zeros((1,), base.dtype), base + written])  # by number
-    instructions = interpreter.Instructions(
-        source=activations[table.source],
-        shortcut=jnp.where(table.shortcut >= 0, activations[table.shortcut], -1),
-        base=base,
-        **{name: getattr(table, name) for name in interpreter.Instructions._fields if name in _AS_THEY_ARE},
-    )
-    at = jnp.stack([jnp.argmax(used & (table.tap == slot)) for slot in range(spec.num_taps)])
-    length = jnp.sum(used.astype(jnp.int32))
-    plan = interpreter.Plan(
-        instructions, length, spec.size_out(table.kind[at]), table.tiles_out[at], activations[at + 1]
-    )
-    return plan, table.tap_level[at]
-
-
-_AS_THEY_ARE = frozenset(interpreter.Instructions._fields) - {"source", "shortcut", "base"}
 
 
 def _exists(lane: Array, tile_index: Array, channels: Array, groups: Array, tile: int) -> Array:
@@ -354,19 +289,24 @@ def _exists(lane: Array, tile_index: Array, channels: Array, groups: Array, tile
 
 
 def _init_bank(
-    key: Array, shape: tuple[int, int], kinds: tuple[Kind, ...], table: Table, dtype: Any, init: Array | int
+    key: Array,
+    shape: tuple[int, int],
+    convs: tuple[TileConv, ...],
+    instructions: Instructions,
+    dtype: Any,
+    init: Array | int,
 ) -> Array:
     """Kernels of all layers, [R, tile]: each scaled by its own fans, zero where one of its channels is not there."""
     rows, tile = shape
-    positions = jnp.asarray([kind.kernel**2 for kind in kinds], jnp.int32)[table.kind]
-    used = table.channels > 0
-    filled = jnp.where(used, table.tiles_in * table.block_out * positions * tile, 0)
+    positions = jnp.asarray([conv.kernel**2 for conv in convs], jnp.int32)[instructions.conv]
+    used = instructions.channels > 0
+    filled = jnp.where(used, instructions.tiles_in * instructions.block_out * positions * tile, 0)
     row = jnp.arange(rows)
     inside = row < jnp.sum(filled)
-    owner = owner_of_rows(filled, rows)
-    at = Table(*(jnp.asarray(field)[owner][:, None] for field in table))
-    positions, offset = positions[owner][:, None], (row[:, None] - at.row)
-    pair, lane_in = offset // (positions * tile), offset % tile
+    owner = bank.owner_of_rows(filled, rows)
+    at = Instructions(*(jnp.asarray(field)[owner][:, None] for field in instructions))
+    offset = row[:, None] - at.row
+    pair, lane_in = offset // (positions[owner][:, None] * tile), offset % tile
     tile_in = pair // jnp.maximum(at.block_out, 1)
     tile_out = tile_in // jnp.maximum(at.block_in, 1) * at.block_out + pair % jnp.maximum(at.block_out, 1)
     lane_out = jnp.arange(tile)[None]
@@ -376,7 +316,6 @@ def _init_bank(
         & _exists(lane_out, tile_out, at.channels, jnp.maximum(at.groups_out, 1), tile)
         & (lane_in // jnp.maximum(at.lane_group, 1) == lane_out // jnp.maximum(at.lane_group, 1))
     )
-    inputs = jnp.maximum(at.channels_in // jnp.maximum(at.groups, 1), 1).astype(dtype)
-    features = jnp.maximum(at.channels, 1).astype(dtype)
-    kernel = initializers.conv_kernel(key, shape, dtype, init, positions.astype(dtype), features, inputs)
+    inputs = instructions.channels_in // jnp.maximum(instructions.groups, 1)
+    kernel = bank.init_rows(key, shape, dtype, init, owner, (positions, instructions.channels, inputs))
     return jnp.where(exists, kernel, 0)

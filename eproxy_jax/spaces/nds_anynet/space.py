@@ -16,22 +16,10 @@ Blocks, each convolution with a batch norm behind it and a ReLU behind that, the
   * ``double_plain_block``: the same without a shortcut
 A shortcut has a convolution of 1x1 and a batch norm where the shape changes.
 
-Programs. Weights and activations lie in tiles of 8 to 64 channels (``interpreter.py``); depths,
-widths, bottlenecks and groups are data. The group of an architecture is the widest tile that pads its work by 30 % at
-most, and a tier of room, of which one suffices for all that is published. Executed over needed MACs of the published
-rows (mean of the rows; all rows together), and into how many groups they fall, with full widths and with small ones:
-
-============== ================ ==================== =========
-space          full widths      ``width_divisor`` 4  groups
-============== ================ ==================== =========
-nds_resnext_a  1.13; 1.08       1.99; 1.17           4 and 2
-nds_resnext_b  1.14; 1.12       1.24; 1.15           4 and 2
-nds_resnet     1.08; 1.08       1.29; 1.14           3 and 2
-nds_vanilla    1.08; 1.08       1.28; 1.14           3 and 2
-============== ================ ==================== =========
-
-Both gradients are padded as the forward pass is. Initialisation and the optimiser work on a bank of 9.4 M weights (over
-the square of the divisor); the mean network has 0.8 to 3.0 M.
+Programs. Weights and activations lie in tiles of 8 to 64 channels (``interpreter.py``). Depths, widths, bottlenecks and
+groups are data. The group of an architecture is the widest tile that pads its work by 30 % at most, and a capacity, of
+which the smallest suffices for all that is published. Both gradients are padded as the forward pass is. Initialisation
+and the optimiser work on the whole bank of weights, whatever a network uses of it.
 """
 
 from __future__ import annotations
@@ -46,10 +34,9 @@ from typing_extensions import override
 
 from eproxy_jax import sampling
 from eproxy_jax.spaces import base
-from eproxy_jax.spaces.nds_anynet import blocks as blocks_lib
 from eproxy_jax.spaces.nds_anynet import notation, program
-from eproxy_jax.spaces.nds_anynet.blocks import Block, stage_blocks
-from eproxy_jax.spaces.nds_anynet.interpreter import Kind
+from eproxy_jax.spaces.nds_anynet.blocks import Block, published_flops, published_params, stage_blocks
+from eproxy_jax.spaces.nds_anynet.interpreter import TileConv
 from eproxy_jax.spaces.nds_anynet.net import NUM_TAPS, AnyNet
 from eproxy_jax.spaces.nds_anynet.notation import BASIC_BLOCK, BOTTLENECK, PLAIN, AnyNetArch, Rules
 from eproxy_jax.spaces.nds_anynet.program import Layer, UniversalAnyNet
@@ -57,9 +44,9 @@ from eproxy_jax.spaces.nds_anynet.program import Layer, UniversalAnyNet
 _IMAGE = 32  # height and width that MACs are counted for
 _TILES = (8, 16, 32, 64)
 _MAX_PADDING = 1.3  # executed over needed MACs up to which a wider tile, whose products are faster, is taken
-# Room of a group of tier 0: kernel weights, tile padding included, and numbers on the tape for each pixel of the first
-# stage. All published networks need less. Each further tier has eight times as much.
-_WEIGHTS, _TAPE, _TIER_FACTOR = 9 * 2**20, 20480, 8
+# Room of a group of capacity 0: kernel weights, tile padding included, and numbers on the tape for each pixel of the
+# first stage. All published networks need less. Each further capacity has eight times as much.
+_WEIGHTS, _TAPE, _CAPACITY_FACTOR = 9 * 2**20, 20480, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +174,7 @@ class AnyNetSpace(base.SearchSpace):
     @override
     def full_sizes(self, arch: AnyNetArch) -> tuple[int, int]:
         """(FLOPs, parameters) of the official network, stem and classifier included, as NDS reports them."""
-        return blocks_lib.published_flops(arch, self.block), blocks_lib.published_params(arch, self.block)
+        return published_flops(arch, self.block), published_params(arch, self.block)
 
     @override
     def tap_channels(self, arch: AnyNetArch) -> tuple[int, ...]:
@@ -206,21 +193,21 @@ class AnyNetSpace(base.SearchSpace):
 
     @override
     def group(self, arch: AnyNetArch) -> AnyNetGroup:
-        layers_ = self.chain(arch)
-        needed = sum(layer.conv.macs for layer in layers_)
+        chain = self.chain(arch)
+        needed = sum(layer.conv.macs for layer in chain)
         tile = _TILES[0]
         for wider in _TILES[1:]:
-            if wider * self.width_divisor <= _TILES[-1] and _padded_macs(layers_, wider) <= _MAX_PADDING * needed:
+            if wider * self.width_divisor <= _TILES[-1] and _padded_macs(chain, wider) <= _MAX_PADDING * needed:
                 tile = wider
         group = AnyNetGroup(self, tile, 0)
-        while not group.has_room(layers_):
-            group = AnyNetGroup(self, tile, group.tier + 1)
+        while not group.has_room(chain):
+            group = AnyNetGroup(self, tile, group.capacity + 1)
         return group
 
 
-def _padded_macs(layers_: Sequence[Layer], tile: int) -> int:
+def _padded_macs(chain: Sequence[Layer], tile: int) -> int:
     """Multiply-accumulates that these convolutions take in tiles of that width."""
-    return sum(layer.bank_rows(tile) * tile * layer.conv.size**2 for layer in layers_)
+    return sum(layer.bank_rows(tile) * tile * layer.conv.size**2 for layer in chain)
 
 
 def _largest(rules: Rules) -> AnyNetArch:
@@ -235,9 +222,9 @@ def _largest(rules: Rules) -> AnyNetArch:
     )
 
 
-def _tape(layers_: Sequence[Layer], tile: int) -> float:
+def _tape(chain: Sequence[Layer], tile: int) -> float:
     """Tiles that these layers write on the tape, smaller maps counted less."""
-    return sum(2 * layer.blocks(tile)[1] / 4 ** (layer.size + layer.stride - 1) for layer in layers_)
+    return sum(2 * layer.blocks(tile)[1] / 4 ** (layer.size + layer.stride - 1) for layer in chain)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,44 +234,44 @@ class AnyNetGroup(base.Group):
     Attributes:
       space: the space.
       tile: channels in a tile.
-      tier: how large the arrays are that weights and activations have room in.
+      capacity: 0, or how many times the room for weights and activations was made eight times as large.
     """
 
     space: AnyNetSpace
     tile: int
-    tier: int
+    capacity: int
 
     @property
     def weights(self) -> int:
         """Kernel weights, tile padding included, that there is room for: a multiple of ``tile``."""
         divisor = self.space.width_divisor**2 * self.tile
-        return -(-_WEIGHTS // divisor) * self.tile * _TIER_FACTOR**self.tier
+        return -(-_WEIGHTS // divisor) * self.tile * _CAPACITY_FACTOR**self.capacity
 
     @property
     def tape_tiles(self) -> int:
         """Tiles that there is room for on the tape, those of maps of half the height and width counted a quarter."""
-        return -(-_TAPE // (self.space.width_divisor * self.tile)) * _TIER_FACTOR**self.tier
+        return -(-_TAPE // (self.space.width_divisor * self.tile)) * _CAPACITY_FACTOR**self.capacity
 
-    def has_room(self, layers_: Sequence[Layer]) -> bool:
+    def has_room(self, chain: Sequence[Layer]) -> bool:
         """Whether the network fits."""
-        weights = self.tile * sum(layer.bank_rows(self.tile) for layer in layers_)
-        return weights <= self.weights and _tape(layers_, self.tile) <= self.tape_tiles
+        weights = self.tile * sum(layer.bank_rows(self.tile) for layer in chain)
+        return weights <= self.weights and _tape(chain, self.tile) <= self.tape_tiles
 
     @override
     def encode(self, archs: Sequence[AnyNetArch]) -> np.ndarray:
-        """Tables, int32 [A, fields, N]; see ``anynet_universal.Table``.
+        """Instructions, int32 [A, fields, N]; see ``interpreter.Instructions``.
 
         Raises:
           ValueError: an architecture does not fit.
         """
         length = max(len(self.space.chain(_largest(rules))) for rules in self.space.rules)
-        module, tables = self.universal(), []
+        module, encoded = self.universal(), []
         for arch in archs:
             chain = self.space.chain(arch)
             if not self.has_room(chain):
                 raise ValueError(f"{self} has no room for {self.space.format(arch)}: ask the space for its group")
-            tables.append(program.encode_chain(chain, module.kinds, self.tile, module.widths, length))
-        return np.stack(tables)
+            encoded.append(program.encode_chain(chain, module.convs, self.tile, module.widths, length))
+        return np.stack(encoded)
 
     @override
     def universal(self, dtype: Any = jnp.float32) -> UniversalAnyNet:
@@ -292,12 +279,12 @@ class AnyNetGroup(base.Group):
         largest = [space.chain(_largest(rules)) for rules in space.rules]
         divisor = space.width_divisor
         widths = {-(-width // divisor) for rules in space.rules for width in rules.widths}
-        kinds = {Kind(layer.size, layer.stride, layer.conv.kernel) for layers_ in largest for layer in layers_}
-        tiles_out = [[layer.blocks(self.tile)[1] for layer in layers_] for layers_ in largest]
+        convs = {TileConv(layer.size, layer.stride, layer.conv.kernel) for chain in largest for layer in chain}
+        tiles_out = [[layer.blocks(self.tile)[1] for layer in chain] for chain in largest]
         return UniversalAnyNet(
             stem_channels=space.stem_channels,
             num_sizes=1 + max(rules.strides[1:].count(2) for rules in space.rules),
-            kinds=tuple(sorted(kinds)),
+            convs=tuple(sorted(convs)),
             tile=self.tile,
             bank_rows=self.weights // self.tile,
             vector_tiles=max(map(sum, tiles_out)),

@@ -124,13 +124,13 @@ class NdsNet(StandAloneNet):
         super().setup()
         self.stem_conv = layers.Conv(STEM_NODES * self.width, 3, dtype=self.dtype)
         self.stem_norm = layers.BatchNorm(True, self.track, self.dtype)
-        lists = program.outputs(self.arch, self.rules)
+        outputs = program.outputs(self.arch, self.rules)
         for number, (stage, place, inputs) in enumerate(program.cells(self.arch.depth)):
             reduces = stage > 0 and place == 0
             kinds = [PRE_SAME if s == stage else PRE_BEFORE if reduces else PRE_REDUCE for s, _ in inputs]
             cell = CellNet(
                 tuple(self.arch.reduce if reduces else self.arch.normal),
-                lists[program.SOURCE_REDUCE if reduces else program.SOURCE_NORMAL],
+                outputs.reduce if reduces else outputs.normal,
                 self.width * 2**stage,
                 (PRE_UNITS[kinds[0]], PRE_UNITS[kinds[1]]),
                 reduces,

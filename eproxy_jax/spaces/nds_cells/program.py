@@ -1,4 +1,4 @@
-"""What an NDS cell network consists of, unit by unit: the one walk that counts, weights and instructions come from.
+"""Walks through an NDS cell network, unit by unit. Counts, weights and instructions all come from this one walk.
 
 Cells stand in three stages, of which the second and third begin with a reduction cell. Place 0 of a stage is that
 reduction cell (in the first stage: the stem, three nodes of ``width`` channels), places 1, 2, ... its normal cells.
@@ -24,7 +24,6 @@ PRE_UNITS: tuple[Unit, ...] = (
     (cell_ops.pointwise(1),),
     (cell_ops.FACTORIZED_REDUCE,),
 )
-SOURCE_NORMAL, SOURCE_REDUCE, SOURCE_STEM = range(3)
 
 
 class Body(NamedTuple):
@@ -41,6 +40,40 @@ class Body(NamedTuple):
     unit: Unit | None
 
 
+class InputOf(NamedTuple):
+    """How a piece makes an input of a cell.
+
+    Attributes:
+      side: 0 for the older input, 1 for the newer one.
+      how: ``PRE_SAME``, ``PRE_BEFORE`` or ``PRE_REDUCE``.
+      cell: (stage, place) of the cell that it comes from.
+      nodes: nodes of that cell that it reads.
+    """
+
+    side: int
+    how: int
+    cell: tuple[int, int]
+    nodes: tuple[int, ...]
+
+
+class EdgeOf(NamedTuple):
+    """What a piece does for an edge of a cell.
+
+    Attributes:
+      edge: index of the edge.
+      source: what the edge reads: 0 and 1 are the cell's inputs, then its nodes.
+      is_first: whether it is the first piece of the edge; others read what the one before wrote.
+      is_last: whether it is the last one, whose output goes to the node.
+      body: index into :func:`bodies`.
+    """
+
+    edge: int
+    source: int
+    is_first: bool
+    is_last: bool
+    body: int
+
+
 class Piece(NamedTuple):
     """One body of one cell, or one of its two input units.
 
@@ -52,10 +85,7 @@ class Piece(NamedTuple):
       channels_in: channels that its kernels read.
       channels: channels that it writes.
       halvings: how often the image's size was halved in what it reads.
-      edge: index of the edge; -1 and -2 for the inputs 0 and 1.
-      part: number of the unit in its operation.
-      body: index into :func:`bodies`; for inputs, how they get their channels.
-      sources: nodes that it reads, 1 but for inputs.
+      part: what it is in its cell.
     """
 
     stage: int
@@ -65,10 +95,7 @@ class Piece(NamedTuple):
     channels_in: int
     channels: int
     halvings: int
-    edge: int
-    part: int
-    body: int
-    sources: int
+    part: InputOf | EdgeOf
 
     @property
     def num_weights(self) -> int:
@@ -90,7 +117,7 @@ def bodies(ops: tuple[str, ...]) -> tuple[tuple[Body, ...], int]:
     return tuple(ordered), sum(body.stride == 1 for body in ordered)
 
 
-class Kind(NamedTuple):
+class UnitKind(NamedTuple):
     """Bodies that are one program: kernel size and dilation are data.
 
     Attributes:
@@ -104,7 +131,7 @@ class Kind(NamedTuple):
     body: Body
 
 
-class Kinds(NamedTuple):
+class UnitKinds(NamedTuple):
     """The kinds of a space.
 
     Attributes:
@@ -116,7 +143,7 @@ class Kinds(NamedTuple):
       margin: pixels around a map that the largest kernel or window needs.
     """
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[UnitKind, ...]
     unstrided: int
     of_body: tuple[int, ...]
     size: tuple[int, ...]
@@ -125,9 +152,9 @@ class Kinds(NamedTuple):
 
 
 @functools.cache
-def kinds(ops: tuple[str, ...]) -> Kinds:
+def kinds(ops: tuple[str, ...]) -> UnitKinds:
     """What a space's operations are compiled to."""
-    found: dict[tuple, Kind] = {}
+    found: dict[tuple, UnitKind] = {}
     of_body, size, dilation = [], [], []
     for body in bodies(ops)[0]:
         linear = body.unit[0] if body.unit else None
@@ -137,12 +164,12 @@ def kinds(ops: tuple[str, ...]) -> Kinds:
         if body.unit and len(body.unit) == 2:
             family = "depthwise" if body.unit[0].depthwise else "line"
         key = (family, body.stride, None if family else body)
-        found.setdefault(key, Kind(family, body.stride, body))
+        found.setdefault(key, UnitKind(family, body.stride, body))
         of_body.append(list(found).index(key))
     every = tuple(found.values())
     margin = max(s // 2 * d for s, d in zip(size, dilation, strict=True))
     unstrided = sum(kind.stride == 1 for kind in every)
-    return Kinds(every, unstrided, tuple(of_body), tuple(size), tuple(dilation), margin)
+    return UnitKinds(every, unstrided, tuple(of_body), tuple(size), tuple(dilation), margin)
 
 
 @functools.cache
@@ -180,41 +207,54 @@ def cells(depth: int) -> Iterator[CellPlace]:
             before = (before[1], (stage, place))
 
 
-def source_kind(stage: int, place: int) -> int:
-    """Which list of nodes is the output of a cell."""
-    return SOURCE_NORMAL if place else SOURCE_REDUCE if stage else SOURCE_STEM
-
-
-def outputs(arch: NdsArch, rules: Rules) -> tuple[tuple[int, ...], ...]:
+class Outputs(NamedTuple):
     """Nodes, counted from 0 on, that are the output of normal cell, reduction cell and stem."""
-    found = [tuple(n - 2 for n in notation.concat(cell, rules)) for cell in (arch.normal, arch.reduce)]
-    return (*found, tuple(range(STEM_NODES)))
+
+    normal: tuple[int, ...]
+    reduce: tuple[int, ...]
+    stem: tuple[int, ...] = tuple(range(STEM_NODES))
+
+    def of(self, stage: int, place: int) -> tuple[int, ...]:
+        """Those of the cell at a place."""
+        return self.normal if place else self.reduce if stage else self.stem
+
+
+def outputs(arch: NdsArch, rules: Rules) -> Outputs:
+    """The nodes that are the outputs of an architecture's cells."""
+    return Outputs(*(tuple(n - 2 for n in notation.concat(cell, rules)) for cell in (arch.normal, arch.reduce)))
 
 
 def pieces(arch: NdsArch, rules: Rules, width: int) -> Iterator[Piece]:
     """All that a network computes after the stem, in order; ``width`` stands in for the architecture's own."""
-    lists, index = outputs(arch, rules), _body_index(rules.ops)
+    nodes_of, index = outputs(arch, rules), _body_index(rules.ops)
     for number, (stage, place, inputs) in enumerate(cells(arch.depth)):
         channels, reduces = width * 2**stage, stage > 0 and place == 0
-        for side, (source_stage, source_place) in enumerate(inputs):
-            kind = PRE_SAME
-            if source_stage != stage:
-                kind = PRE_BEFORE if reduces else PRE_REDUCE
-            nodes = len(lists[source_kind(source_stage, source_place)])
-            path = (f"cell{number}", f"input{side}")
-            wide = nodes * width * 2**source_stage
-            unit = PRE_UNITS[kind]
-            yield Piece(stage, place, path, unit, wide, channels, source_stage, side - 2, 0, kind, nodes)
+        for side, source in enumerate(inputs):
+            how = PRE_SAME if source[0] == stage else PRE_BEFORE if reduces else PRE_REDUCE
+            nodes, path = nodes_of.of(*source), (f"cell{number}", f"input{side}")
+            wide = len(nodes) * width * 2 ** source[0]
+            part = InputOf(side, how, source, nodes)
+            yield Piece(stage, place, path, PRE_UNITS[how], wide, channels, source[0], part)
         for edge, (op, source) in enumerate(arch.reduce if reduces else arch.normal):
             stride = 2 if reduces and source < 2 else 1
-            units = cell_ops.units(op, stride)
-            for part, unit in enumerate(units or (None,)):
-                if unit is None and cell_ops.weightless(op, stride) is None:
-                    continue
+            if op == cell_ops.NONE:
+                continue
+            units = cell_ops.units(op, stride) or (None,)
+            for n, unit in enumerate(units):
                 body = index[(unit,) if unit else (op, stride)]
-                halvings = stage - 1 if stride == 2 and part == 0 else stage
-                path = (f"cell{number}", f"edge{edge}", f"unit{part}")
-                yield Piece(stage, place, path, unit, channels, channels, halvings, edge, part, body, 1)
+                halvings = stage - 1 if stride == 2 and n == 0 else stage
+                path = (f"cell{number}", f"edge{edge}", f"unit{n}")
+                part = EdgeOf(edge, source, n == 0, n == len(units) - 1, body)
+                yield Piece(stage, place, path, unit, channels, channels, halvings, part)
+
+
+def placed(arch: NdsArch, rules: Rules, width: int) -> Iterator[tuple[Piece, int, int]]:
+    """Pieces with the row of their first kernel and the position of their first scale."""
+    row = scale = 0
+    for piece in pieces(arch, rules, width):
+        yield piece, row, scale
+        row += piece.num_weights // width
+        scale += piece.channels if piece.unit else 0
 
 
 def stem_weights(width: int) -> int:

@@ -74,7 +74,7 @@ def counts(arch: NdsArch, rules: Rules) -> Counts:
       >>> from eproxy_jax import spaces
       >>> space = spaces.get("nds_darts")
       >>> edges = (("skip_connect", 0),) * 8
-      >>> counts(nds_genotype.NdsArch(edges, edges, 32, 6), space.rules).params
+      >>> counts(notation.NdsArch(edges, edges, 32, 6), space.rules).params
       908088
     """
     total = Counts(0, 0)

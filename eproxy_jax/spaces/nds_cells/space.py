@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -27,15 +27,14 @@ from jax import Array
 from typing_extensions import override
 
 from eproxy_jax import sampling
-from eproxy_jax.nn import initializers, layers
+from eproxy_jax.nn import layers
 from eproxy_jax.spaces import base
-from eproxy_jax.spaces.interpreter import tape
-from eproxy_jax.spaces.nds_cells import budget, cell_ops, interpreter, notation, published_counts
-from eproxy_jax.spaces.nds_cells import program as program_lib
-from eproxy_jax.spaces.nds_cells.interpreter import MachineSpec
+from eproxy_jax.spaces.interpreter import bank, loop
+from eproxy_jax.spaces.nds_cells import budget, cell_ops, encoding, interpreter, notation, program, published_counts
+from eproxy_jax.spaces.nds_cells.encoding import Machine
 from eproxy_jax.spaces.nds_cells.net import NdsNet
 from eproxy_jax.spaces.nds_cells.notation import NdsArch, Rules
-from eproxy_jax.spaces.nds_cells.program import NUM_STAGES, PRE_UNITS, STEM_NODES, Piece
+from eproxy_jax.spaces.nds_cells.program import NUM_STAGES, STEM_NODES
 
 _MIN_PLACES = 7  # normal cells of a stage that a program holds: what the design spaces' 22 cells need
 _POOLS = ("max_pool_3x3", "avg_pool_3x3")
@@ -127,7 +126,7 @@ class _NdsCells(base.SearchSpace):
 
     @override
     def params(self, arch: NdsArch) -> int:
-        return program_lib.params(arch, self.rules, self.channels(arch))
+        return program.params(arch, self.rules, self.channels(arch))
 
     @override
     def full_sizes(self, arch: NdsArch) -> tuple[int, int]:
@@ -153,7 +152,7 @@ class _NdsCells(base.SearchSpace):
         """The program that runs this architecture: by width, and by size where that matters much."""
         width = self.channels(arch)
         places = _MIN_PLACES
-        while places < max(program_lib.normal_cells(arch.depth)):
+        while places < max(program.normal_cells(arch.depth)):
             places *= 2
         largest = _max_rows(self.rules, width, places)
         quarter = -(-largest // 4)
@@ -163,12 +162,12 @@ class _NdsCells(base.SearchSpace):
 
 @functools.lru_cache(maxsize=1 << 16)
 def _macs(arch: NdsArch, rules: Rules, width: int) -> int:
-    return program_lib.macs(arch, rules, width)
+    return program.macs(arch, rules, width)
 
 
 def _rows(arch: NdsArch, rules: Rules, width: int) -> int:
     """Rows of ``width`` weights that a network has."""
-    return sum(piece.num_weights for piece in program_lib.pieces(arch, rules, width)) // width
+    return sum(piece.num_weights for piece in program.pieces(arch, rules, width)) // width
 
 
 def _heaviest(rules: Rules) -> int:
@@ -208,69 +207,26 @@ class NdsGroup(base.Group):
     rows: int
 
     @property
-    def spec(self) -> MachineSpec:
+    def machine(self) -> Machine:
         """The machine that runs them."""
-        return MachineSpec(self.rules.ops, self.rules.nodes, self.width, self.places)
+        return Machine(self.rules.ops, self.rules.nodes, self.width, self.places)
 
     @property
     def scales(self) -> int:
         """Scales, and as many biases, in the bank."""
-        per_cell = self.spec.instructions
+        per_cell = self.machine.pieces
         return per_cell * (self.places + 1) * sum(self.width * 2**stage for stage in range(NUM_STAGES))
-
-    def _placed(self, arch: NdsArch) -> Iterator[tuple[Piece, int, int]]:
-        """Pieces with the row of their first kernel and the position of their first scale."""
-        row = scale = 0
-        for piece in program_lib.pieces(arch, self.rules, self.width):
-            yield piece, row, scale
-            row += piece.num_weights // self.width
-            scale += piece.channels if piece.unit else 0
 
     @override
     def encode(self, archs: Sequence[NdsArch]) -> np.ndarray:
-        """Programs of the machine, int32 [A, K]."""
+        """Networks as data, int32 [A, K]; see ``encoding.Network``."""
         return np.stack([self._encode(arch) for arch in archs])
 
     def _encode(self, arch: NdsArch) -> np.ndarray:
-        spec, rules = self.spec, self.rules
-        if max(program_lib.normal_cells(arch.depth)) > self.places or _rows(arch, rules, self.width) > self.rows:
+        too_deep = max(program.normal_cells(arch.depth)) > self.places
+        if too_deep or _rows(arch, self.rules, self.width) > self.rows:
             raise ValueError(f"{arch} is not of the group {self}: encode it with the group that its space gives")
-        code = np.full((NUM_STAGES, self.places + 1, spec.instructions, interpreter.NUM_FIELDS), -1, np.int32)
-        counts = np.zeros(code.shape[:2], np.int32)
-        inputs = {(cell.stage, cell.place): cell.inputs for cell in program_lib.cells(arch.depth)}
-        saved = 0
-        for piece, row, scale in self._placed(arch):
-            at = piece.stage, piece.place
-            reduces = piece.stage > 0 and piece.place == 0
-            if piece.edge < 0:
-                side = piece.edge + 2
-                source_stage, source_place = inputs[at][side]
-                kind = program_lib.source_kind(source_stage, source_place)
-                step = interpreter.WIDE if reduces else 1
-                target, saved = spec.slot_of_input(side, reduces), side * step
-                line = (piece.body, source_place, target, kind, row, scale, piece.sources, saved)
-                saved = 2 * step
-            else:
-                op, source = (arch.reduce if reduces else arch.normal)[piece.edge]
-                stride = 2 if reduces and source < 2 else 1
-                parts = max(1, len(cell_ops.units(op, stride)))
-                reads = spec.slot_of_node(source - 2) if source > 1 else spec.slot_of_input(source, reduces)
-                writes, middle = spec.slot_of_node(piece.edge // 2), spec.slot_of_middle(piece.edge)
-                target = writes if piece.part == parts - 1 else middle
-                line = (piece.body, middle if piece.part else reads, target, 1, row, scale, 1, saved)
-                saved += interpreter.saved_slots_of(piece.unit)
-            code[at][counts[at]] = line
-            counts[at] += 1
-        # Only the first instruction that writes to a slot does not add to what is there.
-        for at in np.ndindex(*counts.shape):
-            written: set[int] = set()
-            for line in code[at][2 : counts[at]]:
-                line[interpreter.FIRST] = int(line[interpreter.TARGET]) not in written
-                written.add(int(line[interpreter.TARGET]))
-        outputs = np.zeros((NUM_STAGES, 1 + rules.nodes), np.int32)
-        for number, nodes in enumerate(program_lib.outputs(arch, rules)):
-            outputs[number, : 1 + len(nodes)] = (len(nodes), *nodes)
-        return interpreter.pack(spec, (program_lib.normal_cells(arch.depth), outputs, counts, code))
+        return loop.pack(encoding.encode(self.machine, arch, self.rules))
 
     @override
     def universal(self, dtype: Any = jnp.float32) -> UniversalNdsCells:
@@ -283,22 +239,17 @@ class NdsGroup(base.Group):
 
     @override
     def extract(self, arch: NdsArch, universal_params: Any) -> dict[str, Any]:
-        params: dict[str, Any] = {name: universal_params[name] for name in ("stem_conv", "stem_norm")}
-        kernels = universal_params["kernels"].reshape(-1)
-        for piece, row, scale in self._placed(arch):
+        places: dict[bank.Path, bank.KernelPlace | bank.NormPlace] = {}
+        for piece, row, scale in program.placed(arch, self.rules, self.width):
             if piece.unit is None:
                 continue
-            module, start = params, row * self.width
-            for name in piece.path:
-                module = module.setdefault(name, {})
             for number, linear in enumerate(piece.unit):
-                size = linear.num_weights(piece.channels_in, piece.channels)
-                kernel = kernels[start : start + size].reshape(linear.kernel_shape(piece.channels_in, piece.channels))
-                module[f"conv{number}"] = {"kernel": kernel}
-                start += size
-            place = slice(scale, scale + piece.channels)
-            module["norm"] = {name: universal_params[name][place] for name in ("scale", "bias")}
-        return params
+                shape = linear.kernel_shape(piece.channels_in, piece.channels)
+                places[(*piece.path, f"conv{number}")] = bank.KernelPlace(row, shape)
+                row += linear.num_weights(piece.channels_in, piece.channels) // self.width
+            places[(*piece.path, "norm")] = bank.NormPlace(scale, piece.channels)
+        stem = {name: universal_params[name] for name in ("stem_conv", "stem_norm")}
+        return stem | bank.extract(universal_params, places)
 
 
 class UniversalNdsCells(nn.Module):
@@ -316,28 +267,25 @@ class UniversalNdsCells(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images: Array, program: Array, init: Array | int = 0) -> list[layers.PaddedTap]:
+    def __call__(self, images: Array, encoded: Array, init: Array | int = 0) -> list[layers.PaddedTap]:
         """Feature taps at the end and before the two reduction cells, last first.
 
         Args:
           images: [B, H, W, 3].
-          program: as ``encode`` gives it, integer [K].
+          encoded: as ``encode`` gives it, integer [K].
           init: index into ``initializers.INITS``.
 
         Returns:
           Three taps of at most all nodes' channels.
         """
         group = self.group_spec
-        code, nodes = interpreter.unpack(group.spec, program), group.rules.nodes
+        network, nodes = loop.unpack(encoding.empty_network(group.machine), encoded), group.rules.nodes
         stem = layers.Conv(STEM_NODES * group.width, 3, dtype=self.dtype, name="stem_conv")(images, init)
         stem = layers.BatchNorm(dtype=self.dtype, name="stem_norm")(stem)
-        weights = interpreter.Weights(
-            self.param("kernels", _init_bank, group, code, self.dtype, init),
-            self.param("scale", nn.initializers.ones, (group.scales,), self.dtype),
-            self.param("bias", nn.initializers.zeros, (group.scales,), self.dtype),
-        )
-        features: Any = interpreter.run(group.spec, stem, weights, code)
-        level = code.outputs[program_lib.SOURCE_NORMAL, 0] - 1
+        kernels = functools.partial(_init_bank, group=group, kernels=network.kernels, dtype=self.dtype, init=init)
+        weights = bank.declare(self, kernels, group.scales, self.dtype)
+        features: Any = interpreter.run(group.machine, stem, weights, network)
+        level = network.tap_nodes - 1
         taps = []
         for tap, stage in zip(features, reversed(range(NUM_STAGES)), strict=True):
             channels = group.width * 2**stage
@@ -345,38 +293,11 @@ class UniversalNdsCells(nn.Module):
         return taps
 
 
-@functools.cache
-def _kernel_table(spec: MachineSpec) -> np.ndarray:
-    """[3, bodies + 4, 2, 4]: rows, area, features, inputs of the kernels of each body, kind of input, nothing."""
-    every, _ = program_lib.bodies(spec.ops)
-    table = np.zeros((NUM_STAGES, len(every) + len(PRE_UNITS) + 1, 2, 4), np.int64)
-    for stage in range(NUM_STAGES):
-        channels = spec.width * 2**stage
-        units = [(body.unit or (), channels) for body in every]
-        units += [(unit, channels if kind == 0 else max(channels // 2, 1)) for kind, unit in enumerate(PRE_UNITS)]
-        for number, (unit, channels_in) in enumerate(units):
-            for place, linear in enumerate(unit):
-                rows = linear.num_weights(channels_in, channels) // spec.width
-                table[stage, number, place] = (rows, *linear.fans(channels_in, channels))
-    return table
-
-
-def _init_bank(key: Array, group: NdsGroup, program: interpreter.Program, dtype: Any, init: Array | int) -> Array:
-    """Kernels of all units, [R, U], each row scaled by the fans of the kernel that it is part of."""
-    table = _kernel_table(group.spec)
-    body = program.code[..., interpreter.BODY]  # [3, places + 1, instructions]
-    is_input = (jnp.arange(body.shape[2]) < 2)[None, None, :]
-    nothing = table.shape[1] - 1
-    index = jnp.where(body < 0, nothing, body + jnp.where(is_input, nothing - len(PRE_UNITS), 0))
-    kernels = jnp.asarray(table, jnp.int32)[jnp.arange(NUM_STAGES)[:, None, None], index]
-    sources = jnp.maximum(program.code[..., interpreter.NODES], 1)[..., None]
-    rows = (kernels[..., 0] * sources).reshape(-1)
-    area, features, inputs = (
-        kernels[..., field] * (sources if field == 3 else jnp.ones_like(sources)) for field in (1, 2, 3)
-    )
-    owner = tape.owner_of_rows(rows, group.rows)
-    sizes = [jnp.maximum(part.reshape(-1), 1).astype(dtype)[owner][:, None] for part in (area, features, inputs)]
-    return initializers.conv_kernel(key, (group.rows, group.width), dtype, init, *sizes)
+def _init_bank(key: Array, group: NdsGroup, kernels: encoding.Kernels, dtype: Any, init: Array | int) -> Array:
+    """Kernels of all units, [R, U]."""
+    owner = bank.owner_of_rows(kernels.rows, group.rows)
+    fans = (kernels.area, kernels.features, kernels.inputs)
+    return bank.init_rows(key, (group.rows, group.width), dtype, init, owner, fans)
 
 
 # --- the five spaces -----------------------------------------------------------------------------------------

@@ -24,10 +24,11 @@ from typing_extensions import override
 from eproxy_jax import sampling
 from eproxy_jax.nn import layers
 from eproxy_jax.spaces import base
+from eproxy_jax.spaces.interpreter import bank
 from eproxy_jax.spaces.transnas import macro_code
 from eproxy_jax.spaces.transnas.macro_code import MAX_MODULES, Code
+from eproxy_jax.spaces.transnas.macro_interpreter import BlockShape
 from eproxy_jax.spaces.transnas.macro_net import UniversalTransNasMacro, block_shape, map_sizes
-from eproxy_jax.spaces.transnas.residual_trunk import BlockShape
 from eproxy_jax.spaces.transnas.skeleton import CELLS_PER_MODULE, TransNasNet, stem_macs, stem_params, tap_channels
 
 
@@ -144,20 +145,16 @@ class TransNasMacro(base.SearchSpace, base.Group):
 
     @override
     def extract(self, arch: Code, universal_params: Any) -> dict[str, Any]:
-        params: dict[str, Any] = {"stem": universal_params["stem"]}
-        kernels = universal_params["kernels"].reshape(-1)
-        weight = vector = 0
+        places: dict[bank.Path, bank.KernelPlace | bank.NormPlace] = {}
+        row = scale = 0
         for number, (shape, _) in enumerate(self._blocks(arch)):
-            block: dict[str, Any] = {}
-            for suffix, kernel in zip(("a", "b", "shortcut"), shape.kernels, strict=False):
-                size = int(np.prod(kernel))
-                block[f"conv_{suffix}"] = {"kernel": kernels[weight : weight + size].reshape(kernel)}
-                place = slice(vector, vector + shape.channels)
-                block[f"norm_{suffix}"] = {name: universal_params[name][place] for name in ("scale", "bias")}
-                weight, vector = weight + size, vector + shape.channels
-            module, place = divmod(number, CELLS_PER_MODULE)
-            params[f"module{module}_block{place}"] = block
-        return params
+            module, block = divmod(number, CELLS_PER_MODULE)
+            for suffix, step in zip(("a", "b", "shortcut"), shape.steps, strict=False):
+                name = f"module{module}_block{block}"
+                places[name, f"conv_{suffix}"] = bank.KernelPlace(row, step.kernel)
+                places[name, f"norm_{suffix}"] = bank.NormPlace(scale, step.channels)
+                row, scale = row + step.num_weights // self.stem_channels, scale + step.channels
+        return {"stem": universal_params["stem"], **bank.extract(universal_params, places)}
 
 
 # --- modules -------------------------------------------------------------------------------------------------

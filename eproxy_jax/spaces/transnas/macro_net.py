@@ -1,13 +1,9 @@
-"""Every network of the TransNAS-Bench-101 macro space in one module: widths and strides are data.
+"""The universal network of the TransNAS-Bench-101 macro space: widths and strides are data.
 
-What it costs at the paper's size, over the 2,653 distinct networks (counted from shapes, forward and both gradients):
-
-* Convolutions: executed / needed .972 in all, 1.006 for the worst code and .27 for the best. The shortcut that the
-  backward pass computes again adds .4 %; single pixels, where 8 of 9 kernel positions read padding, save more.
-* Weights: the bank has 40.1 M, the mean network 12.2 M. Initialisation and the optimiser work on the whole bank: 3.3
-  times the mean, as they must where one program serves all. An update of 37 M takes about 65 ms on 2 CPU cores.
-* Programs: 53 block shapes for 32-pixel images (39 for 16, 25 for 8), hence a long compilation; see
-  configs/transnas_macro.py.
+Convolutions execute what a network needs. Two things differ: the backward pass computes the shortcut again, and a
+single pixel, where 8 of 9 kernel positions read padding, saves those. Initialisation and the optimiser work on the
+whole bank, which is as long as the largest network needs. Each block shape is compiled by itself, so a program of large
+images takes long to compile.
 """
 
 from __future__ import annotations
@@ -21,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax.nn import initializers, layers
-from eproxy_jax.spaces.interpreter.tape import Weights, owner_of_rows
-from eproxy_jax.spaces.transnas import macro_code, residual_trunk
+from eproxy_jax.nn import layers
+from eproxy_jax.spaces.interpreter import bank
+from eproxy_jax.spaces.transnas import macro_code, macro_interpreter
 from eproxy_jax.spaces.transnas.macro_code import MAX_DOUBLINGS, MAX_HALVINGS, MAX_MODULES
-from eproxy_jax.spaces.transnas.residual_trunk import BlockShape
+from eproxy_jax.spaces.transnas.macro_interpreter import Blocks, BlockShape, Network, TrunkSpec
 from eproxy_jax.spaces.transnas.skeleton import CELLS_PER_MODULE, NUM_TAPS, Stem
 
 
@@ -60,7 +56,7 @@ class _Tables(NamedTuple):
       scales: scales of the longest code.
     """
 
-    trunk: residual_trunk.TrunkSpec
+    trunk: TrunkSpec
     block: np.ndarray
     tap: np.ndarray
     rows: int
@@ -94,7 +90,7 @@ def _tables(stem_channels: int, batch: int, stem_size: tuple[int, int]) -> _Tabl
     rows, scales, tape = map(int, totals)
     stem = batch * stem_size[0] * stem_size[1] * stem_channels
     last = CELLS_PER_MODULE * MAX_MODULES - 1
-    trunk = residual_trunk.TrunkSpec(
+    trunk = TrunkSpec(
         batch,
         tuple(shapes),
         tuple(taps),
@@ -105,7 +101,7 @@ def _tables(stem_channels: int, batch: int, stem_size: tuple[int, int]) -> _Tabl
     return _Tables(trunk, block, tap, rows, scales)
 
 
-def make_plan(tables: _Tables, code: Array) -> residual_trunk.Plan:
+def placed(tables: _Tables, code: Array) -> Network:
     """Where the arrays of a network are.
 
     Args:
@@ -113,7 +109,7 @@ def make_plan(tables: _Tables, code: Array) -> residual_trunk.Plan:
       code: digits as built, integer [6], zeros in front.
 
     Returns:
-      A ``Plan`` of twelve blocks, the last of which end the last module.
+      A ``Network`` of twelve blocks, the last of which end the last module.
     """
     trunk = tables.trunk
     doubles, halves = (code == 2) | (code == 4), (code == 3) | (code == 4)
@@ -131,25 +127,20 @@ def make_plan(tables: _Tables, code: Array) -> residual_trunk.Plan:
     def of_block(values: Sequence[int]) -> Array:
         return jnp.asarray([*values, 0], jnp.int32)[block]  # index -1, no block, is the last value
 
-    def before(sizes: Array) -> Array:
-        return jnp.cumsum(sizes).astype(jnp.int32) - sizes
-
     unit = trunk.blocks[0].channels_in
     outputs = of_block([trunk.batch * shape.outputs for shape in trunk.blocks])
     stem = trunk.batch * trunk.blocks[0].inputs
-    base = stem + before(3 * outputs)
-    blocks = residual_trunk.BlockPlan(
+    base = stem + bank.before(3 * outputs)
+    blocks = Blocks(
         block=block,
-        row=before(of_block([shape.num_weights // unit for shape in trunk.blocks])),
-        scale=before(of_block([shape.num_scales for shape in trunk.blocks])),
+        row=bank.before(of_block([shape.num_weights // unit for shape in trunk.blocks])),
+        scale=bank.before(of_block([shape.num_scales for shape in trunk.blocks])),
         source=base - of_block([trunk.batch * shape.inputs for shape in trunk.blocks]),
         base=base,
     )
     last_modules = jnp.arange(MAX_MODULES - 1, MAX_MODULES - 1 - NUM_TAPS, -1)
     taps = jnp.asarray(trunk.tap_positions)
-    return residual_trunk.Plan(
-        blocks, jnp.asarray(tables.tap)[doubled, halved][last_modules], (base + 2 * outputs)[taps]
-    )
+    return Network(blocks, jnp.asarray(tables.tap)[doubled, halved][last_modules], (base + 2 * outputs)[taps])
 
 
 class UniversalTransNasMacro(nn.Module):
@@ -180,27 +171,23 @@ class UniversalTransNasMacro(nn.Module):
         """
         x = Stem(self.stem_channels, dtype=self.dtype, name="stem")(images, True, init)
         tables = _tables(self.stem_channels, x.shape[0], (x.shape[1], x.shape[2]))
-        plan = make_plan(tables, code)
-        weights = Weights(
-            self.param("kernels", _init_bank, tables, plan, self.dtype, init),
-            self.param("scale", nn.initializers.ones, (tables.scales,), self.dtype),
-            self.param("bias", nn.initializers.zeros, (tables.scales,), self.dtype),
-        )
-        features: Any = residual_trunk.trunk(tables.trunk, x, weights, plan)
+        network = placed(tables, code)
+        kernels = functools.partial(_init_bank, tables=tables, network=network, dtype=self.dtype, init=init)
+        weights = bank.declare(self, kernels, tables.scales, self.dtype)
+        features: Any = macro_interpreter.run(tables.trunk, x, weights, network)
         widths = tuple(self.stem_channels * 2**level for level in range(MAX_DOUBLINGS + 1))
         doublings = jnp.cumsum(((code == 2) | (code == 4)).astype(jnp.int32))
         return [layers.PaddedTap(features[slot], doublings[MAX_MODULES - 1 - slot], widths) for slot in range(NUM_TAPS)]
 
 
-def _init_bank(key: Array, tables: _Tables, plan: residual_trunk.Plan, dtype: Any, init: Array | int) -> Array:
+def _init_bank(key: Array, tables: _Tables, network: Network, dtype: Any, init: Array | int) -> Array:
     """Kernels of all blocks, [R, U], each row scaled by the fans of the kernel that it is part of."""
     unit, shapes = tables.trunk.blocks[0].channels_in, tables.trunk.blocks
     # [blocks + 1, 3, 4]: a block without a shortcut's kernel has an empty one there, and no block has three.
     kernels = np.zeros((len(shapes) + 1, 3, 4), np.int64)
     for number, shape in enumerate(shapes):
-        kernels[number, : len(shape.kernels)] = shape.kernels
-    rows = jnp.asarray(kernels.prod(-1) // unit, jnp.int32)[plan.blocks.block].reshape(-1)
-    owner = owner_of_rows(rows, tables.rows)
-    sizes = jnp.asarray(np.maximum(kernels, 1), dtype)[plan.blocks.block].reshape(-1, 4)[owner]
-    area, inputs, features = sizes[:, :1] * sizes[:, 1:2], sizes[:, 2:3], sizes[:, 3:]
-    return initializers.conv_kernel(key, (tables.rows, unit), dtype, init, area, features, inputs)
+        kernels[number, : len(shape.steps)] = [step.kernel for step in shape.steps]
+    rows = jnp.asarray(kernels.prod(-1) // unit, jnp.int32)[network.blocks.block].reshape(-1)
+    height, width, inputs, features = jnp.asarray(kernels, jnp.int32)[network.blocks.block].reshape(-1, 4).T
+    owner = bank.owner_of_rows(rows, tables.rows)
+    return bank.init_rows(key, (tables.rows, unit), dtype, init, owner, (height * width, features, inputs))

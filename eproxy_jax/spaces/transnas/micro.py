@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from jax import Array
 from typing_extensions import override
 
-from eproxy_jax.nn import initializers
+from eproxy_jax.nn import initializers, layers
 from eproxy_jax.spaces import base
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, SKIP, Cell
-from eproxy_jax.spaces.cells.space import CellSpace
+from eproxy_jax.spaces.cells.space import CellSpace, check_cell, parse_nested
 from eproxy_jax.spaces.transnas.skeleton import (
     NUM_TAPS,
     Stem,
@@ -73,7 +73,7 @@ class TransNasMicro(CellSpace):
     @override
     def parse(self, source: Any) -> Cell:
         if not isinstance(source, str):
-            return net.parse_nested(source, len(OPS), "TransNAS-Bench-101-micro", _EXAMPLE)
+            return parse_nested(source, len(OPS), "TransNAS-Bench-101-micro", _EXAMPLE)
         text = source.strip()
         if not text.startswith(_PREFIX) or not re.fullmatch(r"\d_\d\d_\d\d\d", text[len(_PREFIX) :]):
             raise ValueError(
@@ -81,7 +81,7 @@ class TransNasMicro(CellSpace):
                 f"like {_EXAMPLE!r}"
             )
         codes = [int(digit) for digit in text[len(_PREFIX) :].replace("_", "")]
-        return net.check_cell(codes, len(OPS), f"TransNAS-Bench-101-micro string {text!r}")
+        return check_cell(codes, len(OPS), f"TransNAS-Bench-101-micro string {text!r}")
 
     @override
     def format(self, arch: Cell) -> str:
@@ -131,7 +131,7 @@ class TransNasMicro(CellSpace):
 
     @override
     def to_flax(self, arch: Cell, num_classes: int | None = None) -> TransNasMicroNet:
-        cell = net.check_cell(arch, self.num_ops, self.name)
+        cell = check_cell(arch, self.num_ops, self.name)
         return TransNasMicroNet(cell, self.macro, stem_channels=self.stem_channels, num_classes=num_classes)
 
     @override
@@ -213,7 +213,7 @@ class UniversalCell(nn.Module):
             shape = (len(edges), 3, 3, fan, self.features)
             area = net.edge_area(cell, edges, self.dtype)
             kernels = self.param(group, initializers.conv_kernel, shape, self.dtype, init, area)
-            for edge, kernel in zip(edges, net.unstack(kernels), strict=True):
+            for edge, kernel in zip(edges, layers.unstack(kernels), strict=True):
                 weights[edge]["kernel"] = kernel
         for edge in range(NUM_EDGES):  # not stacked: weight decay tells vectors from matrices by their dimensions
             for name, fill in (("scale", nn.initializers.ones), ("bias", nn.initializers.zeros)):

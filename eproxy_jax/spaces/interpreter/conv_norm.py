@@ -1,0 +1,89 @@
+"""The step that interpreters of residual networks share: a convolution and its batch norm, forward and backward.
+
+What follows a batch norm (an addend, ReLU) is the interpreters' own. Its input and its normalised output are kept for
+the backward pass, everything else is cheap to compute again.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from eproxy_jax.nn import convolution, norms
+from eproxy_jax.spaces.interpreter.bank import Weights, read, read_norm, read_rows, write_kernel, write_norm
+
+
+class Place(NamedTuple):
+    """Where the weights of a step lie in the bank.
+
+    Attributes:
+      row: first row of the kernel.
+      scale: position of the first scale and bias.
+    """
+
+    row: Array
+    scale: Array
+
+
+class Kept(NamedTuple):
+    """What the backward pass reads of a step.
+
+    Attributes:
+      x: [B, H, W, C_in], input.
+      normalized: [B, H', W', C], normalised output.
+      rstd: [C], reciprocal deviations.
+    """
+
+    x: Array
+    normalized: Array
+    rstd: Array
+
+
+class ConvNorm(NamedTuple):
+    """A step as far as it is compiled.
+
+    Attributes:
+      kernel: (k, k, C_in, C).
+      stride: 1 or 2.
+    """
+
+    kernel: tuple[int, int, int, int]
+    stride: int = 1
+
+    @property
+    def num_weights(self) -> int:
+        """Kernel weights."""
+        return int(np.prod(self.kernel))
+
+    @property
+    def channels(self) -> int:
+        """Output channels."""
+        return self.kernel[3]
+
+    def _convolve(self, x: Array, kernel: Array) -> Array:
+        """``conv2d``; on a single pixel, where 8 of 9 kernel positions read padding only, it leaves them out."""
+        if x.shape[1] == x.shape[2] == 1 and kernel.shape[0] == 3:
+            kernel = kernel[1:2, 1:2]
+        return convolution.conv2d(x, kernel, self.stride)
+
+    def forward(self, weights: Weights, place: Place, x: Array) -> Kept:
+        """Run the convolution and normalise its output."""
+        kernel = read_rows(weights.kernels, place.row, self.kernel)
+        return Kept(x, *norms.standardize(self._convolve(x, kernel)))
+
+    def output(self, weights: Weights, place: Place, normalized: Array) -> Array:
+        """The batch norm's output."""
+        return norms.affine(normalized, *read_norm(weights, place.scale, (self.channels,)))
+
+    def backward(
+        self, weights: Weights, place: Place, kept: Kept, grad: Array, grads: Weights
+    ) -> tuple[Array, Weights]:
+        """Gradient of the input, and ``grads`` with those of the step's weights, from that of its output."""
+        scale = read(weights.scale, place.scale, (self.channels,))
+        grad, *vectors = norms.affine_normalize_gradient(grad, kept.normalized, kept.rstd, scale)
+        kernel = read_rows(weights.kernels, place.row, self.kernel)
+        grad_x, grad_kernel = jax.vjp(self._convolve, kept.x, kernel)[1](grad)
+        return grad_x, write_norm(write_kernel(grads, place.row, grad_kernel), place.scale, *vectors)

@@ -1,0 +1,38 @@
+"""Every example runs as it stands, prints what it promises, and is short."""
+
+import runpy
+import sys
+
+import pytest
+from helpers import ROOT
+
+import eproxy_jax as ep
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# A piece of what each prints; a new example needs a line here.
+PRINTS = {
+    "own_networks": "(patch, width, depth) = [",
+    "own_proxy": "Spearman with MACs",
+    "score": "Spearman of score and MACs",
+    "twenty_labels": "Spearman",
+    "your_own_vmap": "",
+}
+
+
+def test_examples_are_the_known_ones_and_short():
+    assert {path.stem for path in EXAMPLES} == set(PRINTS)
+    for path in EXAMPLES:
+        assert len(path.read_text().splitlines()) < 60, path
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=() if p.stem == "own_networks" else pytest.mark.slow) for p in EXAMPLES],
+    ids=lambda path: path.stem,
+)  # fmt: skip
+def test_example_runs(path, monkeypatch, capsys):
+    monkeypatch.setattr(ep, "configure", lambda *_, **__: None)  # the tests have configured JAX already
+    monkeypatch.setattr(sys, "argv", [str(path)])
+    runpy.run_path(str(path), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert printed.strip()
+    assert PRINTS[path.stem] in printed
