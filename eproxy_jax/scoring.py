@@ -50,7 +50,7 @@ class Job:
 
     @property
     def execution(self) -> Execution:
-        """Devices and form."""
+        """Devices and execution form."""
         return self.evaluation.execution
 
     @property
@@ -64,7 +64,7 @@ class Job:
         return self.evaluation.shared[0][1]
 
     def widened(self, archs: Sequence[Any]) -> Job:
-        """The same with batches as wide as memory holds, where the execution asks for that."""
+        """Return a job with batches as wide as memory allows, if the execution asks for that."""
         return dataclasses.replace(self, evaluation=self.evaluation.widened(archs))
 
 
@@ -77,7 +77,7 @@ def make_job(
     targets: Targets | None = None,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Job:
-    """Check the arguments of :func:`score` and prepare what all candidates share.
+    """Check the arguments of :func:`score` and prepare the data that all candidates share.
 
     Raises:
       ValueError: bad images, an unknown space, an unknown feature.

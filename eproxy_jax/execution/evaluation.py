@@ -1,7 +1,7 @@
 """This module evaluates any function of one candidate over a list of architectures.
 
 Data flows one way: architectures -> canonical forms -> groups -> device programs -> rows. A result depends on
-(architecture, function, what is shared, key) only. Eproxy itself goes through :class:`Evaluation`.
+(architecture, function, shared arrays, key) only. Eproxy itself goes through :class:`Evaluation`.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Evaluation:
       fn: see :data:`CandidateFn`.
       space: the search space.
       key: typed key, replicated.
-      shared: what all candidates share, replicated.
-      execution: devices and form.
-      dtype: of the networks' parameters.
+      shared: the arrays that all candidates share, replicated.
+      execution: devices and execution form.
+      dtype: dtype of the networks' parameters.
     """
 
     fn: CandidateFn
@@ -96,45 +96,45 @@ class Evaluation:
         execution: Execution,
         dtype: Any = jnp.float32,
     ) -> Evaluation:
-        """The same from a key and arrays that are not on the devices yet."""
+        """Make an evaluation; puts the key and the shared arrays on the devices."""
         key, shared = execution.replicate((key, jax.tree.map(jnp.asarray, shared)))
         return cls(fn, space, key, shared, execution, dtype)
 
     def candidate(self, group: spaces.Group) -> OnNetwork:
-        """The function on the network of a group."""
+        """Bind the function to the network of a group."""
         return OnNetwork(self.fn, group.universal(self.dtype))
 
     def run(
         self, archs: Sequence[Any], compiled: Callable[[float], None] | None = None
     ) -> Iterator[tuple[np.ndarray, Any]]:
-        """Evaluate canonical, distinct architectures of the space.
+        """Evaluate canonical, distinct architectures of the space, chunk by chunk.
 
         Args:
           archs: the architectures.
-          compiled: called with the seconds waited for each compilation.
+          compiled: called after each compilation, with the seconds spent waiting for it.
 
         Yields:
-          (positions [n] in ``archs``, the function's pytree with a leading axis n), as they come.
+          (positions [n] in ``archs``, the function's pytree with a leading axis n).
         """
         inputs = group_inputs(archs, self.space, self.execution.grouping)
         return run_groups(self.candidate, inputs, self.execution, self.key, self.shared, compiled)
 
     def program(self, arch: Any) -> CompiledProgram:
-        """The compiled program of a canonical architecture's group; compiled on the first equal call."""
+        """Return the compiled program of a canonical architecture's group. The first equal call compiles it."""
         (group,) = by_group([arch], self.space, self.execution.grouping)
         shape = group.encode([arch]).shape[1:]
         return compile_program(ProgramSpec.of(self.candidate(group), shape, self.execution, self.key, self.shared))
 
     def structure(self, arch: Any) -> Any:
-        """Shapes and dtypes of the function's result; nothing is compiled."""
+        """Return shapes and dtypes of the function's result; compiles nothing."""
         group = self.space.group(arch)
         encoded = jnp.asarray(group.encode([arch])[0])
         return jax.eval_shape(self.candidate(group), self.key, encoded, *self.shared)
 
     def widened(self, archs: Sequence[Any]) -> Evaluation:
-        """The same with batches as wide as the devices' memory holds, where the execution asks for that.
+        """Return an evaluation with batches as wide as the devices' memory allows, if the execution asks for that.
 
-        The program of the largest architecture is compiled to know, unless it is there already.
+        To find the width, the method compiles the program of the largest architecture.
         """
         execution = self.execution
         if not execution.auto_width:
