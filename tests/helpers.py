@@ -175,6 +175,17 @@ def tap_params(space, arch, params):
     return cut
 
 
+def deviation(initialiser: str, fan_in: float, fan_out: float) -> float:
+    """Standard deviation of PyTorch's initialisers."""
+    return {
+        "default": (1 / (3 * fan_in)) ** 0.5,
+        "xavier_uniform": (2 / (fan_in + fan_out)) ** 0.5,
+        "xavier_normal": (2 / (fan_in + fan_out)) ** 0.5,
+        "kaiming_uniform": (2 / fan_out) ** 0.5,
+        "kaiming_normal": (2 / fan_out) ** 0.5,
+    }[initialiser]
+
+
 def pattern(shape, number: int, scale: float = 0.5) -> np.ndarray:
     """Deterministic float64 numbers that need no random generator; ``number`` tells leaves apart."""
     flat = np.sin(12.9898 * (np.arange(np.prod(shape, dtype=int)) + 1) + 78.233 * (number + 1))

@@ -80,15 +80,20 @@ def torch_losses(name: str, settings_name: str, number: int) -> list[float]:
     )
 
 
-def our_losses(name: str, settings_name: str, number: int) -> np.ndarray:
-    """The case in the universal form, float64: [S]."""
-    space, settings, cell = SPACES[name], SETTINGS[settings_name], CELLS[name][number]
-    network, params = network_and_params(space, settings, cell)
-    encoded = jnp.asarray(space.group(cell).encode([cell])[0])
-    hyper = proxy.ProxyHyper.of(settings, jnp.float64)
-    task = jax.tree.map(jnp.asarray, task_arrays(settings))
-    train = jax.jit(proxy.train_losses, static_argnums=(0, 1))
-    return np.asarray(train(network, settings.num_steps, jax.tree.map(jnp.asarray, params), encoded, task, hyper))
+def torch_taps(name: str, cell, params) -> list[np.ndarray]:
+    """Feature taps of a cell's network in plain PyTorch on the cases' images, NHWC.
+
+    Args:
+      name: of the space.
+      cell: the cell.
+      params: of the universal backbone.
+    """
+    from peer import torch_reference as reference
+
+    space = SPACES[name]
+    module = reference.BACKBONES[name](cell, **dataclasses.asdict(space)).double()
+    reference.load_params(module, space.group(cell).extract(cell, params))
+    return [tap.detach().numpy().transpose(0, 2, 3, 1) for tap in module(reference.tensor(pattern_images(4, 16)))]
 
 
 def our_batch_losses(name: str) -> tuple[list[int], np.ndarray]:

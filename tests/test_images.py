@@ -66,10 +66,10 @@ def test_every_format_gives_the_same_images(tmp_path, kind):
     batch = images.load_images(write(tmp_path, kind), num=8, seed=1)
     rows = np.sort(np.random.default_rng(1).choice(40, 8, replace=False))
     np.testing.assert_array_equal(batch, AS_NHWC[rows])
-    # Python 2 pickles (the original files) name NumPy's old home.
 
 
 def test_original_cifar_pickles_name_numpys_old_home(tmp_path):
+    """As Python 2 wrote them."""
     raw = pickle.dumps({b"data": PIXELS}, protocol=2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
     assert b"numpy.core.multiarray" in raw
     (tmp_path / "data_batch_1").write_bytes(raw)

@@ -1,25 +1,26 @@
 """Parity with PyTorch from the same weights, in float64: live where torch is installed, golden numbers everywhere."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
 
+import conformance
 import jax
 import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
-from helpers import CELLS, QUICK, SPACES, pattern, pattern_images, pattern_tree, slow_unless, true_taps, used_params
+from helpers import CELLS, QUICK, SPACES, pattern, slow_unless, true_taps
 
 from eproxy_jax import proxy
 from eproxy_jax.nn import choice, convolution, layers, norms, pooling, resizing
 
-# One of each kind of stand-alone network.
-ONE_OF_EACH = ("nasbench101", "nasbench201", "nasbench_mr", "nds_nasnet", "nds_resnext_a", "nds_vanilla",
-               "transnas_macro", "transnas_micro")  # fmt: skip
+NUMBERS_OF = [(name, number) for name in SPACES for number in range(len(CELLS[name]))]
 
 
+@functools.cache
 def golden():
     return {tuple(row["case"]): row for row in json.loads(parity.GOLDEN.read_text())["cases"]}
 
@@ -37,7 +38,7 @@ def test_golden_file_has_every_case_as_it_is_now():
 def test_ten_steps_equal_pytorch(x64, name, settings, number):
     """Against the golden numbers everywhere, and against PyTorch itself where it is installed."""
     case = name, settings, number
-    losses = parity.our_losses(*case)
+    losses = conformance.universal(*case).losses
     expected = golden()[case]["losses"]
     assert len(expected) == 10
     assert all(map(math.isfinite, expected))
@@ -52,9 +53,9 @@ def test_ten_steps_equal_pytorch(x64, name, settings, number):
         np.testing.assert_allclose(losses, parity.torch_losses(*case), rtol=1e-6)
 
 
-# One machine runs all cell spaces of NDS, another all its AnyNets; cells of four nodes: tests/test_runner.py.
+# One machine runs all cell spaces of NDS, another all its AnyNets; cells of four nodes: tests/test_scoring.py.
 @pytest.mark.parametrize(
-    "name", slow_unless((), ["nasbench101", "nasbench_mr", "nds_darts", "nds_resnext_a", "transnas_macro"])
+    "name", slow_unless(QUICK, ["nasbench101", "nasbench_mr", "nds_darts", "nds_resnext_a", "transnas_macro"])
 )
 def test_ten_steps_of_a_batch_equal_pytorch(x64, name):
     numbers, losses = parity.our_batch_losses(name)
@@ -63,27 +64,14 @@ def test_ten_steps_of_a_batch_equal_pytorch(x64, name):
         np.testing.assert_allclose(own, expected[name, "one_branch", number]["losses"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_features_equal_live_pytorch(x64, name):
+@pytest.mark.parametrize(("name", "number"), slow_unless(QUICK, NUMBERS_OF))
+def test_features_equal_live_pytorch(x64, name, number):
     pytest.importorskip("torch", reason="torch is not installed")
-    from peer import torch_reference as reference
-
-    space = SPACES[name]
-    images = pattern_images(4, 16)
-    apply = jax.jit(lambda universal, *arguments: universal.apply(*arguments), static_argnums=0)
-    for cell in CELLS[name]:
-        group = space.group(cell)
-        universal, encoded = group.universal(jnp.float64), jnp.asarray(group.encode([cell])[0])
-        shapes = jax.eval_shape(lambda e, u=universal: u.init(jax.random.key(0), images, e), encoded)
-        params = used_params(group, cell, pattern_tree(shapes["params"]))
-        ours = apply(universal, {"params": params}, images, encoded)
-        module = reference.BACKBONES[name](cell, **dataclasses.asdict(space)).double()
-        reference.load_params(module, group.extract(cell, params))
-        for a, b, tap in zip(true_taps(ours), module(reference.tensor(images)), ours, strict=True):
-            expected = b.detach().numpy().transpose(0, 2, 3, 1)
-            if isinstance(tap, layers.PaddedTap):
-                expected = resizing.resize_nearest(jnp.asarray(expected), 8)
-            np.testing.assert_allclose(a, expected, rtol=1e-8, atol=1e-9)
+    space, cell, ours = SPACES[name], CELLS[name][number], conformance.universal(name, "one_branch", number).taps
+    params = parity.network_and_params(space, parity.SETTINGS["one_branch"], cell)[1]["backbone"]
+    for a, b, tap in zip(true_taps(ours), parity.torch_taps(name, cell, params), ours, strict=True):
+        expected = resizing.resize_nearest(jnp.asarray(b), 8) if isinstance(tap, layers.PaddedTap) else b
+        np.testing.assert_allclose(a, expected, rtol=1e-8, atol=1e-9)
 
 
 def test_ops_equal_live_pytorch(x64):
@@ -143,28 +131,8 @@ def test_ops_equal_live_pytorch(x64):
             )
 
 
-@pytest.mark.parametrize("name", slow_unless(QUICK, ONE_OF_EACH))
-def test_standalone_training_equals_universal_training(x64, name):
-    """Ten steps of ``to_flax(arch)`` with the transforms give PyTorch's losses, as the universal form does."""
-    space, settings, cell = SPACES[name], parity.SETTINGS["one_branch"], CELLS[name][0]
-
-    class Alone(proxy.nn.Module):
-        backbone: proxy.nn.Module
-
-        @proxy.nn.compact
-        def __call__(self, images, encoded, init=0):
-            del encoded
-            tap = self.backbone(images)[0]
-            return (proxy.Transform(1, 8, jnp.float64, name="transform0")(tap, init),)
-
-    _, params = parity.network_and_params(space, settings, cell)
-    network = Alone(space.to_flax(cell).clone(dtype=jnp.float64))
-    losses = jax.jit(proxy.train_losses, static_argnums=(0, 1))(
-        network,
-        10,
-        jax.tree.map(jnp.asarray, parity.standalone_params(space, cell, params)),
-        jnp.zeros(6, jnp.int32),
-        jax.tree.map(jnp.asarray, parity.task_arrays(settings)),
-        proxy.ProxyHyper.of(settings, jnp.float64),
-    )
-    np.testing.assert_allclose(losses, golden()[name, "one_branch", 0]["losses"], rtol=1e-6)
+@pytest.mark.parametrize(("name", "number"), slow_unless(QUICK, NUMBERS_OF))
+def test_standalone_training_equals_universal_training(name, number):
+    """Ten steps of ``to_flax(arch)`` with the transforms, by hand, give PyTorch's losses as the universal form does."""
+    expected = golden()[name, "one_branch", number]["losses"]
+    np.testing.assert_allclose(conformance.alone(name, number).losses, expected, rtol=1e-6)

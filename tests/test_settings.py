@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import THREE_BRANCHES
+from helpers import THREE_BRANCHES, deviation
 
 from eproxy_jax import proxy, targets
 from eproxy_jax.nn import initializers
@@ -57,16 +57,10 @@ def test_initialisers_have_pytorchs_spread(name):
     shape, index = (3, 3, 40, 60), initializers.init_index(name)
     fan_in, fan_out = 9 * 40, 9 * 60
     kernel = np.asarray(initializers.conv_kernel(jax.random.key(0), shape, jnp.float32, index))
-    deviation = {
-        "default": (1 / (3 * fan_in)) ** 0.5,
-        "xavier_uniform": (2 / (fan_in + fan_out)) ** 0.5,
-        "xavier_normal": (2 / (fan_in + fan_out)) ** 0.5,
-        "kaiming_uniform": (2 / fan_out) ** 0.5,
-        "kaiming_normal": (2 / fan_out) ** 0.5,
-    }[name]
-    assert abs(kernel.mean()) < 0.05 * deviation
-    assert kernel.std() == pytest.approx(deviation, rel=0.02)
-    largest = np.abs(kernel).max() / deviation
+    spread = deviation(name, fan_in, fan_out)
+    assert abs(kernel.mean()) < 0.05 * spread
+    assert kernel.std() == pytest.approx(spread, rel=0.02)
+    largest = np.abs(kernel).max() / spread
     assert (largest > 3) if name.endswith("normal") else (largest <= 3**0.5 + 1e-5)
     bias = np.asarray(initializers.conv_bias(jax.random.key(0), (1000,), jnp.float32, fan_in, index))
     if name == "default":
@@ -99,7 +93,7 @@ def test_wave_frequencies_are_ordered():
     for feature in ("wave_l", "wave_m", "wave_h"):
         wave = targets.wave(jax.random.key(0), images, 64, feature)
         assert float(jnp.abs(wave).max()) <= 1
-        roughness.append(float(jnp.mean(jnp.diff(wave, axis=1) ** 2 + 0) + jnp.mean(jnp.diff(wave, axis=2) ** 2)))
+        roughness.append(float(jnp.mean(jnp.diff(wave, axis=1) ** 2) + jnp.mean(jnp.diff(wave, axis=2) ** 2)))
     assert roughness[0] < roughness[1] < roughness[2]
 
 

@@ -24,6 +24,16 @@ TABLE = GeneTable(
     barrier_init=("default", "xavier_normal", "kaiming_uniform"),
 )
 SPEC = tiered.TierSpec.of(TABLE)
+# A branch of it has a third of the variants, each of which is compiled for each branch.
+NARROW = GeneTable(
+    branches=(1, 2),
+    transform_kernel=(1, 3),
+    barrier_kernel=(1, 3),
+    transform_channels=(2, 8),
+    target_channels=(4,),
+    network_init=TABLE.network_init,
+    barrier_init=TABLE.barrier_init,
+)
 STEPS = 3
 
 
@@ -56,21 +66,23 @@ def plain_twin(network, settings, setting, params, task):
     return own, ProxyTask(task.images, tuple(branch_targets), tuple(barriers))
 
 
-# Between them two and three branches, and every initialiser of the weights.
-@pytest.mark.parametrize("seeds", [(0,), pytest.param((1, 3, 6), marks=pytest.mark.slow)])
-def test_trains_as_the_plain_network_does(x64, seeds):
+# Those of the whole table have between them two and three branches, and every initialiser of the weights.
+@pytest.mark.parametrize(
+    ("table", "seeds"), [(NARROW, (0,)), pytest.param(TABLE, (0, 1, 3, 6), marks=pytest.mark.slow)], ids=["few", "all"]
+)
+def test_trains_as_the_plain_network_does(x64, table, seeds):
     space, images = SPACES["nasbench201"], jnp.asarray(pattern_images())
-    candidate = tiered.Candidate.of(space, TABLE, STEPS, jnp.float64)
+    candidate = tiered.Candidate.of(space, table, STEPS, jnp.float64)
     network, cell = candidate.network, jnp.asarray(CELLS["nasbench201"][0])
-    task = tiered.make_task(jax.random.key(0), network.spec, images)
+    task = jax.jit(tiered.make_task, static_argnums=1)(jax.random.key(0), network.spec, images)
     losses_of, init = jax.jit(candidate), jax.jit(network.init)
     train = jax.jit(proxy.train_losses, static_argnums=(0, 1))
     seen = set()
     for seed in seeds:
-        genes = TABLE.random_genes(jax.random.key(seed))
-        settings, setting = TABLE.decode(genes), tiered.setting_data(TABLE, genes, jnp.float64)
+        genes = table.random_genes(jax.random.key(seed))
+        settings, setting = table.decode(genes), tiered.setting_data(table, genes, jnp.float64)
         key = jax.random.key(100 + seed)
-        own_task = tiered.setting_task(TABLE, task, genes)
+        own_task = tiered.setting_task(table, task, genes)
         losses = losses_of(key, cell, own_task)
         params = init(key, images, cell, setting, own_task.barriers)["params"]
         own, plain_task = plain_twin(network, settings, setting, params, task)
@@ -84,11 +96,13 @@ def test_trains_as_the_plain_network_does(x64, seeds):
 def test_padding_stays_out_of_the_initialisers():
     """A transform's draws have the variance of its own fans, and nothing beyond its own kernel and channels."""
     genes = TABLE.random_genes(jax.random.key(0))
-    task = tiered.setting_task(TABLE, tiered.make_task(jax.random.key(0), SPEC, jnp.ones((2, 8, 8, 3))), genes)
+    task = jax.jit(tiered.make_task, static_argnums=1)(jax.random.key(0), SPEC, jnp.ones((2, 8, 8, 3)))
+    task = tiered.setting_task(TABLE, task, genes)
     branch = task.setting.branches[0]
     branch = branch.replace(transform_channels=jnp.asarray(6), transform_area=jnp.asarray(1.0))
     tap = jnp.ones((2, 8, 8, 500))
-    variables = tiered.TieredHead(SPEC).init(jax.random.key(0), tap, branch, task.barriers[0], 2)  # xavier_normal
+    init = jax.jit(tiered.TieredHead(SPEC).init)
+    variables = init(jax.random.key(0), tap, branch, task.barriers[0], 2)  # xavier_normal
     kernel = variables["params"]["kernel"]
     own = kernel[1, 1, :, :6]
     np.testing.assert_allclose(jnp.std(own), np.sqrt(2 / (500 + 6)), rtol=0.05)
@@ -98,14 +112,14 @@ def test_padding_stays_out_of_the_initialisers():
 @pytest.mark.slow
 def test_map_and_vmap_over_candidates_agree(x64):
     space, images = SPACES["nasbench201"], jnp.asarray(pattern_images())
-    candidate = tiered.Candidate.of(space, TABLE, STEPS, jnp.float64)
-    task = tiered.make_task(jax.random.key(0), candidate.network.spec, images)
-    genes = TABLE.random_genes(jax.random.key(7))
+    candidate = tiered.Candidate.of(space, NARROW, STEPS, jnp.float64)
+    task = jax.jit(tiered.make_task, static_argnums=1)(jax.random.key(0), candidate.network.spec, images)
+    genes = NARROW.random_genes(jax.random.key(7))
     archs = [space.canonical(arch) for arch in CELLS["nasbench201"][:3]]
     losses = {}
     for form in ("map", "vmap"):
         execution = execution_lib.Execution.of(jax.devices()[:1], form, vmap_width=3)
-        key, shared = execution.replicate((jax.random.key(1), (tiered.setting_task(TABLE, task, genes),)))
+        key, shared = execution.replicate((jax.random.key(1), (tiered.setting_task(NARROW, task, genes),)))
         trained = programs.run_groups(
             lambda _: candidate, grouping.group_inputs(archs, space, "coarse"), execution, key, shared
         )

@@ -4,10 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import CELLS, ROOT, SPACES, TINY, pattern_images
 
-from eproxy_jax import images, scoring, spaces
+from eproxy_jax import images, proxy, scoring, spaces
 from eproxy_jax.cli import config
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.nn import layers, traced_work
@@ -88,7 +89,28 @@ def test_scores_of_a_family():
     assert both.status == ("ok", "ok")
     assert tuple(both.params) == (27 * 3 + 6, 27 * 5 + 10)
     # The same network trained by hand from the same key: the state of its batch norm changes nothing.
-    job = scoring.make_job(space, settings, BATCH)
+    job, group = scoring.make_job(space, settings, BATCH), space.group(5)
+    network = proxy.ProxyNetwork(group.universal(), proxy.ProxySpec.of(settings).heads)
+    key = proxy.candidate_key(job.evaluation.key, jnp.asarray(spaces.arch_identity(space, 5)))
+    params = jax.jit(network.init)(key, job.task.images, jnp.asarray(group.encode([5])[0]))["params"]
+    params = {**params, "backbone": group.extract(5, params["backbone"])}
+    stats = space.to_flax(5).init(jax.random.key(0), job.task.images)["batch_stats"]
+    optimizer, losses = proxy.sgd(job.hyper), []
+    state = optimizer.init(params)
+
+    def loss(params, stats):
+        variables = {"params": params["backbone"], "batch_stats": stats}
+        taps, updated = Plain(5).apply(variables, job.task.images, mutable=["batch_stats"])
+        hidden = proxy.Transform(1, 4).apply({"params": params["transform0"]}, taps[0])
+        return proxy.branch_losses((hidden,), job.task)[0], updated["batch_stats"]
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    for _ in range(2):
+        (value, stats), gradient = step(params, stats)
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(value)
+    np.testing.assert_allclose(both.losses[1], losses, rtol=1e-4)
     again = scoring.score([5], space, settings, BATCH, execution=Execution.of(jax.devices()[:1], "vmap", vmap_width=2))
     np.testing.assert_allclose(again.losses[0], both.losses[1], rtol=1e-4)
     assert job.evaluation.candidate(space.group(3)) == job.evaluation.candidate(space.group(3))

@@ -1,12 +1,12 @@
 """NAS-Bench-MR: its rules and notations, its rows, both of its groups against PyTorch."""
 
-import dataclasses
 import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity
 import pytest
 from helpers import CELLS, SPACES, multires, pattern_images, pattern_tree, true_taps, used_params
 from scipy import stats
@@ -146,8 +146,6 @@ def test_every_row_of_the_data(data):
 def test_both_groups_equal_live_pytorch(x64):
     """Networks of all depths and widths in two compiled programs; the largest one is of the second group."""
     pytest.importorskip("torch", reason="torch is not installed")
-    from peer import torch_reference as reference
-
     space, images = SPACES["nasbench_mr"], pattern_images(4, 16)
     archs = [*space.sample(2, 5), program.LARGEST]
     assert sorted({interpreter.capacity_of(arch) for arch in archs}) == [0, 1]
@@ -157,29 +155,6 @@ def test_both_groups_equal_live_pytorch(x64):
         universal, encoded = group.universal(jnp.float64), jnp.asarray(group.encode([arch])[0])
         shapes = jax.eval_shape(lambda e, u=universal: u.init(jax.random.key(0), images, e), encoded)
         params = used_params(group, arch, pattern_tree(shapes["params"]))
-        module = reference.BACKBONES["nasbench_mr"](arch, **dataclasses.asdict(space)).double()
-        reference.load_params(module, group.extract(arch, params))
         ours = true_taps(apply(universal, {"params": params}, images, encoded))
-        for a, b in zip(ours, module(reference.tensor(images)), strict=True):
-            expected = b.detach().numpy().transpose(0, 2, 3, 1)
-            np.testing.assert_allclose(a, expected, rtol=1e-8, atol=1e-9)
-
-
-def test_initial_weights_have_the_fans_of_the_network():
-    """Kernels are zero where channels are padded, and as wide as PyTorch draws them elsewhere."""
-    space = spaces.get("nasbench_mr", channel_divisor=2)
-    group = space.group(ARCH)
-    images, encoded = pattern_images(2, 8), jnp.asarray(group.encode([ARCH])[0])
-    params = jax.device_get(jax.jit(group.universal().init)(jax.random.key(0), images, encoded)["params"])
-    used = used_params(group, ARCH, params)
-    for name in ("stem_a", "fuse_end"):
-        np.testing.assert_array_equal(used[name]["kernel"], params[name]["kernel"])
-    np.testing.assert_array_equal(used["kernels"], params["kernels"])
-    own = group.extract(ARCH, params)
-    for name, conv in (("stem_b", "conv"), ("module4_branch1_block0", "conv_b"), ("module3_fuse0_1", "conv")):
-        kernel = own[name][conv]["kernel"]
-        bound = 1 / math.sqrt(np.prod(kernel.shape[:3]))
-        assert 0.9 * bound < float(jnp.abs(kernel).max()) <= bound
-    assert (
-        spaces.get("nasbench_mr").params(ARCH) > sum(leaf.size for leaf in jax.tree.leaves(own)) == space.params(ARCH)
-    )
+        for a, b in zip(ours, parity.torch_taps(SPACE.name, arch, params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-9)

@@ -110,24 +110,6 @@ def function_key(cell: Cell, *, affine: bool, weighted_input_skip: bool) -> str:
     return _key_of_value(_values(cell, affine, weighted_input_skip))
 
 
-def live_edges(cell: Cell, *, affine: bool) -> tuple[bool, ...]:
-    """Which edges of a cell change its output: not ``none``, fed by something non-zero, and leading to the output."""
-    nonzero = [True, False, False, False]
-    fed = []
-    for edge, (source, target) in enumerate(EDGES):
-        conv = cell[edge] in (CONV1X1, CONV3X3)
-        carries = cell[edge] != NONE and (nonzero[source] or (affine and conv))
-        fed.append(carries)
-        nonzero[target] |= carries
-    needed = [False, False, False, True]
-    live = [False] * NUM_EDGES
-    for edge in reversed(range(NUM_EDGES)):
-        source, target = EDGES[edge]
-        live[edge] = fed[edge] and needed[target]
-        needed[source] |= live[edge]
-    return tuple(live)
-
-
 def all_cells(ops: Sequence[int]) -> Iterator[Cell]:
     """Every cell over the given operation codes, in lexicographic order."""
     return itertools.product(ops, repeat=NUM_EDGES)

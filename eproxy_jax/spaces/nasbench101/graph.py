@@ -102,11 +102,6 @@ def prune(cell: Cell) -> Cell:
     return tuple(tuple(matrix[i][j] for j in live) for i in live), tuple(ops[v] for v in live)
 
 
-def output_fan_in(matrix: Matrix) -> int:
-    """How many interior vertices feed the output."""
-    return sum(row[-1] for row in matrix[1:-1])
-
-
 def vertex_channels(matrix: Matrix, channels_in: int, channels: int) -> list[int]:
     """Channels of each vertex of a pruned cell.
 

@@ -1,0 +1,26 @@
+"""Facts of cells that tests need and the package does not."""
+
+from eproxy_jax.spaces.cells import graph
+
+
+def live_edges(cell: graph.Cell, *, affine: bool) -> tuple[bool, ...]:
+    """Which edges of a cell change its output: not ``none``, fed by something non-zero, and leading to the output."""
+    nonzero = [True, False, False, False]
+    fed = []
+    for edge, (source, target) in enumerate(graph.EDGES):
+        conv = cell[edge] in (graph.CONV1X1, graph.CONV3X3)
+        carries = cell[edge] != graph.NONE and (nonzero[source] or (affine and conv))
+        fed.append(carries)
+        nonzero[target] |= carries
+    needed = [False, False, False, True]
+    live = [False] * graph.NUM_EDGES
+    for edge in reversed(range(graph.NUM_EDGES)):
+        source, target = graph.EDGES[edge]
+        live[edge] = fed[edge] and needed[target]
+        needed[source] |= live[edge]
+    return tuple(live)
+
+
+def output_fan_in(matrix: tuple[tuple[int, ...], ...]) -> int:
+    """How many interior vertices of a NAS-Bench-101 cell feed the output."""
+    return sum(row[-1] for row in matrix[1:-1])
