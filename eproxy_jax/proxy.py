@@ -10,6 +10,7 @@ to 8.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -325,6 +326,20 @@ class Training:
         return candidate_losses(network, self.spec.num_steps, key, encoded, arrays, hyper, self.optimizer)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 3))
+def _compiled_task(
+    key: Array, settings: ProxySettings, images: Array, named_targets: tuple[tuple[str, TargetFn], ...]
+) -> ProxyTask:
+    return make_task(key, settings, images, dict(named_targets))
+
+
+def compiled_task(
+    key: Array, settings: ProxySettings, images: Array, named_targets: Mapping[str, TargetFn] | None = None
+) -> ProxyTask:
+    """Call :func:`make_task` as one compiled program, which later calls with equal settings use again."""
+    return _compiled_task(key, settings, images, tuple(sorted((named_targets or {}).items())))
+
+
 class Eproxy(NamedTuple):
     """Eproxy as a pair of pure functions, from :func:`eproxy`.
 
@@ -364,11 +379,12 @@ def eproxy(
       >>> from eproxy_jax.images import default_images
       >>> space = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
       >>> arch = space.parse([[3], [0, 3], [1, 0, 3]])
-      >>> settings = ProxySettings.from_dict({"num_steps": 2, "branches": [{"transform_channels": 4}]})
+      >>> settings = ProxySettings.from_dict({"branches": [{"features": ["dot"], "transform_channels": 4}]})
       >>> init, losses = eproxy(space.group(arch), settings)
       >>> task = init(0, default_images(num=2, size=8))
-      >>> losses(jax.random.key(1), jnp.asarray(space.group(arch).encode([arch])[0]), task).shape
-      (2,)
+      >>> encoded = jnp.asarray(space.group(arch).encode([arch])[0])
+      >>> jax.eval_shape(losses, jax.random.key(1), encoded, task).shape  # or jax.jit(losses)(...)
+      (10,)
     """
     settings = ProxySettings() if settings is None else settings
     check_features(settings, targets)
@@ -376,7 +392,7 @@ def eproxy(
 
     def init(key: Key[Array, ""] | int, images: Num[Array | np.ndarray, "B H W 3"]) -> Task:
         images = jnp.asarray(standardize(images), dtype)
-        return make_task(typed_key(key), settings, images, targets), ProxyHyper.of(settings, dtype)
+        return compiled_task(typed_key(key), settings, images, targets), ProxyHyper.of(settings, dtype)
 
     def losses(key: Key[Array, ""], encoded: Int[Array, " ..."], task: Task) -> Float[Array, " S"]:
         return training(backbone, key, encoded, task)

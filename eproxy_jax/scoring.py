@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 import optax
 from jax import Array
@@ -88,7 +87,7 @@ def make_job(
     execution = Execution.of() if execution is None else execution
     typed_key = proxy.typed_key(key)
     batch = standardize(default_images() if images is None else images)
-    task = jax.jit(lambda key, images: proxy.make_task(key, settings, images, targets))(typed_key, batch)
+    task = proxy.compiled_task(typed_key, settings, batch, targets)
     hyper = proxy.ProxyHyper.of(settings, batch.dtype)
     training = proxy.Training(proxy.ProxySpec.of(settings), optimizer)
     evaluation = Evaluation.of(training, space, typed_key, ((task, hyper),), execution, batch.dtype)

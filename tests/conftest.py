@@ -64,6 +64,7 @@ def _group(item: pytest.Item) -> str | None:
 _SPACES_OF_FILES = {"nds_anynet": "nds_resnext_a", "nds_cells": "nds_darts"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Deal groups to workers (``--dist loadgroup --no-loadscope-reorder``) in an order that keeps both busy."""
 

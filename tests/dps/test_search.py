@@ -1,5 +1,8 @@
 """The search: rank statistics, evolution on a planted optimum, resume, honest labels, one compilation."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +27,8 @@ NARROW = GeneTable(
     transform_channels=(4, 8),
     target_channels=(4,),
 )
+# One branch of one width: what is tested of a whole search compiles in half the time.
+ONE_BRANCH = dataclasses.replace(NARROW, branches=(1,), transform_channels=(4,))
 IMAGES = images.standardize(images.default_images(num=4, size=8))
 SMALL = evolution.SearchSpec(
     num_evaluations=12, population_size=4, tournament_size=2, log_every=5, num_steps=2, blend="alpha"
@@ -58,16 +63,19 @@ def test_spearman_is_scipys_with_ties():
 # --- evolution without networks ---
 
 
-def planted_search(table: GeneTable, spec: evolution.SearchSpec, random_until: int, seed: int) -> float:
-    """Best fitness of a search whose fitness is the share of genes that equal a planted genome's."""
-    planted = table.random_genes(jax.random.key(12345))
-
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def advance_planted(table, spec, planted, key, state, random_until):
     def evaluate(genes):
         return jnp.mean((genes == planted).astype(jnp.float32)), jnp.zeros((1, 3))
 
-    limits = jnp.asarray(random_until), jnp.asarray(spec.num_evaluations)
-    program = jax.jit(lambda key, state: evolution.advance(table, spec, evaluate, key, state, *limits))
-    state = program(jax.random.key(seed), evolution.initial_state(table, spec, 3))
+    return evolution.advance(table, spec, evaluate, key, state, random_until, jnp.asarray(spec.num_evaluations))
+
+
+def planted_search(table: GeneTable, spec: evolution.SearchSpec, random_until: int, seed: int) -> float:
+    """Best fitness of a search whose fitness is the share of genes that equal a planted genome's."""
+    planted = table.random_genes(jax.random.key(12345))
+    initial = evolution.initial_state(table, spec, 3)
+    state = advance_planted(table, spec, planted, jax.random.key(seed), initial, jnp.asarray(random_until))
     assert int(state.count) == spec.num_evaluations
     return float(jnp.max(state.fitness))
 
@@ -142,7 +150,7 @@ def problem_of(**change):
     archs = tuple(SPACE.sample(7, 0))
     values = {
         "space": SPACE,
-        "genes": NARROW,
+        "genes": ONE_BRANCH,
         "search": SMALL,
         "images": IMAGES,
         "key": 0,
@@ -221,10 +229,10 @@ def test_losses_are_those_of_the_tiered_candidate(searches):
     execution, search = searches[0]
     problem = problem_of()
     history = search_lib.run(search, problem, None, "random", execution)
-    candidate = tiered.Candidate.of(SPACE, NARROW, 2)
+    candidate = tiered.Candidate.of(SPACE, ONE_BRANCH, 2)
     key, task = jax.random.key(0), tiered.make_task(jax.random.key(0), candidate.network.spec, IMAGES)
     key = jax.random.fold_in(key, 0)
-    shared = execution.replicate((tiered.setting_task(NARROW, task, jnp.asarray(history.genes[3])),))
+    shared = execution.replicate((tiered.setting_task(ONE_BRANCH, task, jnp.asarray(history.genes[3])),))
     archs = list(dict.fromkeys(SPACE.canonical(arch) for arch in problem.labelled))
     trained = programs.run_groups(
         lambda _: candidate,
@@ -271,7 +279,7 @@ def test_a_warm_start_costs_no_evaluations(searches):
 
 def test_flops_are_counted():
     problem = problem_of()
-    needed, executed = comparison.setting_flops(problem, np.asarray(NARROW.random_genes(jax.random.key(0))))
+    needed, executed = comparison.setting_flops(problem, np.asarray(ONE_BRANCH.random_genes(jax.random.key(0))))
     assert 0 < needed <= executed < 2 * needed
 
 
@@ -279,7 +287,9 @@ def test_flops_are_counted():
 def test_search_proxy_from_python():
     labelled = {SPACE.format(arch): float(i) for i, arch in enumerate(SPACE.sample(5, 1))}
     search = evolution.SearchSpec(num_evaluations=4, population_size=2, tournament_size=2, log_every=2, num_steps=2)
-    found = search_lib.search_proxy(labelled, SPACE, NARROW, search, images.default_images(num=4, size=8), ensemble=2)
+    found = search_lib.search_proxy(
+        labelled, SPACE, ONE_BRANCH, search, images.default_images(num=4, size=8), ensemble=2
+    )
     assert len(found.proxy.members) == 2
     assert all(member.macs_weight is not None for member in found.proxy.members)
     assert found.fitness == np.nanmax(found.history.fitness)
