@@ -190,8 +190,8 @@ def score(
 
     Example:
       >>> space = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
-      >>> settings = ProxySettings.from_dict({"num_steps": 2, "branches": [{"transform_channels": 4}]})
-      >>> result = score([[[3], [0, 3], [1, 0, 3]]], space, settings, default_images(num=2, size=8))
+      >>> settings = ProxySettings.from_dict({"branches": [{"transform_channels": 8, "target_channels": 4}]})
+      >>> result = score([[[3], [0, 3], [1, 0, 3]]], space, settings, default_images(num=4, size=8))
       >>> result.status
       ('ok',)
     """

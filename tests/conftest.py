@@ -48,36 +48,47 @@ _FILES_OF_ONE_WORKER = (
 )
 
 
-def _group(item: pytest.Item) -> str | None:
-    """What is run by one worker: a file, or all that is about one search space, since its tests share programs."""
-    if item.path.name in _FILES_OF_ONE_WORKER:
-        return item.path.name
-    callspec = getattr(item, "callspec", None)
-    name = callspec.params.get("name") if callspec else None
-    if name in spaces.names():
-        return name
-    stem = item.path.stem.removeprefix("test_")
-    return next((space for space in (stem, _SPACES_OF_FILES.get(stem)) if space in spaces.names()), None)
-
-
 # Tests of one space whose name is not a parameter.
-_SPACES_OF_FILES = {"nds_anynet": "nds_resnext_a", "nds_cells": "nds_darts"}
+_SPACES_OF_FILES = {"test_nds_anynet.py": "nds_resnext_a", "test_nds_cells.py": "nds_darts"}
+_SPACES_OF_FILES |= {f"test_{name}.py": name for name in spaces.names()}
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def _group(nodeid: str) -> str | None:
+    """What one worker runs: a file, or all that is about one search space, since its tests share programs."""
+    file, _, parameters = nodeid.partition("[")
+    file = file.partition("::")[0].rpartition("/")[2]
+    if file in _FILES_OF_ONE_WORKER:
+        return file
+    named = [part for part in parameters.rstrip("]").split("-") if part in spaces.names()]
+    return named[0] if named else _SPACES_OF_FILES.get(file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Deal groups to workers; tests without a group are dealt one by one.
+
+    This does what ``--dist loadgroup`` is for, which pytest 9.2 and xdist 3.8 together ignore without a word.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid) or nodeid
+
+    return GroupScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deal groups to workers (``--dist loadgroup --no-loadscope-reorder``) in an order that keeps both busy."""
+    """Put tests into an order that keeps both workers busy (``--no-loadscope-reorder``)."""
 
     def place(item: pytest.Item) -> int:
         if item.path.name in _FILES_OF_ONE_WORKER:
             return _FILES_OF_ONE_WORKER.index(item.path.name)
         # Doctests of the package train networks; single tests fill the gaps at the end.
-        return len(_FILES_OF_ONE_WORKER) + (0 if ROOT / "tests" not in item.path.parents else 1 if _group(item) else 2)
+        last = len(_FILES_OF_ONE_WORKER)
+        return last + (0 if ROOT / "tests" not in item.path.parents else 1 if _group(item.nodeid) else 2)
 
     items.sort(key=place)
-    for item in items:
-        if (group := _group(item)) is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ WAYS = ("devices", "form", "chunk_size", "vmap_width", "grouping", "precision")
 
 
 def scored(archs=ARCHS, **options):
-    ways = {"chunk_size": 6, **{name: options.pop(name) for name in WAYS if name in options}}
+    ways = {"chunk_size": 8, **{name: options.pop(name) for name in WAYS if name in options}}
     options = {"space": SPACE, "settings": TINY, "images": IMAGES, "key": 5, **options}
     return score(archs, **options, execution=Execution.of(**ways))
 
@@ -33,13 +33,13 @@ def baseline():
 def test_bit_equal_within_a_form(form):
     """Whatever the order, chunk size, padding, devices and other architectures, the bits are the same."""
     options = {"form": form, "vmap_width": 3}
-    whole = scored(chunk_size=6, **options).losses
+    whole = scored(chunk_size=8, **options).losses
     variants = {
-        "reversed": scored(ARCHS[::-1], chunk_size=6, **options).losses[::-1],
+        "reversed": scored(ARCHS[::-1], chunk_size=8, **options).losses[::-1],
         "smallest chunks, one device": scored(chunk_size=1, devices=jax.devices()[:1], **options).losses,
-        "alone": scored(ARCHS[:1], chunk_size=6, **options).losses,
-        "repeated": scored([*ARCHS, *ARCHS], chunk_size=6, **options).losses[len(ARCHS) :],
-        "strings": scored([SPACE.format(arch) for arch in ARCHS], chunk_size=6, **options).losses,
+        "alone": scored(ARCHS[:1], chunk_size=8, **options).losses,
+        "repeated": scored([*ARCHS, *ARCHS], chunk_size=8, **options).losses[len(ARCHS) :],
+        "strings": scored([SPACE.format(arch) for arch in ARCHS], chunk_size=8, **options).losses,
     }
     for name, losses in variants.items():
         np.testing.assert_array_equal(losses, whole[: len(losses)], err_msg=name)
@@ -93,7 +93,7 @@ def test_bfloat16_products_sum_in_float32():
     options = {"form": "vmap", "vmap_width": 3}
     one_step = type(TINY).from_dict({**TINY.to_dict(), "num_steps": 1})
     exact, rounded = (
-        scored(settings=one_step, precision=precision, chunk_size=6, **options).losses
+        scored(settings=one_step, precision=precision, chunk_size=8, **options).losses
         for precision in ("float32", "bfloat16")
     )
     assert not np.array_equal(rounded[:, 0], exact[:, 0])

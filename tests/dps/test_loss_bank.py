@@ -17,7 +17,7 @@ from eproxy_jax.types import ProxySettings
 
 SPACE = SPACES["nasbench201"]
 TABLE = GeneTable(
-    branches=(1, 2), transform_kernel=(1,), barrier_kernel=(1,), transform_channels=(4, 8), target_channels=(4,)
+    branches=(1,), transform_kernel=(1,), barrier_kernel=(1,), transform_channels=(4, 8), target_channels=(4,)
 )
 SPEC = loss_bank.BankSpec(SPACE, TABLE, images.standardize(images.default_images(num=4, size=8)), 0, 2)
 

@@ -22,7 +22,8 @@ from eproxy_jax.runs import results
 from eproxy_jax.types import ScoreResult
 
 WHOLE = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
-IMAGES = images.standardize(images.default_images(num=2, size=8))
+# Shapes of tests/test_scoring.py, whose compiled program serves here too.
+IMAGES = images.standardize(images.default_images(num=4, size=8))
 SETTINGS = dataclasses.replace(TINY, num_steps=2)
 
 
@@ -65,9 +66,9 @@ def execution(num_devices=2, **sizes):
 
 def test_scores_do_not_depend_on_groups():
     done = []
-    ways = execution(chunk_size=2)
-    split = scoring.score(ARCHS, SPLIT, SETTINGS, IMAGES, progress=lambda *n: done.append(n), execution=ways)
-    whole = scoring.score(ARCHS, WHOLE, SETTINGS, IMAGES, execution=ways)
+    ways = execution()
+    split = scoring.score(ARCHS, SPLIT, TINY, IMAGES, progress=lambda *n: done.append(n), execution=ways)
+    whole = scoring.score(ARCHS, WHOLE, TINY, IMAGES, execution=ways)
     np.testing.assert_array_equal(split.losses, whole.losses)
     distinct = grouping.distinct_networks(ARCHS, SPLIT).distinct
     groups = grouping.by_group(distinct, SPLIT)
