@@ -3,8 +3,8 @@
 A kind is an index into ``INITS``. Each is one unit distribution (uniform on [-1, 1) or standard normal) times a scale
 that depends on the fans; fans count the kernel's area, as PyTorch's do.
 
-Source: PROTOCOL (PyTorch's default initialisers unless the settings say xavier/kaiming uniform/normal; kaiming with
-fan_out and the ReLU gain; biases 0.01 for xavier, 0 for kaiming).
+Source: docs/method.md, steps 1 and 4. PyTorch's default initialisers unless the settings say xavier or kaiming, uniform
+or normal; kaiming with fan_out and the ReLU gain; biases 0.01 for xavier, 0 for kaiming.
 """
 
 from __future__ import annotations

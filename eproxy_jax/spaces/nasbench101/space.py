@@ -1,6 +1,6 @@
 """NAS-Bench-101: one cell of up to seven vertices and nine edges with three operations, stacked in three stacks.
 
-Source: Ying et al., "NAS-Bench-101", ICML 2019; the skeleton as PROTOCOL gives it.
+Source: Ying et al., "NAS-Bench-101", ICML 2019; the skeleton as docs/spaces.md gives it.
 
 Notations read by ``parse``:
   * ``[matrix, ops]``: ``[[[0, 1, 1], [0, 0, 1], [0, 0, 0]], ["input", "conv3x3-bn-relu", "output"]]``

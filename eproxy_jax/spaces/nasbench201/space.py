@@ -1,6 +1,6 @@
 """NAS-Bench-201: one four-node cell with five operations, stacked in three stages.
 
-Source: Dong and Yang, "NAS-Bench-201", ICLR 2020; the skeleton as PROTOCOL gives it.
+Source: Dong and Yang, "NAS-Bench-201", ICLR 2020; the skeleton as docs/spaces.md gives it.
 
 Notations read by ``parse``:
   * ``|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|``

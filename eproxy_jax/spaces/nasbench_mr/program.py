@@ -3,7 +3,7 @@
 The network, as the benchmark's authors built it (Ding et al., ICLR 2022; their published code). Level l has maps of
 1 / 2**l of the images' height and width.
 
-* Stem: two times conv3x3-BN-ReLU, at stride 1 here (PROTOCOL), to the two input channels.
+* Stem: two times conv3x3-BN-ReLU, at stride 1 here (docs/spaces.md), to the two input channels.
 * A module: fusion, then per branch its residual blocks (conv3x3-BN-ReLU-conv3x3-BN plus identity, ReLU). The branch at
   level l of a module has that module's channels; the fusion is what changes channels, so blocks never project.
 * Fusion: the new value of a branch that was there before is the sum of conv-BN-ReLU of itself (3x3) and of its
@@ -14,8 +14,8 @@ The network, as the benchmark's authors built it (Ding et al., ICLR 2022; their 
   conv1x1-BN-ReLU to the last channels.
 * Feature taps: the end; and the branches of the second and third last module, resized to 8x8 (bilinear), side by side.
 
-Fixed by PROTOCOL: stride 1 in the stem, the taps ("two and four modules earlier", where fusions and stacks of blocks
-count as modules of their own), bilinear resizing. Read out of the published code of the benchmark and of the proxy,
+Fixed by docs/spaces.md: stride 1 in the stem, bilinear resizing, and the taps ("two and four modules earlier", where
+fusions and stacks of blocks count as modules of their own). Read out of the published code of the benchmark and of the proxy,
 because the data does not say: fusion of neighbours only, its 3x3 convolution from a branch to itself, ReLU inside the
 sum, fusion before the blocks, and the size at the end. The rows carry no counts to check this against, but its Spearman
 correlations of MACs / parameters with the nine tasks are those that were measured before with the published code: seg

@@ -1,7 +1,7 @@
 """NDS AnyNets: stages of equal blocks whose depths, widths, bottlenecks and groups vary.
 
-Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; the skeleton as PROTOCOL gives
-it: "as the architecture says", a 12-channel stem, taps after stages 2, 3, 4.
+Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; docs/spaces.md gives the
+skeleton: "as the architecture says", a 12-channel stem, taps after stages 2, 3, 4.
 
 How that is read. In the official lists the first entry is the stem, whose stride of 4 or 8 is for 224-pixel images: the
 published parameters are those of a stem without blocks (``blocks.py`` matches every row). The

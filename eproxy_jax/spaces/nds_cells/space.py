@@ -1,7 +1,7 @@
 """The cell spaces of NDS: DARTS, ENAS, PNAS, NASNet and Amoeba, with any width and depth.
 
-Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; the skeleton as PROTOCOL gives
-it.
+Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; docs/spaces.md gives the
+skeleton.
 
 Notations read by ``parse``: the ``net`` object of an NDS file, as it is or as JSON text. What it means, and which
 genotypes there are, says ``notation.py``.

@@ -1,6 +1,6 @@
 """TransNAS-Bench-101, macro space: four to six modules of two residual blocks, each with its stride and widening.
 
-Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as PROTOCOL gives it.
+Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as docs/spaces.md gives it.
 
 Notations read by ``parse``:
   * ``64-MACROCODE-basic``: a digit a module; 1 keeps the shape, 2 doubles the channels, 3 halves the size, 4 both

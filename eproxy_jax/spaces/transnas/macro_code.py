@@ -6,8 +6,8 @@ Codes have 4 to 6 digits, 1 to 4 of which halve and 1 to 3 double: 3,256 codes, 
 results leave out one of them (``UNPUBLISHED``), in all seven tasks and for no reason in its digits, and so does this
 space.
 
-A last digit of 4 is read as 2 (PROTOCOL). A 32-pixel image enters the first module at 8x8, so that three halvings reach
-1x1 and a fourth one, which codes such as 333312 have, stays there: maps never vanish.
+A last digit of 4 is read as 2 (docs/spaces.md). A 32-pixel image enters the first module at 8x8, so that three halvings
+reach 1x1 and a fourth one, which codes such as 333312 have, stays there: maps never vanish.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """TransNAS-Bench-101, micro (cell-level) space: one four-node cell with four operations in a fixed macro skeleton.
 
-Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as PROTOCOL gives it.
+Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as docs/spaces.md gives it.
 
 Notations read by ``parse``:
   * ``64-41414-3_21_013``: stem channels, macro code, then one digit per edge grouped by target node

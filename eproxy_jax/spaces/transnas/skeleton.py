@@ -1,6 +1,6 @@
 """What the micro and the macro space of TransNAS-Bench-101 share: stem, macro codes, module shapes.
 
-Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as PROTOCOL gives it.
+Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as docs/spaces.md gives it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NUM_TAPS = 3
 
 
 def as_read(macro: str) -> str:
-    """The macro code that is built: a last digit of 4 is read as 2, so that 32-pixel images suffice (PROTOCOL).
+    """The macro code that is built: a last digit of 4 is read as 2, so that 32-pixel images suffice (docs/spaces.md).
 
     Example:
       >>> as_read("41414")
