@@ -17,10 +17,10 @@ The network, as the benchmark's authors built it (Ding et al., ICLR 2022; their 
 Fixed by docs/spaces.md: stride 1 in the stem, bilinear resizing, and the taps ("two and four modules earlier", where
 fusions and stacks of blocks count as modules of their own). Read out of the published code of the benchmark and of the
 proxy, because the data does not say: fusion of neighbours only, its 3x3 convolution from a branch to itself, ReLU
-inside the sum, fusion before the blocks, and the size at the end. The rows carry no counts to check this against, but its Spearman
-correlations of MACs / parameters with the nine tasks are those that were measured before with the published code: seg
-.51 / .60, seg-4x .45 / .37, 3ddet .41 / .34, cls-50-1000 .54 / .55, cls-10-1000 -.13 / -.15, cls-10c -.06 / -.02,
-cls-50-100 -.30 / -.30, video -.31 / -.33, video-p -.31 / -.33.
+inside the sum, fusion before the blocks, and the size at the end. The rows carry no counts to check this against, but
+its Spearman correlations of MACs / parameters with the nine tasks are those that were measured before with the
+published code: seg .51 / .60, seg-4x .45 / .37, 3ddet .41 / .34, cls-50-1000 .54 / .55, cls-10-1000 -.13 / -.15,
+cls-10c -.06 / -.02, cls-50-100 -.30 / -.30, video -.31 / -.33, video-p -.31 / -.33.
 """
 
 from __future__ import annotations
