@@ -53,6 +53,20 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target), link
 
 
+def test_code_named_in_docs_exists():
+    """``module.py: name, name`` names a file and what is defined in the package."""
+    files = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if ".venv" not in path.parts]
+    text = "\n".join(path.read_text() for path in (ROOT / "eproxy_jax").rglob("*.py"))
+    for page in PAGES:
+        for path, names in re.findall(r"`([\w./]+\.py)(?:: ([\w., ]+))?`", page.read_text()):
+            assert any(file.endswith(path) for file in files), f"{page.name}: {path}"
+            for name in filter(None, names.split(", ")):
+                last = re.escape(name.rpartition(".")[2])
+                assert re.search(rf"(def|class) {last}\b|^\s*{last}\b.*[:=]", text, re.MULTILINE), (
+                    f"{page.name}: {name}"
+                )
+
+
 def test_numbers_of_spaces_are_current():
     from eproxy_jax import spaces
 
