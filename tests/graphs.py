@@ -3,8 +3,8 @@
 from eproxy_jax.spaces.cells import graph
 
 
-def live_edges(cell: graph.Cell, *, affine: bool) -> tuple[bool, ...]:
-    """Which edges of a cell change its output: not ``none``, fed by something non-zero, and leading to the output."""
+def _fed(cell: graph.Cell, affine: bool) -> tuple[list[bool], list[bool]]:
+    """Which nodes are not zero, and which edges carry something that is not: a convolution of zeros has its bias."""
     nonzero = [True, False, False, False]
     fed = []
     for edge, (source, target) in enumerate(graph.EDGES):
@@ -12,6 +12,17 @@ def live_edges(cell: graph.Cell, *, affine: bool) -> tuple[bool, ...]:
         carries = cell[edge] != graph.NONE and (nonzero[source] or (affine and conv))
         fed.append(carries)
         nonzero[target] |= carries
+    return nonzero, fed
+
+
+def reads_zeros(cell: graph.Cell, edge: int, *, affine: bool) -> bool:
+    """Whether an edge reads a node that is zero: then its kernel and scale have no gradient, whatever its bias has."""
+    return not _fed(cell, affine)[0][graph.EDGES[edge][0]]
+
+
+def live_edges(cell: graph.Cell, *, affine: bool) -> tuple[bool, ...]:
+    """Which edges of a cell change its output: not ``none``, fed by something non-zero, and leading to the output."""
+    _, fed = _fed(cell, affine)
     needed = [False, False, False, True]
     live = [False] * graph.NUM_EDGES
     for edge in reversed(range(graph.NUM_EDGES)):
