@@ -26,9 +26,9 @@ def test_examples_are_the_known_ones_and_short():
 
 
 @pytest.mark.parametrize(
-    "path", [pytest.param(p, marks=() if p.stem == "own_networks" else pytest.mark.slow) for p in EXAMPLES],
-    ids=lambda path: path.stem,
+    "path", EXAMPLES, ids=lambda path: path.stem,
 )  # fmt: skip
+@pytest.mark.slow  # quick: that they are the known ones; tests/test_public.py calls what they call
 def test_example_runs(path, monkeypatch, capsys):
     monkeypatch.setattr(ep, "configure", lambda *_, **__: None)  # the tests have configured JAX already
     monkeypatch.setattr(sys, "argv", [str(path)])

@@ -82,6 +82,7 @@ def test_features_of_a_batch_of_transnas_cells(x64):
             np.testing.assert_allclose(many[n], one, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow  # quick: batches against PyTorch's numbers in tests/test_parity.py
 def test_map_and_vmap_agree_at_step_one_in_float32(baseline):
     np.testing.assert_allclose(
         scored(form="vmap", chunk_size=6, vmap_width=3).losses[:, 0], baseline.losses[:, 0], rtol=1e-5

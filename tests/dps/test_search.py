@@ -222,6 +222,7 @@ def test_a_diverged_evaluation_comes_back_to_the_bit(searches, tmp_path):
         assert int(restored.count) == 1
 
 
+@pytest.mark.slow  # quick: tests/dps/test_tiered.py trains the same candidate
 def test_losses_are_those_of_the_tiered_candidate(searches):
     """What the search files is what the bank's program gives for the same weights key."""
     from eproxy_jax.dps import tiered

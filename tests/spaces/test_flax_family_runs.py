@@ -97,6 +97,7 @@ def test_small_maps_are_warned_of_once_a_network():
         scoring.score([4], spaces.from_flax(lambda width: Net(width, 2), [4]), settings, BATCH)
 
 
+@pytest.mark.slow  # quick: identities here, resuming in tests/cli
 def test_a_run_on_a_family_goes_on(tmp_path, capsys):
     """The config is loaded anew each time, as in another process; tests/cli has the same with a real kill."""
     out = tmp_path / "scores.jsonl"
