@@ -18,7 +18,7 @@ import pytest
 from helpers import ROOT, TINY, pattern_images
 
 import eproxy_jax as ep
-from eproxy_jax.execution import configuration, programs
+from eproxy_jax.execution import configuration, memory, programs
 
 SPACE = ep.spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
 
@@ -206,12 +206,28 @@ def test_an_evaluation_on_disk_resumes_and_refuses_others(evaluated, tmp_path):
             np.testing.assert_array_equal(first[name], leaf)
             assert again[name].dtype == leaf.dtype
     assert not done  # everything was there
-    for change in ({"key": 6}, {"shared": (SHARED[0] + 1,)}, {"identity": {"version": 2}}):
+    narrow = {"execution": ep.Execution.of(form="vmap", vmap_width=2)}
+    for change in (
+        {"key": 6},
+        {"shared": (SHARED[0] + 1,)},
+        {"identity": {"version": 2}},
+        {"dtype": jnp.float16},
+        narrow,
+    ):
         with pytest.raises(ValueError, match=r"column.jsonl: not of this evaluation"):
             ep.evaluate(numbers, ARCHS, **{**options, **change})
     with pytest.raises(ValueError, match="not of this evaluation"):
         ep.evaluate(lambda network, key, encoded, images: jnp.sum(images), ARCHS, **options)
     assert path.read_bytes().count(b"\n") == len(ends)
+
+
+def test_a_file_names_the_width_that_memory_allowed(tmp_path, monkeypatch):
+    """Rounding depends on it, as in ``ep.runs.score``."""
+    monkeypatch.setattr(memory, "fitting_width", lambda *_: 4)
+    path = tmp_path / "column.jsonl"
+    ways = ep.Execution.of(form="vmap", vmap_width="auto")
+    ep.evaluate(numbers, ARCHS, SPACE, shared=SHARED, execution=ways, path=path)
+    assert json.loads(path.read_text().splitlines()[0])["form"] == "vmap 4"
 
 
 def test_infinite_results_come_back_from_disk(tmp_path):

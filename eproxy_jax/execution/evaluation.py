@@ -211,13 +211,18 @@ def evaluate(
     space = spaces.get(space) if isinstance(space, str) else space
     execution = Execution.of() if execution is None else execution
     networks = distinct_networks(parse_all(archs, space), space)
-    name = identity_of(space, key, execution)
     job = Evaluation.of(fn, space, proxy.typed_key(key), shared, execution, dtype).widened(networks.distinct)
     rows: list[Any] = [None] * len(networks.distinct)
     texts = [space.format(arch) for arch in networks.distinct]
     file = None
     if path is not None:
-        name |= {"function": source_fingerprint(fn), "shared": _digest(job.shared), **(identity or {})}
+        name = {
+            **identity_of(space, key, job.execution),  # as it runs, with the width that memory allowed
+            "dtype": jnp.dtype(dtype).name,
+            "function": source_fingerprint(fn),
+            "shared": _digest(job.shared),
+            **(identity or {}),
+        }
         file = _ColumnFile(Path(path), name, job.structure(networks.distinct[0]))
         rows = [file.known.get(text) for text in texts]
     try:
