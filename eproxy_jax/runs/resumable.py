@@ -51,7 +51,8 @@ class _Run:
 
     Attributes:
       space: the search space.
-      archs: distinct architectures as written.
+      networks: the networks of distinct architectures as written.
+      texts: the strings of these architectures.
       images: [B, H, W, 3], not yet standardised.
       key: key of weights, targets and barriers.
       targets: features of your own.
@@ -63,7 +64,8 @@ class _Run:
     """
 
     space: spaces.SearchSpace
-    archs: tuple[Any, ...]
+    networks: Networks
+    texts: tuple[str, ...]
     images: Any
     key: Array | int
     targets: scoring.Targets | None
@@ -120,9 +122,11 @@ def score(
     parsed = parse_all(archs, space)
     if not isinstance(proxy, FittedProxy):
         proxy = FittedProxy((Member(ProxySettings() if proxy is None else proxy),))
+    archs = list(dict.fromkeys(parsed))
     run = _Run(
         space=space,
-        archs=tuple(dict.fromkeys(parsed)),
+        networks=distinct_networks(archs, space),
+        texts=tuple(space.format(arch) for arch in archs),
         images=images,
         key=key,
         targets=targets,
@@ -138,7 +142,7 @@ def score(
     scored = _score_setting(run, proxy.members[0].settings, path) if plain else _score_fitted(run, proxy, path)
     if scored is None:
         return None
-    position = {arch: i for i, arch in enumerate(run.archs)}
+    position = {arch: i for i, arch in enumerate(archs)}
     return scored[0].select([position[arch] for arch in parsed])
 
 
@@ -154,16 +158,15 @@ def _score_setting(run: _Run, settings: ProxySettings, out: Path) -> tuple[Score
     """Score under one setting, in its own resumable file; returns (result, record), or None except in process 0."""
     own = (run.targets, run.optimizer)
     job = scoring.make_job(run.space, settings, run.images, run.key, run.execution, *own)
-    networks = distinct_networks(run.archs, run.space)
-    job = job.widened(networks.distinct)
+    job = job.widened(run.networks.distinct)
     if run.execution.auto_width:
         run.say(f"execution: {job.execution.label}")
     identity = scoring.run_identity(run.space, job.task.images, run.key, job.execution, *own)
     identity["settings"] = settings.to_dict()
     run_id = fingerprint(identity)
-    results = ResultsFile(run.process.path(out), run_id, [run.space.format(arch) for arch in run.archs])
+    results = ResultsFile(run.process.path(out), run_id, run.texts)
     try:
-        seconds = _Training(run, job, networks, results, run_id, out).finish()
+        seconds = _Training(run, job, results, run_id, out).finish()
     finally:
         results.close()
     if run.process.index:
@@ -175,21 +178,19 @@ def _score_setting(run: _Run, settings: ProxySettings, out: Path) -> tuple[Score
         if record.get("run") == run_id:
             seconds = {name: round(value + record["seconds"][name], 2) for name, value in seconds.items()}
     result = dataclasses.replace(result_of(results.rows), seconds=seconds)
-    return result, _write_record(run, out, run_id, identity, result, len(networks.distinct), job.execution)
+    return result, _write_record(run, out, run_id, identity, result, job.execution)
 
 
 class _Training:
     """Trains the networks of this process's share that a result file lacks, and appends lines as chunks finish."""
 
-    def __init__(self, run: _Run, job: scoring.Job, networks: Networks, results: ResultsFile, run_id: str, out: Path):
-        self._run, self._job, self._networks, self._results = run, job, networks, results
-        self._run_id, self._out = run_id, out
+    def __init__(self, run: _Run, job: scoring.Job, results: ResultsFile, run_id: str, out: Path):
+        self._run, self._job, self._results, self._run_id, self._out = run, job, results, run_id, out
         self._diverged = sum(row["status"] == STATUS_DIVERGED for row in results.rows)
-        text_of = [run.space.format(arch) for arch in networks.archs]
         row_of = {row["arch"]: row for row in results.rows}
         self._missing: dict[int, list[Any]] = {}  # architectures without a line, by network
         self._trained: dict[int, list[float]] = {}  # losses of networks that have a line
-        for arch, text, network in zip(networks.archs, text_of, networks.index.tolist(), strict=True):
+        for arch, text, network in zip(run.networks.archs, run.texts, run.networks.index.tolist(), strict=True):
             if text in row_of:
                 self._trained[network] = row_of[text]["losses"]
             else:
@@ -201,7 +202,7 @@ class _Training:
         if results.torn:
             run.say(f"{results.path}: dropped a half-written last line")
         if results.rows:
-            run.say(f"{results.path}: resuming after {len(results.rows)} of {len(run.archs)} architectures")
+            run.say(f"{results.path}: resuming after {len(results.rows)} of {len(run.texts)} architectures")
         # After a kill, some architectures of a trained network may lack their lines.
         if again := [network for network in self._missing if network in self._trained]:
             losses = [[np.nan if v is None else v for v in self._trained[network]] for network in again]
@@ -234,7 +235,7 @@ class _Training:
 
     def _train(self, todo: Sequence[int], compiled: list[float]) -> None:
         run, job, results = self._run, self._job, self._results
-        distinct = [self._networks.distinct[n] for n in todo]
+        distinct = [run.networks.distinct[n] for n in todo]
         devices = job.execution.devices
         run.say(
             f"{len(todo)} distinct networks, {len(by_group(distinct, job.space, job.execution.grouping))} program(s), "
@@ -254,10 +255,10 @@ class _Training:
     def _collect(self) -> None:
         """Wait for the lines of the other processes."""
         run, results = self._run, self._results
-        run.say(f"own share done, {len(results.rows)} of {len(run.archs)}; waiting for the other processes")
-        meter = Progress(len(run.archs), len(results.rows))
+        run.say(f"own share done, {len(results.rows)} of {len(run.texts)}; waiting for the other processes")
+        meter = Progress(len(run.texts), len(results.rows))
         others = [other.path(self._out) for other in run.process.others]
-        hosts.collect(results, others, self._run_id, len(run.archs), lambda: meter.update(len(results.rows)))
+        hosts.collect(results, others, self._run_id, len(run.texts), lambda: meter.update(len(results.rows)))
 
 
 # --- several settings together -------------------------------------------------------------------------------
@@ -277,32 +278,32 @@ def _score_fitted(run: _Run, proxy: FittedProxy, out: Path) -> tuple[ScoreResult
         seconds = {name: round(seconds[name] + record["seconds"][name], 2) for name in seconds}
     if not members:
         return None
-    sizes = spaces.size_measures(run.space, run.archs)
+    sizes = spaces.size_measures(run.space, run.networks.archs)
     blends = any(member.macs_weight is None for member in proxy.members)  # otherwise the largest network is not needed
-    fractions = spaces.macs_fractions(run.space, run.archs) if blends else None
+    fractions = spaces.macs_fractions(run.space, run.networks.archs) if blends else None
     scores = proxy.scores(np.stack([result.loss for result in members]), sizes, fractions)
     status = tuple(STATUS_OK if np.isfinite(one) else STATUS_DIVERGED for one in scores)
     # Loss and curve are those of the best member: a mean over settings has no meaning.
     result = dataclasses.replace(members[0], score=scores, status=status, seconds=seconds)
     identity = {"members": [record["run"] for record in records], "settings": proxy.to_dict()}
     run_id = fingerprint(identity)
-    results = ResultsFile(out, run_id, list(result.archs))
+    results = ResultsFile(out, run_id, run.texts)
     try:
         results.append(lines_of(result, run_id)[len(results.rows) :])
     finally:
         results.close()
-    return result, _write_record(run, out, run_id, identity, result, records[0]["distinct"], run.execution)
+    return result, _write_record(run, out, run_id, identity, result, run.execution)
 
 
 def _write_record(
-    run: _Run, out: Path, run_id: str, identity: Any, result: ScoreResult, distinct: int, execution: Execution
+    run: _Run, out: Path, run_id: str, identity: Any, result: ScoreResult, execution: Execution
 ) -> dict[str, Any]:
     """Write OUT.run.json and return its content."""
     record = {
         "run": run_id,
         **identity,
         "archs": len(result.archs),
-        "distinct": distinct,
+        "distinct": len(run.networks.distinct),
         "diverged": result.status.count(STATUS_DIVERGED),
         "seconds": result.seconds,
         "devices": [str(device) for device in execution.devices],
