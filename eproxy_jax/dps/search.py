@@ -283,15 +283,25 @@ class HistoryFile:
             )
 
     def restore(self, state: SearchState) -> SearchState:
-        """Return the last saved state, or ``state`` if there is none."""
+        """Return the last saved state, or ``state`` if there is none.
+
+        Raises:
+          ValueError: a line is no evaluation; the message holds its number and a remedy.
+        """
         rows = self._file.rows[1:]
         if not rows:
             return state
         host = jax.tree.map(np.array, jax.device_get(state))
         for number, row in enumerate(rows):
-            host.genes[number] = row["genes"]
-            host.fitness[number] = decode_array(row["fitness"], (), host.fitness.dtype)
-            host.losses[number] = decode_array(row["losses"], host.losses.shape[1:], host.losses.dtype)
+            try:
+                host.genes[number] = row["genes"]
+                host.fitness[number] = decode_array(row["fitness"], (), host.fitness.dtype)
+                host.losses[number] = decode_array(row["losses"], host.losses.shape[1:], host.losses.dtype)
+            except (IndexError, KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{self._file.path}:{number + 2}: not an evaluation of this search ({error}): remove this line and "
+                    "those after it to resume, or choose another --workdir"
+                ) from error
         return host.replace(count=np.asarray(len(rows), np.int32))
 
     def save(self, state: SearchState) -> None:

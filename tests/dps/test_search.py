@@ -206,6 +206,18 @@ def test_checkpoints_of_an_older_version_are_named(searches, tmp_path):
         search_lib.run(search, problem_of(), tmp_path, "evolution", execution)
 
 
+@pytest.mark.parametrize("line", ['{"genes": [1, 2]}', "[]", '{"genes": [0], "fitness": "x", "losses": []}'])
+def test_a_damaged_history_is_told_with_its_line(searches, tmp_path, line):
+    history = search_lib.HistoryFile(tmp_path, "random", "id")
+    history.close()
+    with (tmp_path / "history.random.jsonl").open("a") as file:
+        file.write(line + "\n")
+    history = search_lib.HistoryFile(tmp_path, "random", "id")
+    with pytest.raises(ValueError, match=r"history.random.jsonl:2: not an evaluation of this search"):
+        history.restore(searches[0][1].initial)
+    history.close()
+
+
 def test_a_diverged_evaluation_comes_back_to_the_bit(searches, tmp_path):
     """JSON has no number for infinity and NaN; the history on disk has."""
     state = jax.tree.map(np.array, jax.device_get(searches[0][1].initial))
