@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from eproxy_jax import images, progress
     from eproxy_jax.dps import loss_bank
 
-    spec = common.run_spec(arguments, overrides)
+    spec = common.search_spec(arguments, overrides)
     archs = common.architectures(arguments, spec.space)
     execution = common.execution_of(arguments, loss_bank.CHUNK)
     bank_spec = loss_bank.BankSpec(

@@ -154,6 +154,21 @@ def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -
     )
 
 
+def search_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> RunSpec:
+    """Make the ``config.RunSpec`` of the flags for commands whose settings are genes.
+
+    Raises:
+      UsageError: the configuration has targets or an optimiser, which no gene stands for.
+    """
+    spec = run_spec(arguments, overrides)
+    if spec.targets or spec.optimizer is not None:
+        raise UsageError(
+            f"{arguments.config}: eproxy {arguments.command} tries built-in features with SGD: config.targets and "
+            "config.optimizer are for eproxy score; leave them out"
+        )
+    return spec
+
+
 def run_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> RunSpec:
     """Make the ``config.RunSpec`` of the flags."""
     from eproxy_jax.cli.config import build, default_config, load_config

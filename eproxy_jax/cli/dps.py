@@ -138,7 +138,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
-    spec = common.run_spec(arguments, overrides)
+    spec = common.search_spec(arguments, overrides)
     genes, search = spec.genes, spec.search
     if arguments.no_macs:
         search = dataclasses.replace(search, blend="alpha")

@@ -193,6 +193,19 @@ def test_bad_input_is_one_line_and_status_2(name, truth, tmp_path, monkeypatch, 
     assert message in line
 
 
+@pytest.mark.parametrize("command", ["dps", "bank"])
+@pytest.mark.parametrize("own", ["config.targets = {'ones': len}", "config.optimizer = optax.sgd(0.1)"])
+def test_own_targets_and_optimisers_are_not_ignored(command, own, truth, tmp_path, capsys):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "import optax\nfrom eproxy_jax.cli import config as eproxy_config\n\n\ndef get_config():\n"
+        f"    config = eproxy_config.default_config()\n    {own}\n    return config\n"
+    )
+    which = ["--truth", truth] if command == "dps" else ["--sample", 3]
+    assert run(command, "--config", path, *which, "--workdir", tmp_path) == 2
+    assert f"own.py: eproxy {command} tries built-in features with SGD" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
