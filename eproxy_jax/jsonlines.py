@@ -91,7 +91,7 @@ class JsonLines:
         self._file.close()
 
 
-ANOTHER_OUT = "choose another --out, or move the file away"
+ANOTHER_OUT = "choose another file (--out, --workdir), or move this one away"
 
 
 def _parse_line(path: Path, number: int, line: bytes) -> Any:
@@ -111,4 +111,6 @@ def _lock(file: Any, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise ValueError(f"{path}: another process is writing it: wait for it, or choose another --out") from error
+        raise ValueError(
+            f"{path}: another process is writing it: wait for it, or choose another file (--out, --workdir)"
+        ) from error

@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import hashlib
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -18,24 +18,6 @@ import flax.linen as nn
 import numpy as np
 
 from eproxy_jax.errors import did_you_mean
-from eproxy_jax.sampling import draw_distinct, draw_until
-
-__all__ = [
-    "Arch",
-    "Group",
-    "SearchSpace",
-    "arch_identity",
-    "check_positive",
-    "draw_distinct",
-    "draw_until",
-    "get",
-    "macs_fractions",
-    "names",
-    "register",
-    "size_measures",
-]
-
-Arch = Hashable
 
 
 class Group(abc.ABC):
