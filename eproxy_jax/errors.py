@@ -4,6 +4,25 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+_QUOTED = 80  # characters
+
+
+def quoted(value: Any) -> str:
+    """Return ``repr(value)``, cut to 80 characters, for messages: what a user wrote may be a megabyte.
+
+    Example:
+      >>> quoted("x" * 100)[-6:]
+      'xxx...'
+    """
+    if isinstance(value, (str, bytes)):
+        value = value[: _QUOTED + 1]  # the repr of a huge string is not built
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # integers of thousands of digits; lists that are nested too deep
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
