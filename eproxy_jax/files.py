@@ -85,19 +85,19 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
       ValueError: the path is a folder, a device, a pipe or a socket.
       OSError: the folder cannot be written, or the disk is full.
     """
-    target = Path(os.path.realpath(writable(path)))
+    target = writable(path).resolve()
     data = content.encode() if isinstance(content, str) else content
-    handle, draft = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".draft", dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".draft", dir=target.parent)
+    draft = Path(name)
     try:
-        with open(handle, "wb") as file:
+        with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(draft, stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask())
-        os.replace(draft, target)
+        draft.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask())
+        draft.replace(target)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
+        draft.unlink(missing_ok=True)
         raise
 
 

@@ -1,5 +1,6 @@
 """Tiny spaces, settings and deterministic weights for the tests."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -13,6 +14,14 @@ from eproxy_jax.spaces.nds_cells.notation import NdsArch
 from eproxy_jax.types import ProxySettings
 
 ROOT = Path(__file__).resolve().parents[1]
+INPUTS = Path(os.environ.get("EPROXY_INPUTS", ROOT.parent / "shared" / "inputs"))
+
+
+def real_input(name: str) -> Path:
+    """The path of a real-world input, or a skip where the folder of inputs is absent."""
+    if not INPUTS.is_dir():
+        pytest.skip(f"no real-world inputs at {INPUTS}: set EPROXY_INPUTS to their folder")
+    return INPUTS / name
 
 
 class Table(dict):
