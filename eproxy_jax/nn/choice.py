@@ -13,12 +13,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution, norms
+from eproxy_jax.nn import convolution, marks, norms
 
 
 class Op(NamedTuple):
@@ -144,12 +143,12 @@ def linear_op(function: Callable[[Array], Array], gradient: Callable[[Array, Arr
 
 def relu_conv3x3(stride: int) -> Callable[[Array, Array], Array]:
     """ReLU, then the 3x3 convolution of an edge's kernel slot."""
-    return lambda x, kernel: convolution.conv2d(nn.relu(x), kernel, stride)
+    return lambda x, kernel: convolution.conv2d(marks.relu(x), kernel, stride)
 
 
 def relu_conv1x1(stride: int) -> Callable[[Array, Array], Array]:
     """ReLU, then the 1x1 convolution in the centre of an edge's kernel slot."""
-    return lambda x, kernel: convolution.conv2d(nn.relu(x), convolution.kernel_centre(kernel, 1), stride)
+    return lambda x, kernel: convolution.conv2d(marks.relu(x), convolution.kernel_centre(kernel, 1), stride)
 
 
 def factorized_reduce(x: Array, kernel: Array, stride: int) -> Array:
@@ -168,4 +167,4 @@ def factorized_reduce(x: Array, kernel: Array, stride: int) -> Array:
     """
     if stride == 1:
         return convolution.conv2d(x, kernel, 1)
-    return convolution.halving_conv2d(nn.relu(x), kernel)
+    return convolution.halving_conv2d(marks.relu(x), kernel)

@@ -25,6 +25,7 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from eproxy_jax.nn import precision
+from eproxy_jax.nn.marks import mark
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -420,7 +421,7 @@ def conv2d(x: Array, kernel: Array, stride: int = 1) -> Array:
       >>> conv2d(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5)), 2).shape
       (1, 2, 2, 5)
     """
-    return _forward(stride)(x, kernel)
+    return _forward(stride)(x, mark("kernel", kernel))
 
 
 def _conv2d_fwd(x: Array, kernel: Array, stride: int):
@@ -428,7 +429,7 @@ def _conv2d_fwd(x: Array, kernel: Array, stride: int):
 
 
 def _conv2d_bwd(stride: int, residuals: tuple[Array, Array], grad: Array):
-    x, kernel = residuals
+    x, kernel, grad = mark("conv_gradient", *residuals, grad, stride=stride)
     return (
         _input_gradient(grad, kernel, stride, x.shape[1], x.shape[2]),
         _weight_gradient(kernel.shape[0], stride)(x, grad),

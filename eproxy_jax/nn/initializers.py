@@ -9,6 +9,7 @@ or normal; kaiming with fan_out and the ReLU gain; biases 0.01 for xavier, 0 for
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -17,6 +18,10 @@ from jax import Array, lax
 
 INITS = ("default", "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal")
 
+# Two more that other proxies are defined with; no setting of Eproxy names them.
+KAIMING_FAN_IN = len(INITS)  # normal, ReLU gain, fan_in
+UNIT_NORMAL = len(INITS) + 1  # standard normal whatever the fans
+
 
 def init_index(name: str) -> int:
     """The position of an initialiser's name in ``INITS``."""
@@ -24,7 +29,7 @@ def init_index(name: str) -> int:
 
 
 def _scales(fan_in: Array, fan_out: Array) -> Array:
-    """Scale of each kind's unit distribution, [len(INITS), ...]."""
+    """Scale of each kind's unit distribution, [len(INITS) + 2, ...]."""
     shape = jnp.broadcast_shapes(fan_in.shape, fan_out.shape)
     fan_in, fan_out = jnp.broadcast_to(fan_in, shape), jnp.broadcast_to(fan_out, shape)
     return jnp.stack(
@@ -34,6 +39,8 @@ def _scales(fan_in: Array, fan_out: Array) -> Array:
             jnp.sqrt(2 / (fan_in + fan_out)),
             jnp.sqrt(6 / fan_out),
             jnp.sqrt(2 / fan_out),
+            jnp.sqrt(2 / fan_in),
+            jnp.ones_like(fan_in),
         ]
     )
 
@@ -51,7 +58,7 @@ def unit_scale(
 def is_normal(init: Array | int) -> Array:
     """Whether the unit distribution is the standard normal one (else uniform on [-1, 1))."""
     init = jnp.asarray(init)
-    return (init == INITS.index("xavier_normal")) | (init == INITS.index("kaiming_normal"))
+    return (init == INITS.index("xavier_normal")) | (init >= INITS.index("kaiming_normal"))
 
 
 def conv_kernel(
@@ -80,13 +87,15 @@ def conv_kernel(
     Returns:
       Array of ``shape``.
     """
+    # Drawn flat: XLA compiles draws of many axes ten times as long, and the bits depend on the positions only.
+    flat = (math.prod(shape),)
     unit = lax.cond(
         is_normal(init),
-        lambda k: jax.random.normal(k, shape, dtype),
-        lambda k: jax.random.uniform(k, shape, dtype, -1, 1),
+        lambda k: jax.random.normal(k, flat, dtype),
+        lambda k: jax.random.uniform(k, flat, dtype, -1, 1),
         key,
     )
-    return unit * unit_scale(shape, dtype, init, area, features, inputs)
+    return unit.reshape(shape) * unit_scale(shape, dtype, init, area, features, inputs)
 
 
 def conv_bias(key: Array, shape: tuple[int, ...], dtype, fan_in: Any, init: Array | int = 0) -> Array:

@@ -13,7 +13,7 @@ import flax.struct
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn import choice, convolution, initializers, norms, windowed
+from eproxy_jax.nn import choice, convolution, initializers, marks, norms, windowed
 
 _RUNNING_MOMENTUM = 0.9  # running = 0.9 running + 0.1 batch: PyTorch's momentum of 0.1, seen from the other side
 
@@ -142,7 +142,7 @@ class ConvBnRelu(nn.Module):
     def __call__(self, x: Array, train: bool = True, init: Array | int = 0) -> Array:
         """[B, H, W, C_in] -> [B, H / stride, W / stride, features]; ``init`` indexes ``initializers.INITS``."""
         x = Conv(self.features, self.kernel_size, self.stride, dtype=self.dtype, name="conv")(x, init)
-        return nn.relu(BatchNorm(True, self.track, self.dtype, name="norm")(x, train))
+        return marks.relu(BatchNorm(True, self.track, self.dtype, name="norm")(x, train))
 
 
 def unstack(x: Array) -> list[Array]:

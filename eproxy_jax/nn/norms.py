@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from eproxy_jax.nn.marks import mark
+
 BATCH_NORM_EPSILON = 1e-5  # PyTorch's default, which the protocol inherits.
 
 
@@ -23,14 +25,16 @@ def standardize(x: Array) -> tuple[Array, Array]:
     """Standardise each channel over the batch: (normalised [B, H, W, C], reciprocal deviation [C])."""
     centred = x - jnp.mean(x, (0, 1, 2), keepdims=True)
     rstd = lax.rsqrt(jnp.mean(centred * centred, (0, 1, 2)) + BATCH_NORM_EPSILON)
-    return centred * per_channel(rstd), rstd
+    _, normalized, rstd = mark("norm", x, centred * per_channel(rstd), rstd)
+    return normalized, rstd
 
 
 def normalize_gradient(grad: Array, normalized: Array, rstd: Array) -> Array:
     """Gradient through :func:`standardize`: its output's gradient and its two outputs -> [B, H, W, C]."""
     mean_grad = jnp.mean(grad, (0, 1, 2), keepdims=True)
     mean_projection = jnp.mean(grad * normalized, (0, 1, 2), keepdims=True)
-    return per_channel(rstd) * (grad - mean_grad - normalized * mean_projection)
+    through = per_channel(rstd) * (grad - mean_grad - normalized * mean_projection)
+    return mark("norm_gradient", grad, through)[1]
 
 
 def affine_normalize_gradient(grad: Array, normalized: Array, rstd: Array, scale: Array) -> tuple[Array, Array, Array]:

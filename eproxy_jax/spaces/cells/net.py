@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from eproxy_jax.nn import choice, initializers, layers, pooling
+from eproxy_jax.nn import choice, initializers, layers, marks, pooling
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, POOL, SKIP, Cell
 
 # Edges that read the cell's input take its stride and channel change; the others do not.
@@ -30,7 +30,7 @@ class ReluConvBn(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
         """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
-        x = layers.Conv(self.features, self.kernel_size, self.stride, dtype=self.dtype, name="conv")(nn.relu(x))
+        x = layers.Conv(self.features, self.kernel_size, self.stride, dtype=self.dtype, name="conv")(marks.relu(x))
         return layers.BatchNorm(self.affine, self.track, self.dtype, name="norm")(x, train)
 
 

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn import initializers, layers, norms, pooling
+from eproxy_jax.nn import initializers, layers, marks, norms, pooling
 from eproxy_jax.spaces.nasbench101 import graph
 from eproxy_jax.spaces.nasbench101.vertex_ops import (
     CODE_CONV1X1,
@@ -210,7 +210,8 @@ class UniversalNasBench101(nn.Module):
           Three arrays [B, H / 4, W / 4, 4 C], [B, H / 2, W / 2, 2 C], [B, H, W, C].
         """
         op, widths, edges = cell[:, 0], cell[:, 1 : 1 + NUM_STACKS], cell[:, 1 + NUM_STACKS :]
-        x, taps = layers.ConvBnRelu(self.stem_channels, 3, dtype=self.dtype, name="stem")(images, True, init), []
+        stem, taps = layers.ConvBnRelu(self.stem_channels, 3, dtype=self.dtype, name="stem"), []
+        x = marks.feature(stem(images, True, init))
         for stack in range(NUM_STACKS):
             if stack:
                 x = pooling.max_pool_2x2(x)
@@ -218,6 +219,6 @@ class UniversalNasBench101(nn.Module):
                 universal = UniversalCell(
                     self.stem_channels * 2**stack, self.dtype, name=f"stack{stack}_module{module}"
                 )
-                x = universal(x, op, widths[:, stack], edges, init)
+                x = marks.feature(universal(x, op, widths[:, stack], edges, init))
             taps.append(x)
         return taps[::-1]

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from eproxy_jax.nn import choice as choice_lib
-from eproxy_jax.nn import convolution, norms, pooling
+from eproxy_jax.nn import convolution, marks, norms, pooling
 from eproxy_jax.spaces.nasbench101 import graph
 
 VERTEX_OPS = (graph.POOL, graph.CONV1X1, graph.CONV3X3)  # by op code, from 1 on; 0 is a vertex that is not there
@@ -47,7 +46,7 @@ def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> choice_lib
     def forward(x: Array, weights: Any):
         normalized, rstd = norms.standardize(convolution.conv2d(*cut(x, weights)))
         scale, bias = weights["scale"][:width], weights["bias"][:width]
-        y = nn.relu(normalized * norms.per_channel(scale) + norms.per_channel(bias))
+        y = marks.relu(normalized * norms.per_channel(scale) + norms.per_channel(bias))
         pads = ((0, 0), (0, 0), (0, 0), (0, weights["scale"].shape[0] - width))
         return jnp.pad(y, pads), (_widen(rstd, weights["scale"]), jnp.pad(normalized, pads))
 

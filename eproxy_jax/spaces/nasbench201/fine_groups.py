@@ -20,7 +20,7 @@ from flax import linen as nn
 from jax import Array, lax
 from typing_extensions import override
 
-from eproxy_jax.nn import choice, convolution, initializers, layers, norms
+from eproxy_jax.nn import choice, convolution, initializers, layers, marks, norms
 from eproxy_jax.spaces import base
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
@@ -104,7 +104,7 @@ class GroupedNasBench201(UniversalNasBench201):
         kernels = self.param(name, init_kernels, shape, self.dtype, init, cell, self.heavy)
         split = {kind: [layers.unstack(k) for k in layers.unstack(kernels[kind])] for kind in kernels}
         for heavy, light in zip(split["heavy"], split["light"], strict=True):
-            x = apply_cell(x, cell, heavy, light, self.heavy)
+            x = marks.feature(apply_cell(x, cell, heavy, light, self.heavy))
         return x
 
 
@@ -178,7 +178,7 @@ def apply_cell(
         for _ in range(node):
             value = _choose(nodes, sources[slot])
             if heavy[slot]:
-                terms.append(norms.normalize(convolution.conv2d(nn.relu(value), heavy_left.pop(0))))
+                terms.append(norms.normalize(convolution.conv2d(marks.relu(value), heavy_left.pop(0))))
             else:
                 terms.append(choice.switch_op(table, light_index[slot], value, {"kernel": light_left.pop(0)}))
             slot += 1

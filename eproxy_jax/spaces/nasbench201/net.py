@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 from typing_extensions import override
 
-from eproxy_jax.nn import initializers, layers, pooling
+from eproxy_jax.nn import initializers, layers, marks, pooling
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import NUM_EDGES, POOL, Cell
 from eproxy_jax.spaces.standalone import StandAloneNet
@@ -30,9 +30,9 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = True, init: Array | int = 0) -> Array:
         """[B, H, W, C] -> [B, H / 2, W / 2, features]."""
-        y = layers.Conv(self.features, 3, 2, dtype=self.dtype, name="conv_a")(nn.relu(x), init)
+        y = layers.Conv(self.features, 3, 2, dtype=self.dtype, name="conv_a")(marks.relu(x), init)
         y = layers.BatchNorm(True, self.track, self.dtype, name="norm_a")(y, train)
-        y = layers.Conv(self.features, 3, dtype=self.dtype, name="conv_b")(nn.relu(y), init)
+        y = layers.Conv(self.features, 3, dtype=self.dtype, name="conv_b")(marks.relu(y), init)
         y = layers.BatchNorm(True, self.track, self.dtype, name="norm_b")(y, train)
         shortcut = layers.Conv(self.features, 1, dtype=self.dtype, name="shortcut")(pooling.avg_pool_2x2(x), init)
         return y + shortcut
@@ -90,7 +90,7 @@ class NasBench201Net(StandAloneNet):
     @override
     def before_pooling(self, tap: Array, train: bool) -> Array:
         """Batch norm and ReLU, [B, H / 4, W / 4, 4 C] -> [B, H / 4, W / 4, 4 C]."""
-        return nn.relu(self.last_norm(tap, train))
+        return marks.relu(self.last_norm(tap, train))
 
 
 class UniversalNasBench201(nn.Module):
@@ -108,6 +108,8 @@ class UniversalNasBench201(nn.Module):
     cells_per_stage: int = 5
     dtype: Any = jnp.float32
 
+    norm_before_pooling: ClassVar[bool] = True  # of a classifier behind it
+
     @nn.compact
     def __call__(self, images: Array, cell: Array, init: Array | int = 0) -> list[Array]:
         """Feature taps, last stage first.
@@ -121,12 +123,12 @@ class UniversalNasBench201(nn.Module):
           Three arrays [B, H / 4, W / 4, 4 C], [B, H / 2, W / 2, 2 C], [B, H, W, C].
         """
         x = layers.Conv(self.stem_channels, 3, dtype=self.dtype, name="stem_conv")(images, init)
-        x = layers.BatchNorm(dtype=self.dtype, name="stem_norm")(x)
+        x = marks.feature(layers.BatchNorm(dtype=self.dtype, name="stem_norm")(x))
         taps = []
         for stage in range(NUM_STAGES):
             channels = self.stem_channels * 2**stage
             if stage:
-                x = ResidualBlock(channels, dtype=self.dtype, name=f"reduce{stage}")(x, True, init)
+                x = marks.feature(ResidualBlock(channels, dtype=self.dtype, name=f"reduce{stage}")(x, True, init))
             x = self.cells(x, f"stage{stage}", cell, init)
             taps.append(x)
         return taps[::-1]
@@ -140,5 +142,5 @@ class UniversalNasBench201(nn.Module):
         # Not a lax.scan over the cells: stacking what the backward pass needs costs as much as a convolution.
         for cell_kernels in layers.unstack(kernels):
             weights = [{"kernel": kernel} for kernel in layers.unstack(cell_kernels)]
-            x = net.apply_cell(x, cell, weights, edge_ops, edge_ops)
+            x = marks.feature(net.apply_cell(x, cell, weights, edge_ops, edge_ops))
         return x

@@ -20,10 +20,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array, lax
 
-from eproxy_jax.nn import resizing
+from eproxy_jax.nn import marks, resizing
 from eproxy_jax.spaces.interpreter import loop
 from eproxy_jax.spaces.interpreter.bank import Weights, before, init_rows, owner_of_rows, read, write
 from eproxy_jax.spaces.interpreter.conv_norm import ConvNorm, Kept, Place
@@ -253,9 +252,9 @@ class _Conv(NamedTuple):
         kept = self.step.forward(weights, at.weights, x)
         y = self.step.output(weights, at.weights, kept.normalized)
         if self.shape.kind == UP:
-            y = resizing.upsample_2x(nn.relu(y)) + addend
+            y = resizing.upsample_2x(marks.relu(y)) + addend
         else:
-            y = nn.relu(y + jnp.where(does.after > 0, 0, addend)) + jnp.where(does.after > 0, addend, 0)
+            y = marks.relu(y + jnp.where(does.after > 0, 0, addend)) + jnp.where(does.after > 0, addend, 0)
         values = _write_map(values, at.out, _widen(y, self.spec.channels))
         return _Written(values, write(norms, at.norm, kept.normalized), write(rstds, at.weights.scale, kept.rstd))
 

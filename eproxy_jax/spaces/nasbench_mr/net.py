@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution, initializers, layers, resizing
+from eproxy_jax.nn import convolution, initializers, layers, marks, resizing
 from eproxy_jax.spaces.interpreter import bank, loop
 from eproxy_jax.spaces.nasbench_mr import interpreter
 from eproxy_jax.spaces.nasbench_mr.notation import Arch
@@ -44,7 +44,7 @@ class ResidualBlock(nn.Module):
         for suffix in ("a", "b"):
             y = layers.Conv(x.shape[-1], 3, dtype=self.dtype, name=f"conv_{suffix}")(y)
             y = layers.BatchNorm(True, self.track, self.dtype, name=f"norm_{suffix}")(y, train)
-            y = nn.relu(y) if suffix == "a" else nn.relu(y + x)
+            y = marks.relu(y) if suffix == "a" else marks.relu(y + x)
         return y
 
 
@@ -178,7 +178,7 @@ class MaskedConvBnRelu(nn.Module):
             return kernel * (used[:, None] & (jnp.arange(self.features) < features)[None])[None, None]
 
         x = convolution.conv2d(x, self.param("kernel", kernel_init))
-        return nn.relu(layers.BatchNorm(dtype=self.dtype, name="norm")(x))
+        return marks.relu(layers.BatchNorm(dtype=self.dtype, name="norm")(x))
 
 
 def _side_by_side(maps: Array, channels: Array) -> Array:

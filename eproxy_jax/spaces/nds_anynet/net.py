@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from eproxy_jax.nn import convolution, initializers, layers
+from eproxy_jax.nn import convolution, initializers, layers, marks
 from eproxy_jax.spaces.nds_anynet.blocks import Block, Conv
 from eproxy_jax.spaces.standalone import StandAloneNet
 
@@ -26,7 +26,7 @@ class ConvStem(nn.Module):
     def __call__(self, images: Array, train: bool = True, init: Array | int = 0) -> Array:
         """[B, H, W, 3] -> [B, H, W, features]."""
         x = layers.Conv(self.features, 3, dtype=self.dtype, name="conv")(images, init)
-        return nn.relu(layers.BatchNorm(True, self.track, self.dtype, name="norm")(x, train))
+        return marks.relu(layers.BatchNorm(True, self.track, self.dtype, name="norm")(x, train))
 
 
 class GroupedConv(nn.Module):
@@ -85,7 +85,7 @@ class AnyNetBlock(nn.Module):
         for number, conv in enumerate(self.block.convs):
             # The 3x3 convolution of a bottleneck takes the stride, and the first one of other blocks.
             y = conv_norm(y, conv, self.block.stride if number == last - 1 else 1, "abc"[number])
-            y = nn.relu(y + shortcut if self.residual and number == last else y)
+            y = marks.relu(y + shortcut if self.residual and number == last else y)
         return y
 
 

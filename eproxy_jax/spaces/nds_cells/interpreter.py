@@ -20,10 +20,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution, norms, windowed
+from eproxy_jax.nn import convolution, marks, norms, windowed
 from eproxy_jax.spaces.interpreter import loop
 from eproxy_jax.spaces.interpreter.bank import (
     Weights,
@@ -262,7 +261,7 @@ class _UnitOfStage(NamedTuple):
         if self.kind.body.unit is None:
             y = self._weightless(at)[0](x)
         else:
-            middle, z = self._convolutions(at).forward(nn.relu(x), weights.kernels)
+            middle, z = self._convolutions(at).forward(marks.relu(x), weights.kernels)
             y, normalized, rstd = _norm(z, weights, at.scale)
             where, saved = self.layout.saved(self.stage, at.saved), state.saved
             if middle is not None:
@@ -285,7 +284,7 @@ class _UnitOfStage(NamedTuple):
                 where = where + int(np.prod(middle_shape))
             grad, grads = _norm_backward(grad, read(forward.saved, where, out), forward.rstd, weights, grads, at.scale)
             backward = self._convolutions(at).backward
-            grad, kernels = backward(nn.relu(x), middle, grad, weights.kernels, grads.kernels)
+            grad, kernels = backward(jax.nn.relu(x), middle, grad, weights.kernels, grads.kernels)
             grads, grad_x = grads._replace(kernels=kernels), grad * (x > 0)
         grad_x = grad_x + read(state.values, source, shape)
         return _Backward(write(state.values, source, grad_x), grads)
@@ -327,7 +326,7 @@ class _InputOfStage(NamedTuple):
 
         def add(n: Array, z: Array) -> Array:
             start, row, kernel = self._node(at, n)
-            x = nn.relu(read(state.values, start, shape))
+            x = marks.relu(read(state.values, start, shape))
             return z + self.linear.apply(x, read_rows(weights.kernels, row, kernel))
 
         z = lax.fori_loop(0, at.count, add, jnp.zeros(out, state.values.dtype))
@@ -347,7 +346,7 @@ class _InputOfStage(NamedTuple):
         def add(n: Array, state: _Backward) -> _Backward:
             start, row, kernel = self._node(at, n)
             x = read(forward.values, start, shape)
-            grad_x, grad_kernel = _pull(self.linear, nn.relu(x), read_rows(weights.kernels, row, kernel), grad)
+            grad_x, grad_kernel = _pull(self.linear, jax.nn.relu(x), read_rows(weights.kernels, row, kernel), grad)
             grad_x = grad_x * (x > 0) + read(state.values, start, shape)
             return _Backward(write(state.values, start, grad_x), write_kernel(state.weights, row, grad_kernel))
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from eproxy_jax.nn import initializers, layers
+from eproxy_jax.nn import initializers, layers, marks
 from eproxy_jax.spaces.nds_cells import cell_ops, program
 from eproxy_jax.spaces.nds_cells.notation import NdsArch, Rules
 from eproxy_jax.spaces.nds_cells.program import NUM_STAGES, PRE_BEFORE, PRE_REDUCE, PRE_SAME, PRE_UNITS, STEM_NODES
@@ -42,7 +42,7 @@ class UnitNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
         """[B, H, W, C_in] -> [B, H', W', features]."""
-        x = nn.relu(x)
+        x = marks.relu(x)
         for number, linear in enumerate(self.unit):
             x = LinearMap(linear, self.features, self.dtype, name=f"conv{number}")(x)
         return layers.BatchNorm(True, self.track, self.dtype, name="norm")(x, train)

@@ -22,7 +22,7 @@ from jax import Array
 from typing_extensions import override
 
 from eproxy_jax import sampling
-from eproxy_jax.nn import layers
+from eproxy_jax.nn import layers, marks
 from eproxy_jax.spaces import base
 from eproxy_jax.spaces.interpreter import bank
 from eproxy_jax.spaces.transnas import macro_code
@@ -177,9 +177,9 @@ class BasicBlock(nn.Module):
             x = layers.Conv(self.features, size, stride, dtype=self.dtype, name=f"conv_{suffix}")(x)
             return layers.BatchNorm(True, self.track, self.dtype, name=f"norm_{suffix}")(x, train)
 
-        y = nn.relu(conv_norm(x, 3, self.stride, "a"))
+        y = marks.relu(conv_norm(x, 3, self.stride, "a"))
         y = conv_norm(y, 3, 1, "b")
-        return nn.relu(y + (conv_norm(x, 1, self.stride, "shortcut") if self.projects else x))
+        return marks.relu(y + (conv_norm(x, 1, self.stride, "shortcut") if self.projects else x))
 
 
 class TransNasMacroNet(TransNasNet):

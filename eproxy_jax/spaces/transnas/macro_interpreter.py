@@ -17,10 +17,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax import Array, lax
 
-from eproxy_jax.nn import resizing
+from eproxy_jax.nn import marks, resizing
 from eproxy_jax.spaces.interpreter import loop
 from eproxy_jax.spaces.interpreter.bank import Weights, read, write
 from eproxy_jax.spaces.interpreter.conv_norm import ConvNorm, Kept, Place
@@ -165,10 +164,10 @@ class _Block(NamedTuple):
         steps, places = self.shape.steps, self._places(weights, at)
         x = self._input(carry.tape, at)
         first = steps[0].forward(weights, places[0], x)
-        second = steps[1].forward(weights, places[1], nn.relu(steps[0].output(weights, places[0], first.normalized)))
+        second = steps[1].forward(weights, places[1], marks.relu(steps[0].output(weights, places[0], first.normalized)))
         if self.shape.projects:
             x = steps[2].output(weights, places[2], steps[2].forward(weights, places[2], x).normalized)
-        y = nn.relu(steps[1].output(weights, places[1], second.normalized) + x)
+        y = marks.relu(steps[1].output(weights, places[1], second.normalized) + x)
         tape, rstds = carry
         for number, values in enumerate((first.normalized, second.normalized, y)):
             tape = write(tape, at.base + number * y.size, values)
@@ -188,7 +187,7 @@ class _Block(NamedTuple):
         rstd = read(written.rstds, at.scale, (2, self.shape.channels))
         grad = read(flat, 0, self._out) * (y > 0)
         hidden = steps[0].output(weights, places[0], first)
-        kept = Kept(nn.relu(hidden), second, rstd[1])
+        kept = Kept(jax.nn.relu(hidden), second, rstd[1])
         grad_hidden, grads = steps[1].backward(weights, places[1], kept, grad, grads)
         kept = Kept(x, first, rstd[0])
         grad_x, grads = steps[0].backward(weights, places[0], kept, grad_hidden * (hidden > 0), grads)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from typing_extensions import override
 
-from eproxy_jax.nn import initializers, layers
+from eproxy_jax.nn import initializers, layers, marks
 from eproxy_jax.spaces import base
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, SKIP, Cell
@@ -248,9 +248,11 @@ class UniversalTransNasMicro(nn.Module):
         Returns:
           Three arrays [B, H', W', C'].
         """
-        x, taps = Stem(self.stem_channels, dtype=self.dtype, name="stem")(images, True, init), []
+        stem, taps = Stem(self.stem_channels, dtype=self.dtype, name="stem"), []
+        x = marks.feature(stem(images, True, init))
         for m, shape in enumerate(module_shapes(self.macro, self.stem_channels)):
             for c, (_, stride) in enumerate(shape.cells()):
-                x = UniversalCell(shape.channels, stride, self.dtype, name=f"module{m}_cell{c}")(x, cell, init)
+                universal = UniversalCell(shape.channels, stride, self.dtype, name=f"module{m}_cell{c}")
+                x = marks.feature(universal(x, cell, init))
             taps.append(x)
         return taps[::-1][:NUM_TAPS]

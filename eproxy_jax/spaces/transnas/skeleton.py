@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from eproxy_jax.nn import layers
+from eproxy_jax.nn import layers, marks
 from eproxy_jax.spaces.standalone import StandAloneNet
 
 CELLS_PER_MODULE = 2
@@ -92,7 +92,7 @@ class Stem(nn.Module):
     def __call__(self, images: Array, train: bool = True, init: Array | int = 0) -> Array:
         """[B, H, W, 3] -> [B, H / 4, W / 4, features]."""
         x = layers.Conv(self.features // 2, 3, 2, dtype=self.dtype, name="conv_a")(images, init)
-        x = nn.relu(layers.BatchNorm(True, self.track, self.dtype, name="norm_a")(x, train))
+        x = marks.relu(layers.BatchNorm(True, self.track, self.dtype, name="norm_a")(x, train))
         x = layers.Conv(self.features, 3, 2, dtype=self.dtype, name="conv_b")(x, init)
         return layers.BatchNorm(True, self.track, self.dtype, name="norm_b")(x, train)
 
