@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from eproxy_jax.errors import check_known
-from eproxy_jax.nn import layers, pooling, resizing
+from eproxy_jax.nn import initializers, layers, pooling, resizing
 from eproxy_jax.types import FEATURES, TARGET_SIZE, BranchSettings, ProxySettings
 
 # Cycles across the 8-pixel map; 4 would be the Nyquist limit.
@@ -78,7 +78,8 @@ def wave(key: Array, images: Array, channels: int, feature: str) -> Array:
 
 def dot(key: Array, images: Array, channels: int) -> Array:
     """Draw each value as -1 or +1 at random, [B, 8, 8, channels]. Consumes the key."""
-    return jax.random.rademacher(key, (images.shape[0], TARGET_SIZE, TARGET_SIZE, channels), images.dtype)
+    shape = (images.shape[0], TARGET_SIZE, TARGET_SIZE, channels)
+    return initializers.draw(jax.random.rademacher, key, shape, images.dtype)
 
 
 # A feature of your own: (key, images [B, H, W, 3], channels) -> [B, 8, 8, channels]; the key is consumed.

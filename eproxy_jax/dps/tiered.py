@@ -222,8 +222,8 @@ def make_task(key: Array, spec: TierSpec, images: Array) -> TieredTask:
         map_key = jax.random.fold_in(jax.random.fold_in(key, _TAG_MAPS), branch)
         maps.append(jnp.stack([targets.feature_map(map_key, feature, images, channels) for feature in FEATURES]))
         keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, _TAG_BARRIERS), branch), 3)
-        uniform.append(jax.random.uniform(keys[0], shape, images.dtype, -1, 1))
-        normal.append(jax.random.normal(keys[1], shape, images.dtype))
+        uniform.append(initializers.draw(jax.random.uniform, keys[0], shape, images.dtype, -1, 1))
+        normal.append(initializers.draw(jax.random.normal, keys[1], shape, images.dtype))
         bias.append(jax.random.uniform(keys[2], (channels,), images.dtype, -1, 1))
     return TieredTask(images, jnp.stack(maps), jnp.stack(uniform), jnp.stack(normal), jnp.stack(bias))
 
