@@ -12,6 +12,7 @@ from typing import Any
 
 from eproxy_jax.cli import common
 from eproxy_jax.cli.common import UsageError
+from eproxy_jax.errors import quoted
 
 _EPILOG = """\
 examples:
@@ -133,7 +134,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     (workdir / "settings.json").write_text(json.dumps(record["settings"], indent=1) + "\n")
     _report(workdir, record, rows, spec)
     if not arguments.no_plot:
-        _plot(workdir / "search.png", histories, f"DPS on {spec.space.name}, {len(labelled)} labels")
+        from eproxy_jax.runs import report
+
+        figure, title = workdir / "search.png", f"DPS on {spec.space.name}, {len(labelled)} labels"
+        fitness = {kind: state.fitness for kind, state in histories.items()}
+        print(common.draw(figure, lambda: report.search_plot(figure, fitness, title)))
     return 0
 
 
@@ -183,7 +188,7 @@ def _warm_start(arguments: argparse.Namespace, spec: Any, execution: Any, batch:
     from eproxy_jax.dps import loss_bank
 
     if not Path(arguments.bank).is_file():
-        raise FileNotFoundError(f"no loss bank at {arguments.bank!r}: make one with eproxy bank")
+        raise FileNotFoundError(f"no loss bank at {quoted(arguments.bank)}: make one with eproxy bank")
     bank_spec = loss_bank.BankSpec(spec.space, spec.genes, batch, spec.weight_seed, spec.settings.num_steps)
     with loss_bank.LossBank(Path(arguments.bank), bank_spec.identity(execution)) as bank:
         return loss_bank.fittest_of_bank(bank, bank_spec, labelled, spec.search.population_size, spec.search.blend)
@@ -204,14 +209,3 @@ def _report(workdir: Path, record: dict[str, Any], rows: dict[str, Any], spec: A
     print()
     print(f"settings: {workdir / 'settings.json'}  (eproxy score --settings)")
     print(f"history:  {workdir / 'search.json'}")
-
-
-def _plot(path: Path, histories: dict[str, Any], title: str) -> None:
-    from eproxy_jax.runs import report
-
-    try:
-        report.search_plot(path, {kind: state.fitness for kind, state in histories.items()}, title)
-    except ModuleNotFoundError:
-        print("no figure: matplotlib is not installed; pip install 'eproxy_jax[plot]', or --no-plot")
-        return
-    print(f"figure:   {path}")

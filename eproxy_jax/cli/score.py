@@ -5,15 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from eproxy_jax.cli import common
 from eproxy_jax.cli.common import UsageError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from eproxy_jax.types import ScoreResult
 
 _EPILOG = """\
 examples:
@@ -101,7 +95,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     print()
     print(f"scores:  {out}  ({distinct} distinct networks)")
     if not arguments.no_plot:
-        _plot(out.with_suffix(".png"), result, truth, f"{spec.space.name}, {len(archs)} architectures")
+        figure, title = out.with_suffix(".png"), f"{spec.space.name}, {len(archs)} architectures"
+        print(common.draw(figure, lambda: report.scatter_plot(figure, result, truth, title)))
     return 0
 
 
@@ -110,14 +105,3 @@ def _check_choices(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
     common.check_archs(arguments)
     if arguments.truth_column is not None and arguments.truth is None:
         raise UsageError("--truth-column needs --truth FILE")
-
-
-def _plot(path: Path, result: ScoreResult, truth: np.ndarray | None, title: str) -> None:
-    from eproxy_jax.runs import report
-
-    try:
-        report.scatter_plot(path, result, truth, title)
-    except ModuleNotFoundError:
-        print("no figure: matplotlib is not installed; pip install 'eproxy_jax[plot]', or --no-plot")
-        return
-    print(f"figure:  {path}")
