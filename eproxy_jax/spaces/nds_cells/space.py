@@ -109,6 +109,11 @@ class _NdsCells(base.SearchSpace):
         normal, reduce = (notation.canonical_cell(cell) for cell in (arch.normal, arch.reduce))
         return arch._replace(normal=normal, reduce=reduce)
 
+    @override
+    def is_connected(self, arch: NdsArch) -> bool:
+        """Whether the last cell's output depends on the image: only ``none`` cuts edges, and only DARTS has it."""
+        return cell_ops.NONE not in self.rules.ops or program.is_connected(arch, self.rules)
+
     # --- counts ----------------------------------------------------------------------------------------------
 
     def channels(self, arch: NdsArch) -> int:
