@@ -23,6 +23,7 @@ import optax
 from jax import Array, lax
 
 from eproxy_jax import spaces
+from eproxy_jax.errors import check_seed
 from eproxy_jax.images import standardize
 from eproxy_jax.nn import convolution, initializers, layers, norms, resizing
 from eproxy_jax.targets import TargetFn, branch_target, check_features
@@ -401,13 +402,23 @@ def eproxy(
 
 
 def typed_key(key: Array | int) -> Array:
-    """Return a typed key from an integer seed; a typed key stays as it is."""
-    return jax.random.key(int(key)) if isinstance(key, (int, np.integer)) else key
+    """Return a typed key from an integer seed; a typed key stays as it is.
+
+    Raises:
+      ValueError: neither, or a seed below 0 or above 2 ** 32 - 1.
+    """
+    if jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        return key  # pyright: ignore[reportReturnType]
+    if hasattr(key, "dtype") and not isinstance(key, np.integer):
+        raise ValueError("key: expected an integer seed or a typed key, jax.random.key(seed), got another array")
+    return jax.random.key(check_seed(key, "key"))
 
 
 def key_identity(key: Array | int) -> int | list[int]:
     """Return a key as plain data, for the record of a run: the integer seed, or the data of a typed key."""
-    return int(key) if isinstance(key, (int, np.integer)) else jax.random.key_data(key).tolist()
+    if jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
+        return jax.random.key_data(key).tolist()  # pyright: ignore[reportArgumentType]
+    return check_seed(key, "key")
 
 
 # --- the score -----------------------------------------------------------------------------------------------
@@ -416,14 +427,16 @@ def key_identity(key: Array | int) -> int | list[int]:
 def blend_macs(loss: Any, alpha: Any, fraction: Any) -> Any:
     """Return the score -(L (1 - alpha MACs / MACs_max)), higher is better, for arrays of NumPy or JAX.
 
+    A fraction above 1 counts as 1: otherwise the factor could become negative, and the largest loss would rank first.
+
     Source: docs/method.md, step 8.
 
     Args:
       loss: final losses.
       alpha: share of the MACs; broadcasts with ``loss``.
-      fraction: MACs of the canonical forms over the space's largest; broadcasts with ``loss``.
+      fraction: array, effective MACs over the space's largest; broadcasts with ``loss``.
     """
-    return -(loss * (1 - alpha * fraction))
+    return -(loss * (1 - alpha * fraction.clip(0, 1)))
 
 
 def scores(loss: np.ndarray, fraction: np.ndarray | float, alpha: float) -> np.ndarray:

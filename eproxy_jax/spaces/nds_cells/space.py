@@ -82,7 +82,7 @@ class _NdsCells(base.SearchSpace):
         Raises:
           ValueError: ``num`` is less than 1.
         """
-        rng, rules = np.random.default_rng(seed), self.rules
+        rng, rules = sampling.generator(seed), self.rules
 
         def cell() -> notation.Cell:
             edges = ((rules.ops[rng.integers(len(rules.ops))], place // 2 + 2) for place in range(2 * rules.nodes))
