@@ -44,7 +44,7 @@ def check_seed(value: Any, where: str = "seed") -> int:
       Traceback (most recent call last):
       ValueError: seed: expected an integer from 0 to 4294967295, got 4294967296
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < SEEDS:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < SEEDS:
         raise ValueError(f"{where}: expected an integer from 0 to {SEEDS - 1}, got {quoted(value)}")
     return int(value)
 

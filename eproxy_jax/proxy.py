@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import flax.linen as nn
 import flax.struct
@@ -23,7 +23,7 @@ import optax
 from jax import Array, lax
 
 from eproxy_jax import spaces
-from eproxy_jax.errors import check_seed
+from eproxy_jax.errors import check_seed, quoted
 from eproxy_jax.images import standardize
 from eproxy_jax.nn import convolution, initializers, layers, norms, resizing
 from eproxy_jax.targets import TargetFn, branch_target, check_features
@@ -407,17 +407,21 @@ def typed_key(key: Array | int) -> Array:
     Raises:
       ValueError: neither, or a seed below 0 or above 2 ** 32 - 1.
     """
-    if jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
-        return key  # pyright: ignore[reportReturnType]
-    if hasattr(key, "dtype") and not isinstance(key, np.integer):
-        raise ValueError("key: expected an integer seed or a typed key, jax.random.key(seed), got another array")
-    return jax.random.key(check_seed(key, "key"))
+    return key if _is_typed_key(key) else jax.random.key(_checked_seed(key))
 
 
 def key_identity(key: Array | int) -> int | list[int]:
     """Return a key as plain data, for the record of a run: the integer seed, or the data of a typed key."""
-    if jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key):
-        return jax.random.key_data(key).tolist()  # pyright: ignore[reportArgumentType]
+    return jax.random.key_data(key).tolist() if _is_typed_key(key) else _checked_seed(key)
+
+
+def _is_typed_key(key: Any) -> TypeGuard[Array]:
+    return hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+
+
+def _checked_seed(key: Any) -> int:
+    if hasattr(key, "shape") and not isinstance(key, np.integer):
+        raise ValueError(f"key: expected an integer seed or a typed key, jax.random.key(seed), got {quoted(key)}")
     return check_seed(key, "key")
 
 

@@ -53,9 +53,7 @@ def seed(text: str) -> int:
     try:
         return check_seed(int(text))
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected an integer from 0 to {SEEDS - 1}, got {quoted(text)}"
-        ) from None
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to {SEEDS - 1}, got {quoted(text)}") from None
 
 
 def add_command(commands: Commands, name: str, help: str, epilog: str) -> argparse.ArgumentParser:
@@ -73,9 +71,7 @@ def add_proxy_flags(parser: argparse.ArgumentParser) -> Any:
     what.add_argument(
         "--images", metavar="SOURCE", help="dead_leaves, one_over_f, white_noise, .npy/.npz or CIFAR-10 folder"
     )
-    what.add_argument(
-        "--weight-seed", type=seed, metavar="N", help="seed of weights, targets and barrier (default 0)"
-    )
+    what.add_argument("--weight-seed", type=seed, metavar="N", help="seed of weights, targets and barrier (default 0)")
     return what
 
 

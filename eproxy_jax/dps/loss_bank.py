@@ -250,9 +250,9 @@ def fill(
     execution = Execution.of(chunk_size=CHUNK * len(jax.local_devices())) if execution is None else execution
     networks = distinct_networks(archs, space)
     distinct = networks.distinct
-    positions = bank.add_archs([space.format(arch) for arch in distinct])
-    # Known to the bank, without losses: whoever asks for them gets NaN.
-    bank.add_archs([space.format(space.canonical(archs[i])) for i in np.flatnonzero(~networks.connected)])
+    # Disconnected networks are known to the bank, without losses: whoever asks for them gets NaN.
+    dead = [space.canonical(archs[i]) for i in np.flatnonzero(~networks.connected).tolist()]
+    positions = bank.add_archs([space.format(arch) for arch in (*distinct, *dead)])[: len(distinct)]
     by_position = dict(zip(positions, distinct, strict=True))
     keys = [without_alpha(spec.table, genes) for genes in settings]
     todo = [(genes, missing) for genes in keys if (missing := bank.missing(genes, positions))]

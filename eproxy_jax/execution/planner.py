@@ -63,7 +63,7 @@ class WorkPlan:
     execution: Execution
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, for JSON: architectures, distinct, disconnected, programs, flops_needed, flops_executed, ..."""
+        """Return plain data, for JSON: architectures, distinct, disconnected, programs, flops_needed, ..."""
         needed, executed = (sum(getattr(g, name) for g in self.groups) for name in ("flops_needed", "flops_executed"))
         return {
             "architectures": self.architectures,
