@@ -29,8 +29,8 @@ def swap_later(x, y):
     """What is carried as y depends on x from the second turn on only, and what is carried as z from the third."""
 
     def turn(carry, _):
-        x, y, z, rest = carry
-        return (x, x, y, rest), rest
+        first, second, _, rest = carry
+        return (first, first, second, rest), rest
 
     return jax.lax.scan(turn, (x, y, y, y), None, 4)
 
