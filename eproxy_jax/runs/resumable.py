@@ -27,9 +27,10 @@ from jax import Array
 from eproxy_jax import scoring, spaces
 from eproxy_jax._version import __version__
 from eproxy_jax.dps.fitted import FittedProxy, Member
+from eproxy_jax.errors import quoted
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import Networks, by_group, distinct_networks, parse_all
-from eproxy_jax.jsonlines import as_float32, fingerprint, read_numbers
+from eproxy_jax.jsonlines import ANOTHER_OUT, as_float32, fingerprint, read_numbers
 from eproxy_jax.progress import Progress, announce
 from eproxy_jax.runs import hosts
 from eproxy_jax.runs.results import ResultsFile, lines_of, result_of
@@ -194,7 +195,13 @@ class _Training:
         self._disconnected: list[Any] = []  # of these, those without a line
         for arch, text, network in zip(run.networks.archs, run.texts, run.networks.index.tolist(), strict=True):
             if network < 0:
-                self._disconnected += [arch] if text not in row_of else []
+                if text not in row_of:
+                    self._disconnected.append(arch)
+                elif row_of[text]["status"] != STATUS_DISCONNECTED:
+                    raise ValueError(
+                        f"{results.path}: has a score of a disconnected network, {quoted(text)}, as older versions "
+                        f"gave it: {ANOTHER_OUT}"
+                    )
             elif text in row_of:
                 self._trained[network] = row_of[text]["losses"]
             else:
