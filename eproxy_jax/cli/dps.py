@@ -153,6 +153,7 @@ def _spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
 def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float], dict[Any, float]]:
     """Split into labelled and evaluation architectures with their values, disjoint as functions."""
     from eproxy_jax.dps.labels import connected_labels
+    from eproxy_jax.progress import announce
     from eproxy_jax.runs.archs import read_truth
     from eproxy_jax.sampling import draw_distinct
 
@@ -168,7 +169,7 @@ def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float],
             )
         drawn = draw_distinct(len(archs), count, arguments.seed, arguments.truth)
         labelled = {archs[i]: truth[archs[i]] for i in drawn}
-    labelled = connected_labels(space, labelled)
+    labelled = connected_labels(space, labelled, announce)
     known = {space.canonical(arch) for arch in labelled}
     rest = [arch for arch in archs if space.canonical(arch) not in known]
     if arguments.num_eval == 0:
