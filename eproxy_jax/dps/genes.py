@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax.errors import check_known, quoted
+from eproxy_jax.errors import check_known, check_seed, quoted
 from eproxy_jax.nn import initializers
 from eproxy_jax.types import FEATURES, MAX_BRANCHES, BranchSettings, ProxySettings
 
@@ -296,11 +296,12 @@ def _distinct_genomes(
     table: GeneTable, draw: Callable[[Array], Array], count: int, seed: int, known: Sequence[Any]
 ) -> list[np.ndarray]:
     """Return ``count`` genomes of a random sequence, without those in ``known``."""
+    start = jax.random.key(check_seed(seed))
     found = {tuple(without_alpha(table, genes).tolist()): np.empty(0) for genes in known}
     first, draw = len(found), jax.jit(draw)
     for number in range(100 * count + 1):
         if len(found) == first + count:
             return list(found.values())[first:]
-        genes = without_alpha(table, draw(jax.random.fold_in(jax.random.key(seed), number)))
+        genes = without_alpha(table, draw(jax.random.fold_in(start, number)))
         found.setdefault(tuple(genes.tolist()), genes)
     raise ValueError(f"{count} distinct settings: the gene table has too few (found {len(found) - first}); widen it")
