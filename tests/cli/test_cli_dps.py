@@ -9,26 +9,14 @@ import time
 
 import numpy as np
 import pytest
+import tiny
 from helpers import ROOT
 
-from eproxy_jax import spaces
 from eproxy_jax.cli import main
 
-SPACE = spaces.get("nasbench201", stem_channels=4, cells_per_stage=1)
-# One branch of one kernel, two steps: what is tested is the command, and narrow genes compile fast.
-TINY = [
-    "--config", f"{ROOT}/configs/nasbench201.py:smoke",
-    "--config.dps.genes.branches=(1,)",
-    "--config.dps.genes.transform_kernel=(1,)",
-    "--config.dps.genes.barrier_kernel=(1,)",
-    "--config.dps.genes.transform_channels=(4,16)",
-    "--config.dps.genes.target_channels=(16,)",
-    "--config.dps.population_size=4",
-    "--config.dps.tournament_size=2",
-    "--config.settings.num_steps=2",
-    "--config.settings.branches[0].barrier_kernel=1",
-]  # fmt: skip
-SEARCH = ["dps", *TINY, "--num-labels", "6", "--num-evaluations", "12", "--config.dps.log_every=2", "--ensemble", "2"]
+SPACE = tiny.Tiny()
+TINY = ["--config", f"{ROOT}/tests/tiny_config.py"]
+SEARCH = ["dps", *TINY, "--num-labels", "6", "--num-evaluations", "12", "--ensemble", "2"]
 
 
 def run(*arguments):
@@ -110,6 +98,8 @@ def test_survives_kill_and_resumes(truth, tmp_path):
         "--num-eval",
         "0",
         "--no-plot",
+        "--num-evaluations",
+        "600",
     ]
     # The same program is compiled in every process: once is enough.
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -133,7 +123,7 @@ def test_survives_kill_and_resumes(truth, tmp_path):
 
 def test_a_bank_and_a_search_that_starts_from_it(truth, searched, tmp_path, capsys):
     bank = tmp_path / "bank.jsonl"
-    command = ["bank", *TINY, "--archs", truth, "--out", bank, "--config.settings.branches[0].target_channels=16"]
+    command = ["bank", *TINY, "--archs", truth, "--out", bank]
     assert run(*command, "--num-settings", 3) == 0
     assert "4 settings" in capsys.readouterr().out
     size = bank.stat().st_size

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from helpers import SPACES
+import tiny
 from scipy import stats
 
 from eproxy_jax import images, ranks
@@ -15,7 +15,7 @@ from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import execution as execution_lib
 from eproxy_jax.types import ProxySettings
 
-SPACE = SPACES["nasbench201"]
+SPACE = tiny.Tiny()
 TABLE = GeneTable(
     branches=(1,), transform_kernel=(1,), barrier_kernel=(1,), transform_channels=(4, 8), target_channels=(4,)
 )

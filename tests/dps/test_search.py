@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SPACES
+import tiny
 from scipy import stats
 
 from eproxy_jax import images, ranks
@@ -18,7 +18,7 @@ from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import grouping, programs
 from eproxy_jax.execution.execution import Execution
 
-SPACE = SPACES["nasbench201"]
+SPACE = tiny.Tiny()
 NARROW = GeneTable(
     alpha=(-0.5, 0.0, 0.5),
     branches=(1, 2),

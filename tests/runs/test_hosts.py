@@ -15,7 +15,7 @@ from eproxy_jax.cli import common, main
 from eproxy_jax.runs import hosts
 from eproxy_jax.runs import results as results_lib
 
-COMMAND = ["score", "--config", f"{ROOT}/configs/nasbench201.py:smoke", "--sample", "24", "--seed", "2", "--no-plot"]
+COMMAND = ["score", "--config", f"{ROOT}/tests/tiny_config.py", "--sample", "120", "--seed", "2", "--no-plot"]
 
 
 @pytest.fixture(scope="module")
