@@ -1,6 +1,6 @@
 """A search space whose program compiles in a second or two, for tests of what surrounds the networks.
 
-``tiny_config.py`` is its configuration. It has what the machinery meets in real spaces: several strings of one
+``tiny_config.py`` is its configuration, and registers it. It has what the machinery meets in real spaces: several strings of one
 function, dead work, a universal module whose architectures are data, two feature taps, mutation and a stand-alone
 module. What is numeric is tested on the real spaces.
 """
@@ -52,7 +52,6 @@ class Net(standalone.StandAloneNet):
         return [x + self.gain * self.point(x) if self.gain else x, x]
 
 
-@base.register("tiny")
 @dataclasses.dataclass(frozen=True)
 class Tiny(base.SearchSpace, base.Group):
     """Three digits from 0 to 4: channels, and two factors of a gain; the third is dead where the second is 0."""

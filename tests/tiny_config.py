@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 from eproxy_jax.cli import config as eproxy_config
+from eproxy_jax.spaces import base
 
 sys.path.append(str(Path(__file__).parent))
 import tiny
+
+base.register(tiny.Tiny.name)(tiny.Tiny)
 
 
 def get_config(variant="smoke"):

@@ -431,12 +431,14 @@ def search_proxy(
       ValueError: an unreadable architecture, fewer than 3 of them, constant values, bad images; every setting diverged.
 
     Example:
-      >>> space = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
+      >>> import flax.linen as nn
+      >>> build = lambda width: nn.Sequential([nn.Conv(width, (3, 3)), lambda tap: [tap]])
+      >>> family = spaces.from_flax(build, archs=[2, 3, 4])
       >>> narrow = GeneTable(branches=(1,), transform_kernel=(1,), barrier_kernel=(1,), transform_channels=(4,),
       ...     target_channels=(4,))
       >>> small = SearchSpec(num_evaluations=4, population_size=2, tournament_size=1, log_every=4, num_steps=2)
-      >>> labelled = {arch: space.macs(arch) for arch in space.sample(4, seed=0)}
-      >>> found = search_proxy(labelled, space, narrow, small, default_images(num=2, size=8))
+      >>> labelled = {2: 71.5, 3: 74.0, 4: 73.0}
+      >>> found = search_proxy(labelled, family, narrow, small, default_images(num=2, size=8))
       >>> len(found.history.fitness)
       4
     """

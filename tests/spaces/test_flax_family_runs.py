@@ -43,14 +43,14 @@ def test_only_networks_that_are_scored_are_built():
     build = Counted()
     space = spaces.from_flax(build, range(5000))
     settings = ProxySettings.from_dict(TWO_STEPS)
-    result = scoring.score([7, "8"], space, settings, BATCH)
+    result = scoring.score([7, "12"], space, settings, BATCH)  # two of one program
     assert result.status == ("ok", "ok")
-    assert tuple(result.params) == (27 * 3, 27 * 4)
-    assert build.built == {7, 8}
+    assert tuple(result.params) == (27 * 3, 27 * 3)
+    assert build.built == {7, 12}
     np.testing.assert_array_equal(result.score, -result.loss)
     few = spaces.from_flax(Counted(), range(4))
-    blended = scoring.score([1], few, ProxySettings.from_dict({**TWO_STEPS, "alpha": 0.5}), BATCH)
-    assert blended.score[0] == -blended.loss[0] * (1 - 0.5 * 2 / 4)
+    blended = scoring.score([2], few, ProxySettings.from_dict({**TWO_STEPS, "alpha": 0.5}), BATCH)
+    assert blended.score[0] == -blended.loss[0] * (1 - 0.5 * 3 / 4)
 
 
 def test_architectures_are_any_values_of_json():
