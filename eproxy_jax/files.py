@@ -183,8 +183,20 @@ def locked_folder(path: Path, message: str) -> Iterator[None]:
 def _check_regular(path: Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise ValueError(f"{path}: a folder, where a file is expected")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(mode) or _in_device_folder(path):
         raise ValueError(f"{path}: not a regular file: name a file on a disk")
+
+
+def _in_device_folder(path: Path) -> bool:
+    """Say if a path leads through /dev or /proc: /dev/stdout may well be a regular file at the moment."""
+    for _ in range(40):  # as many links as Linux follows
+        place = Path(os.path.normpath(path.absolute()))
+        if place.is_relative_to("/proc") or (place.is_relative_to("/dev") and not place.is_relative_to("/dev/shm")):
+            return True
+        if not path.is_symlink():
+            return False
+        path = path.parent / path.readlink()
+    return False
 
 
 def _umask() -> int:

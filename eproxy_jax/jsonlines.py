@@ -99,7 +99,10 @@ class JsonLines:
             self._file.close()
             raise
         self.torn = whole < len(content)
-        self._file.truncate(whole)
+        if whole > len(content):
+            self._file.write(b"\n")
+        else:
+            self._file.truncate(whole)
 
     # --- what subclasses say ---
 
@@ -134,11 +137,13 @@ class JsonLines:
         return content
 
     def _read(self, content: bytes) -> int:
-        """Read the rows of the file and check them. Returns the number of bytes that are whole lines."""
+        """Read the rows of the file and check them. Returns the number of bytes of whole lines with their ends."""
         *lines, rest = content.split(b"\n")
+        if rest and not _is_torn(rest):
+            lines.append(rest)  # a whole line that lacks its end
         if content and not lines:
             try:
-                begins = _is_torn(rest) and self._begins(rest.decode())
+                begins = self._begins(rest.decode())
             except UnicodeDecodeError:
                 begins = False
             if not begins:
@@ -150,7 +155,7 @@ class JsonLines:
         if not self._is_first(first):
             raise ValueError(f"{self.path}:1: not a line of a {self.what}: {ANOTHER_OUT}")
         if len(lines) > 1 and _is_torn(lines[-1]):  # a crash of the machine may leave zeros, and then a line's end
-            rest = lines.pop()
+            lines.pop()
         self.rows = [first, *(_parse_line(self.path, n, line) for n, line in enumerate(lines[1:], start=2))]
         self._check_rows()
         return sum(len(line) + 1 for line in lines)
@@ -304,5 +309,5 @@ def _is_torn(line: bytes) -> bool:
     except ValueError:
         return True
     except RecursionError:
-        return False
+        pass
     return False

@@ -80,9 +80,7 @@ class Tiny(base.SearchSpace, base.Group):
         return [every[i] for i in draw_distinct(len(every), num, seed, "tiny")]
 
     def neighbours(self, arch):
-        return [
-            (*arch[:i], digit, *arch[i + 1 :]) for i in range(3) for digit in range(CHOICES) if digit != arch[i]
-        ]
+        return [(*arch[:i], digit, *arch[i + 1 :]) for i in range(3) for digit in range(CHOICES) if digit != arch[i]]
 
     def canonical(self, arch):
         return (*arch[:2], arch[2] if arch[1] else 0)
