@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 _QUOTED = 80  # characters
@@ -23,6 +24,29 @@ def quoted(value: Any) -> str:
     except (ValueError, RecursionError):  # integers of thousands of digits; lists that are nested too deep
         text = f"<{type(value).__name__}>"
     return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."
+
+
+SEEDS = 2**32  # JAX keys fold larger seeds, without a word: seed 2**32 would be seed 0
+
+
+def check_seed(value: Any, where: str = "seed") -> int:
+    """Return a seed as an ``int``.
+
+    Args:
+      value: an integer, also one of NumPy's.
+      where: the seed's name, for the message.
+
+    Raises:
+      ValueError: not an integer from 0 to 2 ** 32 - 1.
+
+    Example:
+      >>> check_seed(2**32)
+      Traceback (most recent call last):
+      ValueError: seed: expected an integer from 0 to 4294967295, got 4294967296
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < SEEDS:
+        raise ValueError(f"{where}: expected an integer from 0 to {SEEDS - 1}, got {quoted(value)}")
+    return int(value)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

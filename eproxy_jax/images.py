@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from eproxy_jax import sampling
 from eproxy_jax.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ BATCH_SIZE = 16
 IMAGE_SIZE = 32
 DEFAULT_KIND = "one_over_f"  # ranks best of the three, see benchmarks/results/ranking_nasbench201.md
 _DEFAULT_SEED = 0  # seed of the embedded batch: a run's key changes weights and targets, and never the images
+_MIN_SPREAD = 1e-12  # standard deviation over the largest value: with less, it is rounding that is standardised
+_MAX_ERROR = 1e-3  # of mean 0 and variance 1 after standardising
 _CIFAR_IMAGE_BYTES = 3 * 32 * 32
 
 
@@ -158,8 +161,14 @@ def standardize(images: Num[Array | np.ndarray, "B H W 3"]) -> Float[Array, "B H
       ValueError: as :func:`check_images`.
     """
     array = check_images(images)
+    standard = _standardized(array)
     dtype = jax.dtypes.canonicalize_dtype(np.float64 if np.asarray(images).dtype == np.float64 else np.float32)
-    return jnp.asarray((array - array.mean((0, 1, 2))) / array.std((0, 1, 2)), dtype)
+    return jnp.asarray(standard, dtype)
+
+
+def _standardized(array: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):  # check_images looks at the result
+        return (array - array.mean((0, 1, 2))) / array.std((0, 1, 2))
 
 
 def check_images(images: Any, where: str = "images") -> np.ndarray:
@@ -173,7 +182,8 @@ def check_images(images: Any, where: str = "images") -> np.ndarray:
       The same values, float64.
 
     Raises:
-      ValueError: wrong shape, values that are not finite, or a channel without variation.
+      ValueError: wrong shape, values that are not real and finite numbers, or a channel that cannot be standardised:
+        without variation, with none beside its mean but rounding, or with one that overflows or vanishes in float64.
     """
     array = np.asarray(images)
     if array.ndim != 4 or array.shape[-1] != 3 or array.shape[1] != array.shape[2] or array.shape[1] % 4:
@@ -183,14 +193,24 @@ def check_images(images: Any, where: str = "images") -> np.ndarray:
         )
     if array.shape[0] < 2:
         raise ValueError(f"{where}: batch statistics need at least 2 images, got {array.shape[0]}")
-    if not np.issubdtype(array.dtype, np.number):
-        raise ValueError(f"{where}: expected numbers, got dtype {array.dtype}")
-    array = array.astype(np.float64)
+    if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating):
+        raise ValueError(f"{where}: expected real numbers, got dtype {array.dtype}")
+    with np.errstate(over="ignore"):  # of long doubles
+        array = array.astype(np.float64)
     if not np.isfinite(array).all():
         bad = sorted({int(i) for i in np.argwhere(~np.isfinite(array))[:, 0]})
         raise ValueError(f"{where}: values that are not finite in image(s) {bad[:5]}: remove or repair them")
-    if not (array.std((0, 1, 2)) > 0).all():
+    if (array.min((0, 1, 2)) == array.max((0, 1, 2))).any():
         raise ValueError(f"{where}: a colour channel is constant over the batch: it cannot be standardised")
+    standard = _standardized(array)
+    with np.errstate(all="ignore"):
+        spread = array.std((0, 1, 2)) / np.abs(array).max((0, 1, 2))
+        error = np.maximum(np.abs(standard.mean((0, 1, 2))), np.abs(standard.std((0, 1, 2)) - 1))
+    if not ((spread > _MIN_SPREAD) & (error < _MAX_ERROR)).all():
+        raise ValueError(
+            f"{where}: values from {array.min():.3g} to {array.max():.3g}, whose standard deviation overflows, "
+            "vanishes, or is lost in rounding beside their size: scale them, to [0, 1] for example"
+        )
     return array
 
 
@@ -228,7 +248,7 @@ def load_images(path: str | Path, num: int = BATCH_SIZE, seed: int = 0) -> Num[n
         raise ValueError(f"{path}: expected shape [N, H, W, 3], got {list(images.shape)}")
     if len(images) < num:
         raise ValueError(f"{path}: a batch needs {num} images, the file has {len(images)}")
-    rows = np.sort(np.random.default_rng(seed).choice(len(images), num, replace=False))
+    rows = np.sort(sampling.generator(seed).choice(len(images), num, replace=False))
     batch = images[rows]
     check_images(batch, str(path))
     return batch

@@ -24,8 +24,31 @@ def fingerprint(description: dict[str, Any]) -> str:
 
 
 def json_number(value: float) -> float | None:
-    """Round to float32 and return its shortest decimal; None (null) if it is not finite: JSON has no such number."""
-    return float(str(np.float32(value))) if math.isfinite(value) else None
+    """Round to float32 and return its shortest decimal; None (null) if it is not finite: JSON has no such number.
+
+    :func:`read_numbers` inverts it.
+    """
+    rounded = as_float32(value)[()]
+    return float(str(np.float32(rounded))) if math.isfinite(rounded) else None
+
+
+def as_float32(values: Any) -> np.ndarray:
+    """Return numbers rounded to float32, as float64: what a file of :func:`json_number` holds of them."""
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, hence null
+        return np.asarray(values, np.float64).astype(np.float32).astype(np.float64)
+
+
+def read_numbers(values: Any) -> np.ndarray:
+    """Return numbers of :func:`json_number`, in nested lists, as the float64 array that was written; null is NaN.
+
+    The decimal of a float32 number, read as float64, differs from that number by its rounding: 0.1 is not the float32
+    number next to 0.1. So it is rounded once more.
+
+    Example:
+      >>> float(read_numbers(json_number(np.float32(0.1)))) == float(np.float32(0.1))
+      True
+    """
+    return as_float32(np.asarray(values, np.float64))  # None becomes NaN
 
 
 def encode_array(array: np.ndarray) -> Any:

@@ -43,6 +43,9 @@ STATUS_OK = "ok"
 STATUS_DIVERGED = "diverged"
 
 
+STATUS_DISCONNECTED = "disconnected"  # the output never depends on the image, see ``SearchSpace.is_connected``
+
+
 @dataclasses.dataclass(frozen=True)
 class BranchSettings:
     """The settings of one branch: they say how its head and its target are built.
@@ -193,14 +196,15 @@ class ScoreResult:
 
     Attributes:
       archs: the architectures' strings, length A.
-      score: [A] float64, higher is better; ``-inf`` if the training diverged, so that it ranks last.
-      loss: [A] float64, final loss; NaN if the training diverged.
-      losses: [A, S] float64, loss at each step's forward pass.
+      score: [A] float64, higher is better; ``-inf`` if the training diverged or the network is disconnected.
+      loss: [A] float64, final loss; NaN where the score is ``-inf``.
+      losses: [A, S] float64, loss at each step's forward pass; NaN if the network is disconnected.
       macs: [A] int64, multiply-accumulates of the backbone as written for one 3x32x32 image, dead edges included.
       params: [A] int64, trainable parameters of the backbone as written.
-      effective_macs: [A] int64, MACs of the canonical form. ``alpha`` blends these in, so that equal functions get
-        equal scores.
-      status: ``"ok"`` or ``"diverged"``, length A.
+      effective_macs: [A] int64, MACs of the canonical form; 0 if the network is disconnected. ``alpha`` blends these
+        in, so that equal functions get equal scores.
+      status: length A: ``"ok"``, ``"diverged"``, or ``"disconnected"``, for a network whose output never depends on
+        the image. Such a network is not trained.
       seconds: {"compile": ..., "run": ...} wall time, s.
 
     Example:
@@ -221,8 +225,13 @@ class ScoreResult:
     seconds: dict[str, float]
 
     def ranking(self) -> Int64[np.ndarray, " A"]:
-        """Return the indices from best to worst, [A]. Equal scores, such as ``-inf``, keep the order given."""
-        return np.argsort(-self.score, kind="stable")
+        """Return the indices from best to worst, [A].
+
+        Networks whose training diverged come after all others, and disconnected ones after those. Equal scores keep
+        the order given.
+        """
+        disconnected = np.asarray(self.status) == STATUS_DISCONNECTED
+        return np.lexsort((-self.score, disconnected))  # a stable sort, by the last key first
 
     def select(self, positions: Sequence[int]) -> ScoreResult:
         """Return the result of the architectures at some positions, in that order."""

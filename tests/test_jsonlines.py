@@ -268,16 +268,3 @@ def test_two_writers(tmp_path):
     again = headed(tmp_path / "b")
     assert again.rows == [{"x": 1}]
     again.close()
-
-
-def test_losses_come_back_to_the_bit(tmp_path):
-    import numpy as np
-
-    from eproxy_jax.types import ScoreResult
-
-    losses = np.random.default_rng(0).uniform(0, 2, (50, 3)).astype(np.float32).astype(np.float64)
-    losses[3, 2], losses[4] = np.nan, np.nan
-    n = np.ones(50, np.int64)
-    result = ScoreResult(tuple(map(str, range(50))), -losses[:, -1], losses[:, -1], losses, n, n, n, ("ok",) * 50, {})
-    rows = [json.loads(text) for text in results_lib.lines_of(result, "r")]
-    np.testing.assert_array_equal(results_lib.losses_of(rows), losses)

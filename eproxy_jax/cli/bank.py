@@ -42,7 +42,7 @@ def add_parser(commands: common.Commands) -> None:
         "--num-mutations", type=common.natural, default=0, metavar="M", help="of the configuration's (default 0)"
     )
     output.add_argument(
-        "--settings-seed", type=common.natural, default=0, metavar="S", help="of mutations and random ones"
+        "--settings-seed", type=common.seed, default=0, metavar="S", help="of mutations and random ones"
     )
     output.add_argument("--out", metavar="FILE", help="the bank (default WORKDIR/bank.jsonl)")
     output.add_argument("--workdir", metavar="DIR", help="folder of the bank (default .)")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from eproxy_jax import files
+from eproxy_jax.errors import SEEDS, check_seed, quoted
 
 if TYPE_CHECKING:
     from eproxy_jax.cli.config import RunSpec
@@ -56,6 +57,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def seed(text: str) -> int:
+    """Parse a seed, an integer from 0 to 2 ** 32 - 1, for argparse."""
+    try:
+        return check_seed(int(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to {SEEDS - 1}, got {quoted(text)}") from None
+
+
 def add_command(commands: Commands, name: str, help: str, epilog: str) -> argparse.ArgumentParser:
     """Add the parser of one command of ``eproxy``; ``epilog`` is printed unchanged."""
     return commands.add_parser(name, help=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,9 +80,7 @@ def add_proxy_flags(parser: argparse.ArgumentParser) -> Any:
     what.add_argument(
         "--images", metavar="SOURCE", help="dead_leaves, one_over_f, white_noise, .npy/.npz or CIFAR-10 folder"
     )
-    what.add_argument(
-        "--weight-seed", type=natural, metavar="N", help="seed of weights, targets and barrier (default 0)"
-    )
+    what.add_argument("--weight-seed", type=seed, metavar="N", help="seed of weights, targets and barrier (default 0)")
     return what
 
 
@@ -84,7 +91,7 @@ def add_arch_flags(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--sample", type=positive, metavar="N", help="N distinct random ones")
     which.add_argument("--all", action="store_true", help="the whole space")
     which.add_argument("--limit", type=positive, metavar="N", help="a random subset of N out of --archs or --all")
-    which.add_argument("--seed", type=natural, metavar="S", default=0, help="seed of --sample and --limit (default 0)")
+    which.add_argument("--seed", type=seed, metavar="S", default=0, help="seed of --sample and --limit (default 0)")
 
 
 def add_execution_flags(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from ml_collections.config_flags import config_path
 from eproxy_jax import images, scoring, spaces
 from eproxy_jax.dps.evolution import SearchSpec
 from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.errors import check_known, did_you_mean
+from eproxy_jax.errors import check_known, check_seed, did_you_mean
 from eproxy_jax.targets import check_features
 from eproxy_jax.types import ProxySettings
 
@@ -245,9 +245,7 @@ def build(config: ml_collections.ConfigDict) -> RunSpec:
             raise ValueError(f"config: field {name!r} is missing; see eproxy_jax.cli.config.default_config")
     space = spaces.get(values["space"], **values["sizes"])
     settings = ProxySettings.from_dict(values["settings"])
-    seed = values["weight_seed"]
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"config.weight_seed: expected an integer >= 0, got {seed!r}")
+    seed = check_seed(values["weight_seed"], "config.weight_seed")
     genes, search = _search(dict(values["dps"]), settings.num_steps)
     targets, optimizer = values["targets"], values["optimizer"]
     if not all(callable(function) for function in targets.values()):
@@ -268,9 +266,10 @@ def _search(values: dict[str, Any], num_steps: int) -> tuple[GeneTable, SearchSp
 def _images(values: dict[str, Any], expected: dict[str, Any]) -> Any:
     check_known(values, expected, "config.images")
     values = {**expected, **values}
-    for name, least in (("num", 2), ("size", 4), ("seed", 0)):
+    for name, least in (("num", 2), ("size", 4)):
         if not isinstance(values[name], int) or values[name] < least:
             raise ValueError(f"config.images.{name}: expected an integer >= {least}, got {values[name]!r}")
+    seed = check_seed(values["seed"], "config.images.seed")
     source = str(values["source"])
     if source in images.GENERATORS:
         return np.asarray(images.default_images(source, values["num"], values["size"]))
@@ -279,4 +278,4 @@ def _images(values: dict[str, Any], expected: dict[str, Any]) -> Any:
             f"images {source!r}: neither a path nor one of {', '.join(images.GENERATORS)}"
             f"{did_you_mean(source, images.GENERATORS)}"
         )
-    return images.load_images(source, values["num"], values["seed"])
+    return images.load_images(source, values["num"], seed)

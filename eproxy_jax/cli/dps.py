@@ -12,6 +12,7 @@ from typing import Any
 
 from eproxy_jax.cli import common
 from eproxy_jax.cli.common import UsageError
+from eproxy_jax.errors import SEEDS
 
 _EPILOG = """\
 examples:
@@ -37,7 +38,7 @@ def add_parser(commands: common.Commands) -> None:
     labels.add_argument("--labels", metavar="FILE", help="labelled architectures (default: drawn from --truth)")
     labels.add_argument("--num-labels", type=common.positive, metavar="M", help="how many to draw (default 20)")
     labels.add_argument(
-        "--seed", type=common.natural, default=0, metavar="S", help="of the draw and the search (default 0)"
+        "--seed", type=common.seed, default=0, metavar="S", help="of the draw and the search (default 0)"
     )
     labels.add_argument(
         "--num-eval",
@@ -187,6 +188,7 @@ def _spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
 
 def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float], dict[Any, float]]:
     """Split into labelled and evaluation architectures with their values, disjoint as functions."""
+    from eproxy_jax.dps.labels import connected_labels
     from eproxy_jax.runs.archs import read_truth
     from eproxy_jax.sampling import draw_distinct
 
@@ -202,13 +204,14 @@ def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float],
             )
         drawn = draw_distinct(len(archs), count, arguments.seed, arguments.truth)
         labelled = {archs[i]: truth[archs[i]] for i in drawn}
+    labelled = connected_labels(space, labelled)
     known = {space.canonical(arch) for arch in labelled}
     rest = [arch for arch in archs if space.canonical(arch) not in known]
     if arguments.num_eval == 0:
         return labelled, {}
     if len(rest) > arguments.num_eval:
         # Another random stream than that of the labels, and the same for every number of labels.
-        drawn = draw_distinct(len(rest), arguments.num_eval, 10_000 + arguments.seed, arguments.truth)
+        drawn = draw_distinct(len(rest), arguments.num_eval, (10_000 + arguments.seed) % SEEDS, arguments.truth)
         rest = [rest[i] for i in drawn]
     if 0 < len(rest) < 3:
         raise UsageError(f"{arguments.truth}: {len(rest)} architectures left to evaluate; need 3, or --num-eval 0")

@@ -23,7 +23,7 @@ from eproxy_jax.errors import check_known
 from eproxy_jax.types import ProxySettings
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64, Num
+    from jaxtyping import Bool, Float64, Num
 
 _WEIGHTS = ("macs_weight", "params_weight")
 _WEIGHTS_TEXT = " and ".join(map(repr, _WEIGHTS))
@@ -117,23 +117,34 @@ class FittedProxy:
         losses: Num[Array | np.ndarray, "K A"],
         sizes: Num[Array | np.ndarray, "2 A"],
         macs: Num[Array | np.ndarray, " A"] | None = None,
+        connected: Bool[np.ndarray, " A"] | None = None,
     ) -> Float64[np.ndarray, " A"]:
         """Return the mean percentile of every architecture over the members.
+
+        Percentiles are among connected networks only: disconnected ones in the list change no score of the others.
 
         Args:
           losses: [K, A] final losses under each member. A loss that is not finite (diverged) ranks last.
           sizes: [2, A], see ``spaces.size_measures``.
           macs: [A], see ``spaces.macs_fractions``; needed by members that blend by ``alpha``.
+          connected: [A], False for disconnected networks (``space.is_connected``); all are connected if absent.
 
         Returns:
-          [A] in (0, 1], higher is better; ``-inf`` if the training diverged under every member.
+          [A] in (0, 1], higher is better; ``-inf`` if the training diverged under every member, and for disconnected
+          networks.
         """
-        losses = np.asarray(losses, np.float64)
+        losses, sizes = np.asarray(losses, np.float64), np.asarray(sizes)
+        kept = np.ones(losses.shape[1], bool) if connected is None else np.asarray(connected, bool)
+        scores = np.full(losses.shape[1], -np.inf)
+        if not kept.any():
+            return scores
+        own, fractions = losses[:, kept], None if macs is None else np.asarray(macs)[kept]
         percentiles = [
-            stats.rankdata(member_score(member, row, sizes, macs)) / losses.shape[1]
-            for member, row in zip(self.members, losses, strict=True)
+            stats.rankdata(member_score(member, row, sizes[:, kept], fractions)) / own.shape[1]
+            for member, row in zip(self.members, own, strict=True)
         ]
-        return np.where(np.isfinite(losses).any(0), np.mean(percentiles, axis=0), -np.inf)
+        scores[kept] = np.where(np.isfinite(own).any(0), np.mean(percentiles, axis=0), -np.inf)
+        return scores
 
 
 def member_score(member: Member, losses: Any, sizes: Any, macs: Any = None) -> np.ndarray:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax.errors import check_known
+from eproxy_jax.errors import check_known, check_seed
 from eproxy_jax.nn import initializers
 from eproxy_jax.types import FEATURES, MAX_BRANCHES, BranchSettings, ProxySettings
 
@@ -306,11 +306,12 @@ def _distinct_genomes(
     table: GeneTable, draw: Callable[[Array], Array], count: int, seed: int, known: Sequence[Any]
 ) -> list[np.ndarray]:
     """Return ``count`` genomes of a random sequence, without those in ``known``."""
+    key = jax.random.key(check_seed(seed))
     found = {tuple(without_alpha(table, genes).tolist()): np.empty(0) for genes in known}
     first = len(found)
     if count > (most := num_settings(table) - first):
         raise ValueError(f"{count} distinct settings: the gene table has too few ({most}); widen it")
-    draws = jax.jit(jax.vmap(lambda number: draw(jax.random.fold_in(jax.random.key(seed), number))))
+    draws = jax.jit(jax.vmap(lambda number: draw(jax.random.fold_in(key, number))))
     for start in range(0, 100 * count + 1, _BATCH):
         if len(found) == first + count:
             break

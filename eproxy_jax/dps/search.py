@@ -21,7 +21,7 @@ from eproxy_jax import proxy, scoring, spaces
 from eproxy_jax.dps import evolution, fitted, tiered
 from eproxy_jax.dps.evolution import SearchSpec, SearchState
 from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.dps.labels import Labels, fitness_of, make_labels
+from eproxy_jax.dps.labels import Labels, connected_labels, fitness_of, make_labels
 from eproxy_jax.execution import programs
 from eproxy_jax.execution.execution import Execution, candidates_mesh, matmul_precision
 from eproxy_jax.execution.grouping import parse_all
@@ -414,6 +414,7 @@ def search_proxy(
 
     Args:
       labelled: values by architecture, higher is better. Architectures are in any notation that ``space.parse`` reads.
+        Labels of disconnected networks are left out, with a warning.
       space: a search space or its registry name.
       genes: the gene table; the paper's by default.
       search: sizes and rates of the search.
@@ -448,8 +449,11 @@ def search_proxy(
     search = SearchSpec() if search is None else search
     genes = GeneTable() if genes is None else genes
     genes = search.genes_with_effect(genes)
-    archs = tuple(parse_all(list(labelled), space))
-    problem = Problem(space, genes, search, batch, key, search_key, archs, tuple(labelled.values()))
+    archs = parse_all(list(labelled), space)
+    if len(set(archs)) < len(archs):
+        raise ValueError("a labelled architecture stands twice, in two notations: give each once")
+    kept = connected_labels(space, dict(zip(archs, labelled.values(), strict=True)))
+    problem = Problem(space, genes, search, batch, key, search_key, tuple(kept), tuple(kept.values()))
     compiled = prepare(problem, execution)
     start = time.perf_counter()
     history = run(compiled, problem, None, "evolution", execution, progress=progress)

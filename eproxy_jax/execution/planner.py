@@ -51,27 +51,30 @@ class WorkPlan:
     Attributes:
       architectures: length of the list.
       distinct: number of networks to train.
+      disconnected: number of architectures whose output never depends on the image: they are not trained.
       groups: one entry for each compiled program.
       execution: devices, form, grouping.
     """
 
     architectures: int
     distinct: int
+    disconnected: int
     groups: tuple[GroupPlan, ...]
     execution: Execution
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, for JSON: architectures, distinct, programs, flops_needed, flops_executed, ..."""
+        """Return plain data, for JSON: architectures, distinct, disconnected, programs, flops_needed, ..."""
         needed, executed = (sum(getattr(g, name) for g in self.groups) for name in ("flops_needed", "flops_executed"))
         return {
             "architectures": self.architectures,
             "distinct": self.distinct,
+            "disconnected": self.disconnected,
             "programs": len(self.groups),
             "flops_needed": needed,
             "flops_executed": executed,
-            "flops_executed_per_needed": round(executed / needed, 4),
+            "flops_executed_per_needed": round(executed / needed, 4) if needed else 1.0,
             "padding": sum(group.padding for group in self.groups),
-            "bytes_per_device": max(group.bytes_per_device for group in self.groups),
+            "bytes_per_device": max((group.bytes_per_device for group in self.groups), default=0),
             "chunk_size": self.execution.chunk_size,
             "form": self.execution.label,
             "devices": len(self.execution.devices),
@@ -106,12 +109,13 @@ def plan(
     Raises:
       ValueError: the list is empty.
     """
-    distinct = distinct_networks(archs, space).distinct
+    networks = distinct_networks(archs, space)
+    distinct = networks.distinct
     groups = [
         _plan_group(group, [distinct[i] for i in members], space, settings, image_shape, execution)
         for group, members in by_group(distinct, space, execution.grouping).items()
     ]
-    return WorkPlan(len(archs), len(distinct), tuple(groups), execution)
+    return WorkPlan(len(archs), len(distinct), int((~networks.connected).sum()), tuple(groups), execution)
 
 
 def _plan_group(

@@ -11,7 +11,7 @@ import numpy as np
 
 from eproxy_jax.ranks import RankQuality, rank_quality
 from eproxy_jax.runs import outputs
-from eproxy_jax.types import STATUS_DIVERGED, ScoreResult
+from eproxy_jax.types import STATUS_DISCONNECTED, STATUS_DIVERGED, ScoreResult
 
 
 def ranked_table(result: ScoreResult, top: int = 10, truth: np.ndarray | None = None) -> str:
@@ -26,34 +26,43 @@ def ranked_table(result: ScoreResult, top: int = 10, truth: np.ndarray | None = 
       Text with a header line.
     """
     width = max([len(arch) for arch in result.archs] + [4])
-    header = f"{'rank':>4}  {'score':>9}  {'MACs/M':>8}  {'params/M':>8}  {'status':8}"
+    ranking = result.ranking()[:top]
+    status = max([len(result.status[i]) for i in ranking] + [8])
+    header = f"{'rank':>4}  {'score':>9}  {'MACs/M':>8}  {'params/M':>8}  {'status':{status}}"
     lines = [header + (f"  {'truth':>8}" if truth is not None else "") + "  arch"]
-    for rank, i in enumerate(result.ranking()[:top], start=1):
+    for rank, i in enumerate(ranking, start=1):
         score = f"{result.score[i]:9.5f}" if math.isfinite(result.score[i]) else f"{'-':>9}"
-        line = f"{rank:>4}  {score}  {result.macs[i] / 1e6:>8.2f}  {result.params[i] / 1e6:>8.3f}  {result.status[i]:8}"
+        sizes = f"{result.macs[i] / 1e6:>8.2f}  {result.params[i] / 1e6:>8.3f}"
+        line = f"{rank:>4}  {score}  {sizes}  {result.status[i]:{status}}"
         if truth is not None:
             line += f"  {truth[i]:>8.3f}" if math.isfinite(truth[i]) else f"  {'-':>8}"
         lines.append(f"{line}  {result.archs[i]:{width}}".rstrip())
-    diverged = result.status.count(STATUS_DIVERGED)
-    lines.append(f"{len(result.archs)} architectures, {diverged} diverged")
+    diverged, disconnected = result.status.count(STATUS_DIVERGED), result.status.count(STATUS_DISCONNECTED)
+    count = f"{len(result.archs)} architectures, {diverged} diverged"
+    lines.append(count + (f", {disconnected} disconnected" if disconnected else ""))
     return "\n".join(lines)
 
 
 def quality_rows(result: ScoreResult, truth: np.ndarray) -> dict[str, RankQuality]:
     """Measure how well the score, MACs alone and parameters alone agree with the truth.
 
+    Networks that diverged or are disconnected share the last rank of the score. MACs and parameters are those of the
+    networks as written, which is what the field quotes. Effective MACs are without dead edges, and 0 for disconnected
+    networks: they know of these what the score knows.
+
     Args:
       result: scores of A architectures.
       truth: [A] measured values. NaN (unknown) is left out.
 
     Returns:
-      Rank quality of ``eproxy``, ``macs`` and ``params``.
+      Rank quality of ``eproxy``, ``macs``, ``params`` and ``effective macs``.
 
     Raises:
       ValueError: fewer than 3 architectures have a value.
     """
     known = np.isfinite(truth)
     columns = {"eproxy": result.score, "macs": result.macs, "params": result.params}
+    columns["effective macs"] = result.effective_macs
     return {name: rank_quality(column[known], truth[known]) for name, column in columns.items()}
 
 

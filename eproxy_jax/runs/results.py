@@ -18,14 +18,15 @@ from typing_extensions import override
 
 from eproxy_jax import files
 from eproxy_jax.errors import quoted
-from eproxy_jax.jsonlines import ANOTHER_OUT, JsonLines, json_number, parse_lines
+from eproxy_jax.jsonlines import ANOTHER_OUT, JsonLines, json_number, parse_lines, read_numbers
 from eproxy_jax.types import ScoreResult
 
 
 def lines_of(result: ScoreResult, run: str) -> list[str]:
     """Return one JSON line per architecture: arch, score, loss, losses, macs, params, effective_macs, status, run.
 
-    ``score``, ``loss`` and entries of ``losses`` are null if the training diverged.
+    ``score``, ``loss`` and entries of ``losses`` are null if the training diverged; all of them if the network is
+    disconnected. Losses are float32 numbers, see :func:`eproxy_jax.jsonlines.json_number`.
     """
     return [
         json.dumps(
@@ -46,32 +47,19 @@ def lines_of(result: ScoreResult, run: str) -> list[str]:
 
 
 def result_of(rows: Sequence[dict[str, Any]]) -> ScoreResult:
-    """Invert :func:`lines_of` on parsed lines."""
-
-    def column(name: str, missing: float) -> np.ndarray:
-        return np.asarray([missing if row[name] is None else row[name] for row in rows], np.float64)
-
-    losses = [[math.nan if value is None else value for value in row["losses"]] for row in rows]
+    """Invert :func:`lines_of` on parsed lines: losses come back to the bit."""
+    scores = [-math.inf if row["score"] is None else row["score"] for row in rows]
     return ScoreResult(
         archs=tuple(row["arch"] for row in rows),
-        score=column("score", -math.inf),
-        loss=column("loss", math.nan),
-        losses=np.asarray(losses, np.float64),
+        score=np.asarray(scores, np.float64),
+        loss=read_numbers([row["loss"] for row in rows]),
+        losses=read_numbers([row["losses"] for row in rows]),
         macs=np.asarray([row["macs"] for row in rows], np.int64),
         params=np.asarray([row["params"] for row in rows], np.int64),
         effective_macs=np.asarray([row["effective_macs"] for row in rows], np.int64),
         status=tuple(row["status"] for row in rows),
         seconds={},
     )
-
-
-def losses_of(rows: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Return the losses [A, S] of parsed lines, float64: to the bit those that :func:`lines_of` wrote.
-
-    A line holds the shortest decimals of float32 numbers, so they are read as float32.
-    """
-    losses = [[math.nan if value is None else value for value in row["losses"]] for row in rows]
-    return np.asarray(losses, np.float32).astype(np.float64)
 
 
 _WHAT = "score file of eproxy"

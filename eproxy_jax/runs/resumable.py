@@ -34,12 +34,12 @@ from eproxy_jax.errors import quoted
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import Networks, by_group, distinct_networks, parse_all
 from eproxy_jax.images import default_images, standardize
-from eproxy_jax.jsonlines import fingerprint
+from eproxy_jax.jsonlines import as_float32, fingerprint, read_numbers
 from eproxy_jax.progress import Progress, announce
 from eproxy_jax.runs import hosts, outputs
 from eproxy_jax.runs.meeting import Guest, Host
-from eproxy_jax.runs.results import ResultsFile, check_file, lines_of, losses_of, read_results, result_of
-from eproxy_jax.types import STATUS_DIVERGED, STATUS_OK, ProxySettings, ScoreResult
+from eproxy_jax.runs.results import ResultsFile, check_file, lines_of, read_results, result_of
+from eproxy_jax.types import STATUS_DIVERGED, ProxySettings, ScoreResult
 
 if TYPE_CHECKING:
     from jaxtyping import Key, Num
@@ -280,16 +280,19 @@ class _Training:
 
     def __init__(self, run: _Run, job: scoring.Job, results: ResultsFile, run_id: str, out: Path):
         self._run, self._job, self._results, self._run_id, self._out = run, job, results, run_id, out
+        self._num_steps = job.settings.num_steps
         self._diverged = sum(row["status"] == STATUS_DIVERGED for row in results.rows)
         if results.rows and (wrong := results.correct([json.loads(line) for line in self._lines(results.rows)])):
             run.say(f"{results.path}: {wrong} lines did not follow from their losses and are computed anew")
-        place = {row["arch"]: number for number, row in enumerate(results.rows)}
-        losses = losses_of(results.rows)
+        row_of = {row["arch"]: row for row in results.rows}
         self._missing: dict[int, list[Any]] = {}  # architectures without a line, by network
-        self._trained: dict[int, np.ndarray] = {}  # losses of networks that have a line
+        self._trained: dict[int, list[float | None]] = {}  # losses of networks that have a line
+        self._disconnected: list[Any] = []  # of these, those without a line
         for arch, text, network in zip(run.networks.archs, run.texts, run.networks.index.tolist(), strict=True):
-            if text in place:
-                self._trained[network] = losses[place[text]]
+            if network < 0:
+                self._disconnected += [arch] if text not in row_of else []
+            elif text in row_of:
+                self._trained[network] = row_of[text]["losses"]
             else:
                 self._missing.setdefault(network, []).append(arch)
 
@@ -300,9 +303,13 @@ class _Training:
             run.say(f"{results.path}: dropped a half-written last line")
         if results.rows:
             run.say(f"{results.path}: resuming after {len(results.rows)} of {len(run.texts)} architectures")
+        if count := int((~run.networks.connected).sum()):
+            run.say(f"{count} disconnected (their output never depends on the image): not trained, ranked last")
+        if self._disconnected and run.process.index == 0:
+            self._append_lines(self._disconnected, np.full((len(self._disconnected), self._num_steps), np.nan))
         # After a kill, some architectures of a trained network may lack their lines.
         if again := [network for network in self._missing if network in self._trained]:
-            self._append(again, np.stack([self._trained[network] for network in again]))
+            self._append(again, read_numbers([self._trained[network] for network in again]))
         compiled: list[float] = []
         start = time.perf_counter()
         if todo := self._todo():
@@ -326,12 +333,21 @@ class _Training:
         """Return the lines that follow from the losses of some rows."""
         arch_of = dict(zip(self._run.texts, self._run.networks.archs, strict=True))
         archs = [arch_of[row["arch"]] for row in rows]
-        return lines_of(scoring.score_losses(self._job, archs, losses_of(rows), {}), self._run_id)
+        return lines_of(
+            scoring.score_losses(self._job, archs, read_numbers([row["losses"] for row in rows]), {}), self._run_id
+        )
 
     def _append(self, numbers: Sequence[int], losses: np.ndarray) -> None:
         """Append the lines of trained networks: losses [n, S]."""
         pairs = [(arch, row) for row, number in enumerate(numbers) for arch in self._missing.pop(number)]
-        result = scoring.score_losses(self._job, [arch for arch, _ in pairs], losses[[row for _, row in pairs]], {})
+        self._append_lines([arch for arch, _ in pairs], losses[[row for _, row in pairs]])
+
+    def _append_lines(self, archs: Sequence[Any], losses: np.ndarray) -> None:
+        """Append the lines of architectures: losses [n, S].
+
+        Scores follow from the losses that the file keeps, so that those of a resumed run are equal to the bit.
+        """
+        result = scoring.score_losses(self._job, archs, as_float32(losses), {})
         self._results.append(lines_of(result, self._run_id))
         self._diverged += result.status.count(STATUS_DIVERGED)
 
@@ -404,8 +420,9 @@ def _score_fitted(run: _Run, proxy: FittedProxy, out: Path) -> tuple[ScoreResult
     sizes = spaces.size_measures(run.space, run.networks.archs)
     blends = any(member.macs_weight is None for member in proxy.members)  # otherwise the largest network is not needed
     fractions = spaces.macs_fractions(run.space, run.networks.archs) if blends else None
-    scores = proxy.scores(np.stack([result.loss for result in members]), sizes, fractions)
-    status = tuple(STATUS_OK if np.isfinite(one) else STATUS_DIVERGED for one in scores)
+    connected = run.networks.connected
+    scores = proxy.scores(np.stack([result.loss for result in members]), sizes, fractions, connected)
+    status = scoring.statuses(np.isfinite(scores), connected)
     # Loss and curve are those of the best member: a mean over settings has no meaning.
     result = dataclasses.replace(members[0], score=scores, status=status, seconds=seconds)
     identity = {
@@ -449,6 +466,7 @@ def _write_record(
         "archs": len(run.texts),
         "distinct": len(run.networks.distinct),
         "diverged": None if result is None else result.status.count(STATUS_DIVERGED),
+        "disconnected": int((~run.networks.connected).sum()),
         "seconds": seconds,
         "devices": [str(device) for device in (execution or run.execution).devices],
         "command": run.command,

@@ -45,7 +45,7 @@ from typing_extensions import override
 
 from eproxy_jax import sampling, sources
 from eproxy_jax.errors import did_you_mean
-from eproxy_jax.nn import traced_work
+from eproxy_jax.nn import traced_flow, traced_work
 from eproxy_jax.spaces import base
 from eproxy_jax.types import TARGET_SIZE
 
@@ -135,6 +135,14 @@ class FlaxFamily(base.SearchSpace):
         return arch
 
     @override
+    def is_connected(self, arch: Any) -> bool:
+        """Whether the module's last map depends on the images. Its trace decides: what is not read does not count.
+
+        A product with a weight that is always zero is not seen through: such a network counts as connected.
+        """
+        return _sizes(self, arch)[3]
+
+    @override
     def group(self, arch: Any) -> FlaxGroup:
         """A group of this architecture alone."""
         return FlaxGroup(self, arch)
@@ -208,8 +216,8 @@ def _positions(family: FlaxFamily) -> dict[Any, int]:
 
 
 @functools.cache
-def _sizes(family: FlaxFamily, arch: Any) -> tuple[int, int, tuple[int, ...]]:
-    """(MACs, parameters, channels of the taps)."""
+def _sizes(family: FlaxFamily, arch: Any) -> tuple[int, int, tuple[int, ...], bool]:
+    """(MACs, parameters, channels of the taps, whether the last map depends on the images)."""
     module, images = family.build(arch), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: module.init(jax.random.key(_KEY), x), images)
     params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -218,7 +226,8 @@ def _sizes(family: FlaxFamily, arch: Any) -> tuple[int, int, tuple[int, ...]]:
         return module.apply(variables, images, mutable=[name for name in variables if name != "params"])[0]
 
     channels = tuple(tap.shape[-1] for tap in jax.eval_shape(taps, images, variables))
-    return traced_work.count(taps, images, variables), params, channels
+    connected, *_ = traced_flow.depends_on_first(taps, images, variables)  # the trace is that of the line above
+    return traced_work.count(taps, images, variables), params, channels, connected
 
 
 def _frozen(value: Any) -> Any:

@@ -20,6 +20,8 @@ SPACE = tiny.Tiny()
 TABLE = GeneTable(
     branches=(1,), transform_kernel=(1,), barrier_kernel=(1,), transform_channels=(4, 8), target_channels=(4,)
 )
+ARCHS = SPACE.sample(9, 0)
+DISCONNECTED = [arch for arch in ARCHS if not SPACE.is_connected(arch)]
 SPEC = loss_bank.BankSpec(SPACE, TABLE, images.standardize(images.default_images(num=4, size=8)), 0, 2)
 
 
@@ -31,22 +33,28 @@ def filled(tmp_path_factory):
     settings = genes_lib.random_settings(TABLE, 4)
     bank = loss_bank.LossBank(path, SPEC.identity(execution))
     trained = []
-    loss_bank.fill(bank, SPEC, settings[:3], SPACE.sample(9, 0)[:6], execution, lambda *a: trained.append(a))
-    loss_bank.fill(bank, SPEC, settings, SPACE.sample(9, 0), execution, lambda *a: trained.append(a))
+    loss_bank.fill(bank, SPEC, settings[:3], ARCHS[:6], execution, lambda *a: trained.append(a))
+    loss_bank.fill(bank, SPEC, settings, ARCHS, execution, lambda *a: trained.append(a))
     bank.close()
     return path, execution, settings, trained
 
 
 def test_only_what_is_missing_is_trained(filled):
     path, execution, settings, trained = filled
-    first = len({SPACE.canonical(arch) for arch in SPACE.sample(9, 0)[:6]})
-    all_ = len({SPACE.canonical(arch) for arch in SPACE.sample(9, 0)})
+    first = len({SPACE.canonical(arch) for arch in ARCHS[:6] if SPACE.is_connected(arch)})
+    all_ = len({SPACE.canonical(arch) for arch in ARCHS if SPACE.is_connected(arch)})
     assert [done for done, _, _ in trained[:3]] == [first, 2 * first, 3 * first]
     assert trained[-1][1] == 3 * (all_ - first) + all_
     bank = loss_bank.LossBank(path, SPEC.identity(execution))
-    assert bank.computed().all()
-    assert bank.losses(2).shape == (4, all_, 2)
-    assert loss_bank.fill(bank, SPEC, settings, SPACE.sample(9, 0), execution)["run"] == 0
+    # Disconnected networks are known to the bank, and have no losses.
+    (dead,) = set(bank.columns(SPACE, DISCONNECTED))
+    trained_ones = np.delete(np.arange(all_ + 1), dead)
+    assert bank.computed()[:, trained_ones].all()
+    assert np.isfinite(bank.losses(2)[:, trained_ones]).all()
+    assert not bank.computed()[:, dead].any()
+    assert np.isnan(bank.losses(2)[:, dead]).all()
+    assert bank.losses(2).shape == (4, all_ + 1, 2)
+    assert loss_bank.fill(bank, SPEC, settings, ARCHS, execution)["run"] == 0
     bank.close()
 
 
@@ -56,7 +64,7 @@ def test_a_torn_line_is_trained_again_and_losses_come_back_equal(filled, tmp_pat
     torn.write_bytes(path.read_bytes()[:-40])
     bank = loss_bank.LossBank(torn, SPEC.identity(execution))
     assert len(bank.genes) == 3
-    loss_bank.fill(bank, SPEC, settings, SPACE.sample(9, 0), execution)
+    loss_bank.fill(bank, SPEC, settings, ARCHS, execution)
     whole = loss_bank.LossBank(path, SPEC.identity(execution))
     np.testing.assert_array_equal(bank.losses(2), whole.losses(2))
     bank.close()
@@ -148,13 +156,16 @@ def test_mutated_settings_are_near_and_not_the_one_they_come_from():
 
 def test_the_fittest_of_a_bank(filled):
     path, execution, _, _ = filled
-    labelled = {arch: float(i) for i, arch in enumerate(SPACE.sample(9, 0)[:6])}
+    labelled = {arch: float(i) for i, arch in enumerate(ARCHS) if SPACE.is_connected(arch)}
     bank = loss_bank.LossBank(path, SPEC.identity(execution))
     for blend in ("alpha", "rank"):
         fittest = loss_bank.fittest_of_bank(bank, SPEC, labelled, 3, blend)
         fitness = [f for _, _, f in fittest]
         assert fitness == sorted(fitness, reverse=True)
         assert len(fittest) == 3
+        with pytest.warns(UserWarning, match="1 of the 9 labelled .* are disconnected"):
+            same = loss_bank.fittest_of_bank(bank, SPEC, {**labelled, DISCONNECTED[0]: 99.0}, 3, blend)
+        assert [f for _, _, f in same] == fitness
     with pytest.raises(ValueError, match="lacks 1 of the architectures"):
         loss_bank.fittest_of_bank(bank, SPEC, {**labelled, SPACE.sample(30, 5)[-1]: 9.0}, 3, "rank")
     bank.close()
