@@ -124,7 +124,7 @@ class JsonLines:
         self.torn = whole < len(content)
         if whole > len(content):
             self._file.write(b"\n")
-        else:
+        elif self.torn:
             self._file.truncate(whole)
 
     # --- what subclasses say ---
@@ -176,7 +176,7 @@ class JsonLines:
             return 0
         first = _parse_line(self.path, 1, lines[0])
         if not self._is_first(first):
-            raise ValueError(f"{self.path}:1: not a line of a {self.what}: {ANOTHER_OUT}")
+            raise ValueError(f"{self.path}:1: not a line of a {self.what}, and left as it is: {ANOTHER_OUT}")
         if len(lines) > 1 and _is_torn(lines[-1]):  # a crash of the machine may leave zeros, and then a line's end
             lines.pop()
         self.rows = [first, *(_parse_line(self.path, n, line) for n, line in enumerate(lines[1:], start=2))]
@@ -239,7 +239,8 @@ class JsonLines:
 
     def _draft(self) -> Path:
         target = self.path.resolve()
-        return target.with_name(f".{target.name}.rewriting")
+        short = len(os.fsencode(target.name)) < 200
+        return target.with_name(f".{target.name if short else fingerprint({'name': target.name})}.rewriting")
 
     def close(self) -> None:
         """Close the file."""
