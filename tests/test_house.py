@@ -12,7 +12,8 @@ PACKAGE = ROOT / "eproxy_jax"
 # From the ground up. A room or module imports from its own level's own room and from lower levels, nothing else.
 LEVELS = (
     ("_version",),
-    ("errors", "files"),
+    ("errors",),
+    ("files",),
     ("jsonlines", "progress", "sampling", "sources"),
     ("nn",),
     ("types",),

@@ -71,7 +71,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     rate, seed = spec.search.mutation_rate, arguments.settings_seed
     counts = (arguments.num_mutations, arguments.num_settings)
     settings = loss_bank.settings_to_try(spec.genes, chosen, rate, *counts, seed)
-    out = Path(arguments.out) if arguments.out else Path(arguments.workdir or ".") / "bank.jsonl"
+    out = Path(arguments.out or Path(arguments.workdir or ".") / "bank.jsonl")
+    common.check_outputs(arguments, [out])
     with loss_bank.LossBank(out, bank_spec.identity(execution)) as bank:
         progress.announce("compiling, then training setting after setting")
         seconds = loss_bank.fill(bank, bank_spec, settings, archs, execution, loss_bank.show_progress())

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from eproxy_jax import files
-from eproxy_jax.errors import one_line, quoted
-
-from eproxy_jax.errors import SEEDS, check_seed, quoted
+from eproxy_jax.errors import SEEDS, check_seed, one_line, quoted
 
 if TYPE_CHECKING:
     from eproxy_jax.cli.config import RunSpec
@@ -56,6 +54,14 @@ def natural(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {text}")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Parse a positive number of seconds, for argparse."""
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text}")
     return value
 
 
@@ -130,6 +136,66 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of compiled programs, for later runs; 'off' for none (default ~/.cache/eproxy_jax/programs)",
     )
+
+
+# --- paths ---------------------------------------------------------------------------------------------------
+
+_READ = ("archs", "truth", "labels", "bank", "settings", "config", "images")  # flags of files that are only read
+_FOLDERS = ("workdir", "compile_cache")
+_STDIN = "-"
+
+
+def check_paths(arguments: argparse.Namespace) -> None:
+    """Expand ``~`` in all paths of the flags, and refuse devices, pipes and folders where a file is expected.
+
+    Raises:
+      UsageError: a path is of the wrong kind, or has a name that no file can have; the message names the flag.
+    """
+    for name in (*_READ, "out", *_FOLDERS):
+        value = getattr(arguments, name, None)
+        try:
+            if isinstance(value, list):
+                setattr(arguments, name, [_checked(name, one) for one in value])
+            elif isinstance(value, str):
+                setattr(arguments, name, _checked(name, value))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--{name.replace('_', '-')}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _checked(name: str, text: str) -> str:
+    if text == _STDIN or (name == "compile_cache" and text == "off"):
+        return text
+    path = files.expanded(text)
+    if name == "out":
+        files.writable(path)
+    elif name in _FOLDERS:
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path}: not a folder, where one is expected")
+    elif path.exists() and not (name == "images" and path.is_dir()):
+        files.existing(path)
+    elif name in ("config", "images") and (plain := Path(str(path).rpartition(":")[0])).exists() and ":" in text:
+        files.existing(plain)  # FILE:VARIANT, FILE.npz:NAME
+    return str(path)
+
+
+def check_outputs(arguments: argparse.Namespace, written: Sequence[Path]) -> None:
+    """Check that no file of the flags is both read and written, and that all names can be written.
+
+    Raises:
+      UsageError: a file is read and written.
+      OSError: a name is too long.
+    """
+    from eproxy_jax.runs.outputs import check_distinct
+
+    read = {}
+    for name in _READ:
+        value = getattr(arguments, name, None)
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and one != _STDIN:
+                read[one] = f"--{name}"
+                if ":" in one:
+                    read[one.rpartition(":")[0]] = f"--{name}"
+    check_distinct(written, {Path(one): flag for one, flag in read.items() if one})
 
 
 # --- from flags to specs -------------------------------------------------------------------------------------

@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
+import threading
+import time
 import traceback
 import warnings
 from collections.abc import Sequence
 
-from eproxy_jax.cli import bank, dps, plan, score
+from eproxy_jax.cli import bank, common, dps, plan, score
 from eproxy_jax.cli.common import Parser, UsageError
 from eproxy_jax.errors import one_line, quoted
 
@@ -22,6 +25,7 @@ EXIT_USAGE = 2
 EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130  # as the shell says it of SIGINT
 EXIT_PIPE = 141  # as the shell says it of SIGPIPE
+EXIT_SIGTERM = 128 + signal.SIGTERM
 _COMMANDS = {"score": score, "plan": plan, "dps": dps, "bank": bank}
 
 
@@ -61,7 +65,9 @@ def _run(argv: Sequence[str] | None) -> int:
     if any("=" not in text for text in overrides):
         own.error("configuration overrides are written --config.FIELD=VALUE, with '='")
     try:
+        common.check_paths(arguments)
         if argv is None:  # run as a program; a caller of this function has configured JAX already
+            _obey_sigterm()
             _configure_jax(arguments)
         return _COMMANDS[arguments.command].run(arguments, overrides)
     except BrokenPipeError as error:
@@ -113,6 +119,34 @@ def _open_standard_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+_GRACE_SECONDS = 3.0
+
+
+def _obey_sigterm() -> None:
+    """End on SIGTERM: at once where Python runs, within seconds where XLA compiles or trains.
+
+    Files stay whole in either case: lines are appended as a whole, and a half-written last one is dropped later.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def stop(*_: object) -> None:
+        print("eproxy: stopped (SIGTERM); start it again with the same flags to resume", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_SIGTERM)
+
+    def watch() -> None:
+        while os.read(reader, 1)[0] != signal.SIGTERM:
+            pass
+        if (meeting := sys.modules.get("eproxy_jax.runs.meeting")) is not None:
+            meeting.stop_all()
+        time.sleep(_GRACE_SECONDS)
+        os._exit(EXIT_SIGTERM)  # the main thread is inside of XLA, which hears no signals
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the parser of all commands; this loads neither JAX, Flax nor SciPy."""
     from eproxy_jax import __version__
@@ -138,17 +172,21 @@ def _configure_jax(arguments: argparse.Namespace) -> None:
     except OSError as error:
         warnings.warn(f"compiled programs are not kept: {error} (--compile-cache)", RuntimeWarning, stacklevel=1)
     if arguments.command == "score":
-        join_processes(arguments.distributed, arguments.coordinator, arguments.num_processes, arguments.process_id)
+        several = arguments.coordinator, arguments.num_processes, arguments.process_id
+        join_processes(arguments.distributed, *several, wait=arguments.wait)
 
 
-def join_processes(distributed: bool, coordinator: str | None, count: int | None, index: int | None) -> None:
-    """Start JAX's distributed runtime if the flags ask for it.
+def join_processes(
+    distributed: bool, coordinator: str | None, count: int | None, index: int | None, wait: float = 600.0
+) -> None:
+    """Check the flags of several processes, and start JAX's distributed runtime if they ask for it.
 
     Args:
       distributed: ``--distributed``.
       coordinator: ``--coordinator``.
       count: ``--num-processes``.
       index: ``--process-id``.
+      wait: ``--wait``, s.
 
     Raises:
       UsageError: the flags do not fit together, or the other processes cannot be reached.
@@ -157,10 +195,16 @@ def join_processes(distributed: bool, coordinator: str | None, count: int | None
         raise UsageError("--coordinator, --num-processes and --process-id go together")
     if count is not None and index is not None and index >= count:
         raise UsageError(f"--process-id {index}: expected 0 to {count - 1}, as --num-processes is {count}")
-    if distributed or coordinator is not None:
-        from eproxy_jax.runs import hosts
+    if distributed and coordinator is not None:
+        raise UsageError("--distributed finds the processes, --coordinator tells them: give one of the two")
+    if not distributed and coordinator is None:
+        return
+    from eproxy_jax.runs import hosts
 
-        try:
-            hosts.start(coordinator, count, index)
-        except (RuntimeError, ValueError) as error:
-            raise UsageError(f"cannot join the other processes: {one_line(error)}") from error
+    if coordinator is not None:
+        hosts.address_of(coordinator)
+        return
+    try:
+        hosts.start(wait)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"cannot join the other processes: {one_line(error)}") from error

@@ -83,6 +83,11 @@ def setting_flops(problem: Problem, genes: Any) -> tuple[float, float]:
     return float(needed), float(executed)
 
 
+def bank_spec(problem: Problem) -> loss_bank.BankSpec:
+    """Return all that the trainings of a comparison depend on."""
+    return loss_bank.BankSpec(problem.space, problem.genes, problem.images, problem.key, problem.search.num_steps)
+
+
 def compare(
     problem: Problem,
     found: Mapping[str, fitted.FittedProxy],
@@ -122,7 +127,7 @@ def compare(
         "params, fitted": params,
         "plain": scoring.score_networks(job, networks).score,
     }
-    spec = loss_bank.BankSpec(space, table, problem.images, problem.key, problem.search.num_steps)
+    spec = bank_spec(problem)
     genomes = {kind: [table.encode(m.settings) for m in proxy.members] for kind, proxy in found.items()}
     with loss_bank.LossBank(path, spec.identity(execution)) as bank:
         wide = dataclasses.replace(execution, chunk_size=loss_bank.CHUNK * len(execution.devices))

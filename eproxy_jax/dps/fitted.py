@@ -88,6 +88,8 @@ class FittedProxy:
     def from_dict(cls, values: dict[str, Any]) -> FittedProxy:
         """Invert :meth:`to_dict`; a dict without ``members`` is one plain setting.
 
+        A field ``search`` beside ``members``, the fingerprint of the search that found them, is not read.
+
         Raises:
           ValueError: an unknown field or a bad value.
         """
@@ -95,7 +97,7 @@ class FittedProxy:
             raise ValueError(f"a proxy: expected a dict of settings, got {quoted(values)}")
         if "members" not in values:
             return cls((Member(ProxySettings.from_dict(values)),))
-        if set(values) != {"members"} or not isinstance(values["members"], list):
+        if not {"members"} <= set(values) <= {"members", "search"} or not isinstance(values["members"], list):
             raise ValueError(f"a fitted proxy has one field, 'members', a list; got {quoted(list(values))}")
         members = []
         for number, member in enumerate(values["members"]):

@@ -292,16 +292,43 @@ def mutated_settings(table: GeneTable, genes: Any, rate: float, count: int, seed
     return _distinct_genomes(table, lambda key: table.mutate(key, jnp.asarray(genes), rate), count, seed, [genes])
 
 
+_BATCH = 256  # genomes drawn at once
+
+
+def num_settings(table: GeneTable) -> int:
+    """Return how many distinct settings a table has; ``alpha``, which no training reads, does not count.
+
+    Example:
+      >>> one = {"level": (1.0,), "transform_kernel": (1,), "barrier_kernel": (1,), "transform_channels": (4,)}
+      >>> num_settings(GeneTable(lr=(1.0,), branches=(1,), target_channels=(4,), **one))  # 31 features, 4 x 4 inits
+      496
+    """
+    shared = len(table.lr) * len(table.network_init) * len(table.barrier_init)
+    branch = (2 ** len(FEATURES) - 1) * math.prod(len(getattr(table, gene)) for gene in _BRANCH_GENES)
+    return shared * sum(branch**used for used in table.branches)
+
+
 def _distinct_genomes(
     table: GeneTable, draw: Callable[[Array], Array], count: int, seed: int, known: Sequence[Any]
 ) -> list[np.ndarray]:
     """Return ``count`` genomes of a random sequence, without those in ``known``."""
-    start = jax.random.key(check_seed(seed))
+    key = jax.random.key(check_seed(seed))
     found = {tuple(without_alpha(table, genes).tolist()): np.empty(0) for genes in known}
-    first, draw = len(found), jax.jit(draw)
-    for number in range(100 * count + 1):
+    first = len(found)
+    if count > (most := num_settings(table) - first):
+        raise ValueError(f"{count} distinct settings: the gene table has too few ({most}); widen it")
+    draws = jax.jit(jax.vmap(lambda number: draw(jax.random.fold_in(key, number))))
+    for start in range(0, 100 * count + 1, _BATCH):
         if len(found) == first + count:
-            return list(found.values())[first:]
-        genes = without_alpha(table, draw(jax.random.fold_in(start, number)))
-        found.setdefault(tuple(genes.tolist()), genes)
-    raise ValueError(f"{count} distinct settings: the gene table has too few (found {len(found) - first}); widen it")
+            break
+        for drawn in np.asarray(draws(jnp.arange(start, start + _BATCH))):
+            genes = without_alpha(table, drawn)
+            found.setdefault(tuple(genes.tolist()), genes)
+            if len(found) == first + count:
+                break
+    if len(found) < first + count:
+        raise ValueError(
+            f"{count} distinct settings: {100 * count} random draws found {len(found) - first} of the "
+            f"{most} that the gene table has; ask for fewer, or widen it"
+        )
+    return list(found.values())[first:]

@@ -29,7 +29,7 @@ from eproxy_jax.dps.labels import connected_labels
 from eproxy_jax.execution import programs
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import GroupInput, distinct_networks, group_inputs
-from eproxy_jax.jsonlines import JsonLines, fingerprint, json_number, read_numbers
+from eproxy_jax.jsonlines import ANOTHER_OUT, HeadedLines, fingerprint, json_number, read_numbers
 from eproxy_jax.progress import Progress
 
 # Candidates per device and call: a setting's architectures need few calls, and each call reports progress.
@@ -69,44 +69,53 @@ class LossBank:
     Args:
       path: the file; made if absent.
       identity: see :meth:`BankSpec.identity`.
+      read_only: open an existing bank to read it; it is neither made nor changed.
 
     Raises:
-      ValueError: the file is not a bank, or it is one of another space, gene table, images, seed or form.
+      FileNotFoundError: ``read_only``, and there is no such file.
+      ValueError: the file is not a bank, or it is one of another space, gene table, images, seed, form or version.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any]):
+    def __init__(self, path: Path, identity: dict[str, Any], read_only: bool = False):
         header = {"bank": fingerprint(identity), **identity}
         self.path = path
+        self._num_steps = identity.get("num_steps")
         self._position: dict[str, int] = {}
         self._losses: dict[tuple[int, ...], dict[int, np.ndarray]] = {}  # by genome, then by position
-        self._file = JsonLines(path)
+
+        def differs(found: dict[str, Any]) -> str:
+            names = [name for name in header if name != "bank" and found.get(name) != header[name]]
+            return f"{path}: a loss bank with other {', '.join(names)}: choose another file, or make them equal"
+
+        self._file = HeadedLines(path, "loss bank", header, differs, read_only)
         try:
-            if not self._file.rows:
-                self._file.append([json.dumps(header)])
-            self._check_header(self._file.rows[0], header)
-            for number, row in enumerate(self._file.rows[1:], start=2):
+            for number, row in enumerate(self._file.rows, start=2):
                 self._read(row, number)
         except ValueError:
             self._file.close()
             raise
 
-    def _check_header(self, found: Any, header: dict[str, Any]) -> None:
-        if not isinstance(found, dict) or "bank" not in found:
-            raise ValueError(f"{self.path}:1: not a loss bank: choose another file")
-        if found["bank"] != header["bank"]:
-            different = [name for name in header if name != "bank" and found.get(name) != header[name]]
-            raise ValueError(
-                f"{self.path}: a loss bank with other {', '.join(different)}: choose another file, or make them equal"
-            )
-
     def _read(self, row: Any, number: int) -> None:
         try:
             if "archs" in row:
-                self._add_archs(row["archs"])
+                archs = row["archs"]
+                if not isinstance(archs, list) or not all(isinstance(arch, str) for arch in archs):
+                    raise TypeError("archs: expected a list of strings")
+                self._add_archs(archs)
             else:
-                self._add_losses(tuple(row["setting"]), row["start"], row["losses"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{self.path}:{number}: not a line of a loss bank ({error})") from error
+                setting, start = tuple(row["setting"]), row["start"]
+                if not all(type(gene) is int for gene in (*setting, start)):
+                    raise TypeError("setting, start: expected integers")
+                if start < 0 or start + len(row["losses"]) > len(self._position):
+                    raise ValueError(f"losses of architectures {start} on: the lines before have no so many")
+                for one in row["losses"]:
+                    if not all(v is None or type(v) in (int, float) for v in one):
+                        raise TypeError("losses: expected numbers")
+                    if len(one) != self._num_steps:
+                        raise ValueError(f"losses: {len(one)} of them, where the bank has {self._num_steps} steps")
+                self._add_losses(setting, start, row["losses"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.path}:{number}: not a line of a loss bank ({error}): {ANOTHER_OUT}") from error
 
     def _add_archs(self, archs: Sequence[str]) -> None:
         for arch in archs:

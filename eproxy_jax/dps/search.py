@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +26,7 @@ from eproxy_jax.execution import programs
 from eproxy_jax.execution.execution import Execution, candidates_mesh, matmul_precision
 from eproxy_jax.execution.grouping import parse_all
 from eproxy_jax.images import default_images, standardize
-from eproxy_jax.jsonlines import JsonLines, decode_array, encode_array, fingerprint
+from eproxy_jax.jsonlines import HeadedLines, decode_array, encode_array, fingerprint
 from eproxy_jax.progress import Progress
 
 if TYPE_CHECKING:
@@ -252,6 +253,11 @@ def _warm_state(search: Search, problem: Problem) -> SearchState:
     return host.replace(count=np.asarray(len(warm), np.int32))
 
 
+def history_path(workdir: Path, kind: Kind) -> Path:
+    """Return the history of a kind of search in a folder."""
+    return workdir / f"history.{kind}.jsonl"
+
+
 class HistoryFile:
     """The history of one search on disk: one JSON line for each evaluation, which reads back to the same bits.
 
@@ -265,42 +271,45 @@ class HistoryFile:
     """
 
     def __init__(self, workdir: Path, kind: Kind, run_id: str):
-        path = workdir / f"history.{kind}.jsonl"
+        path = history_path(workdir, kind)
         if (old := workdir / "checkpoints").is_dir() and not path.exists():
             raise ValueError(
                 f"{old}: checkpoints of an older eproxy_jax, which this version does not resume: choose another "
                 "--workdir, or move the folder away"
             )
-        self._file = JsonLines(path)
-        if not self._file.rows:
-            self._file.append([json.dumps({"search": run_id})])
-        first = self._file.rows[0]
-        if not isinstance(first, dict) or first.get("search") != run_id:
-            self._file.close()
-            raise ValueError(
-                f"{path}: the history of another search: its space, genes, labels, seed or sizes differ: choose "
-                "another --workdir, or move the file away"
-            )
+        other = (
+            f"{path}: the history of another search: its space, genes, labels, seed, sizes or versions differ: choose "
+            "another --workdir, or move the file away"
+        )
+        self._file = HeadedLines(path, "history of a search", {"search": run_id}, lambda _: other)
 
     def restore(self, state: SearchState) -> SearchState:
         """Return the last saved state, or ``state`` if there is none.
 
+        Where the newest line is damaged, the lines before it count, with a warning.
+
         Raises:
-          ValueError: a line is no evaluation; the message holds its number and a remedy.
+          ValueError: another line is no evaluation; the message holds its number and a remedy.
         """
-        rows = self._file.rows[1:]
+        rows = self._file.rows
         if not rows:
             return state
         host = jax.tree.map(np.array, jax.device_get(state))
         for number, row in enumerate(rows):
             try:
+                if not all(type(gene) is int for gene in row["genes"]):
+                    raise TypeError("genes: expected integers")
                 host.genes[number] = row["genes"]
                 host.fitness[number] = decode_array(row["fitness"], (), host.fitness.dtype)
                 host.losses[number] = decode_array(row["losses"], host.losses.shape[1:], host.losses.dtype)
-            except (IndexError, KeyError, TypeError, ValueError) as error:
+            except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+                where = f"{self._file.path}:{number + 2}: not an evaluation of this search ({error})"
+                if number == len(rows) - 1:
+                    warnings.warn(f"{where}: the lines before it count", RuntimeWarning, stacklevel=2)
+                    self._file.rewrite(rows[:-1])
+                    return self.restore(state)
                 raise ValueError(
-                    f"{self._file.path}:{number + 2}: not an evaluation of this search ({error}): remove this line and "
-                    "those after it to resume, or choose another --workdir"
+                    f"{where}: remove this line and those after it to resume, or choose another --workdir"
                 ) from error
         return host.replace(count=np.asarray(len(rows), np.int32))
 
@@ -316,7 +325,7 @@ class HistoryFile:
                         "losses": encode_array(losses[i]),
                     }
                 )
-                for i in range(len(self._file.rows) - 1, int(state.count))
+                for i in range(len(self._file.rows), int(state.count))
             ]
         )
 

@@ -21,12 +21,13 @@ import numpy as np
 from jax import Array
 
 from eproxy_jax import proxy, spaces
+from eproxy_jax._version import __version__
 from eproxy_jax.errors import check_known
 from eproxy_jax.execution import memory
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import by_group, check_has_nan, distinct_networks, group_inputs, parse_all
 from eproxy_jax.execution.programs import CompiledProgram, ProgramSpec, compile_program, run_groups
-from eproxy_jax.jsonlines import ANOTHER_OUT, JsonLines, decode_array, encode_array, fingerprint
+from eproxy_jax.jsonlines import ANOTHER_OUT, HeadedLines, decode_array, encode_array, fingerprint
 from eproxy_jax.sources import source_fingerprint
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ class Evaluation:
 def identity_of(space: spaces.SearchSpace, key: Array | int, execution: Execution) -> dict[str, Any]:
     """Return, as plain data, all that a result depends on besides architectures and function.
 
+    Other versions of this package or of JAX may round otherwise, so they are part of it.
+
     Args:
       space: the search space.
       key: typed key, or the integer seed of one.
@@ -158,6 +161,7 @@ def identity_of(space: spaces.SearchSpace, key: Array | int, execution: Executio
         "weight_seed": proxy.key_identity(key),
         "form": execution.label,
         "platform": execution.devices[0].platform,
+        "versions": {"eproxy_jax": __version__, "jax": jax.__version__},
     }
 
 
@@ -280,22 +284,14 @@ class _ColumnFile:
     def __init__(self, path: Path, identity: Mapping[str, Any], structure: Any):
         leaves, self._treedef = jax.tree.flatten(structure)
         header = {"evaluation": fingerprint({**identity, "leaves": [f"{x.dtype} {x.shape}" for x in leaves]})}
-        self._file, self.known = JsonLines(path), {}
+        self._file, self.known = HeadedLines(path, "file of an evaluation", {**header, **identity}, _differs(path)), {}
         try:
-            if not self._file.rows:
-                self._file.append([json.dumps({**header, **identity})])
-            first = self._file.rows[0]
-            if not isinstance(first, dict) or first.get("evaluation") != header["evaluation"]:
-                raise ValueError(
-                    f"{path}: not of this evaluation: its function, space, key, form or shared arrays differ: "
-                    f"{ANOTHER_OUT}"
-                )
-            for number, row in enumerate(self._file.rows[1:], start=2):
+            for number, row in enumerate(self._file.rows, start=2):
                 try:
                     pairs = zip(row["leaves"], leaves, strict=True)
                     arrays = [decode_array(value, leaf.shape, leaf.dtype) for value, leaf in pairs]
                     self.known[row["arch"]] = jax.tree.unflatten(self._treedef, arrays)
-                except (KeyError, TypeError, ValueError) as error:
+                except (KeyError, OverflowError, TypeError, ValueError) as error:
                     raise ValueError(
                         f"{path}:{number}: not a line of an evaluation ({error}): {ANOTHER_OUT}"
                     ) from error
@@ -311,3 +307,11 @@ class _ColumnFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _differs(path: Path) -> Callable[[Any], str]:
+    """Return what to say of the file of another evaluation."""
+    return lambda _: (
+        f"{path}: not of this evaluation: its function, space, key, form, versions or shared arrays differ: "
+        f"{ANOTHER_OUT}"
+    )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from eproxy_jax.ranks import RankQuality, rank_quality
+from eproxy_jax.runs import outputs
 from eproxy_jax.types import STATUS_DISCONNECTED, STATUS_DIVERGED, ScoreResult
 
 
@@ -77,8 +78,15 @@ def quality_table(rows: dict[str, RankQuality]) -> str:
     return "\n".join(lines)
 
 
-def scatter_plot(path: Path, result: ScoreResult, truth: np.ndarray | None, title: str) -> None:
+def scatter_plot(path: Path, result: ScoreResult, truth: np.ndarray | None, title: str, source: Path) -> None:
     """Draw the score against the truth (against MACs if there is none) as a PNG.
+
+    Args:
+      path: the figure.
+      result: scores of A architectures.
+      truth: [A] measured values; NaN if unknown.
+      title: title of the figure.
+      source: the file that the figure shows; its name is written into the figure.
 
     Raises:
       ModuleNotFoundError: matplotlib is not installed.
@@ -99,16 +107,17 @@ def scatter_plot(path: Path, result: ScoreResult, truth: np.ndarray | None, titl
     axes.set_xlabel("measured value" if truth is not None else "MACs (M)")
     axes.set_ylabel("Eproxy score (higher is better)")
     axes.set_title(title, fontsize=10)
-    figure.savefig(path, dpi=120)
+    outputs.write_figure(path, source, lambda file, texts: figure.savefig(file, dpi=120, format="png", metadata=texts))
 
 
-def search_plot(path: Path, fitness: Mapping[str, Any], title: str) -> None:
+def search_plot(path: Path, fitness: Mapping[str, Any], title: str, source: Path) -> None:
     """Draw the fitness of every evaluation of some searches, and the best so far, as a PNG.
 
     Args:
       path: the figure.
       fitness: [N] by search; not finite if a setting diverged or was not reached.
       title: title of the figure.
+      source: the file that the figure shows; its name is written into the figure.
 
     Raises:
       ModuleNotFoundError: matplotlib is not installed.
@@ -128,7 +137,7 @@ def search_plot(path: Path, fitness: Mapping[str, Any], title: str) -> None:
     axes.set_ylabel("Spearman on the labelled architectures")
     axes.legend()
     axes.set_title(title, fontsize=10)
-    figure.savefig(path, dpi=120)
+    outputs.write_figure(path, source, lambda file, texts: figure.savefig(file, dpi=120, format="png", metadata=texts))
 
 
 def truth_of(archs: Sequence[object], truth: dict[object, float]) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 import flax.linen as nn
 import numpy as np
 
+from eproxy_jax import sources
 from eproxy_jax.errors import did_you_mean
 
 
@@ -195,8 +196,14 @@ class SearchSpace(abc.ABC):
         return type(self)()
 
     def identity(self) -> dict[str, Any]:
-        """What losses depend on of the space, as plain data that JSON can hold: equal ones, equal networks."""
-        return {"space": self.name, "sizes": dataclasses.asdict(self)}
+        """What losses depend on of the space, as plain data that JSON can hold: equal ones, equal networks.
+
+        That is its name and sizes; of a space that a user wrote, the fingerprint of its source as well.
+        """
+        values = {"space": self.name, "sizes": dataclasses.asdict(self)}
+        if not sources.is_library(type(self).__module__):
+            values["source"] = sources.source_fingerprint(type(self))
+        return values
 
     # --- modules ---------------------------------------------------------------------------------------------
 

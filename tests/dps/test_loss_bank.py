@@ -1,5 +1,6 @@
 """The loss bank and what is fitted from it."""
 
+import dataclasses
 import json
 
 import jax
@@ -77,8 +78,58 @@ def test_foreign_files_are_refused(filled, tmp_path):
         loss_bank.LossBank(path, other)
     scores = tmp_path / "scores.jsonl"
     scores.write_text(json.dumps({"arch": "x"}) + "\n")
-    with pytest.raises(ValueError, match="not a loss bank"):
+    with pytest.raises(ValueError, match="not a line of a loss bank"):
         loss_bank.LossBank(scores, other)
+
+
+BANK_LINES = [
+    "[]", "5", "null", '{"archs": 5}', '{"archs": [1]}', '{"archs": {"a": 1}}', '{"setting": 5, "start": 0, "losses": []}',
+    '{"setting": [0], "start": -1, "losses": [[1, 1]]}', '{"setting": [0], "start": 0.5, "losses": [[1, 1]]}',
+    '{"setting": [0], "start": 0, "losses": [[1]]}', '{"setting": [0], "start": 0, "losses": [["x", 1]]}',
+    '{"setting": [0], "start": 7, "losses": [[1, 1]]}', '{"setting": ["0"], "start": 0, "losses": [[1, 1]]}', "{}",
+    '{"setting": [0], "start": 0, "losses": 3}', '{"setting": [0], "start": 0, "losses": [[true, 1]]}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", BANK_LINES)
+def test_lines_of_wrong_types_are_told_with_their_place(tmp_path, line):
+    path = tmp_path / "b.jsonl"
+    loss_bank.LossBank(path, {"num_steps": 2}).close()
+    with path.open("a") as file:
+        file.write('{"archs": ["x"]}\n' + line + '\n{"archs": ["y"]}\n')
+    for read_only in (False, True):
+        with pytest.raises(ValueError, match=r"b\.jsonl:3: not a line of a loss bank"):
+            loss_bank.LossBank(path, {"num_steps": 2}, read_only)
+
+
+def test_a_bank_that_is_read_is_neither_made_nor_changed(tmp_path):
+    path = tmp_path / "b.jsonl"
+    with pytest.raises(FileNotFoundError, match="no loss bank"):
+        loss_bank.LossBank(path, {"num_steps": 2}, read_only=True)
+    assert not path.exists()
+    with loss_bank.LossBank(path, {"num_steps": 2}) as bank:
+        bank.add_archs(["x"])
+        with path.open("a") as file:
+            file.write('{"setting"')
+        content = path.read_bytes()
+        assert loss_bank.LossBank(path, {"num_steps": 2}, read_only=True).archs == ["x"]  # while it is written
+        assert path.read_bytes() == content
+
+
+def test_more_settings_than_a_table_has_are_refused_at_once():
+    table = GeneTable(lr=(1.0,), branches=(1,), level=(1.0,), transform_kernel=(1,), barrier_kernel=(1,),
+                      transform_channels=(4,), target_channels=(4,), network_init=("default",),
+                      barrier_init=("default",))  # fmt: skip
+    assert genes_lib.num_settings(table) == 31
+    assert len(genes_lib.random_settings(table, 31)) == 31
+    (one,) = genes_lib.random_settings(table, 1)
+    assert genes_lib.num_settings(dataclasses.replace(table, branches=(1, 2, 3))) == 31 + 31**2 + 31**3
+    for count in (32, 10**12):
+        with pytest.raises(ValueError, match=rf"{count} distinct settings: the gene table has too few \(31\)"):
+            genes_lib.random_settings(table, count)
+    with pytest.raises(ValueError, match=r"31 distinct settings: the gene table has too few \(30\)"):
+        genes_lib.mutated_settings(table, one, 0.5, 31)
+    assert len(genes_lib.mutated_settings(table, one, 0.5, 10)) == 10
 
 
 def test_random_settings_are_distinct_and_prefix_stable():
