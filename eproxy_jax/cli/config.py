@@ -23,7 +23,8 @@ from ml_collections.config_flags import config_path
 from eproxy_jax import images, scoring, spaces
 from eproxy_jax.dps.evolution import SearchSpec
 from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.errors import check_known, did_you_mean
+from eproxy_jax.errors import check_known, did_you_mean, quoted
+from eproxy_jax.image_files import loading
 from eproxy_jax.targets import check_features
 from eproxy_jax.types import ProxySettings
 
@@ -40,8 +41,8 @@ def default_config(space: str = "nasbench201") -> Any:
       * ``space``: registry name.
       * ``sizes``: fields of the space.
       * ``settings``: see ``ProxySettings``.
-      * ``images``: ``source`` (a generator's name or a path), ``num``, ``size`` in pixels (generators only), ``seed``
-        of the draw (files only).
+      * ``images``: ``source`` (a generator's name or a path), ``num``, ``size`` in pixels (generators and image files),
+        ``seed`` of the draw (files only).
       * ``weight_seed``: seed of weights, targets and barrier.
       * ``targets``: features of your own, functions by name, see ``ep.score``.
       * ``optimizer``: an optax transformation instead of SGD, or None.
@@ -274,9 +275,10 @@ def _images(values: dict[str, Any], expected: dict[str, Any]) -> Any:
     source = str(values["source"])
     if source in images.GENERATORS:
         return np.asarray(images.default_images(source, values["num"], values["size"]))
-    if not Path(source).exists():
+    try:
+        return loading.load_images(source, values["num"], values["seed"], values["size"])
+    except FileNotFoundError:
         raise FileNotFoundError(
-            f"images {source!r}: neither a path nor one of {', '.join(images.GENERATORS)}"
+            f"images {quoted(source)}: neither a path nor one of {', '.join(images.GENERATORS)}"
             f"{did_you_mean(source, images.GENERATORS)}"
-        )
-    return images.load_images(source, values["num"], values["seed"])
+        ) from None
