@@ -100,6 +100,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         print(report.quality_table(report.quality_rows(result, truth)))
     print()
     print(f"scores:  {out}  ({distinct} distinct networks)")
+    if truth is None:
+        print(
+            "nothing has checked the direction of this ranking: measure about 20 of the networks and give them by --truth "
+            "FILE"
+        )
     if not arguments.no_plot:
         _plot(out.with_suffix(".png"), result, truth, f"{spec.space.name}, {len(archs)} architectures")
     return 0
