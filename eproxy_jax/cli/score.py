@@ -101,10 +101,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     print()
     print(f"scores:  {out}  ({distinct} distinct networks)")
     if truth is None:
-        print(
-            "nothing has checked the direction of this ranking: measure about 20 of the networks and give them by --truth "
-            "FILE"
-        )
+        print("unchecked: nothing says that a high score is a good network; give 20 measured networks by --truth FILE")
     if not arguments.no_plot:
         _plot(out.with_suffix(".png"), result, truth, f"{spec.space.name}, {len(archs)} architectures")
     return 0
