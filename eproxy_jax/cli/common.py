@@ -86,7 +86,10 @@ def add_proxy_flags(parser: argparse.ArgumentParser) -> Any:
         "--config", metavar="FILE[:VARIANT]", help="configuration file, such as configs/nasbench201.py:small"
     )
     what.add_argument(
-        "--images", metavar="SOURCE", help="dead_leaves, one_over_f, white_noise, .npy/.npz or CIFAR-10 folder"
+        "--images",
+        metavar="SOURCE",
+        help="dead_leaves, one_over_f, white_noise; .npy, .npz or FILE.npz:NAME; or a folder: CIFAR-10, CIFAR-100, "
+        "ImageNet16, or image files",
     )
     what.add_argument("--weight-seed", type=seed, metavar="N", help="seed of weights, targets and barrier (default 0)")
     return what

@@ -27,6 +27,7 @@ from eproxy_jax.dps.evolution import SearchSpec
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.errors import check_known, check_seed, did_you_mean, one_line, quoted
 from eproxy_jax.files import existing
+from eproxy_jax.image_files import loading
 from eproxy_jax.targets import check_features
 from eproxy_jax.types import ProxySettings
 
@@ -43,8 +44,8 @@ def default_config(space: str = "nasbench201") -> Any:
       * ``space``: registry name.
       * ``sizes``: fields of the space.
       * ``settings``: see ``ProxySettings``.
-      * ``images``: ``source`` (a generator's name or a path), ``num``, ``size`` in pixels (generators only), ``seed``
-        of the draw (files only).
+      * ``images``: ``source`` (a generator's name or a path), ``num``, ``size`` in pixels (generators and image files),
+        ``seed`` of the draw (files only).
       * ``weight_seed``: seed of weights, targets and barrier.
       * ``targets``: features of your own, functions by name, see ``ep.score``.
       * ``optimizer``: an optax transformation instead of SGD, or None.
@@ -304,9 +305,10 @@ def _images(values: dict[str, Any], expected: dict[str, Any]) -> Any:
     source = str(values["source"])
     if source in images.GENERATORS:
         return np.asarray(images.default_images(source, values["num"], values["size"]))
-    if not Path(source).exists():
+    try:
+        return loading.load_images(source, values["num"], seed, values["size"])
+    except FileNotFoundError:
         raise FileNotFoundError(
             f"images {quoted(source)}: neither a path nor one of {', '.join(images.GENERATORS)}"
             f"{did_you_mean(source, images.GENERATORS)}"
-        )
-    return images.load_images(source, values["num"], seed)
+        ) from None

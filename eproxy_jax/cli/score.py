@@ -110,6 +110,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         print(report.quality_table(report.quality_rows(result, truth)))
     print()
     print(f"scores:  {out}  ({distinct} distinct networks)")
+    if truth is None:
+        print("unchecked: nothing says that a high score is a good network; give 20 measured networks by --truth FILE")
     if draws:
         title = f"{spec.space.name}, {len(archs)} architectures"
         print(common.draw(figure, lambda: report.scatter_plot(figure, result, truth, title, out)))

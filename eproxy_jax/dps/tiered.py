@@ -28,6 +28,7 @@ from jax import Array, lax
 from eproxy_jax import proxy, targets
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.nn import choice, convolution, initializers, layers, norms, resizing
+from eproxy_jax.spaces.flax_family import explain_errors
 from eproxy_jax.types import FEATURES, TARGET_SIZE, ProxySettings
 
 MAX_TIERS = 3
@@ -473,6 +474,10 @@ class Candidate:
 
     def __call__(self, key: Array, encoded: Array, task: SettingTask) -> Array:
         """Initialise one candidate from its own key and train it; returns losses [S]. Consumes the key."""
+        with explain_errors(self.network.backbone):
+            return self._losses(key, encoded, task)
+
+    def _losses(self, key: Array, encoded: Array, task: SettingTask) -> Array:
         arguments = task.images, encoded, task.setting, task.barriers
         params = self.network.init(key, *arguments)["params"]
 
