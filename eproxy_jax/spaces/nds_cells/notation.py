@@ -181,6 +181,14 @@ def _check_cell(cell: Any, name: str, rules: Rules, what: str) -> Cell:
     return tuple((op, source) for op, source in cell)
 
 
+def inputs_read(cell: Cell, rules: Rules) -> frozenset[int]:
+    """Which of a cell's inputs, 0 (older) and 1 (newer), its output depends on."""
+    reads = [frozenset({0}), frozenset({1})]
+    for place in range(0, len(cell), 2):
+        reads.append(frozenset().union(*(reads[source] for op, source in cell[place : place + 2] if op != NONE)))
+    return frozenset().union(*(reads[node] for node in concat(cell, rules)))
+
+
 def to_text(arch: NdsArch, rules: Rules) -> str:
     """The ``net`` object of an NDS file as JSON text without spaces."""
     genotype = {
