@@ -146,11 +146,27 @@ def collect(function: Callable[..., Any], rules: Mapping[str, Rule], state: Any)
     return collected
 
 
+def differentiable_forward(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the same function with gradients of its own replaced by those of its operations.
+
+    JAX refuses forward-mode derivatives of a ``jax.custom_vjp``. Of ``differentiable_forward(jax.grad(loss))`` it has
+    them, which are products with the Hessian.
+    """
+
+    @functools.wraps(function)
+    def inlined(*arguments: Any) -> Any:
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        _, results = _Walk({}, inlines=True).run(closed, (), jax.tree.leaves(arguments))
+        return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+    return inlined
+
+
 class _Walk:
     """Evaluates the operations of a trace with a state beside them."""
 
-    def __init__(self, rules: Mapping[str, Rule]):
-        self._rules = rules
+    def __init__(self, rules: Mapping[str, Rule], inlines: bool = False):
+        self._rules, self._inlines = rules, inlines
         self._known: dict[int, bool] = {}
         self._alive: list[Any] = []  # keeps the traces whose ids are keys
 
@@ -161,6 +177,7 @@ class _Walk:
             self._alive.append(jaxpr)
             self._known[id(jaxpr)] = any(
                 (equation.primitive is _mark and equation.params["name"] in self._rules)
+                or (self._inlines and equation.primitive.name == "custom_vjp_call")
                 or any(map(self._has_marks, core.jaxprs_in_params(equation.params)))
                 for equation in jaxpr.eqns
             )
@@ -186,7 +203,8 @@ class _Walk:
             rule = self._rules.get(params["name"])
             return (state, operands) if rule is None else rule(state, *operands, **dict(params["static"]))
         inner = list(core.jaxprs_in_params(params))
-        if not any(map(self._has_marks, inner)):
+        inlined = self._inlines and primitive.name == "custom_vjp_call"
+        if not inlined and not any(map(self._has_marks, inner)):
             with equation.ctx.manager:
                 results = primitive.bind(*operands, **primitive.get_bind_params(params))
             return state, results if primitive.multiple_results else [results]

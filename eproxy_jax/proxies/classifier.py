@@ -12,7 +12,9 @@ from eproxy_jax.nn import convolution, initializers, layers, marks, norms
 
 
 class Classifier(nn.Module):
-    """A universal backbone, the average over the pixels of its last tap, and a linear layer.
+    """A universal backbone, the average over the pixels of its last tap, and a linear layer without bias.
+
+    A bias would shift logits by the same constants for all images.
 
     Attributes:
       backbone: a module ``(images, encoded, init) -> taps``, last stage first. Where it has an attribute
@@ -41,11 +43,10 @@ class Classifier(nn.Module):
             x = marks.relu(norms.normalize(x))
         shape = (1, 1, x.shape[-1], self.num_classes)
         kernel = self.param("kernel", initializers.conv_kernel, shape, self.dtype, init, None, None, channels)
-        bias = self.param("bias", initializers.conv_bias, (self.num_classes,), self.dtype, channels, init)
         used = (jnp.arange(x.shape[-1]) < channels).astype(self.dtype)
         # One pixel of a convolution: so collections see the layer as they see the others.
         logits = convolution.conv2d(x.mean((1, 2), keepdims=True), kernel * used[None, None, :, None])
-        return logits[:, 0, 0] + bias[None], taps
+        return logits[:, 0, 0], taps
 
 
 def features_of(tap: Any) -> Array:

@@ -19,8 +19,8 @@ import numpy as np
 from jax import Array, lax
 
 from eproxy_jax.nn import initializers, marks
-from eproxy_jax.proxies.gathering import covariance_entropy
 from eproxy_jax.proxies.classifier import features_of
+from eproxy_jax.proxies.gathering import covariance_entropy
 
 FORWARD = ("expressivity", "progressivity", "entropy_taps", "entropy_last", "entropy_norms")
 

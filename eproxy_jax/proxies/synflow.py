@@ -1,0 +1,86 @@
+"""Synflow: how much of the summed output flows through the weights of a network without batch norms.
+
+Source: Tanaka, Kunin, Yamins, Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic
+flow", NeurIPS 2020; as a proxy in Abdelfattah et al., ICLR 2021.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from eproxy_jax.nn import marks
+from eproxy_jax.proxies.classifier import Classifier
+from eproxy_jax.proxies.gathering import CAPACITY, replaced_norm, running_slot, with_slot
+
+
+class _Scales(NamedTuple):
+    """What the outputs of blocks were divided by.
+
+    Attributes:
+      scales: [CAPACITY], in order.
+      number: how many.
+      logarithm: sum of their logarithms.
+    """
+
+    scales: Array
+    number: Array
+    logarithm: Array
+
+
+def _forward(state: _Scales, x: Array) -> tuple[_Scales, tuple[Array]]:
+    """Divide a block's output by its largest value: activations double and redouble, and would leave float32."""
+    largest = jnp.max(jnp.abs(x))
+    scale = jnp.where(largest > 0, largest, 1)
+    scales = with_slot(state.scales, state.number, scale)
+    return _Scales(scales, state.number + 1, state.logarithm + jnp.log(scale)), (x / scale,)
+
+
+def _backward(state: _Scales, grad: Array) -> tuple[_Scales, tuple[Array]]:
+    """Divide the gradient by the same number, from the last block to the first."""
+    number = state.number - 1
+    return state._replace(number=number), (grad / running_slot(state.scales, number),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Synflow:
+    """Synflow as a function of one candidate, for ``ep.evaluate``: the logarithm of the published score.
+
+    Attributes:
+      num_classes: K, outputs of the linear layer.
+    """
+
+    num_classes: int
+
+    def __call__(self, network: nn.Module, key: Array, encoded: Array, ones: Array) -> dict[str, Array]:
+        """Compute ln of the sum of |w dR / dw| over the weights of convolutions and of the linear layer.
+
+        R is the sum of the logits. Weights are absolute values, batch norms are left out.
+
+        Args:
+          network: a universal module.
+          key: of the candidate; consumed.
+          encoded: the architecture.
+          ones: [1, H, W, 3].
+
+        Returns:
+          {"synflow": scalar}; -inf where nothing flows.
+        """
+        model = Classifier(network, self.num_classes, ones.dtype)
+        params = jax.tree.map(jnp.abs, model.init(key, ones, encoded)["params"])
+
+        def total(params: Any) -> Array:
+            return jnp.sum(model.apply({"params": params}, ones, encoded)[0])
+
+        rules = {**replaced_norm(1), "feature": _forward, "feature_gradient": _backward}
+        zero = jnp.zeros((), ones.dtype)
+        start = _Scales(jnp.ones((CAPACITY,), ones.dtype), jnp.zeros((), jnp.int32), zero)
+        state, grads = marks.collect(jax.grad(total), rules, start)(params)
+        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(grads), strict=True)
+        flow = sum((jnp.sum(jnp.abs(w * g)) for w, g in pairs if w.ndim > 1), zero)
+        return {"synflow": state.logarithm + jnp.log(flow)}
