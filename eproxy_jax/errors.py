@@ -26,6 +26,17 @@ def quoted(value: Any) -> str:
     return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."
 
 
+def one_line(error: BaseException | str, limit: int = 1000) -> str:
+    r"""Return the message of an error in one line, cut to ``limit`` characters.
+
+    Example:
+      >>> one_line(ValueError("two\n  lines"))
+      'two lines'
+    """
+    text = " ".join(str(error)[: 2 * limit].split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 SEEDS = 2**32  # JAX keys fold larger seeds, without a word: seed 2**32 would be seed 0
 
 
@@ -56,7 +67,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
       >>> did_you_mean("momentun", ["lr", "momentum"])
       " (did you mean 'momentum'?)"
     """
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word[:_QUOTED], list(known), n=1)  # it takes time by the word's length
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -81,5 +92,5 @@ def check_known(names: Iterable[str], known: Iterable[str], where: str, what: st
     for name in names:
         if name not in known:
             raise ValueError(
-                f"{where}: unknown {what} {name!r}{did_you_mean(str(name), known)}; known: {', '.join(known)}"
+                f"{where}: unknown {what} {quoted(name)}{did_you_mean(str(name), known)}; known: {', '.join(known)}"
             )

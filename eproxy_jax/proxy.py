@@ -26,6 +26,7 @@ from eproxy_jax import spaces
 from eproxy_jax.errors import check_seed, quoted
 from eproxy_jax.images import standardize
 from eproxy_jax.nn import convolution, initializers, layers, norms, resizing
+from eproxy_jax.spaces.flax_family import explain_errors
 from eproxy_jax.targets import TargetFn, branch_target, check_features
 from eproxy_jax.types import TARGET_SIZE, ProxySettings
 
@@ -324,7 +325,8 @@ class Training:
         """Return the losses [S] of one candidate. Consumes the key."""
         arrays, hyper = task
         network = ProxyNetwork(backbone, self.spec.heads, arrays.images.dtype)
-        return candidate_losses(network, self.spec.num_steps, key, encoded, arrays, hyper, self.optimizer)
+        with explain_errors(backbone):
+            return candidate_losses(network, self.spec.num_steps, key, encoded, arrays, hyper, self.optimizer)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3))

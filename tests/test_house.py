@@ -19,7 +19,7 @@ LEVELS = (
     ("types",),
     ("spaces",),
     ("ranks", "images", "targets"),
-    ("proxy",),
+    ("proxy", "image_files"),
     ("execution",),
     ("scoring",),
     ("dps",),

@@ -12,12 +12,13 @@ from eproxy_jax.dps import genes
 from eproxy_jax.errors import check_seed
 
 BAD = [2**32, 2**63, 10**400, -1, 1.0, 1.5, "1", None, True, np.float32(1), np.int64(-1), np.uint64(2**33)]
+IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3))
 TABLE = genes.GeneTable()
 
 
 def images(tmp_path):
     path = tmp_path / "images.npy"
-    np.save(path, np.random.default_rng(0).normal(size=(4, 8, 8, 3)))
+    np.save(path, IMAGES)
     return path
 
 
@@ -28,7 +29,7 @@ ENTRIES = {
     "ep.score": lambda seed, _: ep.score([(3,) * 6], SPACES["nasbench201"], key=seed),
     "ep.arch_key": lambda seed, _: ep.arch_key(seed, SPACES["nasbench201"], (3,) * 6),
     "ep.evaluate": lambda seed, _: ep.evaluate(lambda *_: 1.0, [(3,) * 6], SPACES["nasbench201"], key=seed),
-    "ep.eproxy": lambda seed, _: ep.eproxy(SPACES["nasbench201"]).init(seed, ep.default_images(num=2, size=8)),
+    "ep.eproxy": lambda seed, _: ep.eproxy(SPACES["nasbench201"]).init(seed, IMAGES),
     "ep.runs.score": lambda seed, folder: ep.runs.score([(3,) * 6], SPACES["nasbench201"], key=seed, workdir=folder),
     "search, key": lambda seed, _: ep.search_proxy(_labelled(), SPACES["nasbench201"], key=seed),
     "search, search_key": lambda seed, _: ep.search_proxy(_labelled(), SPACES["nasbench201"], search_key=seed),

@@ -127,6 +127,11 @@ CALLS = {
         RESULT["losses"],
         [np.ones(2), np.ones((3, 3)), np.ones((2, 3), np.float32)],
     ),
+    "LabelledImages": (
+        lambda labels: record(ep.LabelledImages)(images=IMAGES, labels=labels, num_classes=4),
+        np.arange(4),
+        [np.arange(3), np.arange(4.0), np.zeros((4, 1), int)],
+    ),
     "ScoreResult.ranking": (checked(ep.ScoreResult.ranking), ep.ScoreResult(**RESULT), []),
     "FittedProxy.scores": (
         lambda sizes: checked(ep.FittedProxy.scores)(MEMBERS, np.ones((2, 4)), sizes, np.ones(4)),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from eproxy_jax import files
-from eproxy_jax.errors import SEEDS, check_seed, quoted
+from eproxy_jax.errors import SEEDS, check_seed, one_line, quoted
 
 if TYPE_CHECKING:
     from eproxy_jax.cli.config import RunSpec
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from eproxy_jax.spaces import SearchSpace
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, whatever was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with status 2."""
+        self.exit(2, f"eproxy: error: {one_line(message, 400)} (see {self.prog} --help)\n")
 
 
 class UsageError(Exception):
@@ -78,7 +86,10 @@ def add_proxy_flags(parser: argparse.ArgumentParser) -> Any:
         "--config", metavar="FILE[:VARIANT]", help="configuration file, such as configs/nasbench201.py:small"
     )
     what.add_argument(
-        "--images", metavar="SOURCE", help="dead_leaves, one_over_f, white_noise, .npy/.npz or CIFAR-10 folder"
+        "--images",
+        metavar="SOURCE",
+        help="dead_leaves, one_over_f, white_noise; .npy, .npz or FILE.npz:NAME; or a folder: CIFAR-10, CIFAR-100, "
+        "ImageNet16, or image files",
     )
     what.add_argument("--weight-seed", type=seed, metavar="N", help="seed of weights, targets and barrier (default 0)")
     return what
@@ -268,12 +279,21 @@ def run_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> RunSpec
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read the JSON object of a file."""
+    text = files.read_text(path, "file of settings")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path}: not JSON ({error})") from error
+        values = json.loads(text, object_pairs_hook=_each_key_once)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not JSON ({one_line(error, 200)})") from error
     if not isinstance(values, dict):
-        raise UsageError(f"{path}: expected a JSON object of settings")
+        raise UsageError(f"{path}: expected a JSON object of settings, got {quoted(values)}")
+    return values
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{quoted(next(key for key in keys if keys.count(key) > 1))} stands twice in one object")
     return values
 
 
@@ -309,6 +329,22 @@ def architectures(arguments: argparse.Namespace, space: SearchSpace) -> list[Any
     if arguments.limit is not None and arguments.limit < len(distinct):
         return [distinct[i] for i in draw_distinct(len(distinct), arguments.limit, arguments.seed, "the list")]
     return distinct
+
+
+def draw(path: Path, plot: Callable[[], None]) -> str:
+    """Draw a figure and return the line to print: where it is, or why there is none.
+
+    A figure is no reason to fail a finished run: matplotlib may be absent, broken, or set up with an unknown backend.
+    """
+    try:
+        plot()
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "matplotlib":
+            return "no figure: matplotlib is not installed; pip install 'eproxy_jax[plot]', or --no-plot"
+        return f"no figure: matplotlib is broken ({one_line(error, 200)}); --no-plot leaves it out"
+    except Exception as error:  # whatever a broken matplotlib raises
+        return f"no figure: {type(error).__name__}: {one_line(error, 200)}; --no-plot leaves it out"
+    return f"figure:  {path}"
 
 
 def command_line() -> str:

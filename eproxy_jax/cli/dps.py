@@ -12,7 +12,7 @@ from typing import Any
 
 from eproxy_jax.cli import common
 from eproxy_jax.cli.common import UsageError
-from eproxy_jax.errors import SEEDS
+from eproxy_jax.errors import SEEDS, quoted
 
 _EPILOG = """\
 examples:
@@ -147,7 +147,11 @@ def _run_in(workdir: Path, arguments: argparse.Namespace, spec: Any) -> int:
     files.write_atomically(workdir / "settings.json", json.dumps(settings, indent=1) + "\n")
     _report(workdir, record, rows, spec)
     if not arguments.no_plot:
-        _plot(workdir / "search.png", histories, f"DPS on {spec.space.name}, {len(labelled)} labels")
+        from eproxy_jax.runs import report
+
+        figure, title = workdir / "search.png", f"DPS on {spec.space.name}, {len(labelled)} labels"
+        fitness = {kind: state.fitness for kind, state in histories.items()}
+        print(common.draw(figure, lambda: report.search_plot(figure, fitness, title, figure.with_suffix(".json"))))
     return 0
 
 
@@ -189,6 +193,7 @@ def _spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
 def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float], dict[Any, float]]:
     """Split into labelled and evaluation architectures with their values, disjoint as functions."""
     from eproxy_jax.dps.labels import connected_labels
+    from eproxy_jax.progress import announce
     from eproxy_jax.runs.archs import read_truth
     from eproxy_jax.sampling import draw_distinct
 
@@ -204,7 +209,7 @@ def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float],
             )
         drawn = draw_distinct(len(archs), count, arguments.seed, arguments.truth)
         labelled = {archs[i]: truth[archs[i]] for i in drawn}
-    labelled = connected_labels(space, labelled)
+    labelled = connected_labels(space, labelled, announce)
     known = {space.canonical(arch) for arch in labelled}
     rest = [arch for arch in archs if space.canonical(arch) not in known]
     if arguments.num_eval == 0:
@@ -222,7 +227,7 @@ def _warm_start(arguments: argparse.Namespace, spec: Any, execution: Any, batch:
     from eproxy_jax.dps import loss_bank
 
     if not Path(arguments.bank).exists():
-        raise FileNotFoundError(f"no loss bank at {arguments.bank!r}: make one with eproxy bank")
+        raise FileNotFoundError(f"no loss bank at {quoted(arguments.bank)}: make one with eproxy bank")
     bank_spec = loss_bank.BankSpec(spec.space, spec.genes, batch, spec.weight_seed, spec.settings.num_steps)
     with loss_bank.LossBank(Path(arguments.bank), bank_spec.identity(execution), read_only=True) as bank:
         return loss_bank.fittest_of_bank(bank, bank_spec, labelled, spec.search.population_size, spec.search.blend)
@@ -243,15 +248,3 @@ def _report(workdir: Path, record: dict[str, Any], rows: dict[str, Any], spec: A
     print()
     print(f"settings: {workdir / 'settings.json'}  (eproxy score --settings)")
     print(f"history:  {workdir / 'search.json'}")
-
-
-def _plot(path: Path, histories: dict[str, Any], title: str) -> None:
-    from eproxy_jax.runs import report
-
-    try:
-        fitness = {kind: state.fitness for kind, state in histories.items()}
-        report.search_plot(path, fitness, title, path.with_suffix(".json"))
-    except ModuleNotFoundError:
-        print("no figure: matplotlib is not installed; pip install 'eproxy_jax[plot]', or --no-plot")
-        return
-    print(f"figure:   {path}")

@@ -5,15 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from eproxy_jax.cli import common
 from eproxy_jax.cli.common import UsageError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from eproxy_jax.types import ScoreResult
 
 _EPILOG = """\
 examples:
@@ -116,8 +110,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         print(report.quality_table(report.quality_rows(result, truth)))
     print()
     print(f"scores:  {out}  ({distinct} distinct networks)")
+    if truth is None:
+        print("unchecked: nothing says that a high score is a good network; give 20 measured networks by --truth FILE")
     if draws:
-        _plot(figure, result, truth, f"{spec.space.name}, {len(archs)} architectures", out)
+        title = f"{spec.space.name}, {len(archs)} architectures"
+        print(common.draw(figure, lambda: report.scatter_plot(figure, result, truth, title, out)))
     return 0
 
 
@@ -126,14 +123,3 @@ def _check_choices(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
     common.check_archs(arguments)
     if arguments.truth_column is not None and arguments.truth is None:
         raise UsageError("--truth-column needs --truth FILE")
-
-
-def _plot(path: Path, result: ScoreResult, truth: np.ndarray | None, title: str, source: Path) -> None:
-    from eproxy_jax.runs import report
-
-    try:
-        report.scatter_plot(path, result, truth, title, source)
-    except ModuleNotFoundError:
-        print("no figure: matplotlib is not installed; pip install 'eproxy_jax[plot]', or --no-plot")
-        return
-    print(f"figure:  {path}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.resources
 import json
+from collections.abc import Mapping
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from jax import Array
 from scipy import stats
 
 from eproxy_jax.dps import selection
-from eproxy_jax.errors import check_known
+from eproxy_jax.errors import check_known, quoted
 from eproxy_jax.types import ProxySettings
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Member:
             number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and -1 <= weight <= 1
             if not number and weight is not default:
                 allowed = "a number in [-1, 1]" + (" or null" if default is None else "")
-                raise ValueError(f"members: {name}: expected {allowed}, got {weight!r}")
+                raise ValueError(f"members: {name}: expected {allowed}, got {quoted(weight)}")
         if abs(self.macs_weight or 0) + abs(self.params_weight) > 1 + _ROUNDING:
             raise ValueError(
                 f"members: macs_weight {self.macs_weight} and params_weight {self.params_weight}: "
@@ -92,14 +93,16 @@ class FittedProxy:
         Raises:
           ValueError: an unknown field or a bad value.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a proxy: expected a dict of settings, got {quoted(values)}")
         if "members" not in values:
             return cls((Member(ProxySettings.from_dict(values)),))
         if not {"members"} <= set(values) <= {"members", "search"} or not isinstance(values["members"], list):
-            raise ValueError(f"a fitted proxy has one field, 'members', a list; got {sorted(values)}")
+            raise ValueError(f"a fitted proxy has one field, 'members', a list; got {quoted(list(values))}")
         members = []
         for number, member in enumerate(values["members"]):
             if not isinstance(member, dict) or not {"settings"} <= set(member) <= {"settings", *_WEIGHTS}:
-                raise ValueError(f"members[{number}]: expected 'settings', {_WEIGHTS_TEXT}, got {member!r}")
+                raise ValueError(f"members[{number}]: expected 'settings', {_WEIGHTS_TEXT}, got {quoted(member)}")
             try:
                 settings = ProxySettings.from_dict(member["settings"])
                 members.append(Member(settings, **{name: member[name] for name in _WEIGHTS if name in member}))

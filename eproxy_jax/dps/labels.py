@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -58,14 +58,17 @@ class Labels:
     sizes: Array
 
 
-def connected_labels(space: spaces.SearchSpace, labelled: Mapping[Any, float]) -> dict[Any, float]:
-    """Leave out labels of disconnected networks, and warn of it.
+def connected_labels(
+    space: spaces.SearchSpace, labelled: Mapping[Any, float], say: Callable[[str], object] = warnings.warn
+) -> dict[Any, float]:
+    """Leave out labels of disconnected networks, and say so.
 
     A disconnected network ranks last under every setting. So its label tells settings nothing about each other.
 
     Args:
       space: the search space.
       labelled: values by architecture, as ``space.parse`` returns it.
+      say: gets one line if labels are left out; a warning by default.
 
     Raises:
       ValueError: fewer than 3 labels are left.
@@ -78,7 +81,7 @@ def connected_labels(space: spaces.SearchSpace, labelled: Mapping[Any, float]) -
         )
         if len(kept) < MIN_LABELS:
             raise ValueError(f"{text}: a search needs at least {MIN_LABELS} others, got {len(kept)}")
-        warnings.warn(f"{text}; the search uses the other {len(kept)}", stacklevel=2)
+        say(f"{text}; the search uses the other {len(kept)}")
     return kept
 
 

@@ -445,6 +445,8 @@ def search_proxy(
     """
     space = spaces.get(space) if isinstance(space, str) else space
     execution = Execution.of() if execution is None else execution
+    for one in (key, search_key):
+        proxy.key_identity(one)  # a bad seed is an error at once, not after the first compilation
     batch = standardize(default_images() if images is None else images)
     search = SearchSpec() if search is None else search
     genes = GeneTable() if genes is None else genes

@@ -34,12 +34,12 @@ from eproxy_jax.errors import quoted
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import Networks, by_group, distinct_networks, parse_all
 from eproxy_jax.images import default_images, standardize
-from eproxy_jax.jsonlines import as_float32, fingerprint, read_numbers
+from eproxy_jax.jsonlines import ANOTHER_OUT, as_float32, fingerprint, read_numbers
 from eproxy_jax.progress import Progress, announce
 from eproxy_jax.runs import hosts, outputs
 from eproxy_jax.runs.meeting import Guest, Host
 from eproxy_jax.runs.results import ResultsFile, check_file, lines_of, read_results, result_of
-from eproxy_jax.types import STATUS_DIVERGED, ProxySettings, ScoreResult
+from eproxy_jax.types import STATUS_DISCONNECTED, STATUS_DIVERGED, ProxySettings, ScoreResult
 
 if TYPE_CHECKING:
     from jaxtyping import Key, Num
@@ -290,7 +290,13 @@ class _Training:
         self._disconnected: list[Any] = []  # of these, those without a line
         for arch, text, network in zip(run.networks.archs, run.texts, run.networks.index.tolist(), strict=True):
             if network < 0:
-                self._disconnected += [arch] if text not in row_of else []
+                if text not in row_of:
+                    self._disconnected.append(arch)
+                elif row_of[text]["status"] != STATUS_DISCONNECTED:
+                    raise ValueError(
+                        f"{results.path}: has a score of a disconnected network, {quoted(text)}, as older versions "
+                        f"gave it: {ANOTHER_OUT}"
+                    )
             elif text in row_of:
                 self._trained[network] = row_of[text]["losses"]
             else:

@@ -110,6 +110,7 @@ def test_truth_prints_correlations_beside_macs_and_params(finished, tmp_path, ca
     assert "Spearman" in printed
     assert "Kendall" in printed
     assert "top-10 %" in printed
+    assert "unchecked" not in printed
 
 
 def test_settings_file_and_diverged_rows(tmp_path, capsys):
@@ -124,6 +125,7 @@ def test_settings_file_and_diverged_rows(tmp_path, capsys):
     captured = capsys.readouterr()
     assert "1 repeated lines" in captured.err
     assert "1 diverged" in captured.out
+    assert captured.out.splitlines()[-1].startswith("unchecked: nothing says")  # there is no truth
 
 
 # --- bad input -----------------------------------------------------------------------------------------------

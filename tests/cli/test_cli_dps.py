@@ -19,6 +19,9 @@ TINY = ["--config", f"{ROOT}/tests/tiny_config.py"]
 SEARCH = ["dps", *TINY, "--num-labels", "6", "--num-evaluations", "12", "--ensemble", "2"]
 
 
+POOL = SPACE.sample(30, 5)  # two of them disconnected: of these, one is held out, and none a label
+
+
 def run(*arguments):
     return main.main([str(a) for a in arguments])
 
@@ -28,7 +31,7 @@ def truth(tmp_path_factory):
     """A file of 30 architectures and made-up values that MACs explain in part."""
     path = tmp_path_factory.mktemp("truth") / "truth.json"
     noise = np.random.default_rng(0).normal(size=30)
-    pairs = [[SPACE.format(a), float(SPACE.macs(a) / 1e6 + n)] for a, n in zip(SPACE.sample(30, 0), noise, strict=True)]
+    pairs = [[SPACE.format(a), float(SPACE.macs(a) / 1e6 + n)] for a, n in zip(POOL, noise, strict=True)]
     path.write_text(json.dumps(pairs))
     return path
 
@@ -64,7 +67,7 @@ def test_score_uses_what_was_found(searched, truth, tmp_path, capsys):
     whole = (tmp_path / "scores.jsonl").read_bytes()
     scores = [json.loads(line)["score"] for line in whole.splitlines()]
     assert len(scores) == 30
-    seen = [SPACE.is_connected(arch) for arch in SPACE.sample(30, 0)]
+    seen = [SPACE.is_connected(arch) for arch in POOL]
     assert 0 < seen.count(False) < 5
     assert all(0 < score <= 1 if ok else score is None for score, ok in zip(scores, seen, strict=True))
     # Again, after losing the end of the scores and of one member's file: the same files.
@@ -150,6 +153,23 @@ def test_without_macs(truth, tmp_path):
     assert run(*SEARCH, "--truth", truth, "--num-eval", 0, "--no-macs", "--workdir", tmp_path, "--no-plot") == 0
     members = json.loads((tmp_path / "settings.json").read_text())["members"]
     assert all(m["macs_weight"] is None and m["settings"]["alpha"] == 0 for m in members)
+
+
+def test_labels_of_disconnected_networks_are_left_out(truth, tmp_path, capsys):
+    from eproxy_jax.cli import dps
+
+    dead = [arch for arch in POOL if not SPACE.is_connected(arch)]
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps([[SPACE.format(arch), float(n)] for n, arch in enumerate([*POOL[:5], dead[0]])]))
+    parsed = main.parser().parse_args(["dps", "--space", "nasbench201", "--truth", str(truth), "--labels", str(labels)])
+    labelled, evaluation = dps._split(parsed, SPACE)
+    assert list(labelled) == POOL[:5]
+    assert set(dead) <= set(evaluation)  # ranked last, as everywhere
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 of the 6 labelled architectures are disconnected" in line
+    labels.write_text(json.dumps([[SPACE.format(arch), float(n)] for n, arch in enumerate([*POOL[:2], *dead])]))
+    assert run("dps", *TINY, "--truth", truth, "--labels", labels, "--workdir", tmp_path) == 2
+    assert "needs at least 3 others, got 2" in capsys.readouterr().err
 
 
 BAD = {

@@ -47,7 +47,7 @@ def swap_later(x, y):
         (lambda x, y: jax.lax.cond(y[0] > 0, lambda: (x, y), lambda: (y, y)), [True, False]),
         (lambda x, y: jax.lax.cond(x[0] > 0, lambda: y, lambda: 2 * y), [True]),
         (lambda x, y: jax.lax.switch(jnp.int32(y[0]), [lambda: y, lambda: 2 * y]), [False]),
-        (lambda x, y: jax.lax.while_loop(lambda c: c[0][0] < 9, lambda c: (c[0] + x, c[1]), (x, y)), [True, True]),
+        (lambda x, y: jax.lax.while_loop(lambda c: c[0][0] < 9, lambda c: (c[0] + x, 2 * c[1]), (x, y)), [True, True]),
         (lambda x, y: jax.lax.map(lambda one: one * 2, y), [False]),
         (lambda x, y: x * 0 + y, [True]),  # structure, not values
         (lambda x, y: jnp.sum(y) + 0 * x.shape[0], [False]),

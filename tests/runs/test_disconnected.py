@@ -123,6 +123,16 @@ def test_result_file_and_resume(trained, tmp_path, capsys):
         assert resumed.status == whole.status
 
 
+def test_a_file_that_scored_disconnected_networks_is_refused(trained, tmp_path):
+    ep.runs.score(LIST, SPACE, TINY, IMAGES, workdir=tmp_path)
+    rows = lines(tmp_path / "scores.jsonl")
+    content = "".join(json.dumps({**row, "status": "ok", "score": -1.0, "losses": [1.0] * 10}) + "\n" for row in rows)
+    (tmp_path / "scores.jsonl").write_text(content)
+    with pytest.raises(ValueError, match="has a score of a disconnected network.*choose another file"):
+        ep.runs.score(LIST, SPACE, TINY, IMAGES, workdir=tmp_path)
+    assert (tmp_path / "scores.jsonl").read_text() == content
+
+
 def test_fitted_proxies_rank_among_the_connected(trained, tmp_path):
     """Disconnected networks change no percentile of the others."""
     other = dataclasses.replace(TINY, lr=0.5)
