@@ -168,6 +168,10 @@ def check_paths(arguments: argparse.Namespace) -> None:
 def _checked(name: str, text: str) -> str:
     if text == _STDIN or (name == "compile_cache" and text == "off"):
         return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{quoted(text)}: a name that is not UTF-8 text, which no table or record can show") from None
     path = files.expanded(text)
     if name == "out":
         files.writable(path)

@@ -185,13 +185,13 @@ BAD = {
     "truth not finite": (lambda f: [*SMOKE, "--truth", write(f, "t.json", f'[["{TEXT}", NaN]]')], "not a finite number"),
     "settings not json": (lambda f: [*SMOKE, "--settings", write(f, "s.json", "{")], "not JSON"),
     "unknown setting": (lambda f: [*SMOKE, "--settings", write(f, "s.json", {"alfa": 1})], "did you mean 'alpha'"),
-    "out not ours": (lambda f: [*SMOKE, "--out", write(f, "o.jsonl", '{"a": 1}\n')], "not a line of an eproxy score file"),
+    "out not ours": (lambda f: [*SMOKE, "--out", write(f, "o.jsonl", '{"a": 1}\n')], "not a line of a score file of eproxy"),
     "out damaged": (lambda f: [*SMOKE, "--out", write(f, "o.jsonl", "{{{\n")], "o.jsonl:1: not JSON"),
     "out of another run": (
         lambda f: [*SMOKE, "--out", write(f, "o.jsonl", json.dumps(GOOD_ROW) + "\n")],
         "written by another run",
     ),
-    "out is a folder": (lambda f: [*SMOKE, "--out", f], "directory"),
+    "out is a folder": (lambda f: [*SMOKE, "--out", f], "a folder, where a file is expected"),
     "nan images": (lambda f: [*SMOKE, "--images", _nan_images(f)], "not finite in image"),
 }  # fmt: skip
 

@@ -89,6 +89,8 @@ def test_home_is_expanded_in_every_path(tmp_path, monkeypatch, command):
 def test_homes_that_do_not_exist_and_null_bytes_are_told(capsys):
     assert run("score", *CONFIG, "--out=~nobody-of-this-name/x") == 2
     assert "--out: '~nobody-of-this-name/x': no such home folder" in told(capsys)
+    assert run("score", *CONFIG, "--out=\udcff.jsonl") == 2
+    assert "--out: '\\udcff.jsonl': a name that is not UTF-8" in told(capsys)
     assert run("score", *CONFIG, "--archs=a\0b") == 2
     assert "--archs: " in told(capsys)
     assert run("score", *CONFIG, "--out", "x" * 300) == 2
