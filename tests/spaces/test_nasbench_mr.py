@@ -12,7 +12,7 @@ from helpers import CELLS, SPACES, multires, pattern_images, pattern_tree, true_
 from scipy import stats
 
 from eproxy_jax import spaces
-from eproxy_jax.runs import archs as archs_lib
+from eproxy_jax.runs.truth import read_truth
 from eproxy_jax.spaces.nasbench_mr import interpreter, notation, program
 
 SPACE = spaces.get("nasbench_mr")
@@ -124,7 +124,7 @@ def test_every_row_of_the_data(data):
     }  # fmt: skip
     paths = {path.stem: path for path in (data / "nasbench_mr").glob("*.json")}
     assert set(paths) == set(expected)
-    truths = {task: archs_lib.read_truth(paths[task], SPACE) for task in expected}
+    truths = {task: read_truth(paths[task], SPACE) for task in expected}
     archs = list(truths["seg"])
     assert len(archs) == 2507
     assert all(SPACE.parse(SPACE.format(arch)) == arch for arch in archs)
