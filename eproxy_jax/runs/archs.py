@@ -88,15 +88,28 @@ def iterate(path: str | Path, space: SearchSpace, dataset: str | None = None) ->
 
 
 class _List(NamedTuple):
-    """Entries that follow one plan."""
+    """Entries that follow one plan.
 
-    entries: Sequence[tuple[str, Any]]  # (where, entry), or (where, line) with a reading
+    Attributes:
+      place: what messages write before an entry's number.
+      entries: the entries; lines and their numbers where there is a reading.
+      plan: where in an entry the architecture is.
+      numbers: of the entries; from 1 on if absent.
+      reading: how lines become entries.
+    """
+
+    place: str
+    entries: Sequence[Any]
     plan: Plan
+    numbers: Sequence[int | str] | None = None
     reading: tables.Reading | None = None
 
 
 def _records(found: _List, space: SearchSpace) -> Iterator[ArchRecord]:
-    for where, entry in found.entries:
+    for number, entry in zip(found.numbers or itertools.count(1), found.entries, strict=False):
+        if found.reading is not None:
+            number, entry = entry
+        where = f"{found.place}{number}"
         if found.reading is not None:
             try:
                 entry = found.reading.entry(entry)
@@ -174,7 +187,7 @@ def _located(text: str, name: str, space: SearchSpace, dataset: str | None) -> l
     if reading is not None:
         if not reading.lines:
             raise ValueError(f"{name}: no architectures in it")
-        return [_List([(f"{name}:{number}", line) for number, line in reading.lines], reading.plan, reading)]
+        return [_List(f"{name}:", reading.lines, reading.plan, reading=reading)]
     if (content := _python(text)) is not None:
         return _Document(name, trial, space, dataset).lists(content)
     raise error or ValueError(_no_architecture(lines, name, space))
@@ -229,7 +242,7 @@ def _integer(digits: str) -> float:
     return int(digits) if len(digits) <= 300 else math.inf
 
 
-def _json_lines(lines: Sequence[tables.Line], name: str) -> list[tuple[str, Any]] | None:
+def _json_lines(lines: Sequence[tables.Line], name: str) -> list[tuple[int, Any]] | None:
     """The values of JSON lines; None if the first lines are none.
 
     Raises:
@@ -243,7 +256,7 @@ def _json_lines(lines: Sequence[tables.Line], name: str) -> list[tuple[str, Any]
     for number, line in lines:
         where = f"{name}:{number}"
         try:
-            found.append((where, load(line, where)))
+            found.append((number, load(line, where)))
         except json.JSONDecodeError as error:
             raise ValueError(f"{where}: not JSON ({error.msg}): repair or remove the line") from error
     return found
@@ -314,7 +327,7 @@ class _Document:
             raise ValueError(self._nothing(content))
         return found
 
-    def lines(self, objects: list[tuple[str, Any]]) -> list[_List]:
+    def lines(self, objects: list[tuple[int, Any]]) -> list[_List]:
         """The list of JSON lines.
 
         Raises:
@@ -325,8 +338,8 @@ class _Document:
         if plan is None or entries.hold_several(values, plan, self._trial):
             if len(objects) == 1 and isinstance(values[0], (list, dict)):
                 return self.lists(values[0])
-            raise ValueError(f"{objects[0][0]}: {self._why(values[0])}")
-        return [_List(objects, plan)]
+            raise ValueError(f"{self._name}:{objects[0][0]}: {self._why(values[0])}")
+        return [_List(f"{self._name}:", values, plan, [number for number, _ in objects])]
 
     def _nothing(self, content: Any) -> str:
         if isinstance(content, list):
@@ -366,23 +379,23 @@ class _Document:
                 return self._table(content[fields], content[rows], where)
         pairs = content.pairs if isinstance(content, Repeated) else list(content.items())
         if any(self._trial(key) is not None for key, _ in pairs[:SAMPLE]):
-            return [_List([(f"{where}: entry {i}", pair) for i, pair in enumerate(pairs, 1)], Plan("pair"))]
+            return [_List(f"{where}: entry ", pairs, Plan("pair"))]
         plan = entries.find([content], self._trial)
         if plan is not None and (plan.kind == "whole" or self._is_record(content, plan)):
-            return [_List([(where, content)], plan)]
+            return [_List(where, [content], plan, [""])]
         return self._columns(content, where) or self._by_name(pairs, where) or self._levels(content, where, level)
 
     def _find_in_list(self, content: list[Any], where: str) -> list[_List]:
         plan = entries.find(content, self._trial)
         if (plan is None or plan.kind != "whole") and self._trial(content) is not None:
-            return [_List([(where, content)], Plan("whole"))]
+            return [_List(where, [content], Plan("whole"), [""])]
         if plan is None:
             return []
         if plan.kind == "item" and len(content) > 1 and tables.is_header(content[:SAMPLE], plan, self._trial):
             return self._table(content[0], content[1:], where)
         if entries.hold_several(content, plan, self._trial):
             return []
-        return [_List([(f"{where}: entry {i}", entry) for i, entry in enumerate(content, 1)], plan)]
+        return [_List(f"{where}: entry ", content, plan)]
 
     def _table(self, fields: Any, rows: Any, where: str) -> list[_List]:
         """The list of a table.
@@ -405,7 +418,7 @@ class _Document:
             others = {other for cell in rows[0] for other in _owners(cell)} - {self._space.name}
             hint = f"; its rows belong to space {min(others)}" if len(others) == 1 else ""
             raise ValueError(f"{where}: row 1: no column holds architectures of space {self._space.name!r}{hint}")
-        return [_List([(f"{where}: row {i}", row) for i, row in enumerate(rows, 1)], plan)]
+        return [_List(f"{where}: row ", rows, plan)]
 
     def _is_record(self, content: dict[str, Any], plan: Plan) -> bool:
         """Say if an object is one record with an architecture, and not several architectures by name."""
@@ -438,7 +451,7 @@ class _Document:
         plan = entries.find(parts, self._trial)
         if plan is None or any(self._is_list_of_archs(part) for part in parts[:SAMPLE]):
             return []
-        return [_List([(f"{where}: entry {i}", part) for i, part in enumerate(parts, 1)], plan)]
+        return [_List(f"{where}: entry ", parts, plan)]
 
     def _is_list_of_archs(self, part: Any) -> bool:
         if not isinstance(part, list) or self._trial(part) is not None:

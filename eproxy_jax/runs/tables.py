@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from eproxy_jax.spaces import literals
 
 Line = tuple[int, str]  # number of the line in the file, text
 MAX_LINE = 2**20  # characters
+MAX_LINES = 10**7
 _MAX_JOINED = 64  # lines that one row or one architecture may take
 _MAX_BEHIND = 8  # numbers behind an architecture that are cut off without a delimiter
 _DELIMITERS = (",", "\t", ";", "|", " ")
@@ -69,8 +71,10 @@ def lines_of(text: str, name: str) -> list[Line]:
     """Return the lines that are neither blank nor comments, with their numbers.
 
     Raises:
-      ValueError: a line is too long.
+      ValueError: a line is too long, or there are too many.
     """
+    if (count := text.count("\n")) > MAX_LINES:
+        raise ValueError(f"{name}: {count:,} lines; a file has {MAX_LINES:,} at most: split it")
     found = []
     for number, line in enumerate(text.split("\n"), start=1):
         line = line.strip(" \r\f\v\ufeff")
@@ -122,7 +126,7 @@ def _ways(sample: Sequence[str]) -> Iterator[Callable[[str], Any]]:
     """Ways to split a line, the likeliest first."""
     yield clean
     if any(text[0] in _OPENING for text in sample):
-        yield literals.read
+        yield value
     if any(_ASSIGNED.match(text) for text in sample):
         yield _assigned
     for quote in _QUOTES if any("'" in text for text in sample) else _QUOTES[:1]:
@@ -213,6 +217,20 @@ def clean(text: str) -> str:
     if len(text) > 1 and text[0] in _QUOTES and text[-1] == text[0]:
         text = text[1:-1].strip()
     return text
+
+
+def value(text: str) -> Any:
+    """Read a line as a value of JSON or Python; several ones with commas between them are a list.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if text[0] == "[" and text[-1] not in "]})" and "{" not in text:  # a list and numbers behind it: fast
+        try:
+            return json.loads(f"[{text}]")
+        except (ValueError, RecursionError):
+            pass
+    return literals.read(text)
 
 
 def cells(text: str, delimiter: str, quote: str) -> list[str]:
