@@ -31,7 +31,7 @@ from eproxy_jax.runs.entries import MISSING, SAMPLE, Plan, Repeated, Trial
 from eproxy_jax.spaces import SearchSpace
 
 _MAX_LEVELS = 3  # objects around the lists of a file: search spaces, data sets
-_MAX_SETS = 64  # lists that one object holds by name
+_MAX_SETS = 64  # lists, or columns, that one object holds by name
 _MAX_PYTHON = 2**22  # characters of a file that is one list or dict of Python
 _TABLES = (("fields", "rows"), ("columns", "data"), ("header", "rows"))
 _SILENT_SECONDS = 2  # of reading, before progress is shown
@@ -428,6 +428,8 @@ class _Document:
 
     def _columns(self, content: dict[str, Any], where: str) -> list[_List]:
         """The list of an object of columns: lists of one length, or objects by row as pandas writes them."""
+        if len(content) > _MAX_SETS:
+            return []
         kinds = {name: part for name, part in content.items() if isinstance(part, (list, dict)) and part}
         found = [name for name, part in kinds.items() if self._trial(next(iter(_cells(part)))) is not None]
         if len(found) != 1:

@@ -22,6 +22,7 @@ _MAX_PLACES = 256  # columns or keys that are tried
 _MAX_DEPTH = 4  # of numbers within records within records
 _MAX_LIST = 16  # numbers of a list that are values; longer ones are curves or embeddings
 MAX_TEXT = 100_000  # characters that are tried as an architecture
+MAX_CELLS = 10_000  # of a row, and of a list that is tried as an architecture
 # Names of what holds an architecture, the likeliest first. Any other name is tried as well.
 _NAMES = ("arch", "architecture", "net", "network", "genotype", "cell", "arch_str", "arch_string", "model", "spec")
 # What numbers a row or a run; it is no measured value.
@@ -126,7 +127,8 @@ class Trial:
     def __call__(self, source: Any) -> Any:
         """The architecture, or None."""
         if not isinstance(source, str):
-            return self._parsed(source)
+            is_long = isinstance(source, (list, dict)) and len(source) > MAX_CELLS
+            return None if is_long else self._parsed(source)
         if len(source) > MAX_TEXT:
             return None
         if source not in self._known:

@@ -26,6 +26,7 @@ Line = tuple[int, str]  # number of the line in the file, text
 MAX_LINE = 2**20  # characters
 MAX_LINES = 10**7
 _MAX_JOINED = 64  # lines that one row or one architecture may take
+_MAX_FAILED = 1000  # lines that open what nothing closes, before no more are joined
 _MAX_BEHIND = 8  # numbers behind an architecture that are cut off without a delimiter
 _DELIMITERS = (",", "\t", ";", "|", " ")
 _QUOTES = ('"', "'")
@@ -93,7 +94,9 @@ def choose(lines: list[Line], trial: Trial) -> Reading | None:
     for candidates in [joined, lines] if joined else [lines]:
         if (found := _choose(candidates, trial)) is not None:
             return found
-    joined = _join_brackets(lines)
+    if not any(_opened(text) > 0 for _, text in lines[: entries.SAMPLE]):
+        return None
+    joined = _join(lines, _opened, lambda count: count <= 0)
     return _choose(joined, trial) if len(joined) < len(lines) else None
 
 
@@ -225,7 +228,8 @@ def value(text: str) -> Any:
     Raises:
       ValueError: it is none.
     """
-    if text[0] == "[" and text[-1] not in "]})" and "{" not in text:  # a list and numbers behind it: fast
+    # A list and numbers behind it, the fast way.
+    if text[0] == "[" and text[-1] not in "]})" and "{" not in text and len(text) <= entries.MAX_TEXT:
         try:
             return json.loads(f"[{text}]")
         except (ValueError, RecursionError):
@@ -235,6 +239,8 @@ def value(text: str) -> Any:
 
 def cells(text: str, delimiter: str, quote: str) -> list[str]:
     """Split a line at a delimiter that is outside quotes."""
+    if text.count(delimiter) > entries.MAX_CELLS:
+        raise ValueError(f"a row of more than {entries.MAX_CELLS:,} cells")
     if delimiter == " ":
         text = " ".join(text.split()) if quote not in text else text.replace("\t", " ").strip()
     if quote not in text:
@@ -298,24 +304,23 @@ def _join_quoted(lines: Sequence[Line]) -> list[Line]:
     return _join(lines, lambda text: text.count('"') % 2, lambda count: count % 2 == 0)
 
 
-def _join_brackets(lines: Sequence[Line]) -> list[Line]:
-    """Join lines within brackets."""
-    return _join(
-        lines, lambda text: sum(map(text.count, _OPENING)) - sum(map(text.count, _CLOSING)), lambda count: count <= 0
-    )
+def _opened(text: str) -> int:
+    """How many brackets a line opens more than it closes."""
+    return sum(map(text.count, _OPENING)) - sum(map(text.count, _CLOSING))
 
 
 def _join(lines: Sequence[Line], opened: Callable[[str], int], closed: Callable[[int], bool]) -> list[Line]:
     """Join lines until what a line opens is closed; a line that opens what nothing closes stays as it is."""
     found: list[Line] = []
-    place = 0
+    place = failed = 0
     while place < len(lines):
         number, text = lines[place]
         count, end = opened(text), place + 1
-        while not closed(count) and end < min(len(lines), place + _MAX_JOINED):
+        while failed < _MAX_FAILED and not closed(count) and end < min(len(lines), place + _MAX_JOINED):
             count += opened(lines[end][1])
             end += 1
         if not closed(count):
+            failed += 1
             end = place + 1
         found.append((number, "\n".join(line for _, line in lines[place:end])))
         place = end
