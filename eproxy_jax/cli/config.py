@@ -264,7 +264,11 @@ def space_of_config(config: ml_collections.ConfigDict) -> spaces.SearchSpace:
     values = config.to_dict()
     for name in ("space", "sizes"):
         if name not in values:
-            raise ValueError(f"config: field {name!r} is missing; see eproxy_jax.cli.config.default_config")
+            raise ValueError(f"config: field '{name}' is missing; see eproxy_jax.cli.config.default_config")
+    if not isinstance(values["space"], str):
+        raise ValueError(f"config.space: expected a registry name, got {quoted(values['space'])}")
+    if not isinstance(values["sizes"], dict):
+        raise ValueError(f"config.sizes: expected fields by name, got {quoted(values['sizes'])}")
     return spaces.get(values["space"], **values["sizes"])
 
 
@@ -284,8 +288,6 @@ def build(config: ml_collections.ConfigDict) -> RunSpec:
     for name, value in expected.items():
         if isinstance(value, dict) and not isinstance(values[name], dict):
             raise ValueError(f"config.{name}: expected fields by name, got {quoted(values[name])}")
-    if not isinstance(values["space"], str):
-        raise ValueError(f"config.space: expected a registry name, got {quoted(values['space'])}")
     space = space_of_config(config)
     settings = ProxySettings.from_dict(values["settings"])
     seed = check_seed(values["weight_seed"], "config.weight_seed")

@@ -18,7 +18,6 @@ import itertools
 import json
 import math
 import re
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -74,17 +73,14 @@ def iterate(path: str | Path, space: SearchSpace, dataset: str | None = None) ->
     text = contents.read_text(path)
     lists = _located(text, name, space, dataset)
     total = sum(len(found.entries) for found in lists)
-    shown = progress.Progress(total, unit="architectures read")
-    start, number, is_shown = time.monotonic(), 0, False
+    shown = progress.Progress(total, unit="architectures read", after=_SILENT_SECONDS)
+    number = 0
     for found in lists:
         for record in _records(found, space):
             yield record
             number += 1
-            if number % 1000 == 0 and time.monotonic() - start > _SILENT_SECONDS:
-                shown.update(number, diverged=None)
-                is_shown = True
-    if is_shown:
-        shown.update(total, diverged=None)
+            if number % 1000 == 0 or number == total:
+                shown.update(number)
 
 
 class _List(NamedTuple):

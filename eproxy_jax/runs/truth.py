@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -178,13 +177,11 @@ def _chosen(column: str | None, records: Sequence[archs_lib.ArchRecord], name: s
 def _by_function(truth: dict[Any, float], space: SearchSpace) -> dict[Any, list[Any]]:
     """The architectures of the truth by canonical form."""
     found: dict[Any, list[Any]] = {}
-    shown = progress.Progress(len(truth), unit="architectures of the truth compared")
-    start, is_shown = time.monotonic(), False
+    shown = progress.Progress(len(truth), unit="architectures of the truth compared", after=2)
     for number, arch in enumerate(truth, start=1):
         found.setdefault(space.canonical(arch), []).append(arch)
-        if (number % 1000 == 0 and time.monotonic() - start > 2) or (is_shown and number == len(truth)):
-            shown.update(number, diverged=None)
-            is_shown = True
+        if number % 1000 == 0 or number == len(truth):
+            shown.update(number)
     return found
 
 
