@@ -22,17 +22,23 @@ def quoted(value: Any) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # integers of thousands of digits; lists that are nested too deep
         text = f"<{type(value).__name__}>"
+    text = " ".join(text.split()) if "\n" in text else text  # arrays are printed in several lines
     return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return ``' (did you mean X?)'`` with the nearest known word, or an empty string.
+
+    Args:
+      word: a word that is not known.
+      known: the known words.
+      cutoff: how alike they must be, from 0 to 1.
 
     Example:
       >>> did_you_mean("momentun", ["lr", "momentum"])
       " (did you mean 'momentum'?)"
     """
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
