@@ -9,6 +9,7 @@ import pytest
 
 from eproxy_jax import spaces
 from eproxy_jax.nn import layers
+from eproxy_jax.spaces.cells.graph import Cell
 from eproxy_jax.spaces.nds_anynet.notation import AnyNetArch
 from eproxy_jax.spaces.nds_cells.notation import NdsArch
 from eproxy_jax.types import ProxySettings
@@ -100,7 +101,7 @@ CELLS = Table("architectures that use every operation of it to CELLS", {
         dag_cell("01 02 03 04 15 25 35 45 12", "31m3"),  # four share it
         dag_cell("01", ""),  # no interior vertex
     ],
-    "nasbench201": [(3, 1, 2, 4, 3, 1), (2, 3, 4, 1, 0, 3), (0, 4, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
+    "nasbench201": list(map(Cell, [(3, 1, 2, 4, 3, 1), (2, 3, 4, 1, 0, 3), (0, 4, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)])),
     # Several tiles and parts of one, identity and projected shortcuts, an identity behind the stem, three stages.
     "nds_resnet": [anynet((2, 1, 1, 2), (32, 96, 48, 16)), anynet((1, 2, 1), (24, 72, 16), cifar=True)],
     # Groups narrower than a tile, of the tile's width and wider, alone and together, and hidden widths rounded up.
@@ -126,7 +127,7 @@ CELLS = Table("architectures that use every operation of it to CELLS", {
         nds("c1-0 c3-1 l3-0 l7-1 m5-0 m7-2 s7-1 d3-3 i-4 a3-0", "c1-0 c3-1 l3-0 l7-1 m5-0 m7-1 s7-0 d3-0 i-1 s5-2"),
     ],
     "nds_pnas": [nds("i-0 l7-1 m3-2 a3-0 m3-3 i-1 i-4 s7-0 i-2 i-5", "i-1 l7-0 m3-1 a3-2 m3-0 a3-1 m3-0 i-3 i-4 i-5")],
-    "transnas_micro": [(3, 1, 2, 1, 3, 1), (1, 2, 3, 0, 1, 3), (0, 0, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
+    "transnas_micro": list(map(Cell, [(3, 1, 2, 1, 3, 1), (1, 2, 3, 0, 1, 3), (0, 0, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)])),
     "transnas_macro": [(1, 2, 3, 1), (1, 1, 1, 4, 4), (2, 2, 2, 1, 1, 3), (3, 3, 3, 4, 2, 1)],
 })  # fmt: skip
 # One space of each kind of network that compiles fast; tests of what holds for all are slow on the others.

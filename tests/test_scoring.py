@@ -143,7 +143,8 @@ def test_no_compilation_on_the_second_call():
 
 
 def test_duplicates_are_trained_once_and_scored_alike():
-    shared = [(3, 0, 0, 0, 1, 0), (0, 1, 3, 3, 0, 0), (0, 0, 0, 3, 4, 4)]  # one 3x3 convolution, written three ways
+    # One 3x3 convolution, written three ways.
+    shared = [[[3], [0, 0], [0, 1, 0]], [[0], [1, 3], [3, 0, 0]], [[0], [0, 0], [3, 4, 4]]]
     calls = []
     result = scored(shared, settings=type(TINY).from_dict({**TINY.to_dict(), "alpha": 0.3}),
                     progress=lambda done, total: calls.append((done, total)))  # fmt: skip

@@ -11,10 +11,10 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from eproxy_jax.errors import quoted
+from eproxy_jax.errors import did_you_mean, quoted
 
 MAX_LENGTH = 100_000  # characters; the longest published architecture has about 2,000
 MAX_DEPTH = 20  # containers within containers
@@ -44,12 +44,14 @@ _CLOSING = {"[": "]", "(": ")"}
 _WRAPPERS = re.compile("(?:as)?array|tensor|Tensor|Array|matrix|list|tuple|(?:u?int|float)[0-9]*|bool_?|str_?")
 
 
-def plain(source: Any) -> Any:
+def plain(source: Any, what: str = "", example: str = "") -> Any:
     """Return an architecture's source as a plain value: lists, dicts, strings, numbers.
 
     Args:
       source: text, or a value. Text that is a literal becomes that value. Tuples, arrays and ranges become lists, named
         tuples and dataclasses dicts.
+      what: the start of messages, such as ``"not a NAS-Bench-101 cell"``.
+      example: text that could be read, for messages.
 
     Returns:
       The value. Text that is no literal is returned without quotes, outer spaces and a final comma.
@@ -63,8 +65,40 @@ def plain(source: Any) -> Any:
       >>> plain("'|none~0|',")
       '|none~0|'
     """
-    if not isinstance(source, str):
-        return _plain_value(source, 0)
+    try:
+        return _plain_text(source) if isinstance(source, str) else _plain_value(source, 0)
+    except ValueError as error:
+        parts = (f"{what}: " if what else "", str(error), f"; expected text like {example}" if example else "")
+        raise ValueError("".join(parts)) from error
+
+
+def check_keys(found: Mapping[Any, Any], needed: Sequence[str], where: str, like: str):
+    """Check that an object has some keys. It may have others, but a misspelt one is named.
+
+    Args:
+      found: the object.
+      needed: the keys.
+      where: the start of the message.
+      like: what the object should look like, for the message.
+
+    Raises:
+      ValueError: a key is missing.
+    """
+    missing = [name for name in needed if name not in found]
+    if missing:
+        unknown = misspelt(found, missing)
+        raise ValueError(f"{where}: {', '.join(missing)} missing{unknown and f', {unknown}'}; expected {like}")
+
+
+def misspelt(found: Iterable[Any], missing: Sequence[str]) -> str:
+    """Return ``"unknown key 'widht' (did you mean 'width'?)"`` for the first key that is nearly a missing one, or ""."""
+    for key in found:
+        if isinstance(key, str) and len(key) < 40 and (hint := did_you_mean(key, missing, cutoff=0.75)):
+            return f"unknown key {key!r}{hint}"
+    return ""
+
+
+def _plain_text(source: str) -> Any:
     value: Any = source
     for _ in range(3):  # text within text: a cell of a table that holds a quoted tuple
         text = value.strip().rstrip(",;").rstrip()
@@ -94,7 +128,9 @@ def read(text: str) -> Any:
       [[0, 1], [0, 0]]
     """
     if len(text) > MAX_LENGTH:
-        raise ValueError(f"text of {len(text):,} characters, {quoted(text)}: an architecture has {MAX_LENGTH:,} at most")
+        raise ValueError(
+            f"text of {len(text):,} characters, {quoted(text)}: an architecture has {MAX_LENGTH:,} at most"
+        )
     _check_depth(text)
     if text[:1] in ("[", "{", '"'):
         hooks: dict[str, Callable[..., Any]] = {}
@@ -210,7 +246,9 @@ class _Reader:
         """What to raise at a position of the text."""
         rest = self.text[position:].strip()
         found = quoted(rest[:20]) if rest else "the end"
-        return ValueError(f"{quoted(self.text)} is no literal: expected {wanted} at character {position}, found {found}")
+        return ValueError(
+            f"{quoted(self.text)} is no literal: expected {wanted} at character {position}, found {found}"
+        )
 
     def fail(self, wanted: str) -> ValueError:
         """What to raise at the next token."""

@@ -138,7 +138,9 @@ def test_six_codes_are_naslibs_in_every_container():
     for text, value in zip(texts, values, strict=True):
         expected = space.parse(text)
         assert list(expected) != value
-        assert [space.parse(form) for form in (value, tuple(value), json.dumps(value), np.array(value))] == [expected] * 4
+        assert [space.parse(form) for form in (value, tuple(value), json.dumps(value), np.array(value))] == [
+            expected
+        ] * 4
     assert space.format(space.parse((2, 0, 4, 1, 3, 0))) == (
         "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|avg_pool_3x3~0|nor_conv_1x1~1|skip_connect~2|"
     )
@@ -265,7 +267,9 @@ def test_records_of_nasbench_mr_have_results_beside_the_architecture():
     space = spaces.get("nasbench_mr")
     record = json.loads(real_input("18_record.json").read_text())[0]
     arch = space.parse(record)
-    assert arch == space.parse({key: record[key] for key in ("input_channel", "inverted_residual_setting", "last_channel")})
+    assert arch == space.parse(
+        {key: record[key] for key in ("input_channel", "inverted_residual_setting", "last_channel")}
+    )
 
 
 @pytest.mark.parametrize(

@@ -102,14 +102,14 @@ class CellNames:
         code = literals.integer(op)
         if code is not None:
             if not 0 <= code < len(self.ops):
-                raise ValueError(f"{self.label} operation code {quoted(code)}: expected 0 to {len(self.ops) - 1}")
+                raise ValueError(
+                    f"{self.label}: expected operation codes from 0 to {len(self.ops) - 1}, got {quoted(op)}"
+                )
             return code
         name = _ALIASES.get(op.lower(), op.lower()) if isinstance(op, str) else ""
         if name not in self.ops:
             hint = did_you_mean(op, self.ops) if isinstance(op, str) and len(op) < 80 else ""
-            raise ValueError(
-                f"unknown {self.label} operation {quoted(op)}{hint}; known: {', '.join(self.ops)}"
-            )
+            raise ValueError(f"unknown {self.label} operation {quoted(op)}{hint}; known: {', '.join(self.ops)}")
         return self.ops.index(name)
 
     def parse(self, value: Any) -> Cell:

@@ -50,7 +50,9 @@ def check_cell(matrix: Sequence[Sequence[int]], ops: Sequence[str], what: str) -
     if len(ops) != size:
         raise ValueError(f"{what}: {len(ops)} ops for a matrix of {size} vertices; give one op a vertex")
     if ops[0] != INPUT or ops[-1] != OUTPUT:
-        raise ValueError(f"{what}: the first op must be 'input' and the last 'output', got {quoted(ops[0])} and {quoted(ops[-1])}")
+        raise ValueError(
+            f"{what}: the first op must be 'input' and the last 'output', got {quoted(ops[0])} and {quoted(ops[-1])}"
+        )
     for vertex, op in enumerate(ops[1:-1], start=1):
         if op not in OPS:
             hint = did_you_mean(op, OPS) if isinstance(op, str) and len(op) < 80 else ""

@@ -82,7 +82,7 @@ def parse(source: Any) -> Cell:
     """
     if hasattr(source, "matrix") and hasattr(source, "ops") and not isinstance(source, dict):  # a ModelSpec
         source = [source.matrix, source.ops]
-    value = literals.plain(source)
+    value = literals.plain(source, f"not a {_WHAT}", _EXAMPLE)
     if isinstance(value, dict):
         matrix, ops = _of_object(value, source)
     elif isinstance(value, list) and len(value) == 2 and all(isinstance(part, list) for part in value):
@@ -90,7 +90,8 @@ def parse(source: Any) -> Cell:
     elif (codes := literals.integers(value)) is not None and len(codes) > 2:
         matrix, ops = _of_flat(codes, source)
     else:
-        raise ValueError(f"not a {_WHAT}: {quoted(source)}; expected [matrix, ops] like {_EXAMPLE}")
+        wanted = "a list of rows and a list of ops" if isinstance(value, list) and len(value) == 2 else "[matrix, ops]"
+        raise ValueError(f"not a {_WHAT}: {quoted(source)}; expected {wanted} like {_EXAMPLE}")
     if len(matrix) > _MAX_WRITTEN:
         raise ValueError(f"{_WHAT}: {len(matrix)} vertices; at most {MAX_VERTICES} may be on paths to the output")
     return check_cell([_row(row) for row in matrix], _names(ops, len(matrix)), _WHAT)
@@ -129,7 +130,9 @@ def _of_edges(value: dict[Any, Any]) -> tuple[list[Any], list[Any]]:
     keys = [f"edge_{number}" for number in range(len(_PAIRS))] + [f"op_node_{n}" for n in range(MAX_VERTICES - 2)]
     missing = next((key for key in keys if key not in value), None)
     if missing is not None:
-        raise ValueError(f"{_WHAT}: the key {missing!r} is missing; expected edge_0 to edge_20 and op_node_0 to op_node_4")
+        raise ValueError(
+            f"{_WHAT}: the key {missing!r} is missing; expected edge_0 to edge_20 and op_node_0 to op_node_4"
+        )
     matrix: list[list[Any]] = [[0] * MAX_VERTICES for _ in range(MAX_VERTICES)]
     for number, (i, j) in enumerate(_PAIRS):
         matrix[i][j] = value[f"edge_{number}"]

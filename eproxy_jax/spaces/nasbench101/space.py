@@ -55,7 +55,7 @@ class NasBench101(base.SearchSpace, base.Group):
     modules_per_stack: int = 3
 
     name: ClassVar[str] = "nasbench101"
-    paper: ClassVar[str] = "Ying et al., \"NAS-Bench-101\", ICML 2019"
+    paper: ClassVar[str] = 'Ying et al., "NAS-Bench-101", ICML 2019'
 
     def __post_init__(self):
         base.check_positive(self)

@@ -58,7 +58,7 @@ class NasBench201(CellSpace):
     cells_per_stage: int = 5
 
     name: ClassVar[str] = "nasbench201"
-    paper: ClassVar[str] = "Dong and Yang, \"NAS-Bench-201\", ICLR 2020"
+    paper: ClassVar[str] = 'Dong and Yang, "NAS-Bench-201", ICLR 2020'
     num_ops: ClassVar[int] = len(OPS)
     affine: ClassVar[bool] = False
     weighted_input_skip: ClassVar[bool] = False
@@ -75,11 +75,11 @@ class NasBench201(CellSpace):
         match = _STRING.fullmatch(source) if isinstance(source, str) else None
         if match and all(op in _CODES for op in match.groups()):
             return Cell(map(_CODES.__getitem__, match.groups()))
-        value = literals.plain(source)
+        value = literals.plain(source, "not a NAS-Bench-201 cell", repr(_EXAMPLE))
         if isinstance(value, str):
             return _parse_string(value)
         codes = literals.integers(value)
-        if codes is not None and len(codes) == NUM_EDGES:
+        if codes:
             return _parse_naslib(codes, source)
         if literals.integer(value) is not None:
             raise ValueError(
@@ -213,6 +213,11 @@ def _parse_string(text: str) -> Cell:
 
 def _parse_naslib(codes: list[int], source: Any) -> Cell:
     """NASLib's six codes, in its order of edges."""
+    if len(codes) != NUM_EDGES:
+        raise ValueError(
+            f"not a NAS-Bench-201 cell: {quoted(source)}; expected six codes as NASLib's '(4, 3, 3, 0, 0, 0)', nested ones "
+            f"like [[3], [3, 4], [1, 3, 1]], or a string like {_EXAMPLE!r}"
+        )
     if not all(0 <= code < len(_NASLIB_OPS) for code in codes):
         wrong = next(code for code in codes if not 0 <= code < len(_NASLIB_OPS))
         raise ValueError(

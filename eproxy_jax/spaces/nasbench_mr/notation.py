@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from eproxy_jax.errors import did_you_mean, quoted
+from eproxy_jax.errors import quoted
 from eproxy_jax.spaces import literals
 from eproxy_jax.spaces.base import Notation
 
@@ -124,17 +124,14 @@ def parse(source: Any) -> Arch:
     Raises:
       ValueError: not an architecture of the space; says where and how to fix it.
     """
-    values = literals.plain(source)
+    values = literals.plain(source, "not a NAS-Bench-MR architecture", _HINT.removeprefix("like "))
     numbers = literals.integers(values)
     if numbers is not None and len(numbers) == len(CHOICES):
         for place, (number, choices) in enumerate(zip(numbers, CHOICES, strict=True)):
             _number(number, f"number {place + 1} of {len(CHOICES)}", choices)
         return from_numbers(numbers)
     if isinstance(values, dict):
-        for key in KEYS:
-            if key not in values:
-                near = next((hint for other in values if (hint := did_you_mean(key, [str(other)[:40]], 0.75))), "")
-                raise ValueError(f"NAS-Bench-MR architecture: key {key!r} is missing{near}; {_HINT}")
+        literals.check_keys(values, KEYS, "not a NAS-Bench-MR architecture", f"an object {_HINT}")
         values = [values[key] for key in KEYS]
     if not isinstance(values, list) or len(values) != len(KEYS):
         raise ValueError(

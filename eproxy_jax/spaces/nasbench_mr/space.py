@@ -109,7 +109,9 @@ class NasBenchMr(base.SearchSpace):
     channel_divisor: int = 1
 
     name: ClassVar[str] = "nasbench_mr"
-    paper: ClassVar[str] = "Ding et al., \"Learning Versatile Neural Architectures by Propagating Network Codes\", ICLR 2022"
+    paper: ClassVar[str] = (
+        'Ding et al., "Learning Versatile Neural Architectures by Propagating Network Codes", ICLR 2022'
+    )
 
     def __post_init__(self):
         base.check_positive(self)

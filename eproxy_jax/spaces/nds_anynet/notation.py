@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from eproxy_jax.errors import did_you_mean, quoted
+from eproxy_jax.errors import quoted
 from eproxy_jax.spaces import literals
 from eproxy_jax.spaces.base import Notation
 
@@ -188,7 +188,9 @@ def notations(arch: AnyNetArch, block: str) -> tuple[Notation, ...]:
     ]
     if not arch.bot_muls:
         short = {key: net[key] for key in (_BLOCK_TYPE, "ds", "ws", "ss")}
-        found.append(Notation("net without bottlenecks", short, "blocks of this space have neither bot_muls nor num_gs"))
+        found.append(
+            Notation("net without bottlenecks", short, "blocks of this space have neither bot_muls nor num_gs")
+        )
     return tuple(found)
 
 
@@ -205,7 +207,7 @@ def parse(source: Any, block: str, rules: Sequence[Rules], space: str) -> AnyNet
       ValueError: not an architecture of the space; says what and how to fix it.
     """
     where = f"not an architecture of {space}"
-    net = literals.plain(source)
+    net = literals.plain(source, where, example(rules[0], block))
     if isinstance(net, dict):
         fields = _fields_of(net, block, where, named=isinstance(source, AnyNetArch), short=not rules[0].bot_muls)
     elif isinstance(net, list) and len(net) == len(FIELDS) and all(isinstance(values, list) for values in net):
@@ -230,10 +232,7 @@ def _fields_of(net: dict[Any, Any], block: str, where: str, named: bool, short: 
     """The five fields; ``named`` for an ``AnyNetArch``, ``short`` where blocks have no bottlenecks."""
     needed = ("ds", "ws", "ss") if short else FIELDS
     needed = needed if named else (_BLOCK_TYPE, *needed)
-    missing = [name for name in needed if name not in net]
-    if missing:
-        meant = next((hint for key in net if (hint := did_you_mean(str(key)[:40], missing, cutoff=0.75))), "")
-        raise ValueError(f"{where}: {', '.join(missing)} missing{meant}; expected the keys {', '.join(needed)}")
+    literals.check_keys(net, needed, where, f"the keys {', '.join(needed)}")
     if not named and net[_BLOCK_TYPE] != block:
         raise ValueError(
             f"{where}: {_BLOCK_TYPE} is {quoted(net[_BLOCK_TYPE])}; expected {block!r}; other blocks are other spaces"

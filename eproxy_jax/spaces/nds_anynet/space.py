@@ -64,7 +64,7 @@ class AnyNetSpace(base.SearchSpace):
 
     block: ClassVar[str]
     rules: ClassVar[tuple[Rules, ...]]
-    paper: ClassVar[str] = "Radosavovic et al., \"On Network Design Spaces for Visual Recognition\", ICCV 2019"
+    paper: ClassVar[str] = 'Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019'
 
     def __post_init__(self):
         base.check_positive(self)

@@ -106,10 +106,12 @@ def parse(source: Any, rules: Rules, width: int, depth: int) -> NdsArch:
       ValueError: not an architecture of the space.
     """
     what = f"not a network of the {rules.label} space"
-    value = literals.plain(source)
+    value = literals.plain(source, what, rules.example)
     sizes: dict[str, Any] = {"width": width, "depth": depth}
     if isinstance(value, dict):
-        _check_spelling(value, ("genotype", "width", "depth"), what)
+        keys = [name for name in ("genotype", "width", "depth") if name not in value]
+        if unknown := literals.misspelt(value, keys):  # other keys are ignored
+            raise ValueError(f"{what}: the network has an {unknown}")
         if literals.integer(value.get("drop_prob", 0)) != 0:
             raise ValueError(
                 f"{what}: drop_prob is {quoted(value['drop_prob'])}; scores are without drop path: set it to 0"
@@ -130,9 +132,8 @@ def parse(source: Any, rules: Rules, width: int, depth: int) -> NdsArch:
     if not {"normal", "reduce"} <= genotype.keys():
         if {"ds", "ws"} & genotype.keys():
             raise ValueError(f"{what}: {quoted(source)} is an AnyNet of stages, which has no cells")
-        _check_spelling(genotype, _KEYS, f"{what}: the genotype")
-        missing = "normal" if "normal" not in genotype else "reduce"
-        raise ValueError(f"{what}: the genotype has no {missing!r}; expected an object like {rules.example}")
+        where = f"{what}: keys of the genotype"
+        literals.check_keys(genotype, ("normal", "reduce"), where, f"an object like {rules.example}")
     arch = _check(genotype["normal"], genotype["reduce"], **sizes, rules=rules, what=what)
     for name, cell in (("normal", arch.normal), ("reduce", arch.reduce)):
         given, expected = genotype.get(f"{name}_concat"), concat(cell, rules)
@@ -142,14 +143,6 @@ def parse(source: Any, rules: Rules, width: int, depth: int) -> NdsArch:
                 f"{what}: {name}_concat is {quoted(given)}; in this space a cell's output is {rule}: {list(expected)}"
             )
     return arch
-
-
-def _check_spelling(found: dict[Any, Any], known: tuple[str, ...], where: str):
-    """Refuse what looks like a misspelt key, because other keys are ignored."""
-    for key in found:
-        meant = [name for name in known if name not in found]
-        if isinstance(key, str) and len(key) < 80 and (hint := did_you_mean(key, meant, cutoff=0.75)):
-            raise ValueError(f"{where} has an unknown key {key!r}{hint}")
 
 
 def _are_cells(value: Any) -> bool:
@@ -310,7 +303,9 @@ def genotype_text(arch: NdsArch, rules: Rules) -> str:
 
 def to_text(arch: NdsArch, rules: Rules) -> str:
     """The ``net`` object of an NDS file as JSON text without spaces."""
-    return json.dumps({"genotype": _genotype(arch, rules), "width": arch.width, "depth": arch.depth}, separators=(",", ":"))
+    return json.dumps(
+        {"genotype": _genotype(arch, rules), "width": arch.width, "depth": arch.depth}, separators=(",", ":")
+    )
 
 
 # --- the set of genotypes ------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ _MIN_PLACES = 7  # normal cells of a stage that a program holds: what the design
 _POOLS = ("max_pool_3x3", "avg_pool_3x3")
 _SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
 _COMPACT_OPS = (*_POOLS, "skip_connect", *_SEPARABLE)  # as NASLib and NAS-Bench-301 number them
-_NDS_PAPER = "Radosavovic et al., \"On Network Design Spaces for Visual Recognition\", ICCV 2019"
+_NDS_PAPER = 'Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,7 @@ class TransNasMacro(base.SearchSpace, base.Group):
     stem_channels: int = 64
 
     name: ClassVar[str] = "transnas_macro"
-    paper: ClassVar[str] = "Duan et al., \"TransNAS-Bench-101\", CVPR 2021"
+    paper: ClassVar[str] = 'Duan et al., "TransNAS-Bench-101", CVPR 2021'
 
     def __post_init__(self):
         base.check_positive(self)

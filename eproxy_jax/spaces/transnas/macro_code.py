@@ -127,7 +127,7 @@ def parse(source: Any) -> Code:
     Raises:
       ValueError: not a code of the space.
     """
-    value = literals.plain(source)
+    value = literals.plain(source, "not a TransNAS-Bench-101-macro code", repr(_EXAMPLE))
     number = literals.integer(value)
     if number is not None and number >= 0:
         digits_found: list[int] | None = list(map(int, str(number))) if number < 10**18 else None

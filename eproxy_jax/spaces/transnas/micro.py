@@ -62,7 +62,7 @@ class TransNasMicro(CellSpace):
     macro: str = "41414"
 
     name: ClassVar[str] = "transnas_micro"
-    paper: ClassVar[str] = "Duan et al., \"TransNAS-Bench-101\", CVPR 2021"
+    paper: ClassVar[str] = 'Duan et al., "TransNAS-Bench-101", CVPR 2021'
     num_ops: ClassVar[int] = len(OPS)
     affine: ClassVar[bool] = True
     weighted_input_skip: ClassVar[bool] = True
@@ -78,7 +78,7 @@ class TransNasMicro(CellSpace):
     def parse(self, source: Any) -> Cell:
         if isinstance(source, Cell):
             return check_cell(source, len(OPS), "TransNAS-Bench-101-micro cell")
-        value = literals.plain(source)
+        value = literals.plain(source, "not a TransNAS-Bench-101-micro cell", repr(_EXAMPLE))
         if isinstance(value, str):
             match = _STRING.fullmatch(value)
             if not match:
