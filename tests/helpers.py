@@ -45,6 +45,7 @@ SPACES = Table("a tiny instance of it to SPACES", {
     "nds_resnext_b": spaces.get("nds_resnext_b", stem_channels=4, width_divisor=32),
     "nds_vanilla": spaces.get("nds_vanilla", stem_channels=4, width_divisor=8),
     "nasbench_mr": spaces.get("nasbench_mr", channel_divisor=8),
+    "nats_size": spaces.get("nats_size", channel_divisor=4),
     "nds_amoeba": spaces.get("nds_amoeba", width_divisor=16),
     "nds_darts": spaces.get("nds_darts", width_divisor=16),
     "nds_enas": spaces.get("nds_enas", width_divisor=16),
@@ -117,6 +118,8 @@ CELLS = Table("architectures that use every operation of it to CELLS", {
             (1, (1, 1, 1, 1), (24, 32, 16, 48)), last=40,
         )
     ],
+    # Widths that grow, shrink and stay: with and without a convolution on the skip of a cell.
+    "nats_size": [(8, 16, 24, 24, 24), (24, 16, 16, 8, 16)],
     # All operations between them (NASNet's at both strides), one or several outputs; few with weights: less to compile.
     "nds_amoeba": [
         nds("ds3-0 i-1 m3-2 a3-0 a3-1 i-3 s5-2 i-0 i-4 i-0", "ds3-0 i-1 m3-0 a3-1 a3-0 m3-1 i-2 m3-0 m3-3 i-2")

@@ -1,4 +1,4 @@
-"""This module is the entry point of ``eproxy score``, ``eproxy plan``, ``eproxy dps`` and ``eproxy bank``.
+"""This module is the entry point of ``eproxy score``, ``plan``, ``dps``, ``bank`` and ``spaces``.
 
 It reads flags and configuration, hands frozen specs to the library, and turns errors into one line and exit status 2.
 It computes nothing.
@@ -11,11 +11,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from eproxy_jax.cli import bank, dps, plan, score
+from eproxy_jax.cli import bank, dps, plan, score, spaces
 from eproxy_jax.cli.common import UsageError
 
 EXIT_USAGE = 2
-_COMMANDS = {"score": score, "plan": plan, "dps": dps, "bank": bank}
+_COMMANDS = {"score": score, "plan": plan, "dps": dps, "bank": bank, "spaces": spaces}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if any("=" not in text for text in overrides):
         own.error("configuration overrides are written --config.FIELD=VALUE, with '='")
     try:
-        if argv is None:  # run as a program; a caller of this function has configured JAX already
+        # Run as a program; a caller of this function has configured JAX already. Some commands run nothing on devices.
+        if argv is None and hasattr(arguments, "devices"):
             _configure_jax(arguments)
         return _COMMANDS[arguments.command].run(arguments, overrides)
     except (UsageError, ValueError, OSError) as error:

@@ -22,7 +22,7 @@ MAX_DIGITS = 18  # of an integer
 MAX_ITEMS = 10_000  # of an array or a range
 
 _BRACKETS = re.compile(r"[\[\](){}]")
-_LONG_INTEGER = re.compile(r"[0-9]{%d}" % (MAX_DIGITS + 1))
+_LONG_INTEGER = re.compile(f"[0-9]{{{MAX_DIGITS + 1}}}")
 _OPENS = re.compile(r"""[\[({'"]|[A-Za-z_][A-Za-z0-9_.]*\(|[-+.]?[0-9]""")
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -91,7 +91,10 @@ def check_keys(found: Mapping[Any, Any], needed: Sequence[str], where: str, like
 
 
 def misspelt(found: Iterable[Any], missing: Sequence[str]) -> str:
-    """Return ``"unknown key 'widht' (did you mean 'width'?)"`` for the first key that is nearly a missing one, or ""."""
+    """Return ``"unknown key 'widht' (did you mean 'width'?)"`` for the first key that is nearly a missing one.
+
+    Where there is none, the text is empty.
+    """
     for key in found:
         if isinstance(key, str) and len(key) < 40 and (hint := did_you_mean(key, missing, cutoff=0.75)):
             return f"unknown key {key!r}{hint}"

@@ -117,8 +117,8 @@ def _of_flat(codes: list[int], source: Any) -> tuple[list[Any], list[Any]]:
     size = next((n for n in range(2, MAX_VERTICES + 1) if n * (n + 1) == len(codes)), None)
     if size is None:
         raise ValueError(
-            f"not a {_WHAT}: {quoted(source)} has {len(codes)} numbers; NASLib's tuple of n vertices has n * n + n, the "
-            "matrix row by row and a code a vertex"
+            f"not a {_WHAT}: {quoted(source)} has {len(codes)} numbers; NASLib's tuple of n vertices has n * n + n, "
+            "the matrix row by row and a code a vertex"
         )
     ops = codes[size * size :]
     if not all(0 <= code < len(_NASLIB_CODES) for code in ops):

@@ -215,8 +215,8 @@ def _parse_naslib(codes: list[int], source: Any) -> Cell:
     """NASLib's six codes, in its order of edges."""
     if len(codes) != NUM_EDGES:
         raise ValueError(
-            f"not a NAS-Bench-201 cell: {quoted(source)}; expected six codes as NASLib's '(4, 3, 3, 0, 0, 0)', nested ones "
-            f"like [[3], [3, 4], [1, 3, 1]], or a string like {_EXAMPLE!r}"
+            f"not a NAS-Bench-201 cell: {quoted(source)}; expected six codes as NASLib's '(4, 3, 3, 0, 0, 0)', nested "
+            f"ones like [[3], [3, 4], [1, 3, 1]], or a string like {_EXAMPLE!r}"
         )
     if not all(0 <= code < len(_NASLIB_OPS) for code in codes):
         wrong = next(code for code in codes if not 0 <= code < len(_NASLIB_OPS))

@@ -73,7 +73,7 @@ class _NdsCells(base.SearchSpace):
 
     @override
     def parse(self, source: Any) -> NdsArch:
-        """Read an architecture: the ``net`` object of an NDS file, or a genotype, which has the space's width and depth.
+        """Read an architecture: the ``net`` object of an NDS file, or a genotype at the space's width and depth.
 
         Raises:
           ValueError: not an architecture of the space.
@@ -192,7 +192,7 @@ def _example(rules: Rules, width: int, depth: int) -> NdsArch:
     """A network that has several operations, for examples."""
     ops = [op for op in rules.ops if op != cell_ops.NONE][-4:]
     edges = tuple((ops[(3 * node + side) % 4], node + side) for node in range(rules.nodes) for side in (0, 1))
-    return NdsArch(edges, edges[:-1] + ((ops[0], 0),), width, depth)
+    return NdsArch(edges, (*edges[:-1], (ops[0], 0)), width, depth)
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -2,7 +2,8 @@
 
 Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as docs/spaces.md gives it.
 
-:meth:`TransNasMacro.notations` lists the notations. Which codes there are, and how they are built, says ``macro_code.py``.
+:meth:`TransNasMacro.notations` lists the notations. Which codes there are, and how they are built, says
+``macro_code.py``.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def problem(code: Sequence[int]) -> str:
     """What is wrong with a code, or nothing."""
     for position, digit in enumerate(code, start=1):
         if digit not in (1, 2, 3, 4):
-            return f"digit {position} is {quoted(digit)}; expected 1 (neither), 2 (channels double), 3 (stride 2) or 4 (both)"
+            return f"digit {position} is {digit}; expected 1 (neither), 2 (channels double), 3 (stride 2) or 4 (both)"
     if not MIN_MODULES <= len(code) <= MAX_MODULES:
         return f"it has {len(code)} digit(s); expected {MIN_MODULES} to {MAX_MODULES}, one a module"
     if not 1 <= halvings(code) <= MAX_HALVINGS:

@@ -2,8 +2,8 @@
 
 Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as docs/spaces.md gives it.
 
-:meth:`TransNasMicro.notations` lists the notations. Digits, flat or nested, mean the same in all of them: NASLib numbers
-and orders this benchmark's edges as its strings do.
+:meth:`TransNasMicro.notations` lists the notations. Digits, flat or nested, mean the same in all of them: NASLib
+numbers and orders this benchmark's edges as its strings do.
 """
 
 from __future__ import annotations
