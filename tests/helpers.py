@@ -46,6 +46,7 @@ SPACES = Table("a tiny instance of it to SPACES", {
     "nds_vanilla": spaces.get("nds_vanilla", stem_channels=4, width_divisor=8),
     "nasbench_mr": spaces.get("nasbench_mr", channel_divisor=8),
     "nats_size": spaces.get("nats_size", channel_divisor=4),
+    "darts": spaces.get("darts", width_divisor=16, width=32, depth=5),
     "nds_amoeba": spaces.get("nds_amoeba", width_divisor=16),
     "nds_darts": spaces.get("nds_darts", width_divisor=16),
     "nds_enas": spaces.get("nds_enas", width_divisor=16),
@@ -125,6 +126,7 @@ CELLS = Table("architectures that use every operation of it to CELLS", {
         nds("ds3-0 i-1 m3-2 a3-0 a3-1 i-3 s5-2 i-0 i-4 i-0", "ds3-0 i-1 m3-0 a3-1 a3-0 m3-1 i-2 m3-0 m3-3 i-2")
     ],
     "nds_darts": [nds("n-0 s3-1 d3-0 i-2 m3-1 d5-3 a3-2 s5-0", "i-0 s3-1 d3-0 n-1 m3-1 d5-0 a3-2 s5-3", 50, 5)],
+    "darts": [nds("i-0 s3-1 d3-0 m3-2 d5-3 a3-1 s5-0 s3-4", "i-0 s3-1 d3-0 m3-1 d5-0 a3-2 s5-3 i-2", 32, 5)],
     "nds_enas": [nds("s3-0 a3-1 i-2 a3-0 m3-3 i-2 i-3 s5-4 m3-5 i-5", "m3-1 a3-0 a3-1 i-0 i-0 m3-0 s3-2 i-2 i-2 a3-3")],
     "nds_nasnet": [
         nds("c1-0 c3-1 l3-0 l7-1 m5-0 m7-2 s7-1 d3-3 i-4 a3-0", "c1-0 c3-1 l3-0 l7-1 m5-0 m7-1 s7-0 d3-0 i-1 s5-2"),

@@ -1,10 +1,10 @@
 """The networks of NATS-Bench's size space: stand-alone, and universal with the widths as data.
 
-A stem, and five pieces of widths of their own: a cell, a residual block of stride 2, a cell, a block, a cell. The cell is
-the same in all networks.
+A stem, and five pieces of widths of their own: a cell, a residual block of stride 2, a cell, a block, a cell. The
+cell is the same in all networks.
 
-In the universal module every array has the capacity of its group. What is above a network's own width starts at zero and
-stays there: such kernels are zero, batch norm of zeros is zero, and gradients of both are zero.
+In the universal module every array has the capacity of its group. What is above a network's own width starts at zero
+and stays there: such kernels are zero, batch norm of zeros is zero, and gradients of both are zero.
 """
 
 from __future__ import annotations

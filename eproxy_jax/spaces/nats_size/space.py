@@ -1,9 +1,9 @@
 """NATS-Bench's size space: the widths of five pieces of a network whose cell is fixed.
 
-Source: Dong, Liu, Musial and Gabrys, "NATS-Bench", TPAMI 2021. The cell is the one with the highest accuracy on CIFAR-100
-in the topology space, ``|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|``;
-the authors' networks are a stem, a cell, a residual block of stride 2, a cell, a block and a cell, and the k-th width is
-that of the k-th piece; the stem has the first one's.
+Source: Dong, Liu, Musial and Gabrys, "NATS-Bench", TPAMI 2021. The cell is the one with the highest accuracy on
+CIFAR-100 in the topology space (``net.CELL``): five 3x3 convolutions, and a skip from its input to its output. The
+authors' networks are a stem, a cell, a residual block of stride 2, a cell, a block and a cell. The k-th width is that
+of the k-th piece; the stem has the first one's.
 
 One program of full width serves all networks; with ``--grouping fine`` each piece has a capacity of half or all of it.
 """
@@ -111,7 +111,7 @@ class NatsSize(base.SearchSpace):
     channel_divisor: int = 1
 
     name: ClassVar[str] = "nats_size"
-    paper: ClassVar[str] = "Dong et al., \"NATS-Bench\", TPAMI 2021"
+    paper: ClassVar[str] = 'Dong et al., "NATS-Bench", TPAMI 2021'
 
     def __post_init__(self):
         base.check_positive(self)
@@ -135,8 +135,8 @@ class NatsSize(base.SearchSpace):
         for place, width in enumerate(widths, start=1):
             if width not in WIDTHS:
                 raise ValueError(
-                    f"not a NATS-Bench size: {quoted(source)}: width {place} is {quoted(width)}; expected a multiple of "
-                    f"{STEP} from {STEP} to {MAX_WIDTH}"
+                    f"not a NATS-Bench size: {quoted(source)}: width {place} is {quoted(width)}; expected a multiple "
+                    f"of {STEP} from {STEP} to {MAX_WIDTH}"
                 )
         return tuple(widths)
 

@@ -287,8 +287,8 @@ def notations(arch: NdsArch, rules: Rules) -> tuple[Notation, ...]:
         meaning = ", ".join(f"{code} {op}" for code, op in enumerate(rules.compact_ops))
         found.append(Notation("index pairs", str(pairs), f"NASLib and NAS-Bench-301: (input, operation); {meaning}"))
         primitives = {name: [[rules.compact_ops.index(op) + 1, source] for op, source in flat[name]] for name in cells}
-        found.append(Notation("genotype of indices", primitives,
-                              "(operation, input), operations as DARTS numbers them: 0 none, then the same"))  # fmt: skip
+        meaning = "(operation, input), operations as DARTS numbers them: 0 none, then the same"
+        found.append(Notation("genotype of indices", primitives, meaning))
     return tuple(found)
 
 

@@ -3,7 +3,7 @@
 Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; docs/spaces.md gives the
 skeleton.
 
-:meth:`_NdsCells.notations` lists the notations. What they mean, and which genotypes there are, says ``notation.py``.
+:meth:`NdsCells.notations` lists the notations. What they mean, and which genotypes there are, says ``notation.py``.
 
 Architectures of one width share a program, whatever their genotype and depth (up to 23 cells; then up to 44, and
 so on): the published networks of a space have three to five widths. Spaces with dense 7x1-1x7 convolutions have two
@@ -45,8 +45,8 @@ _NDS_PAPER = 'Radosavovic et al., "On Network Design Spaces for Visual Recogniti
 
 
 @dataclasses.dataclass(frozen=True)
-class _NdsCells(base.SearchSpace):
-    """What the five spaces share. Subclasses give ``name`` and ``rules``.
+class NdsCells(base.SearchSpace):
+    """What the spaces share. Subclasses give ``name`` and ``rules``.
 
     Attributes:
       width_divisor: widths are divided by it (and rounded up): a size for small machines.
@@ -340,7 +340,7 @@ def _init_bank(key: Array, group: NdsGroup, kernels: encoding.Kernels, dtype: An
 
 @base.register("nds_darts")
 @dataclasses.dataclass(frozen=True)
-class NdsDarts(_NdsCells):
+class NdsDarts(NdsCells):
     """The DARTS space of NDS: four nodes, all of them the output.
 
     Example:
@@ -361,7 +361,7 @@ class NdsDarts(_NdsCells):
 
 @base.register("nds_enas")
 @dataclasses.dataclass(frozen=True)
-class NdsEnas(_NdsCells):
+class NdsEnas(NdsCells):
     """The ENAS space of NDS: five nodes, of which those that no other node reads are the output."""
 
     name: ClassVar[str] = "nds_enas"
@@ -372,7 +372,7 @@ class NdsEnas(_NdsCells):
 
 @base.register("nds_pnas")
 @dataclasses.dataclass(frozen=True)
-class NdsPnas(_NdsCells):
+class NdsPnas(NdsCells):
     """The PNAS space of NDS: five nodes, all of them the output."""
 
     name: ClassVar[str] = "nds_pnas"
@@ -386,7 +386,7 @@ class NdsPnas(_NdsCells):
 
 @base.register("nds_nasnet")
 @dataclasses.dataclass(frozen=True)
-class NdsNasnet(_NdsCells):
+class NdsNasnet(NdsCells):
     """The NASNet space of NDS: five nodes, of which those that no other node reads are the output."""
 
     name: ClassVar[str] = "nds_nasnet"
@@ -403,7 +403,7 @@ class NdsNasnet(_NdsCells):
 
 @base.register("nds_amoeba")
 @dataclasses.dataclass(frozen=True)
-class NdsAmoeba(_NdsCells):
+class NdsAmoeba(NdsCells):
     """The AmoebaNet space of NDS: five nodes, of which those that no other node reads are the output."""
 
     name: ClassVar[str] = "nds_amoeba"
