@@ -79,7 +79,7 @@ def _attributes(kind: type) -> dict[str, str]:
             inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("Attributes:\n")[2].partition("\n\n")[0]
         )
         for name, text in re.findall(r"^  (\w+): (.*(?:\n   .*)*)", section, re.MULTILINE):
-            found[name] = " ".join(text.split())
+            found[name] = re.sub(r":\w+:`([^`]+)`", r"\1()", " ".join(text.split()))
     return found
 
 
@@ -93,7 +93,7 @@ def _page(description: dict[str, Any]) -> str:
     ]
     for size in description["sizes"]:
         lines += _wrapped(f"  {size['name']} = {size['default']!r}  {size['meaning']}", "      ")
-    lines += ["", "the string of the first example below, in canonical form:", f"  {description['canonical']}", ""]
+    lines += ["", "the first example below, in canonical form:", f"  {description['canonical']}", ""]
     lines.append("notations; text, JSON and Python values are read alike, keys of an object beside them are values:")
     for notation in description["notations"]:
         lines += _wrapped(f"  {notation['name']}: {notation['meaning']}", "    ")

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eproxy_jax.errors import did_you_mean, quoted
@@ -23,6 +23,7 @@ MAX_ITEMS = 10_000  # of an array or a range
 
 _BRACKETS = re.compile(r"[\[\](){}]")
 _LONG_INTEGER = re.compile(f"[0-9]{{{MAX_DIGITS + 1}}}")
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\s*=\s*(?=[A-Za-z'\"\[({|])")  # DARTS = Genotype(...)
 _OPENS = re.compile(r"""[\[({'"]|[A-Za-z_][A-Za-z0-9_.]*\(|[-+.]?[0-9]""")
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -64,9 +65,12 @@ def plain(source: Any, what: str = "", example: str = "") -> Any:
       True
       >>> plain("'|none~0|',")
       '|none~0|'
+      >>> plain("DARTS = Genotype(normal=[('none', 0)])")
+      {'normal': [['none', 0]]}
     """
     try:
-        return _plain_text(source) if isinstance(source, str) else _plain_value(source, 0)
+        value = _plain_text(source) if isinstance(source, str) else _plain_value(source, 0)
+        return {key: _cell(entry) for key, entry in value.items()} if isinstance(value, dict) else value
     except ValueError as error:
         parts = (f"{what}: " if what else "", str(error), f"; expected text like {example}" if example else "")
         raise ValueError("".join(parts)) from error
@@ -101,10 +105,21 @@ def misspelt(found: Iterable[Any], missing: Sequence[str]) -> str:
     return ""
 
 
+def _cell(value: Any) -> Any:
+    """A value of an object; where a table's row became the object, lists are text."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "(", "{"):
+        return value
+    try:
+        return read(value.strip())
+    except ValueError:
+        return value
+
+
 def _plain_text(source: str) -> Any:
     value: Any = source
     for _ in range(3):  # text within text: a cell of a table that holds a quoted tuple
         text = value.strip().rstrip(",;").rstrip()
+        text = text[match.end() :] if (match := _ASSIGNMENT.match(text)) else text
         if not _OPENS.match(text):
             return text
         try:
@@ -136,7 +151,7 @@ def read(text: str) -> Any:
         )
     _check_depth(text)
     if text[:1] in ("[", "{", '"'):
-        hooks: dict[str, Callable[..., Any]] = {}
+        hooks: dict[str, Any] = {}
         if "{" in text:
             hooks["object_pairs_hook"] = _object
         if _LONG_INTEGER.search(text):
@@ -322,8 +337,6 @@ class _Reader:
         pairs = []
         while self.mark() != "}":
             key = self.value()
-            if isinstance(key, dict):
-                raise self.fail("a key that is no object")
             self.skip(":")
             pairs.append((_hashable(key), self.value()))
             if self.mark() == ",":
@@ -357,12 +370,18 @@ class _Reader:
             return _range(range(*bounds))
         if len(values) == 1 and _WRAPPERS.fullmatch(name):
             return values[0]
+        if name in ("dict", "OrderedDict") and len(values) == 1 and isinstance(values[0], list) and not pairs:
+            if not all(isinstance(pair, list) and len(pair) == 2 for pair in values[0]):
+                raise ValueError(f"{quoted(self.text)}: {name}([...]) takes pairs of a key and a value")
+            return _object([(_hashable(key), entry) for key, entry in values[0]])
         if values and pairs:
             raise ValueError(f"{quoted(self.text)}: name all fields of {name}(...), or none")
         return _object(pairs) if pairs else values
 
 
 def _hashable(key: Any) -> Any:
+    if isinstance(key, dict):
+        raise ValueError(f"{quoted(key)} is the key of an object: keys are strings, numbers or tuples of them")
     return tuple(map(_hashable, key)) if isinstance(key, list) else key
 
 

@@ -206,7 +206,7 @@ def test_strings_of_nasbench201_as_they_are_cut_and_quoted():
     space = spaces.get("nasbench201")
     text = "|nor_conv_3x3~0|+|none~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|"
     arch = space.parse(text)
-    for form in (text[:-1], text[1:-1], text.upper(), text.replace("+", " + "), f"'{text}',", f'"{text}";', f"({text!r})",
+    for form in (text[:-1], text[1:-1], f"Structure(4 nodes with {text})", f"arch = {text!r}", text.upper(), text.replace("+", " + "), f"'{text}',", f'"{text}";', f"({text!r})",
                  text.replace("|+|", "+"), json.dumps(text)):  # fmt: skip
         assert space.parse(form) == arch, form
     names = [line for line in real_input("22_quoted.txt").read_text().split("\n") if line]
@@ -229,7 +229,7 @@ def test_cells_of_nasbench101_as_tools_export_them():
     matrix, ops = np.array(arch[0]), list(arch[1])
     for form in (
         [matrix, ops], (matrix.astype(float), tuple(ops)), [matrix.astype(bool), ops],
-        f"[{matrix}, {ops}]", f"({matrix!r}, {ops!r})", {"matrix": matrix, "ops": np.array(ops)},
+        f"[{matrix}, {ops}]", f"({matrix!r}, {ops!r})", {"matrix": matrix, "ops": np.array(ops)}, {"matrix": str(matrix), "ops": str(ops), "acc": "0.9"},
         f"ModelSpec(matrix={arch[0]}, ops={ops})", str([arch[0], [0, 4, 3, 1]]), [arch[0], ops[1:-1]],
         [arch[0], ["INPUT", "CONV3X3-BN-RELU", "conv1x1", "OUTPUT"]],
     ):  # fmt: skip
@@ -249,7 +249,8 @@ def test_genotypes_of_darts_as_everyone_prints_them():
     assert compact.reduce[6:] == (("skip_connect", 2), ("avg_pool_3x3", 4))
     spread = lines[0].replace("(", "(\n  ").replace(", ", " ,\n")
     assert space.parse(spread) == space.parse(lines[0].replace("Genotype", "genotypes.Genotype")) == arch
-    assert space.parse({"arch": 1, "genotype": lines[0]}) == arch
+    assert space.parse({"arch": 1, "genotype": lines[0]}) == space.parse(f"DARTS_V2 = {lines[0]}") == arch
+    assert space.parse({"normal": str(arch.normal), "reduce": str(arch.reduce)}) == arch
     assert space.parse({"genotype": lines[0], "width": 48, "depth": 14}) == arch._replace(width=48, depth=14)
     with pytest.raises(ValueError, match="did you mean 'width'"):
         space.parse({"genotype": lines[0], "widht": 48})
@@ -286,3 +287,39 @@ def test_reading_is_fast(name, limit):
             space.parse(text)
         times.append((time.perf_counter() - start) / len(texts))
     assert min(times) < limit
+
+
+# --- literals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("range(5)", [0, 1, 2, 3, 4]),
+        ("range(4, 1, -1)", [4, 3, 2]),
+        ("array([[0., 1.],\n       [0., 0.]])", [[0.0, 1.0], [0.0, 0.0]]),
+        ("tensor([1, 2], device='cuda:0', dtype=torch.int8)", [1, 2]),
+        ("(np.int64(3), numpy.float32(0.5), np.str_('x'))", [3, 0.5, "x"]),
+        ("OrderedDict([('a', 1)])", {"a": 1}),
+        ("Record(1, [2])", [1, [2]]),
+        ("{'a': (1,), 2: None, (0, 1): True}", {"a": [1], 2: None, (0, 1): True}),
+        (r"'it\'s \u00e4'", "it's ä"),
+        ('["a" "b"]', ["a", "b"]),
+        ("[input, conv3x3-bn-relu, output]", ["input", "conv3x3-bn-relu", "output"]),
+        ("1, 2,", [1, 2]),
+        ("[-1 +2 .5 1e3]", [-1, 2, 0.5, 1000.0]),
+    ],
+)
+def test_literals(text, value):
+    assert literals.read(text) == value
+    assert literals.read(f" {text} \n".strip()) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[1", "1]", "(1, 2", "{1: 2", "{[1]: 2]", "a b", "range()", "range('a')", "range(1, 9, 0)", "range(10, x=1)", "f(1, x=2)", "dict([1])", "dict([({}, 1)])", "{[{}]: 1}", "{{}: 1}",
+     "f(x=1, x=2)", "1 +", "[1, 2, ...]", "'a", "[,]x", "x.y()z", "1__0", "0x1F", "a:b", "{'a': {}, 'a': {}}", "9" * 19],
+)  # fmt: skip
+def test_what_is_no_literal(text):
+    with pytest.raises(ValueError, match=r"\S"):
+        literals.read(text)

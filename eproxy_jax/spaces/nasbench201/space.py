@@ -31,6 +31,7 @@ _EXAMPLE = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor
 _NAMES = CellNames("NAS-Bench-201", OPS, _EXAMPLE)
 _CODES = {op: code for code, op in enumerate(OPS)}
 # The string as published, which is read fast; everything else takes the long way.
+_PRINTED = re.compile(r"\s*Structure\([0-9]+ nodes with (.*)\)\s*")  # the same structure, as it is printed
 _STRING = re.compile(r"\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|")
 
 
@@ -72,6 +73,8 @@ class NasBench201(CellSpace):
             return check_cell(source, len(OPS), "NAS-Bench-201 cell")
         if hasattr(source, "tostr"):  # the structure of the authors' own code
             source = source.tostr()
+        if isinstance(source, str) and (printed := _PRINTED.fullmatch(source)):
+            source = printed[1]
         match = _STRING.fullmatch(source) if isinstance(source, str) else None
         if match and all(op in _CODES for op in match.groups()):
             return Cell(map(_CODES.__getitem__, match.groups()))
@@ -139,7 +142,7 @@ class NasBench201(CellSpace):
     @override
     def max_macs(self) -> int:
         """MACs of the cell with six 3x3 convolutions."""
-        return self.macs((CONV3X3,) * NUM_EDGES)
+        return self.macs(Cell((CONV3X3,) * NUM_EDGES))
 
     @override
     def params(self, arch: Cell) -> int:

@@ -106,7 +106,7 @@ def parse(source: Any, rules: Rules, width: int, depth: int) -> NdsArch:
       ValueError: not an architecture of the space.
     """
     what = f"not a network of the {rules.label} space"
-    value = literals.plain(source, what, rules.example)
+    value: Any = literals.plain(source, what, rules.example)
     sizes: dict[str, Any] = {"width": width, "depth": depth}
     if isinstance(value, dict):
         keys = [name for name in ("genotype", "width", "depth") if name not in value]
@@ -124,11 +124,11 @@ def parse(source: Any, rules: Rules, width: int, depth: int) -> NdsArch:
         if _is_int(value[2]) or _is_int(value[3]):  # normal, reduce, width, depth
             return _check(*value, rules=rules, what=what)
         value = dict(zip(_KEYS, value, strict=True))  # a Genotype as a plain tuple
-    if _are_cells(value):
+    elif _are_cells(value):
         value = {"normal": _of_pairs(value[0], rules), "reduce": _of_pairs(value[1], rules)}
     if not isinstance(value, dict):
         raise ValueError(f"{what}: {quoted(source)}; expected an object like {rules.example}")
-    genotype = _of_choices(value, rules) or value
+    genotype: dict[Any, Any] = _of_choices(value, rules) or value
     if not {"normal", "reduce"} <= genotype.keys():
         if {"ds", "ws"} & genotype.keys():
             raise ValueError(f"{what}: {quoted(source)} is an AnyNet of stages, which has no cells")

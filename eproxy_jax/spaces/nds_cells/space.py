@@ -50,8 +50,8 @@ class NdsCells(base.SearchSpace):
 
     Attributes:
       width_divisor: widths are divided by it (and rounded up): a size for small machines.
-      width: width of a genotype that comes without one; by default that of the published networks of one size.
-      depth: the same.
+      width: width of a genotype that comes without one; by default that of NDS's networks of one fixed size.
+      depth: depth of a genotype that comes without one; the same.
     """
 
     width_divisor: int = 1

@@ -135,7 +135,7 @@ class TransNasMicro(CellSpace):
     @override
     def max_macs(self) -> int:
         """MACs of the cell with six 3x3 convolutions."""
-        return self.macs((CONV3X3,) * NUM_EDGES)
+        return self.macs(Cell((CONV3X3,) * NUM_EDGES))
 
     @override
     def params(self, arch: Cell) -> int:
