@@ -64,7 +64,7 @@ SHOWN = ("Spearman", "tau", "top-10 %", "regret")
 
 
 class Matrix:
-    """The losses of a bank as arrays over the sampled architectures."""
+    """The losses of a bank as arrays over the sampled architectures; NaN for disconnected networks."""
 
     def __init__(self, spec: config.RunSpec, archs: list[Any], path: Path, steps: int):
         space = spec.space
@@ -73,11 +73,12 @@ class Matrix:
         )
         with loss_bank.LossBank(path, bank_spec.identity(Execution.of())) as bank:
             self.functions = np.asarray(bank.columns(space, archs))
-            used = np.unique(self.functions)
+            self.connected = np.asarray([space.is_connected(arch) for arch in archs])
+            used = np.unique(self.functions[self.connected])
             done = np.flatnonzero(bank.computed()[:, used].all(1))
             self.genes = [bank.genes[p] for p in done]
             final = bank.losses(steps)[done][..., -1]
-        self.losses = final[:, self.functions]
+        self.losses = np.where(self.connected, final[:, self.functions], np.nan)
         self.diverged = int((~np.isfinite(final[:, used])).sum())
         self.macs = np.asarray([space.macs(arch) for arch in archs])
         self.params = np.asarray([space.params(arch) for arch in archs])
@@ -91,24 +92,31 @@ def fittest(fitness: np.ndarray, count: int) -> list[int]:
 
 
 def fit_all(m: Matrix, truth: np.ndarray, labelled: np.ndarray, held_out: np.ndarray, ensemble: int) -> dict[str, Any]:
-    """Fit every method on the labelled architectures; returns the scores of the held-out ones."""
+    """Fit every method on the labelled architectures; returns the scores of the held-out ones.
+
+    A disconnected network ranks last in every method but by sizes as written, and its label is left out.
+    """
+    labelled, connected = labelled[m.connected[labelled]], m.connected[held_out]
     target = truth[labelled]
     losses, sizes = m.losses[:, labelled], m.sizes[:, labelled]
-    fitted_macs, fitted_params = selection.signs(sizes, target)[:, None] * m.sizes[:, held_out]
+    signed = selection.signs(sizes, target)[:, None] * m.sizes[:, held_out]
+    fitted_macs, fitted_params = np.where(connected, signed, -np.inf)
     by_alpha = selection.fitness(m.alpha[..., labelled], losses, target)
     weights, fitness = fitted.fit_weights(losses, sizes, target)
     order = fittest(fitness, ensemble)
     unseen = m.losses[:, held_out], m.sizes[:, held_out]
-    hindsight, bound = fitted.fit_weights(*unseen, truth[held_out])
+    seen = m.losses[:, held_out[connected]], m.sizes[:, held_out[connected]]
+    hindsight, bound = fitted.fit_weights(*seen, truth[held_out[connected]])
     # Mean shares are no bound if sizes alone rank best. The best setting with its best shares is the bound.
     blends = selection.rank_blends(unseen[0][fittest(bound, 1)], unseen[1])[0]
+    blends = np.where(connected, blends, -np.inf)
     share = selection.best_blend(ranks.spearman_rows(blends, truth[held_out]))
     macs_weights, macs_fitness = fitted.fit_weights(losses, sizes, target, MACS_ALONE)
     (best, k), *_ = alpha_members = selection.best_members(by_alpha, ensemble)
 
     def together(chosen: list[int], weights: np.ndarray) -> np.ndarray:
         members = tuple(fitted.Member(config.ProxySettings(), *weights[p].tolist()) for p in chosen)
-        return fitted.FittedProxy(members).scores(unseen[0][chosen], unseen[1])
+        return fitted.FittedProxy(members).scores(unseen[0][chosen], unseen[1], connected=connected)
 
     alpha = ALPHAS.index(0.0)
     return {

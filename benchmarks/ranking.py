@@ -58,14 +58,17 @@ def mean_spread(rows: list[RankQuality], field: str) -> str:
 def fitted_rows(space: spaces.SearchSpace, archs: list[Any], loss: np.ndarray, truth: np.ndarray) -> dict[str, str]:
     """Fit blends of plain Eproxy with sizes, and each size alone, to labels; returns Spearman on the held-out ones."""
     sizes = spaces.size_measures(space, archs)
-    functions = grouping.distinct_networks(archs, space).index
+    functions = grouping.distinct_networks(archs, space).index  # -1: the disconnected ones, a constant all of them
+    connected = functions >= 0
     values: dict[str, list[float]] = {"plain, MACs, parameters": [], "MACs": [], "parameters": []}
     for seed in range(DRAWS):
         labelled, held_out = draw_labels(functions, NUM_LABELS, seed, NUM_LABELS)
+        labelled = labelled[connected[labelled]]
         weights = fitted.fit_weights(loss[None, labelled], sizes[:, labelled], truth[labelled])[0][0]
         blend = fitted.FittedProxy((fitted.Member(config.ProxySettings(), *weights.tolist()),))
-        scores = [blend.scores(loss[None, held_out], sizes[:, held_out])]
-        scores += list(selection.signs(sizes[:, labelled], truth[labelled])[:, None] * sizes[:, held_out])
+        scores = [blend.scores(loss[None, held_out], sizes[:, held_out], connected=connected[held_out])]
+        signed = selection.signs(sizes[:, labelled], truth[labelled])[:, None] * sizes[:, held_out]
+        scores += list(np.where(connected[held_out], signed, -np.inf))
         for own, column in zip(values.values(), scores, strict=True):
             own.append(rank_quality(column, truth[held_out]).spearman)
     return {

@@ -16,6 +16,7 @@ _HOMES = {
     "Execution": "execution.execution",
     "FittedProxy": "dps.fitted",
     "GeneTable": "dps.genes",
+    "LabelledImages": "image_files.loading",
     "Member": "dps.fitted",
     "ProxySettings": "types",
     "ProxyTask": "proxy",
@@ -30,7 +31,8 @@ _HOMES = {
     "evaluate": "execution.evaluation",
     "found": "dps.fitted",
     "found_names": "dps.fitted",
-    "load_images": "images",
+    "load_images": "image_files.loading",
+    "load_labelled": "image_files.loading",
     "rank_quality": "ranks",
     "score": "scoring",
     "search_proxy": "dps.search",
@@ -44,6 +46,7 @@ __all__ = [
     "Execution",
     "FittedProxy",
     "GeneTable",
+    "LabelledImages",
     "Member",
     "ProxySettings",
     "ProxyTask",
@@ -60,6 +63,7 @@ __all__ = [
     "found",
     "found_names",
     "load_images",
+    "load_labelled",
     "nn",
     "rank_quality",
     "runs",
@@ -78,7 +82,8 @@ if TYPE_CHECKING:
     from eproxy_jax.execution.configuration import configure
     from eproxy_jax.execution.evaluation import arch_key, evaluate
     from eproxy_jax.execution.execution import Execution
-    from eproxy_jax.images import default_images, load_images, standardize
+    from eproxy_jax.image_files.loading import LabelledImages, load_images, load_labelled
+    from eproxy_jax.images import default_images, standardize
     from eproxy_jax.proxy import Eproxy, ProxyTask, eproxy
     from eproxy_jax.ranks import RankQuality, rank_quality
     from eproxy_jax.scoring import score

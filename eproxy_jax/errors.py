@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 _QUOTED = 80  # characters
@@ -26,6 +27,40 @@ def quoted(value: Any) -> str:
     return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."
 
 
+def one_line(error: BaseException | str, limit: int = 1000) -> str:
+    r"""Return the message of an error in one line, cut to ``limit`` characters.
+
+    Example:
+      >>> one_line(ValueError("two\n  lines"))
+      'two lines'
+    """
+    text = " ".join(str(error)[: 2 * limit].split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+SEEDS = 2**32  # JAX keys fold larger seeds, without a word: seed 2**32 would be seed 0
+
+
+def check_seed(value: Any, where: str = "seed") -> int:
+    """Return a seed as an ``int``.
+
+    Args:
+      value: an integer, also one of NumPy's.
+      where: the seed's name, for the message.
+
+    Raises:
+      ValueError: not an integer from 0 to 2 ** 32 - 1.
+
+    Example:
+      >>> check_seed(2**32)
+      Traceback (most recent call last):
+      ValueError: seed: expected an integer from 0 to 4294967295, got 4294967296
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= int(value) < SEEDS:
+        raise ValueError(f"{where}: expected an integer from 0 to {SEEDS - 1}, got {quoted(value)}")
+    return int(value)
+
+
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return ``' (did you mean X?)'`` with the nearest known word, or an empty string.
 
@@ -38,7 +73,7 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
       >>> did_you_mean("momentun", ["lr", "momentum"])
       " (did you mean 'momentum'?)"
     """
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    close = difflib.get_close_matches(word[:_QUOTED], list(known), n=1, cutoff=cutoff)  # time grows with the length
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -63,5 +98,5 @@ def check_known(names: Iterable[str], known: Iterable[str], where: str, what: st
     for name in names:
         if name not in known:
             raise ValueError(
-                f"{where}: unknown {what} {name!r}{did_you_mean(str(name), known)}; known: {', '.join(known)}"
+                f"{where}: unknown {what} {quoted(name)}{did_you_mean(str(name), known)}; known: {', '.join(known)}"
             )

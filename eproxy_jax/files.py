@@ -10,9 +10,29 @@ import contextlib
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from eproxy_jax.errors import quoted
+
 MAX_BYTES = 2**30  # no list, table, record or settings of this field comes near; archives have limits of their own
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return the path with ``~`` expanded.
+
+    Raises:
+      ValueError: the path has a ``~`` and there is no such home folder, or it holds a null byte.
+    """
+    text = os.fspath(path)
+    if "\0" in text:
+        raise ValueError(f"{quoted(text)}: a path cannot hold a null byte")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{quoted(text)}: no such home folder: write the whole path (./~ for a file of that name)"
+        ) from None
 
 
 def existing(path: str | os.PathLike[str], what: str = "file") -> Path:
@@ -26,7 +46,7 @@ def existing(path: str | os.PathLike[str], what: str = "file") -> Path:
       FileNotFoundError: there is none.
       ValueError: it is a folder, a device, a pipe or a socket.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -41,7 +61,7 @@ def writable(path: str | os.PathLike[str]) -> Path:
     Raises:
       ValueError: it is a folder, a device, a pipe or a socket.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     with contextlib.suppress(FileNotFoundError):
         _check_regular(path, path.stat().st_mode)
     return path
@@ -101,11 +121,82 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
         raise
 
 
+def folder(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a folder, with ``~`` expanded; the function makes the folder if it is absent.
+
+    Raises:
+      ValueError: there is something else of that name.
+      OSError: the folder cannot be made.
+    """
+    path = expanded(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{path}: not a folder, where one is expected") from None
+    return path
+
+
+def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Say if two paths lead to one file, by links or by name; the file need not exist."""
+    one, other = expanded(one), expanded(other)
+    with contextlib.suppress(OSError):
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
+
+
+def lock(handle: int, message: str) -> None:
+    """Lock an open file or folder until it is closed.
+
+    Raises:
+      ValueError: another process holds the lock; with ``message``.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no fcntl: there the user must avoid two writers of one file
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(message) from error
+    except OSError:
+        return  # this file system has no locks
+
+
+@contextlib.contextmanager
+def locked_folder(path: Path, message: str) -> Iterator[None]:
+    """Hold the lock of a folder; it leaves no file behind.
+
+    Raises:
+      ValueError: another process holds the lock; with ``message``.
+    """
+    if os.name == "nt":  # Windows opens no folders
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        lock(handle, message)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _check_regular(path: Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise ValueError(f"{path}: a folder, where a file is expected")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(mode) or _in_device_folder(path):
         raise ValueError(f"{path}: not a regular file: name a file on a disk")
+
+
+def _in_device_folder(path: Path) -> bool:
+    """Say if a path leads through /dev or /proc: /dev/stdout may well be a regular file at the moment."""
+    for _ in range(40):  # as many links as Linux follows
+        place = Path(os.path.normpath(path.absolute()))
+        if place.is_relative_to("/proc") or (place.is_relative_to("/dev") and not place.is_relative_to("/dev/shm")):
+            return True
+        if not path.is_symlink():
+            return False
+        path = path.parent / path.readlink()
+    return False
 
 
 def _umask() -> int:

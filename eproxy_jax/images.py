@@ -1,17 +1,13 @@
-"""This module makes or reads the batch of images that all candidates train on.
+"""This module makes and checks the batch of images that all candidates train on.
 
-By default code makes the images, with natural statistics, so that nothing is downloaded. You can give files instead:
-``.npy``, ``.npz``, or the CIFAR-10 folder in its binary or its Python (pickle) form. Reading a pickle runs none of its
-code.
+Code makes the images, with natural statistics, so that nothing is downloaded. :mod:`eproxy_jax.image_files` reads them
+from files instead.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -28,7 +24,8 @@ BATCH_SIZE = 16
 IMAGE_SIZE = 32
 DEFAULT_KIND = "one_over_f"  # ranks best of the three, see benchmarks/results/ranking_nasbench201.md
 _DEFAULT_SEED = 0  # seed of the embedded batch: a run's key changes weights and targets, and never the images
-_CIFAR_IMAGE_BYTES = 3 * 32 * 32
+_MIN_SPREAD = 1e-12  # standard deviation over the largest value: with less, it is rounding that is standardised
+_MAX_ERROR = 1e-3  # of mean 0 and variance 1 after standardising
 
 
 # --- images made by code -------------------------------------------------------------------------------------
@@ -158,8 +155,14 @@ def standardize(images: Num[Array | np.ndarray, "B H W 3"]) -> Float[Array, "B H
       ValueError: as :func:`check_images`.
     """
     array = check_images(images)
+    standard = _standardized(array)
     dtype = jax.dtypes.canonicalize_dtype(np.float64 if np.asarray(images).dtype == np.float64 else np.float32)
-    return jnp.asarray((array - array.mean((0, 1, 2))) / array.std((0, 1, 2)), dtype)
+    return jnp.asarray(standard, dtype)
+
+
+def _standardized(array: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):  # check_images looks at the result
+        return (array - array.mean((0, 1, 2))) / array.std((0, 1, 2))
 
 
 def check_images(images: Any, where: str = "images") -> np.ndarray:
@@ -173,7 +176,8 @@ def check_images(images: Any, where: str = "images") -> np.ndarray:
       The same values, float64.
 
     Raises:
-      ValueError: wrong shape, values that are not finite, or a channel without variation.
+      ValueError: wrong shape, values that are not real and finite numbers, or a channel that cannot be standardised:
+        without variation, with none beside its mean but rounding, or with one that overflows or vanishes in float64.
     """
     array = np.asarray(images)
     if array.ndim != 4 or array.shape[-1] != 3 or array.shape[1] != array.shape[2] or array.shape[1] % 4:
@@ -183,123 +187,22 @@ def check_images(images: Any, where: str = "images") -> np.ndarray:
         )
     if array.shape[0] < 2:
         raise ValueError(f"{where}: batch statistics need at least 2 images, got {array.shape[0]}")
-    if not np.issubdtype(array.dtype, np.number):
-        raise ValueError(f"{where}: expected numbers, got dtype {array.dtype}")
-    array = array.astype(np.float64)
+    if not np.issubdtype(array.dtype, np.number) or np.issubdtype(array.dtype, np.complexfloating):
+        raise ValueError(f"{where}: expected real numbers, got dtype {array.dtype}")
+    with np.errstate(over="ignore"):  # of long doubles
+        array = array.astype(np.float64)
     if not np.isfinite(array).all():
         bad = sorted({int(i) for i in np.argwhere(~np.isfinite(array))[:, 0]})
         raise ValueError(f"{where}: values that are not finite in image(s) {bad[:5]}: remove or repair them")
-    if not (array.std((0, 1, 2)) > 0).all():
+    if (array.min((0, 1, 2)) == array.max((0, 1, 2))).any():
         raise ValueError(f"{where}: a colour channel is constant over the batch: it cannot be standardised")
-    return array
-
-
-# --- images from files ---------------------------------------------------------------------------------------
-
-
-def load_images(path: str | Path, num: int = BATCH_SIZE, seed: int = 0) -> Num[np.ndarray, "{num} H W 3"]:
-    """Draw a batch of ``num`` random images from a file or folder.
-
-    Args:
-      path: ``.npy`` [N, H, W, 3]; ``.npz`` with such an array (named ``x`` or ``images``, or the only 4-dimensional
-        one); or a CIFAR-10 folder (``data_batch_*.bin`` or ``data_batch_*``).
-      num: B.
-      seed: seed of the draw.
-
-    Returns:
-      [B, H, W, 3] as stored, checked, not yet standardised.
-
-    Raises:
-      FileNotFoundError: no such path.
-      ValueError: unreadable, too few images, wrong shape, values that are not finite.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no images at {str(path)!r}")
-    if path.is_dir():
-        images = _read_cifar_folder(path)
-    elif path.suffix == ".npz":
-        images = _read_npz(path)
-    elif path.suffix == ".npy":
-        images = _read_numpy(path)
-    else:
-        raise ValueError(f"{path}: images come as .npy, .npz or a CIFAR-10 folder, not {path.suffix!r}")
-    if images.ndim != 4:
-        raise ValueError(f"{path}: expected shape [N, H, W, 3], got {list(images.shape)}")
-    if len(images) < num:
-        raise ValueError(f"{path}: a batch needs {num} images, the file has {len(images)}")
-    rows = np.sort(np.random.default_rng(seed).choice(len(images), num, replace=False))
-    batch = images[rows]
-    check_images(batch, str(path))
-    return batch
-
-
-def _read_numpy(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable NumPy file ({error})") from error
-
-
-def _read_npz(path: Path) -> np.ndarray:
-    # Only reading a damaged member shows the damage, as one of several errors of the zip layer.
-    import zipfile
-    import zlib
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            by_name = {name: archive[name] for name in archive.files if archive[name].dtype != object}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a readable .npz file ({error})") from error
-    candidates = [n for n in ("x", "images") if n in by_name] or [n for n, a in by_name.items() if a.ndim == 4]
-    if len(candidates) != 1 and "x" not in candidates:
+    standard = _standardized(array)
+    with np.errstate(all="ignore"):
+        spread = array.std((0, 1, 2)) / np.abs(array).max((0, 1, 2))
+        error = np.maximum(np.abs(standard.mean((0, 1, 2))), np.abs(standard.std((0, 1, 2)) - 1))
+    if not ((spread > _MIN_SPREAD) & (error < _MAX_ERROR)).all():
         raise ValueError(
-            f"{path}: expected one array named 'x' or 'images', or one of 4 dimensions, got {list(by_name)}"
+            f"{where}: values from {array.min():.3g} to {array.max():.3g}, whose standard deviation overflows, "
+            "vanishes, or is lost in rounding beside their size: scale them, to [0, 1] for example"
         )
-    return by_name[candidates[0]]
-
-
-def _read_cifar_folder(folder: Path) -> np.ndarray:
-    binary = sorted(folder.glob("data_batch_*.bin"))
-    pickled = sorted(p for p in folder.glob("data_batch_*") if p.suffix == "")
-    if binary:
-        rows = [_read_cifar_binary(path) for path in binary]
-    elif pickled:
-        rows = [_read_cifar_pickle(path) for path in pickled]
-    else:
-        raise ValueError(f"{folder}: not a CIFAR-10 folder: no data_batch_* file in it")
-    return np.concatenate(rows).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-
-
-def _read_cifar_binary(path: Path) -> np.ndarray:
-    data = np.fromfile(path, np.uint8)
-    if data.size == 0 or data.size % (1 + _CIFAR_IMAGE_BYTES):
-        raise ValueError(f"{path}: {data.size} bytes are not whole CIFAR-10 records of {1 + _CIFAR_IMAGE_BYTES}")
-    return data.reshape(-1, 1 + _CIFAR_IMAGE_BYTES)[:, 1:]
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles plain containers and NumPy arrays, and refuses to call anything else."""
-
-    _ALLOWED = frozenset(
-        [(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")]
-        + [("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")]
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not array data")
-        if (module, name) == ("numpy.core.multiarray", "_reconstruct"):
-            module = "numpy._core.multiarray"  # its home since NumPy 2
-        return super().find_class(module, name)
-
-
-def _read_cifar_pickle(path: Path) -> np.ndarray:
-    try:
-        batch = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, ImportError) as error:
-        raise ValueError(f"{path}: not a CIFAR-10 batch ({error})") from error
-    data = batch.get(b"data") if isinstance(batch, dict) else None
-    if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != _CIFAR_IMAGE_BYTES:
-        raise ValueError(f"{path}: not a CIFAR-10 batch: no 'data' array of {_CIFAR_IMAGE_BYTES} columns")
-    return data
+    return array

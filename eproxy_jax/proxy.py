@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import flax.linen as nn
 import flax.struct
@@ -23,8 +23,10 @@ import optax
 from jax import Array, lax
 
 from eproxy_jax import spaces
+from eproxy_jax.errors import check_seed, quoted
 from eproxy_jax.images import standardize
 from eproxy_jax.nn import convolution, initializers, layers, norms, resizing
+from eproxy_jax.spaces.flax_family import explain_errors
 from eproxy_jax.targets import TargetFn, branch_target, check_features
 from eproxy_jax.types import TARGET_SIZE, ProxySettings
 
@@ -323,7 +325,8 @@ class Training:
         """Return the losses [S] of one candidate. Consumes the key."""
         arrays, hyper = task
         network = ProxyNetwork(backbone, self.spec.heads, arrays.images.dtype)
-        return candidate_losses(network, self.spec.num_steps, key, encoded, arrays, hyper, self.optimizer)
+        with explain_errors(backbone):
+            return candidate_losses(network, self.spec.num_steps, key, encoded, arrays, hyper, self.optimizer)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3))
@@ -401,13 +404,27 @@ def eproxy(
 
 
 def typed_key(key: Array | int) -> Array:
-    """Return a typed key from an integer seed; a typed key stays as it is."""
-    return jax.random.key(int(key)) if isinstance(key, (int, np.integer)) else key
+    """Return a typed key from an integer seed; a typed key stays as it is.
+
+    Raises:
+      ValueError: neither, or a seed below 0 or above 2 ** 32 - 1.
+    """
+    return key if _is_typed_key(key) else jax.random.key(_checked_seed(key))
 
 
 def key_identity(key: Array | int) -> int | list[int]:
     """Return a key as plain data, for the record of a run: the integer seed, or the data of a typed key."""
-    return int(key) if isinstance(key, (int, np.integer)) else jax.random.key_data(key).tolist()
+    return jax.random.key_data(key).tolist() if _is_typed_key(key) else _checked_seed(key)
+
+
+def _is_typed_key(key: Any) -> TypeGuard[Array]:
+    return hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+
+
+def _checked_seed(key: Any) -> int:
+    if hasattr(key, "shape") and not isinstance(key, np.integer):
+        raise ValueError(f"key: expected an integer seed or a typed key, jax.random.key(seed), got {quoted(key)}")
+    return check_seed(key, "key")
 
 
 # --- the score -----------------------------------------------------------------------------------------------
@@ -416,14 +433,16 @@ def key_identity(key: Array | int) -> int | list[int]:
 def blend_macs(loss: Any, alpha: Any, fraction: Any) -> Any:
     """Return the score -(L (1 - alpha MACs / MACs_max)), higher is better, for arrays of NumPy or JAX.
 
+    A fraction above 1 counts as 1: otherwise the factor could become negative, and the largest loss would rank first.
+
     Source: docs/method.md, step 8.
 
     Args:
       loss: final losses.
       alpha: share of the MACs; broadcasts with ``loss``.
-      fraction: MACs of the canonical forms over the space's largest; broadcasts with ``loss``.
+      fraction: array, effective MACs over the space's largest; broadcasts with ``loss``.
     """
-    return -(loss * (1 - alpha * fraction))
+    return -(loss * (1 - alpha * fraction.clip(0, 1)))
 
 
 def scores(loss: np.ndarray, fraction: np.ndarray | float, alpha: float) -> np.ndarray:

@@ -22,7 +22,7 @@ from eproxy_jax.execution.grouping import Networks, distinct_networks, parse_all
 from eproxy_jax.images import batch_identity, default_images, standardize
 from eproxy_jax.sources import source_fingerprint
 from eproxy_jax.targets import TargetFn, check_features
-from eproxy_jax.types import STATUS_DIVERGED, STATUS_OK, ProxySettings, ScoreResult
+from eproxy_jax.types import STATUS_DISCONNECTED, STATUS_DIVERGED, STATUS_OK, ProxySettings, ScoreResult
 
 if TYPE_CHECKING:
     from jaxtyping import Key, Num
@@ -128,16 +128,16 @@ def score_losses(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: di
     Args:
       job: the job that gave the losses.
       archs: architectures as written, length A.
-      losses: [A, S].
+      losses: [A, S]; those of disconnected networks do not count.
       seconds: {"compile": ..., "run": ...}.
     """
     space = job.space
-    losses = np.asarray(losses, np.float64)
+    connected = np.asarray([space.is_connected(arch) for arch in archs], bool)
+    losses = np.where(connected[:, None], np.asarray(losses, np.float64), np.nan)
     finite = np.isfinite(losses[:, -1])
     loss = np.where(finite, losses[:, -1], np.nan)
-    effective_macs = np.asarray([space.macs(space.canonical(arch)) for arch in archs], np.int64)
     # The largest MACs of a user's family need a trace of every network, so they are computed only if they count.
-    fraction = effective_macs / space.max_macs() if job.settings.alpha else 0.0
+    fraction = spaces.macs_fractions(space, archs) if job.settings.alpha else 0.0
     return ScoreResult(
         archs=tuple(space.format(arch) for arch in archs),
         score=proxy.scores(loss, fraction, job.settings.alpha),
@@ -145,9 +145,17 @@ def score_losses(job: Job, archs: Sequence[Any], losses: np.ndarray, seconds: di
         losses=losses,
         macs=np.asarray([space.macs(arch) for arch in archs], np.int64),
         params=np.asarray([space.params(arch) for arch in archs], np.int64),
-        effective_macs=effective_macs,
-        status=tuple(STATUS_OK if ok else STATUS_DIVERGED for ok in finite),
+        effective_macs=np.asarray([spaces.effective_macs(space, arch) for arch in archs], np.int64),
+        status=statuses(finite, connected),
         seconds=seconds,
+    )
+
+
+def statuses(finite: Any, connected: Any) -> tuple[str, ...]:
+    """Return the status of each network, from whether its loss is finite [A] and whether it is connected [A]."""
+    return tuple(
+        (STATUS_OK if ok else STATUS_DIVERGED) if sees else STATUS_DISCONNECTED
+        for ok, sees in zip(finite, connected, strict=True)
     )
 
 
@@ -166,8 +174,9 @@ def score(
     """Compute the Eproxy scores of a list of architectures.
 
     A score depends on (architecture, settings, images, key) only: not on order, duplicates, chunking or device count.
-    Architectures that compute the same function are trained once and get equal scores. ``ep.runs.score`` does the same
-    into a file, and resumes after a kill.
+    Architectures that compute the same function are trained once and get equal scores. Disconnected networks, whose
+    output never depends on the image, are not trained and rank last. ``ep.runs.score`` does the same into a file, and
+    resumes after a kill.
 
     Args:
       archs: architectures in any notation that ``space.parse`` reads.
@@ -220,4 +229,4 @@ def score_networks(job: Job, networks: Networks, progress: Callable[[int, int], 
         if progress is not None:
             progress(done, len(networks.distinct))
     seconds = {"compile": sum(compiled), "run": time.perf_counter() - start - sum(compiled)}
-    return score_losses(job, networks.archs, losses[networks.index], seconds)
+    return score_losses(job, networks.archs, networks.spread(losses), seconds)

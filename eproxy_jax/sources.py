@@ -121,7 +121,7 @@ class _Reader:
         module = function.__globals__.get("__name__")
         if hasattr(function, "__wrapped__"):  # functools.wraps: what it wraps, and below the wrapper's own code
             yield self.digest(inspect.unwrap(function))
-        if _is_library(module):
+        if is_library(module):
             yield from ("library", f"{module}.{function.__code__.co_qualname}")
             if hasattr(function, "__wrapped__"):
                 return
@@ -133,7 +133,7 @@ class _Reader:
                 yield self.digest(cell.cell_contents)
             except ValueError:  # a variable that has no value yet
                 yield "empty"
-        if not _is_library(module):
+        if not is_library(module):
             names = sorted(_names(function.__code__))
             for name in names:
                 if name in function.__globals__:
@@ -149,7 +149,7 @@ class _Reader:
         yield from map(self.digest, constants)
 
     def _module(self, module: types.ModuleType, names: Sequence[str]) -> Iterator[str]:
-        if _is_library(module.__name__):
+        if is_library(module.__name__):
             yield from ("library", module.__name__)
             return
         yield "module"
@@ -158,7 +158,7 @@ class _Reader:
                 yield name + self.digest(getattr(module, name), names)
 
     def _class(self, cls: type) -> Iterator[str]:
-        if _is_library(cls.__module__):
+        if is_library(cls.__module__):
             yield from ("library", f"{cls.__module__}.{cls.__qualname__}")
             return
         # The name counts: Linen names submodules, and draws their weights, by the name of the class.
@@ -174,7 +174,7 @@ class _Reader:
         yield from ("object", self.digest(type(value)), str(getattr(value, "__name__", "")))
         if dataclasses.is_dataclass(value):
             parts = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
-        elif isinstance(value, types.SimpleNamespace) or not _is_library(type(value).__module__):
+        elif isinstance(value, types.SimpleNamespace) or not is_library(type(value).__module__):
             parts = _attributes(value)
         else:
             parts = {}  # a lock, a logger: what it holds changes while the program runs
@@ -196,7 +196,7 @@ def _is_generated(value: Any) -> bool:
     return isinstance(value, types.FunctionType) and value.__code__.co_qualname.startswith("__create_fn__.")
 
 
-def _is_library(module: str | None) -> bool:
+def is_library(module: str | None) -> bool:
     """Whether a module is of this package, of the standard library or installed: known by its name."""
     top = (module or "").partition(".")[0]
     if top in sys.stdlib_module_names or top in (_PACKAGE, "builtins"):

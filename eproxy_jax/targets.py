@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from eproxy_jax.errors import check_known
-from eproxy_jax.nn import layers, pooling, resizing
+from eproxy_jax.errors import check_known, quoted
+from eproxy_jax.nn import initializers, layers, pooling, resizing
 from eproxy_jax.types import FEATURES, TARGET_SIZE, BranchSettings, ProxySettings
 
 # Cycles across the 8-pixel map; 4 would be the Nyquist limit.
@@ -78,7 +78,8 @@ def wave(key: Array, images: Array, channels: int, feature: str) -> Array:
 
 def dot(key: Array, images: Array, channels: int) -> Array:
     """Draw each value as -1 or +1 at random, [B, 8, 8, channels]. Consumes the key."""
-    return jax.random.rademacher(key, (images.shape[0], TARGET_SIZE, TARGET_SIZE, channels), images.dtype)
+    shape = (images.shape[0], TARGET_SIZE, TARGET_SIZE, channels)
+    return initializers.draw(jax.random.rademacher, key, shape, images.dtype)
 
 
 # A feature of your own: (key, images [B, H, W, 3], channels) -> [B, 8, 8, channels]; the key is consumed.
@@ -104,7 +105,7 @@ def check_features(settings: ProxySettings, named: Mapping[str, TargetFn] | None
     """
     named = {} if named is None else named
     if hidden := sorted(set(named) & set(BUILT_IN)):
-        raise ValueError(f"targets: {hidden[0]!r} is a built-in feature: give yours another name")
+        raise ValueError(f"targets: {quoted(hidden[0])} is a built-in feature: give yours another name")
     known = (*BUILT_IN, *named)
     for number, branch in enumerate(settings.branches):
         for feature in branch.features:
@@ -125,7 +126,7 @@ def feature_map(
     out = own(jax.random.fold_in(key, int.from_bytes(digest, "little")), images, channels)
     shape = (images.shape[0], TARGET_SIZE, TARGET_SIZE, channels)
     if out.shape != shape:
-        raise ValueError(f"targets: {feature!r} returns {list(out.shape)}: expected {list(shape)}")
+        raise ValueError(f"targets: {quoted(feature)} returns {list(out.shape)}: expected {list(shape)}")
     return jnp.asarray(out, images.dtype)
 
 

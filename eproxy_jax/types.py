@@ -17,12 +17,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eproxy_jax.errors import check_known
+from eproxy_jax.errors import check_known, quoted
 from eproxy_jax.nn import initializers
 
 if TYPE_CHECKING:
@@ -37,10 +37,19 @@ TARGET_SIZE = 8  # height and width of feature maps and targets (docs/method.md,
 MAX_BRANCHES = 3
 
 
+# Beyond these no machine trains anything: a slip of a digit is told before it eats the memory.
+_MAX_STEPS = 1_000_000
+_MAX_CHANNELS = 65_536
+_MAX_KERNEL = 63
+
+
 STATUS_OK = "ok"
 
 
 STATUS_DIVERGED = "diverged"
+
+
+STATUS_DISCONNECTED = "disconnected"  # the output never depends on the image, see ``SearchSpace.is_connected``
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +112,12 @@ class ProxySettings:
         _check(self, "lr", _is_number(self.lr) and self.lr > 0, "a positive number")
         _check(self, "momentum", _is_number(self.momentum) and 0 <= self.momentum < 1, "a number in [0, 1)")
         _check(self, "weight_decay", _is_number(self.weight_decay) and self.weight_decay >= 0, "a number >= 0")
-        _check(self, "num_steps", _is_int(self.num_steps) and self.num_steps >= 1, "an integer >= 1")
+        _check(
+            self,
+            "num_steps",
+            _is_int(self.num_steps) and 1 <= self.num_steps <= _MAX_STEPS,
+            f"an integer from 1 to {_MAX_STEPS}",
+        )
         _check(self, "alpha", _is_number(self.alpha) and -1 <= self.alpha < 1, "a number in [-1, 1)")
         for field in ("network_init", "barrier_init"):
             check_known([getattr(self, field)], initializers.INITS, f"settings.{field}", "initialiser")
@@ -127,12 +141,16 @@ class ProxySettings:
           >>> ProxySettings.from_dict({"lr": 1.0, "branches": [{"features": ["net", "dot"]}]}).branches[0].features
           ('net', 'dot')
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"settings: expected a dict, got {quoted(values)}")
         values = dict(values)
         _check_fields(values, cls, "settings")
         if "branches" in values:
             branches = values["branches"]
             if not isinstance(branches, (list, tuple)):
-                raise ValueError(f"settings.branches: expected a list of 1 to {MAX_BRANCHES} dicts, got {branches!r}")
+                raise ValueError(
+                    f"settings.branches: expected a list of 1 to {MAX_BRANCHES} dicts, got {quoted(branches)}"
+                )
             values["branches"] = tuple(_branch_from_dict(branch, number) for number, branch in enumerate(branches))
         return cls(**values)
 
@@ -142,12 +160,12 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return (_is_int(value) or isinstance(value, float)) and math.isfinite(value)
+    return (_is_int(value) and abs(value) < 2**63) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _check(owner: Any, field: str, ok: bool, allowed: str, prefix: str = "settings") -> None:
     if not ok:
-        raise ValueError(f"{prefix}.{field}: expected {allowed}, got {getattr(owner, field)!r}")
+        raise ValueError(f"{prefix}.{field}: expected {allowed}, got {quoted(getattr(owner, field))}")
 
 
 def _check_fields(values: dict[str, Any], cls: type, where: str) -> None:
@@ -159,7 +177,7 @@ def _branch_from_dict(values: Any, number: int) -> BranchSettings:
         return values
     where = f"settings.branches[{number}]"
     if not isinstance(values, dict):
-        raise ValueError(f"{where}: expected a dict, got {values!r}")
+        raise ValueError(f"{where}: expected a dict, got {quoted(values)}")
     values = dict(values)
     _check_fields(values, BranchSettings, where)
     if isinstance(values.get("features"), list):
@@ -170,21 +188,35 @@ def _branch_from_dict(values: Any, number: int) -> BranchSettings:
 def _check_branch(branch: BranchSettings, number: int) -> None:
     where = f"settings.branches[{number}]"
     if not isinstance(branch, BranchSettings):
-        raise ValueError(f"{where}: expected BranchSettings, got {branch!r}")
+        raise ValueError(f"{where}: expected BranchSettings, got {quoted(branch)}")
     features = branch.features
     if not isinstance(features, tuple) or not features:
-        raise ValueError(f"{where}.features: expected a non-empty tuple out of {', '.join(FEATURES)}, got {features!r}")
+        raise ValueError(
+            f"{where}.features: expected a non-empty tuple out of {', '.join(FEATURES)}, got {quoted(features)}"
+        )
     for feature in features:
         if not isinstance(feature, str) or not feature.isidentifier():
-            raise ValueError(f"{where}.features: expected names such as {FEATURES[0]!r}, got {feature!r}")
+            raise ValueError(f"{where}.features: expected names such as '{FEATURES[0]}', got {quoted(feature)}")
     _check(branch, "features", len(set(features)) == len(features), "each feature once", where)
     _check(branch, "level", _is_number(branch.level) and branch.level > 0, "a positive number", where)
     for field in ("transform_kernel", "barrier_kernel"):
         value = getattr(branch, field)
-        _check(branch, field, _is_int(value) and value >= 1 and value % 2 == 1, "an odd integer >= 1", where)
+        _check(
+            branch,
+            field,
+            _is_int(value) and 1 <= value <= _MAX_KERNEL and value % 2 == 1,
+            f"an odd integer from 1 to {_MAX_KERNEL}",
+            where,
+        )
     for field in ("transform_channels", "target_channels"):
         value = getattr(branch, field)
-        _check(branch, field, _is_int(value) and value >= 1, "an integer >= 1", where)
+        _check(
+            branch,
+            field,
+            _is_int(value) and 1 <= value <= _MAX_CHANNELS,
+            f"an integer from 1 to {_MAX_CHANNELS}",
+            where,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,14 +225,15 @@ class ScoreResult:
 
     Attributes:
       archs: the architectures' strings, length A.
-      score: [A] float64, higher is better; ``-inf`` if the training diverged, so that it ranks last.
-      loss: [A] float64, final loss; NaN if the training diverged.
-      losses: [A, S] float64, loss at each step's forward pass.
+      score: [A] float64, higher is better; ``-inf`` if the training diverged or the network is disconnected.
+      loss: [A] float64, final loss; NaN where the score is ``-inf``.
+      losses: [A, S] float64, loss at each step's forward pass; NaN if the network is disconnected.
       macs: [A] int64, multiply-accumulates of the backbone as written for one 3x32x32 image, dead edges included.
       params: [A] int64, trainable parameters of the backbone as written.
-      effective_macs: [A] int64, MACs of the canonical form. ``alpha`` blends these in, so that equal functions get
-        equal scores.
-      status: ``"ok"`` or ``"diverged"``, length A.
+      effective_macs: [A] int64, MACs of the canonical form; 0 if the network is disconnected. ``alpha`` blends these
+        in, so that equal functions get equal scores.
+      status: length A: ``"ok"``, ``"diverged"``, or ``"disconnected"``, for a network whose output never depends on
+        the image. Such a network is not trained.
       seconds: {"compile": ..., "run": ...} wall time, s.
 
     Example:
@@ -221,8 +254,13 @@ class ScoreResult:
     seconds: dict[str, float]
 
     def ranking(self) -> Int64[np.ndarray, " A"]:
-        """Return the indices from best to worst, [A]. Equal scores, such as ``-inf``, keep the order given."""
-        return np.argsort(-self.score, kind="stable")
+        """Return the indices from best to worst, [A].
+
+        Networks whose training diverged come after all others, and disconnected ones after those. Equal scores keep
+        the order given.
+        """
+        disconnected = np.asarray(self.status) == STATUS_DISCONNECTED
+        return np.lexsort((-self.score, disconnected))  # a stable sort, by the last key first
 
     def select(self, positions: Sequence[int]) -> ScoreResult:
         """Return the result of the architectures at some positions, in that order."""

@@ -45,6 +45,8 @@ _FILES_OF_ONE_WORKER = (
     "test_flax_family.py",
     "test_programs.py",
     "test_readme.py",
+    "test_public.py",
+    "test_shapes.py",
 )
 
 

@@ -1,5 +1,7 @@
 """Facts of cells that tests need and the package does not."""
 
+import itertools
+
 from eproxy_jax.spaces.cells import graph
 
 
@@ -30,6 +32,14 @@ def live_edges(cell: graph.Cell, *, affine: bool) -> tuple[bool, ...]:
         live[edge] = fed[edge] and needed[target]
         needed[source] |= live[edge]
     return tuple(live)
+
+
+def is_connected(cell: graph.Cell) -> bool:
+    """Whether the output depends on the input: one of the four paths from node 0 to node 3 has no ``none``."""
+    number = {edge: place for place, edge in enumerate(graph.EDGES)}
+    between = [1, 2]
+    paths = [(0, *middle, 3) for count in range(3) for middle in itertools.combinations(between, count)]
+    return any(all(cell[number[step]] != graph.NONE for step in itertools.pairwise(path)) for path in paths)
 
 
 def output_fan_in(matrix: tuple[tuple[int, ...], ...]) -> int:

@@ -12,13 +12,14 @@ PACKAGE = ROOT / "eproxy_jax"
 # From the ground up. A room or module imports from its own level's own room and from lower levels, nothing else.
 LEVELS = (
     ("_version",),
-    ("errors", "files"),
+    ("errors",),
+    ("files",),
     ("jsonlines", "progress", "sampling", "sources"),
     ("nn",),
     ("types",),
     ("spaces",),
     ("ranks", "images", "targets"),
-    ("proxy",),
+    ("proxy", "image_files"),
     ("execution",),
     ("scoring",),
     ("dps",),

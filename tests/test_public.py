@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 from helpers import ROOT, TINY, pattern_images
 
 import eproxy_jax as ep
@@ -33,7 +34,9 @@ class Net(nn.Module):
         return [nn.relu(ep.nn.layers.Conv(self.width, 3, stride=2)(images))]
 
 
-TINY_SPACE = ep.spaces.from_flax(Net, archs=[2, 3, 4])
+FAMILY = ep.spaces.from_flax(Net, archs=[2, 3, 4])
+TINY_SPACE = tiny.Tiny()  # one program for all
+A, B, C = "1-0-0", "2-2-1", "3-1-0"
 IMAGES = pattern_images(4, 8).astype(np.float32)
 ARCHS = SPACE.sample(6, 3)
 SHORT = dataclasses.replace(TINY, num_steps=3)
@@ -41,16 +44,17 @@ SHORT = dataclasses.replace(TINY, num_steps=3)
 
 @pytest.fixture(scope="module")
 def scored():
-    return ep.score([2, 3, 4], TINY_SPACE, SHORT, IMAGES, key=5)
+    return ep.score([A, B, C], TINY_SPACE, SHORT, IMAGES, key=5)
 
 
 # --- ep.eproxy -----------------------------------------------------------------------------------------------
 
 
 def test_the_pair_of_functions_is_what_score_runs(scored):
-    init, losses = ep.eproxy(TINY_SPACE.group(3), SHORT)
-    task, encoded = init(5, IMAGES), jnp.asarray(TINY_SPACE.group(3).encode([3])[0])
-    keys = jnp.stack([ep.arch_key(5, TINY_SPACE, 3), ep.arch_key(6, TINY_SPACE, 3)])
+    arch = TINY_SPACE.parse(B)
+    init, losses = ep.eproxy(TINY_SPACE.group(arch), SHORT)
+    task, encoded = init(5, IMAGES), jnp.asarray(TINY_SPACE.group(arch).encode([arch])[0])
+    keys = jnp.stack([ep.arch_key(5, TINY_SPACE, arch), ep.arch_key(6, TINY_SPACE, arch)])
     one = jax.jit(losses)(keys[0], encoded, task)
     np.testing.assert_allclose(one, scored.losses[1], rtol=1e-5)
     many = jax.jit(jax.vmap(losses, (0, None, None)))(keys, encoded, task)
@@ -60,7 +64,7 @@ def test_the_pair_of_functions_is_what_score_runs(scored):
 
 
 def test_integer_and_typed_keys_are_one(scored):
-    typed = ep.score([2, 3, 4], TINY_SPACE, SHORT, IMAGES, key=jax.random.key(5))
+    typed = ep.score([A, B, C], TINY_SPACE, SHORT, IMAGES, key=jax.random.key(5))
     np.testing.assert_array_equal(typed.losses, scored.losses)
     for key in (5, np.int64(5), jax.random.key(5)):
         assert ep.arch_key(key, SPACE, ARCHS[0]) == ep.arch_key(5, SPACE, ARCHS[0])
@@ -81,12 +85,12 @@ def with_features(*features):
 
 def test_a_target_of_the_users_own():
     settings = with_features("checkerboard")
-    result = ep.score([2, 3], TINY_SPACE, settings, IMAGES, targets={"checkerboard": checkerboard})
+    result = ep.score([A, B], TINY_SPACE, settings, IMAGES, targets={"checkerboard": checkerboard})
     assert np.isfinite(result.losses).all()
-    task, _ = ep.eproxy(TINY_SPACE.group(2), settings, targets={"checkerboard": checkerboard}).init(0, IMAGES)
+    task, _ = ep.eproxy(TINY_SPACE.group(A), settings, targets={"checkerboard": checkerboard}).init(0, IMAGES)
     assert set(np.unique(task.targets[0])) == {0, 1}
-    both = ep.eproxy(TINY_SPACE.group(2), with_features("net", "checkerboard"), targets={"checkerboard": checkerboard})
-    plain = ep.eproxy(TINY_SPACE.group(2), with_features("net"))
+    both = ep.eproxy(TINY_SPACE.group(A), with_features("net", "checkerboard"), targets={"checkerboard": checkerboard})
+    plain = ep.eproxy(TINY_SPACE.group(A), with_features("net"))
     np.testing.assert_allclose(
         both.init(0, IMAGES)[0].targets[0], plain.init(0, IMAGES)[0].targets[0] + task.targets[0], rtol=1e-6
     )
@@ -107,17 +111,17 @@ def test_a_target_of_the_users_own():
 )
 def test_bad_targets(features, targets, message):
     with pytest.raises(ValueError, match=message):
-        ep.score([2], TINY_SPACE, with_features(*features), IMAGES, targets=targets)
+        ep.score([A], TINY_SPACE, with_features(*features), IMAGES, targets=targets)
 
 
 def test_an_optimiser_of_the_users_own():
     """SGD with the settings' numbers, given as an optax transformation, is the settings' SGD."""
     decay = optax.add_decayed_weights(SHORT.weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params))
     sgd = optax.chain(decay, optax.sgd(SHORT.lr, SHORT.momentum))
-    own = ep.score([2, 3], TINY_SPACE, SHORT, IMAGES, key=5)
-    same = ep.score([2, 3], TINY_SPACE, SHORT, IMAGES, key=5, optimizer=sgd)
+    own = ep.score([A, B], TINY_SPACE, SHORT, IMAGES, key=5)
+    same = ep.score([A, B], TINY_SPACE, SHORT, IMAGES, key=5, optimizer=sgd)
     np.testing.assert_allclose(same.losses, own.losses, rtol=1e-4)
-    still = ep.score([2, 3], TINY_SPACE, SHORT, IMAGES, key=5, optimizer=optax.set_to_zero())
+    still = ep.score([A, B], TINY_SPACE, SHORT, IMAGES, key=5, optimizer=optax.set_to_zero())
     np.testing.assert_allclose(still.losses, still.losses[:, :1] * np.ones(3), rtol=1e-5)
 
 
@@ -154,13 +158,13 @@ def evaluated():
 
 
 def test_any_function_of_one_candidate():
-    found = ep.evaluate(gradient_norm, [2, 4], TINY_SPACE, key=5, shared=SHARED)
+    found = ep.evaluate(gradient_norm, [2, 4], FAMILY, key=5, shared=SHARED)
     assert {name: leaf.shape for name, leaf in found.items()} == {"value": (2,), "norm": (2,), "live": (2,)}
     assert found["live"].dtype == np.int32
     assert found["live"].tolist() == [27 * 2, 27 * 4]
-    group = TINY_SPACE.group(4)
+    group = FAMILY.group(4)
     alone = jax.jit(functools.partial(gradient_norm, group.universal()))
-    expected = alone(ep.arch_key(5, TINY_SPACE, 4), jnp.asarray(group.encode([4])[0]), *SHARED)
+    expected = alone(ep.arch_key(5, FAMILY, 4), jnp.asarray(group.encode([4])[0]), *SHARED)
     np.testing.assert_allclose(found["norm"][1], expected["norm"], rtol=1e-5)
 
 
@@ -248,7 +252,7 @@ def test_infinite_results_come_back_from_disk(tmp_path):
 def test_a_run_from_python_is_that_of_score(scored, tmp_path):
     said = []
     options = {"workdir": tmp_path, "say": said.append}
-    result = ep.runs.score([2, 3, 4, 2], TINY_SPACE, SHORT, IMAGES, 5, **options)
+    result = ep.runs.score([A, B, C, A], TINY_SPACE, SHORT, IMAGES, 5, **options)
     np.testing.assert_allclose(result.losses[:3], scored.losses, rtol=1e-6)
     assert result.archs[3] == result.archs[0]
     lines = (tmp_path / "scores.jsonl").read_text().splitlines()
@@ -257,14 +261,14 @@ def test_a_run_from_python_is_that_of_score(scored, tmp_path):
     assert record["settings"] == SHORT.to_dict()
     assert record["seconds"] == result.seconds
     said.clear()
-    again = ep.runs.score([2, 3, 4], TINY_SPACE, SHORT, IMAGES, 5, **options)
+    again = ep.runs.score([A, B, C], TINY_SPACE, SHORT, IMAGES, 5, **options)
     np.testing.assert_array_equal(again.losses, result.losses[:3])
     assert any("resuming after 3 of 3" in text for text in said)
     with pytest.raises(ValueError, match="written by another run"):
-        ep.runs.score([2, 3, 4], TINY_SPACE, SHORT, IMAGES, 6, **options)
+        ep.runs.score([A, B, C], TINY_SPACE, SHORT, IMAGES, 6, **options)
     for change in ({"optimizer": optax.sgd(0.1)}, {"targets": {"checkerboard": checkerboard}}):
         with pytest.raises(ValueError, match="written by another run"):
-            ep.runs.score([2, 3, 4], TINY_SPACE, SHORT, IMAGES, 5, **options, **change)
+            ep.runs.score([A, B, C], TINY_SPACE, SHORT, IMAGES, 5, **options, **change)
 
 
 @pytest.mark.slow
@@ -272,13 +276,14 @@ def test_a_run_from_python_survives_a_kill(tmp_path):
     script = """
 import sys
 import eproxy_jax as ep
+import tiny
 ep.configure(devices=1)
-space = ep.spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
+space = tiny.Tiny()
 settings = ep.ProxySettings.from_dict({"num_steps": 3, "branches": [{"transform_channels": 8, "target_channels": 4}]})
 ways = ep.Execution.of(chunk_size=1)
-ep.runs.score(space.sample(40, 3), space, settings, ep.default_images(num=4, size=8), workdir=sys.argv[1], execution=ways)
+ep.runs.score(space.sample(120, 3), space, settings, ep.default_images(num=4, size=8), workdir=sys.argv[1], execution=ways)
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 
     def start(folder):
         return subprocess.Popen([sys.executable, "-c", script, str(folder)], env=environment, stderr=subprocess.DEVNULL)
@@ -289,6 +294,7 @@ ep.runs.score(space.sample(40, 3), space, settings, ep.default_images(num=4, siz
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert 0 < out.read_bytes().count(b"\n") < 120
     assert start(out.parent).wait() == 0
     assert start(tmp_path / "undisturbed").wait() == 0
     assert out.read_bytes() == (tmp_path / "undisturbed" / "scores.jsonl").read_bytes()

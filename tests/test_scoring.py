@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from helpers import CELLS, QUICK, SPACES, THREE_BRANCHES, TINY, pattern_images, pattern_tree, slow_unless
 
 from eproxy_jax import proxy, score, scoring, spaces
 from eproxy_jax.execution import evaluation, memory, programs
 from eproxy_jax.execution.execution import VMAP_WIDTH, Execution, candidates_mesh
 
-SPACE = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
+SPACE = tiny.Tiny()  # for what holds whatever the networks are
+REAL = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
 IMAGES = pattern_images(4, 8).astype(np.float32)
 ARCHS = SPACE.sample(10, 3)
 WAYS = ("devices", "form", "chunk_size", "vmap_width", "grouping", "precision")
@@ -29,17 +31,18 @@ def baseline():
     return scored()
 
 
-@pytest.mark.parametrize("form", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
-def test_bit_equal_within_a_form(form):
+@pytest.mark.parametrize("form", ["map", "vmap"])
+@pytest.mark.parametrize("space", [SPACE, pytest.param(REAL, marks=pytest.mark.slow)], ids=lambda space: space.name)
+def test_bit_equal_within_a_form(form, space):
     """Whatever the order, chunk size, padding, devices and other architectures, the bits are the same."""
-    options = {"form": form, "vmap_width": 3}
-    whole = scored(chunk_size=8, **options).losses
+    archs, options = space.sample(10, 3), {"space": space, "form": form, "vmap_width": 3}
+    whole = scored(archs, chunk_size=8, **options).losses
     variants = {
-        "reversed": scored(ARCHS[::-1], chunk_size=8, **options).losses[::-1],
-        "smallest chunks, one device": scored(chunk_size=1, devices=jax.devices()[:1], **options).losses,
-        "alone": scored(ARCHS[:1], chunk_size=8, **options).losses,
-        "repeated": scored([*ARCHS, *ARCHS], chunk_size=8, **options).losses[len(ARCHS) :],
-        "strings": scored([SPACE.format(arch) for arch in ARCHS], chunk_size=8, **options).losses,
+        "reversed": scored(archs[::-1], chunk_size=8, **options).losses[::-1],
+        "smallest chunks, one device": scored(archs, chunk_size=1, devices=jax.devices()[:1], **options).losses,
+        "alone": scored(archs[:1], chunk_size=8, **options).losses,
+        "repeated": scored([*archs, *archs], chunk_size=8, **options).losses[len(archs) :],
+        "strings": scored([space.format(arch) for arch in archs], chunk_size=8, **options).losses,
     }
     for name, losses in variants.items():
         np.testing.assert_array_equal(losses, whole[: len(losses)], err_msg=name)
@@ -51,21 +54,21 @@ def test_map_vmap_and_loop_agree_in_float64(x64):
 
     Only networks differ in other spaces: tests/test_parity.py has their batches.
     """
-    archs, images = ARCHS[:4], pattern_images(4, 8)
+    archs, images = REAL.sample(10, 3)[:4], pattern_images(4, 8)
     results = {
-        form: scored(archs, images=images, form=form, devices=jax.devices()[:1], chunk_size=4, vmap_width=4)
+        form: scored(archs, space=REAL, images=images, form=form, devices=jax.devices()[:1], chunk_size=4, vmap_width=4)
         for form in ("map", "vmap")
     }
     assert results["map"].losses.dtype == np.float64
     np.testing.assert_allclose(results["vmap"].losses, results["map"].losses, rtol=1e-6)
     np.testing.assert_allclose(results["vmap"].losses[:, 0], results["map"].losses[:, 0], rtol=1e-10)
-    job = scoring.make_job(SPACE, TINY, images, 5, Execution.of(jax.devices()[:1]))
-    network = proxy.ProxyNetwork(SPACE.universal(jnp.float64), proxy.ProxySpec.of(TINY).heads, jnp.float64)
+    job = scoring.make_job(REAL, TINY, images, 5, Execution.of(jax.devices()[:1]))
+    network = proxy.ProxyNetwork(REAL.universal(jnp.float64), proxy.ProxySpec.of(TINY).heads, jnp.float64)
     one = jax.jit(proxy.candidate_losses, static_argnums=(0, 1))
     loop = []
-    for arch in map(SPACE.canonical, archs):
-        key = proxy.candidate_key(job.evaluation.key, jnp.asarray(spaces.arch_identity(SPACE, arch)))
-        loop.append(one(network, 10, key, jnp.asarray(SPACE.encode([arch])[0]), job.task, job.hyper))
+    for arch in map(REAL.canonical, archs):
+        key = proxy.candidate_key(job.evaluation.key, jnp.asarray(spaces.arch_identity(REAL, arch)))
+        loop.append(one(network, 10, key, jnp.asarray(REAL.encode([arch])[0]), job.task, job.hyper))
     np.testing.assert_allclose(np.stack(loop), results["map"].losses, rtol=1e-6)
 
 
@@ -82,28 +85,30 @@ def test_features_of_a_batch_of_transnas_cells(x64):
             np.testing.assert_allclose(many[n], one, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.slow  # quick: batches against PyTorch's numbers in tests/test_parity.py
-def test_map_and_vmap_agree_at_step_one_in_float32(baseline):
-    np.testing.assert_allclose(
-        scored(form="vmap", chunk_size=6, vmap_width=3).losses[:, 0], baseline.losses[:, 0], rtol=1e-5
+@pytest.mark.parametrize("space", [SPACE, pytest.param(REAL, marks=pytest.mark.slow)], ids=lambda space: space.name)
+def test_map_and_vmap_agree_at_step_one_in_float32(space):
+    archs = space.sample(10, 3)
+    by_map, by_vmap = (
+        scored(archs, space=space, form=form, chunk_size=8, vmap_width=3).losses for form in ("map", "vmap")
     )
+    np.testing.assert_allclose(by_vmap[:, 0], by_map[:, 0], rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_bfloat16_products_sum_in_float32():
-    options = {"form": "vmap", "vmap_width": 3}
+    archs, options = REAL.sample(10, 3), {"form": "vmap", "vmap_width": 3}
     one_step = type(TINY).from_dict({**TINY.to_dict(), "num_steps": 1})
     exact, rounded = (
-        scored(settings=one_step, precision=precision, chunk_size=8, **options).losses
+        scored(archs, space=REAL, settings=one_step, precision=precision, chunk_size=8, **options).losses
         for precision in ("float32", "bfloat16")
     )
     assert not np.array_equal(rounded[:, 0], exact[:, 0])
     np.testing.assert_allclose(rounded[:, 0], exact[:, 0], rtol=2e-2)
 
     execution = Execution.of(jax.devices()[:1], precision="bfloat16", **options)
-    job = scoring.make_job(SPACE, TINY, IMAGES, 5, execution)
-    group = SPACE.group(ARCHS[0])
-    shape = group.encode(ARCHS[:1]).shape[1:]
+    job = scoring.make_job(REAL, TINY, IMAGES, 5, execution)
+    group = REAL.group(archs[0])
+    shape = group.encode(archs[:1]).shape[1:]
     spec = programs.ProgramSpec.of(
         job.evaluation.candidate(group), shape, execution, job.evaluation.key, job.evaluation.shared
     )
@@ -143,8 +148,7 @@ def test_no_compilation_on_the_second_call():
 
 
 def test_duplicates_are_trained_once_and_scored_alike():
-    # One 3x3 convolution, written three ways.
-    shared = [[[3], [0, 0], [0, 1, 0]], [[0], [1, 3], [3, 0, 0]], [[0], [0, 0], [3, 4, 4]]]
+    shared = [(3, 0, 0), (3, 0, 1), (3, 0, 4)]  # one convolution, written three ways
     calls = []
     result = scored(shared, settings=type(TINY).from_dict({**TINY.to_dict(), "alpha": 0.3}),
                     progress=lambda done, total: calls.append((done, total)))  # fmt: skip
@@ -191,7 +195,7 @@ def test_all_genes_are_accepted():
     ("change", "message"),
     [
         ({"archs": []}, "the list is empty"),
-        ({"archs": ["|none~0|"]}, r"archs\[0\]: not a NAS-Bench-201 string"),
+        ({"space": REAL, "archs": ["|none~0|"]}, r"archs\[0\]: not a NAS-Bench-201 string"),
         ({"archs": [ARCHS[0], "64-41414-3_21_013"]}, r"archs\[1\]"),
         ({"space": "nasbench202"}, "did you mean 'nasbench201'"),
         ({"form": "pmap"}, "unknown execution form 'pmap'; known: map, vmap"),

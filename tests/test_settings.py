@@ -44,7 +44,7 @@ def test_dict_round_trip():
         ({"branches": [{"features": ["net", "net"]}]}, "each feature once"),
         ({"branches": [{"levels": 1}]}, r"branches\[0\]: unknown field 'levels' .did you mean 'level'"),
         ({"branches": [{"barrier_kernel": 2}]}, "an odd integer"),
-        ({"branches": [{}, {"target_channels": 0}]}, r"branches\[1\].target_channels: expected an integer >= 1"),
+        ({"branches": [{}, {"target_channels": 0}]}, r"branches\[1\].target_channels: expected an integer from 1"),
     ],
 )
 def test_bad_settings_say_field_value_and_fix(values, message):

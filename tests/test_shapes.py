@@ -9,12 +9,12 @@ import types
 import typing
 
 import beartype
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
+import tiny
 from helpers import TINY, pattern_images
 
 import eproxy_jax as ep
@@ -25,17 +25,7 @@ SHORT = dataclasses.replace(TINY, num_steps=2)
 IMAGES = pattern_images(4, 8).astype(np.float32)
 
 
-class Net(nn.Module):
-    """One convolution: programs that compile in a moment."""
-
-    width: int
-
-    @nn.compact
-    def __call__(self, images):
-        return [nn.relu(ep.nn.layers.Conv(self.width, 3, stride=2)(images))]
-
-
-SPACE = ep.spaces.from_flax(Net, archs=[2, 3])
+SPACE = tiny.Tiny()
 
 
 def checked(function, owner=None):
@@ -67,7 +57,7 @@ def evaluate(images):
     def weights(network, key, encoded, images):
         return {"count": sum(leaf.size for leaf in jax.tree.leaves(network.init(key, images, encoded)))}
 
-    return checked(ep.evaluate)(weights, [2, 3], SPACE, shared=(images,))
+    return checked(ep.evaluate)(weights, ["1-0-0", "2-2-1"], SPACE, shared=(images,))
 
 
 def search_proxy(images):
@@ -75,8 +65,7 @@ def search_proxy(images):
         branches=(1,), transform_kernel=(1,), barrier_kernel=(1,), transform_channels=(4,), target_channels=(4,)
     )
     search = ep.SearchSpec(num_evaluations=2, population_size=1, tournament_size=1, log_every=2, num_steps=2)
-    space = ep.spaces.from_flax(Net, archs=[2, 3, 4])
-    return checked(ep.search_proxy)({2: 1.0, 3: 2.0, 4: 4.0}, space, genes, search, images)
+    return checked(ep.search_proxy)({"1-0-0": 1.0, "2-2-1": 2.0, "3-1-0": 4.0}, SPACE, genes, search, images)
 
 
 @functools.cache
@@ -89,9 +78,9 @@ def load_images(tmp_path, num):
     return checked(ep.load_images)(tmp_path / "images.npy", num)
 
 
-GROUP = SPACE.group(2)
+GROUP = SPACE.group((1, 0, 0))
 TABLE = ep.GeneTable()
-ENCODED = jnp.asarray(GROUP.encode([2])[0])
+ENCODED = jnp.asarray(GROUP.encode([(1, 0, 0)])[0])
 GENES = TABLE.encode(ep.ProxySettings(network_init="kaiming_normal", barrier_init="kaiming_normal"))
 RESULT = {
     "archs": ("2", "3"), "score": np.ones(2), "loss": np.ones(2), "losses": np.ones((2, 3)),
@@ -109,13 +98,13 @@ CALLS = {
         np.ones(4),
         [np.ones(3), np.ones((4, 1)), np.ones(4) > 0],
     ),
-    "arch_key": (lambda key: checked(ep.arch_key)(key, SPACE, 2), KEY, [jax.random.split(KEY), jnp.ones(2)]),
+    "arch_key": (lambda key: checked(ep.arch_key)(key, SPACE, (1, 0, 0)), KEY, [jax.random.split(KEY), jnp.ones(2)]),
     "score": (
-        lambda images: checked(ep.score)([2, 3], SPACE, SHORT, images),
+        lambda images: checked(ep.score)(["1-0-0", "2-2-1"], SPACE, SHORT, images),
         IMAGES,
         [IMAGES[0], IMAGES[..., :1], IMAGES.tolist()],
     ),
-    "runs.score": (lambda images: checked(ep.runs.score)([2], SPACE, SHORT, images, workdir="-"), IMAGES, [IMAGES[0]]),
+    "runs.score": (lambda images: checked(ep.runs.score)(["1-0-0"], SPACE, SHORT, images, workdir="-"), IMAGES, [IMAGES[0]]),
     "evaluate": (evaluate, IMAGES, ["images"]),
     "search_proxy": (search_proxy, IMAGES, [IMAGES[0]]),
     "eproxy: init": (
@@ -137,6 +126,11 @@ CALLS = {
         lambda losses: record(ep.ScoreResult)(**{**RESULT, "losses": losses}),
         RESULT["losses"],
         [np.ones(2), np.ones((3, 3)), np.ones((2, 3), np.float32)],
+    ),
+    "LabelledImages": (
+        lambda labels: record(ep.LabelledImages)(images=IMAGES, labels=labels, num_classes=4),
+        np.arange(4),
+        [np.arange(3), np.arange(4.0), np.zeros((4, 1), int)],
     ),
     "ScoreResult.ranking": (checked(ep.ScoreResult.ranking), ep.ScoreResult(**RESULT), []),
     "FittedProxy.scores": (

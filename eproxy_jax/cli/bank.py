@@ -42,7 +42,7 @@ def add_parser(commands: common.Commands) -> None:
         "--num-mutations", type=common.natural, default=0, metavar="M", help="of the configuration's (default 0)"
     )
     output.add_argument(
-        "--settings-seed", type=common.natural, default=0, metavar="S", help="of mutations and random ones"
+        "--settings-seed", type=common.seed, default=0, metavar="S", help="of mutations and random ones"
     )
     output.add_argument("--out", metavar="FILE", help="the bank (default WORKDIR/bank.jsonl)")
     output.add_argument("--workdir", metavar="DIR", help="folder of the bank (default .)")
@@ -71,7 +71,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     rate, seed = spec.search.mutation_rate, arguments.settings_seed
     counts = (arguments.num_mutations, arguments.num_settings)
     settings = loss_bank.settings_to_try(spec.genes, chosen, rate, *counts, seed)
-    out = Path(arguments.out) if arguments.out else Path(arguments.workdir or ".") / "bank.jsonl"
+    out = Path(arguments.out or Path(arguments.workdir or ".") / "bank.jsonl")
+    common.check_outputs(arguments, [out])
     with loss_bank.LossBank(out, bank_spec.identity(execution)) as bank:
         progress.announce("compiling, then training setting after setting")
         seconds = loss_bank.fill(bank, bank_spec, settings, archs, execution, loss_bank.show_progress())

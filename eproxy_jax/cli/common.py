@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+from eproxy_jax import files
+from eproxy_jax.errors import SEEDS, check_seed, one_line, quoted
 
 if TYPE_CHECKING:
     from eproxy_jax.cli.config import RunSpec
@@ -16,6 +19,14 @@ if TYPE_CHECKING:
     from eproxy_jax.spaces import SearchSpace
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, whatever was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with status 2."""
+        self.exit(2, f"eproxy: error: {one_line(message, 400)} (see {self.prog} --help)\n")
 
 
 class UsageError(Exception):
@@ -46,6 +57,22 @@ def natural(text: str) -> int:
     return value
 
 
+def seconds(text: str) -> float:
+    """Parse a positive number of seconds, for argparse."""
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text}")
+    return value
+
+
+def seed(text: str) -> int:
+    """Parse a seed, an integer from 0 to 2 ** 32 - 1, for argparse."""
+    try:
+        return check_seed(int(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to {SEEDS - 1}, got {quoted(text)}") from None
+
+
 def add_command(commands: Commands, name: str, help: str, epilog: str) -> argparse.ArgumentParser:
     """Add the parser of one command of ``eproxy``; ``epilog`` is printed unchanged."""
     return commands.add_parser(name, help=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -59,11 +86,12 @@ def add_proxy_flags(parser: argparse.ArgumentParser) -> Any:
         "--config", metavar="FILE[:VARIANT]", help="configuration file, such as configs/nasbench201.py:small"
     )
     what.add_argument(
-        "--images", metavar="SOURCE", help="dead_leaves, one_over_f, white_noise, .npy/.npz or CIFAR-10 folder"
+        "--images",
+        metavar="SOURCE",
+        help="dead_leaves, one_over_f, white_noise; .npy, .npz or FILE.npz:NAME; or a folder: CIFAR-10, CIFAR-100, "
+        "ImageNet16, or image files",
     )
-    what.add_argument(
-        "--weight-seed", type=natural, metavar="N", help="seed of weights, targets and barrier (default 0)"
-    )
+    what.add_argument("--weight-seed", type=seed, metavar="N", help="seed of weights, targets and barrier (default 0)")
     return what
 
 
@@ -74,7 +102,7 @@ def add_arch_flags(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--sample", type=positive, metavar="N", help="N distinct random ones")
     which.add_argument("--all", action="store_true", help="the whole space")
     which.add_argument("--limit", type=positive, metavar="N", help="a random subset of N out of --archs or --all")
-    which.add_argument("--seed", type=natural, metavar="S", default=0, help="seed of --sample and --limit (default 0)")
+    which.add_argument("--seed", type=seed, metavar="S", default=0, help="seed of --sample and --limit (default 0)")
 
 
 def add_execution_flags(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +139,66 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of compiled programs, for later runs; 'off' for none (default ~/.cache/eproxy_jax/programs)",
     )
+
+
+# --- paths ---------------------------------------------------------------------------------------------------
+
+_READ = ("archs", "truth", "labels", "bank", "settings", "config", "images")  # flags of files that are only read
+_FOLDERS = ("workdir", "compile_cache")
+_STDIN = "-"
+
+
+def check_paths(arguments: argparse.Namespace) -> None:
+    """Expand ``~`` in all paths of the flags, and refuse devices, pipes and folders where a file is expected.
+
+    Raises:
+      UsageError: a path is of the wrong kind, or has a name that no file can have; the message names the flag.
+    """
+    for name in (*_READ, "out", *_FOLDERS):
+        value = getattr(arguments, name, None)
+        try:
+            if isinstance(value, list):
+                setattr(arguments, name, [_checked(name, one) for one in value])
+            elif isinstance(value, str):
+                setattr(arguments, name, _checked(name, value))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--{name.replace('_', '-')}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _checked(name: str, text: str) -> str:
+    if text == _STDIN or (name == "compile_cache" and text == "off"):
+        return text
+    path = files.expanded(text)
+    if name == "out":
+        files.writable(path)
+    elif name in _FOLDERS:
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path}: not a folder, where one is expected")
+    elif path.exists() and not (name == "images" and path.is_dir()):
+        files.existing(path)
+    elif name in ("config", "images") and (plain := Path(str(path).rpartition(":")[0])).exists() and ":" in text:
+        files.existing(plain)  # FILE:VARIANT, FILE.npz:NAME
+    return str(path)
+
+
+def check_outputs(arguments: argparse.Namespace, written: Sequence[Path]) -> None:
+    """Check that no file of the flags is both read and written, and that all names can be written.
+
+    Raises:
+      UsageError: a file is read and written.
+      OSError: a name is too long.
+    """
+    from eproxy_jax.runs.outputs import check_distinct
+
+    read = {}
+    for name in _READ:
+        value = getattr(arguments, name, None)
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and one != _STDIN:
+                read[one] = f"--{name}"
+                if ":" in one:
+                    read[one.rpartition(":")[0]] = f"--{name}"
+    check_distinct(written, {Path(one): flag for one, flag in read.items() if one})
 
 
 # --- from flags to specs -------------------------------------------------------------------------------------
@@ -187,12 +275,21 @@ def run_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> RunSpec
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read the JSON object of a file."""
+    text = files.read_text(path, "file of settings")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path}: not JSON ({error})") from error
+        values = json.loads(text, object_pairs_hook=_each_key_once)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not JSON ({one_line(error, 200)})") from error
     if not isinstance(values, dict):
-        raise UsageError(f"{path}: expected a JSON object of settings")
+        raise UsageError(f"{path}: expected a JSON object of settings, got {quoted(values)}")
+    return values
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{quoted(next(key for key in keys if keys.count(key) > 1))} stands twice in one object")
     return values
 
 
@@ -228,6 +325,22 @@ def architectures(arguments: argparse.Namespace, space: SearchSpace) -> list[Any
     if arguments.limit is not None and arguments.limit < len(distinct):
         return [distinct[i] for i in draw_distinct(len(distinct), arguments.limit, arguments.seed, "the list")]
     return distinct
+
+
+def draw(path: Path, plot: Callable[[], None]) -> str:
+    """Draw a figure and return the line to print: where it is, or why there is none.
+
+    A figure is no reason to fail a finished run: matplotlib may be absent, broken, or set up with an unknown backend.
+    """
+    try:
+        plot()
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "matplotlib":
+            return "no figure: matplotlib is not installed; pip install 'eproxy_jax[plot]', or --no-plot"
+        return f"no figure: matplotlib is broken ({one_line(error, 200)}); --no-plot leaves it out"
+    except Exception as error:  # whatever a broken matplotlib raises
+        return f"no figure: {type(error).__name__}: {one_line(error, 200)}; --no-plot leaves it out"
+    return f"figure:  {path}"
 
 
 def command_line() -> str:

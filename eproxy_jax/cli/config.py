@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib.machinery
 import importlib.util
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,9 @@ from ml_collections.config_flags import config_path
 from eproxy_jax import images, scoring, spaces
 from eproxy_jax.dps.evolution import SearchSpec
 from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.errors import check_known, did_you_mean
+from eproxy_jax.errors import check_known, check_seed, did_you_mean, one_line, quoted
+from eproxy_jax.files import existing
+from eproxy_jax.image_files import loading
 from eproxy_jax.targets import check_features
 from eproxy_jax.types import ProxySettings
 
@@ -40,8 +44,8 @@ def default_config(space: str = "nasbench201") -> Any:
       * ``space``: registry name.
       * ``sizes``: fields of the space.
       * ``settings``: see ``ProxySettings``.
-      * ``images``: ``source`` (a generator's name or a path), ``num``, ``size`` in pixels (generators only), ``seed``
-        of the draw (files only).
+      * ``images``: ``source`` (a generator's name or a path), ``num``, ``size`` in pixels (generators and image files),
+        ``seed`` of the draw (files only).
       * ``weight_seed``: seed of weights, targets and barrier.
       * ``targets``: features of your own, functions by name, see ``ep.score``.
       * ``optimizer``: an optax transformation instead of SGD, or None.
@@ -107,7 +111,7 @@ def variant_config(
       ValueError: unknown variant.
     """
     if variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
+        raise ValueError(f"unknown variant {quoted(variant)}; known: {', '.join(VARIANTS)}")
     config = default_config(space)
     (branch,) = config.settings.branches
     if variant == "small":
@@ -156,31 +160,49 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> Any:
     if not Path(source).is_file() and ":" in source:
         path, _, name = source.rpartition(":")
         variant = [name]
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no configuration file at {path!r}")
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no configuration file at {quoted(path)}")
+    existing(path, "configuration file")
     try:
         config = _module(Path(path)).get_config(*variant)
-    except Exception as error:  # any error of a user's file becomes one line
-        raise ValueError(f"configuration {source}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # any error of a user's file becomes one line
+        place = _place_in(path, error)
+        raise ValueError(f"configuration {source}: {type(error).__name__}{place}: {one_line(error)}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ValueError(
+            f"configuration {source}: get_config returns {quoted(config)}: expected the ConfigDict of "
+            "eproxy_jax.cli.config.default_config, changed at will"
+        )
     for text in overrides:
         field, _, value = text.removeprefix("--config.").partition("=")
+        where = f"configuration {source}: --config.{quoted(field)[1:-1]}"
         try:
             current = config_path.get_value(field, config)
-        except (AttributeError, KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"configuration {source}: --config.{field}: no such field: {error}") from error
-        config_path.set_value(field, config, _parsed(field, value, current))
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"{where}: no such field: {one_line(error, 300)}") from error
+        parsed = _parsed(field, value, current)
+        try:
+            config_path.set_value(field, config, parsed)
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"{where}: cannot be set: {one_line(error, 300)}") from error
     return config
+
+
+def _place_in(path: str, error: BaseException) -> str:
+    """Return `` (line N)``, where the user's file raised the error, or an empty string."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f" (line {lines[-1]})" if lines else ""
 
 
 def _module(path: Path) -> Any:
     """Load a configuration file as a new module. It stays in ``sys.modules``, so that its classes have a source."""
     name = f"eproxy_config_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = importlib.machinery.SourceFileLoader(name, str(path))  # whatever the file's suffix
+    spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     return module
 
 
@@ -194,14 +216,17 @@ def _parsed(field: str, text: str, current: Any) -> Any:
         return text
     try:
         value = {"true": True, "false": False}[text] if text in ("true", "false") else ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = text
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**63 else value
     if isinstance(current, tuple) and isinstance(value, list):
         value = tuple(value)
     if current is not None and type(value) is not type(current):
-        raise ValueError(f"--config.{field}: expected {type(current).__name__} such as {current!r}, got {text!r}")
+        raise ValueError(
+            f"--config.{quoted(field)[1:-1]}: expected {type(current).__name__} such as {quoted(current)}, "
+            f"got {quoted(text)}"
+        )
     return value
 
 
@@ -242,18 +267,21 @@ def build(config: ml_collections.ConfigDict) -> RunSpec:
     check_known(values, expected, "config")
     for name in expected:
         if name not in values:
-            raise ValueError(f"config: field {name!r} is missing; see eproxy_jax.cli.config.default_config")
+            raise ValueError(f"config: field '{name}' is missing; see eproxy_jax.cli.config.default_config")
+    for name, value in expected.items():
+        if isinstance(value, dict) and not isinstance(values[name], dict):
+            raise ValueError(f"config.{name}: expected fields by name, got {quoted(values[name])}")
+    if not isinstance(values["space"], str):
+        raise ValueError(f"config.space: expected a registry name, got {quoted(values['space'])}")
     space = spaces.get(values["space"], **values["sizes"])
     settings = ProxySettings.from_dict(values["settings"])
-    seed = values["weight_seed"]
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"config.weight_seed: expected an integer >= 0, got {seed!r}")
+    seed = check_seed(values["weight_seed"], "config.weight_seed")
     genes, search = _search(dict(values["dps"]), settings.num_steps)
     targets, optimizer = values["targets"], values["optimizer"]
     if not all(callable(function) for function in targets.values()):
-        raise ValueError(f"config.targets: expected functions by name, got {targets!r}")
+        raise ValueError(f"config.targets: expected functions by name, got {quoted(targets)}")
     if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise ValueError(f"config.optimizer: expected an optax transformation, got {optimizer!r}")
+        raise ValueError(f"config.optimizer: expected an optax transformation, got {quoted(optimizer)}")
     check_features(settings, targets)
     batch = _images(values["images"], expected["images"])
     return RunSpec(space, settings, batch, seed, targets, optimizer, genes, search)
@@ -268,15 +296,19 @@ def _search(values: dict[str, Any], num_steps: int) -> tuple[GeneTable, SearchSp
 def _images(values: dict[str, Any], expected: dict[str, Any]) -> Any:
     check_known(values, expected, "config.images")
     values = {**expected, **values}
-    for name, least in (("num", 2), ("size", 4), ("seed", 0)):
-        if not isinstance(values[name], int) or values[name] < least:
-            raise ValueError(f"config.images.{name}: expected an integer >= {least}, got {values[name]!r}")
+    for name, least, most in (("num", 2, 100_000), ("size", 4, 4096)):
+        if not isinstance(values[name], int) or not least <= values[name] <= most:
+            raise ValueError(
+                f"config.images.{name}: expected an integer from {least} to {most}, got {quoted(values[name])}"
+            )
+    seed = check_seed(values["seed"], "config.images.seed")
     source = str(values["source"])
     if source in images.GENERATORS:
         return np.asarray(images.default_images(source, values["num"], values["size"]))
-    if not Path(source).exists():
+    try:
+        return loading.load_images(source, values["num"], seed, values["size"])
+    except FileNotFoundError:
         raise FileNotFoundError(
-            f"images {source!r}: neither a path nor one of {', '.join(images.GENERATORS)}"
+            f"images {quoted(source)}: neither a path nor one of {', '.join(images.GENERATORS)}"
             f"{did_you_mean(source, images.GENERATORS)}"
-        )
-    return images.load_images(source, values["num"], values["seed"])
+        ) from None

@@ -12,6 +12,7 @@ from typing import Any
 
 from eproxy_jax.cli import common
 from eproxy_jax.cli.common import UsageError
+from eproxy_jax.errors import SEEDS, quoted
 
 _EPILOG = """\
 examples:
@@ -37,7 +38,7 @@ def add_parser(commands: common.Commands) -> None:
     labels.add_argument("--labels", metavar="FILE", help="labelled architectures (default: drawn from --truth)")
     labels.add_argument("--num-labels", type=common.positive, metavar="M", help="how many to draw (default 20)")
     labels.add_argument(
-        "--seed", type=common.natural, default=0, metavar="S", help="of the draw and the search (default 0)"
+        "--seed", type=common.seed, default=0, metavar="S", help="of the draw and the search (default 0)"
     )
     labels.add_argument(
         "--num-eval",
@@ -72,19 +73,28 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise UsageError("--num-labels draws labels from --truth; with --labels FILE the file says which")
     if arguments.max_seconds is not None and not arguments.max_seconds > 0:
         raise UsageError(f"--max-seconds: expected a positive number, got {arguments.max_seconds}")
-    from eproxy_jax import images
+    from eproxy_jax import files
+
+    spec = _spec(arguments, overrides)
+    workdir = files.folder(arguments.workdir)
+    message = f"{workdir}: another search is running in this folder: wait for it, or choose another --workdir"
+    with files.locked_folder(workdir, message):
+        return _run_in(workdir, arguments, spec)
+
+
+def _run_in(workdir: Path, arguments: argparse.Namespace, spec: Any) -> int:
+    """Search, compare and report in a folder that no other search uses."""
+    from eproxy_jax import files, images
     from eproxy_jax.dps import comparison
     from eproxy_jax.dps.search import Kind, Problem, fitted_proxy, prepare, show_progress
     from eproxy_jax.dps.search import run as run_search
+    from eproxy_jax.jsonlines import fingerprint
     from eproxy_jax.progress import announce
     from eproxy_jax.runs.resumable import versions
 
-    spec = _spec(arguments, overrides)
     labelled, evaluation = _split(arguments, spec.space)
     execution = common.execution_of(arguments)
     batch = images.standardize(spec.images)
-    workdir = Path(arguments.workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
     warm = _warm_start(arguments, spec, execution, batch, labelled) if arguments.bank else None
     problem = Problem(
         space=spec.space,
@@ -97,11 +107,13 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         truth=tuple(labelled.values()),
         warm=warm,
     )
+    kinds: list[Kind] = ["evolution", "random"] if arguments.random_search else ["evolution"]
+    search_id = fingerprint(problem.identity("evolution", execution))
+    _check_outputs(workdir, arguments, problem, kinds, execution, bool(evaluation))
     announce(f"{len(labelled)} labelled architectures, {len(evaluation)} for evaluation; compiling the search")
     search = prepare(problem, execution)
     announce(f"compiled in {search.compile_seconds:.1f} s")
     histories, seconds = {}, {"compile": round(search.compile_seconds, 2)}
-    kinds: list[Kind] = ["evolution", "random"] if arguments.random_search else ["evolution"]
     for kind in kinds:
         start = time.perf_counter()
         state = run_search(
@@ -124,17 +136,46 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         announce(f"comparing on {len(evaluation)} evaluation architectures")
         rows = comparison.compare(problem, found, evaluation, workdir / "evaluation.jsonl", spec.settings, execution)
     record |= {
+        "search": search_id,
         "evaluation": {name: dataclasses.asdict(row) for name, row in rows.items()},
         "seconds": seconds,
         "command": common.command_line(),
         "versions": versions(),
     }
-    (workdir / "search.json").write_text(json.dumps(record, indent=1) + "\n")
-    (workdir / "settings.json").write_text(json.dumps(record["settings"], indent=1) + "\n")
+    settings = {**record["settings"], "search": search_id}  # which search found them
+    files.write_atomically(workdir / "search.json", json.dumps(record, indent=1) + "\n")
+    files.write_atomically(workdir / "settings.json", json.dumps(settings, indent=1) + "\n")
     _report(workdir, record, rows, spec)
     if not arguments.no_plot:
-        _plot(workdir / "search.png", histories, f"DPS on {spec.space.name}, {len(labelled)} labels")
+        from eproxy_jax.runs import report
+
+        figure, title = workdir / "search.png", f"DPS on {spec.space.name}, {len(labelled)} labels"
+        fitness = {kind: state.fitness for kind, state in histories.items()}
+        print(common.draw(figure, lambda: report.search_plot(figure, fitness, title, figure.with_suffix(".json"))))
     return 0
+
+
+def _check_outputs(
+    workdir: Path, arguments: argparse.Namespace, problem: Any, kinds: Sequence[Any], execution: Any, compares: bool
+) -> None:
+    """Check, before anything is compiled, that no file of somebody else or of another search would be replaced."""
+    from eproxy_jax.dps import comparison, loss_bank
+    from eproxy_jax.dps.search import HistoryFile, history_path
+    from eproxy_jax.jsonlines import fingerprint
+    from eproxy_jax.runs import outputs
+
+    records = [workdir / name for name in ("search.json", "settings.json")]
+    figure, evaluation = workdir / "search.png", workdir / "evaluation.jsonl"
+    written = [*records, *(history_path(workdir, kind) for kind in kinds), figure, evaluation]
+    common.check_outputs(arguments, written)
+    for path in records:
+        outputs.check_marked(path, "search", fingerprint(problem.identity("evolution", execution)))
+    if not arguments.no_plot:
+        outputs.check_figure(figure, records[0])
+    for kind in kinds:
+        HistoryFile(workdir, kind, fingerprint(problem.identity(kind, execution))).close()
+    if compares:
+        loss_bank.LossBank(evaluation, comparison.bank_spec(problem).identity(execution)).close()
 
 
 def _spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
@@ -151,6 +192,8 @@ def _spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> Any:
 
 def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float], dict[Any, float]]:
     """Split into labelled and evaluation architectures with their values, disjoint as functions."""
+    from eproxy_jax.dps.labels import connected_labels
+    from eproxy_jax.progress import announce
     from eproxy_jax.runs.archs import read_truth
     from eproxy_jax.sampling import draw_distinct
 
@@ -166,13 +209,14 @@ def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float],
             )
         drawn = draw_distinct(len(archs), count, arguments.seed, arguments.truth)
         labelled = {archs[i]: truth[archs[i]] for i in drawn}
+    labelled = connected_labels(space, labelled, announce)
     known = {space.canonical(arch) for arch in labelled}
     rest = [arch for arch in archs if space.canonical(arch) not in known]
     if arguments.num_eval == 0:
         return labelled, {}
     if len(rest) > arguments.num_eval:
         # Another random stream than that of the labels, and the same for every number of labels.
-        drawn = draw_distinct(len(rest), arguments.num_eval, 10_000 + arguments.seed, arguments.truth)
+        drawn = draw_distinct(len(rest), arguments.num_eval, (10_000 + arguments.seed) % SEEDS, arguments.truth)
         rest = [rest[i] for i in drawn]
     if 0 < len(rest) < 3:
         raise UsageError(f"{arguments.truth}: {len(rest)} architectures left to evaluate; need 3, or --num-eval 0")
@@ -182,10 +226,10 @@ def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float],
 def _warm_start(arguments: argparse.Namespace, spec: Any, execution: Any, batch: Any, labelled: Any) -> Any:
     from eproxy_jax.dps import loss_bank
 
-    if not Path(arguments.bank).is_file():
-        raise FileNotFoundError(f"no loss bank at {arguments.bank!r}: make one with eproxy bank")
+    if not Path(arguments.bank).exists():
+        raise FileNotFoundError(f"no loss bank at {quoted(arguments.bank)}: make one with eproxy bank")
     bank_spec = loss_bank.BankSpec(spec.space, spec.genes, batch, spec.weight_seed, spec.settings.num_steps)
-    with loss_bank.LossBank(Path(arguments.bank), bank_spec.identity(execution)) as bank:
+    with loss_bank.LossBank(Path(arguments.bank), bank_spec.identity(execution), read_only=True) as bank:
         return loss_bank.fittest_of_bank(bank, bank_spec, labelled, spec.search.population_size, spec.search.blend)
 
 
@@ -204,14 +248,3 @@ def _report(workdir: Path, record: dict[str, Any], rows: dict[str, Any], spec: A
     print()
     print(f"settings: {workdir / 'settings.json'}  (eproxy score --settings)")
     print(f"history:  {workdir / 'search.json'}")
-
-
-def _plot(path: Path, histories: dict[str, Any], title: str) -> None:
-    from eproxy_jax.runs import report
-
-    try:
-        report.search_plot(path, {kind: state.fitness for kind, state in histories.items()}, title)
-    except ModuleNotFoundError:
-        print("no figure: matplotlib is not installed; pip install 'eproxy_jax[plot]', or --no-plot")
-        return
-    print(f"figure:   {path}")

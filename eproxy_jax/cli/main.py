@@ -1,20 +1,31 @@
 """This module is the entry point of ``eproxy score``, ``plan``, ``dps``, ``bank`` and ``spaces``.
 
 It reads flags and configuration, hands frozen specs to the library, and turns errors into one line and exit status 2.
-It computes nothing.
+It computes nothing. With ``EPROXY_TRACEBACK=1`` in the environment the traceback of any error stands before its line.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import signal
 import sys
+import threading
+import time
+import traceback
 import warnings
 from collections.abc import Sequence
 
-from eproxy_jax.cli import bank, dps, plan, score, spaces
-from eproxy_jax.cli.common import UsageError
+from eproxy_jax.cli import bank, common, dps, plan, score, spaces
+from eproxy_jax.cli.common import Parser, UsageError
+from eproxy_jax.errors import one_line, quoted
 
 EXIT_USAGE = 2
+EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
+EXIT_INTERRUPTED = 130  # as the shell says it of SIGINT
+EXIT_PIPE = 141  # as the shell says it of SIGPIPE
+EXIT_SIGTERM = 128 + signal.SIGTERM
 _COMMANDS = {"score": score, "plan": plan, "dps": dps, "bank": bank, "spaces": spaces}
 
 
@@ -25,35 +36,123 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: arguments without the program's name; those of the process if absent.
 
     Returns:
-      Exit status: 0, or 2 for bad input.
+      Exit status: 0; 2 for bad input; 70 for an error of this package; 130 if interrupted; 141 if nobody reads what
+      the command prints.
     """
+    if argv is not None:  # a caller of this function has configured JAX and its streams already
+        return _run(argv)
+    _open_standard_streams()
+    # XLA's alarms, such as of slow constant folding, are nothing that a user can act on. What fails is raised.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        status = _run(None)
+    except SystemExit as stop:  # argparse printed help, a version, or an error
+        status = stop.code if isinstance(stop.code, int) else EXIT_USAGE
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        status = _unprinted(error)
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
     own = parser()
     arguments, rest = own.parse_known_args(argv)
     overrides = [text for text in rest if text.startswith("--config.")]
     unknown = [text for text in rest if not text.startswith("--config.")]
     if unknown:
-        own.error(f"unrecognized arguments: {' '.join(unknown)}")
+        own.error(f"unrecognized arguments: {quoted(' '.join(unknown))[1:-1]}")
     if any("=" not in text for text in overrides):
         own.error("configuration overrides are written --config.FIELD=VALUE, with '='")
     try:
+        common.check_paths(arguments)
         # Run as a program; a caller of this function has configured JAX already. Some commands run nothing on devices.
         if argv is None and hasattr(arguments, "devices"):
+            _obey_sigterm()
             _configure_jax(arguments)
         return _COMMANDS[arguments.command].run(arguments, overrides)
+    except BrokenPipeError as error:
+        return _unprinted(error)
     except (UsageError, ValueError, OSError) as error:
-        message = " ".join(str(error).split())
-        print(f"eproxy: error: {message}", file=sys.stderr)
-        return EXIT_USAGE
+        return _say(f"error: {one_line(error)}", EXIT_USAGE)
+    except MemoryError as error:
+        return _say(f"error: out of memory: {one_line(error)}: fewer architectures, or smaller sizes", EXIT_USAGE)
     except KeyboardInterrupt:
-        print("\neproxy: interrupted; start it again with the same flags to resume", file=sys.stderr)
-        return 130
+        return _say("interrupted; start it again with the same flags to resume", EXIT_INTERRUPTED)
+    except Exception as error:  # the traceback of a bug helps who mends it, and nobody else
+        text = f"internal error: {type(error).__name__}: {one_line(error)}"
+        return _say(f"{text}: this is a bug of eproxy_jax, please report it; EPROXY_TRACEBACK=1 shows where", EXIT_BUG)
+
+
+def _say(text: str, status: int) -> int:
+    """Print the last line of a command that failed; to be called while its error is handled."""
+    with contextlib.suppress(OSError):
+        if os.environ.get("EPROXY_TRACEBACK"):
+            traceback.print_exc()
+        print(f"eproxy: {text}", file=sys.stderr)
+    return status
+
+
+def _unprinted(error: OSError) -> int:
+    """Return the status of a command whose standard output cannot be written."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # the interpreter's last flush would say it again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):  # whoever read it has enough, as of ``eproxy score | head``
+        return EXIT_PIPE
+    return _say(f"error: standard output: {one_line(error)}", EXIT_USAGE)
+
+
+def _open_standard_streams() -> None:
+    """Open standard streams that the caller has closed, and let them print any name.
+
+    Otherwise the next file that is opened takes the place of standard error, and libraries print into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the smallest free number, which is this one
+            setattr(sys, name, None)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+_GRACE_SECONDS = 3.0
+
+
+def _obey_sigterm() -> None:
+    """End on SIGTERM: at once where Python runs, within seconds where XLA compiles or trains.
+
+    Files stay whole in either case: lines are appended as a whole, and a half-written last one is dropped later.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def stop(*_: object) -> None:
+        print("eproxy: stopped (SIGTERM); start it again with the same flags to resume", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_SIGTERM)
+
+    def watch() -> None:
+        while os.read(reader, 1)[0] != signal.SIGTERM:
+            pass
+        if (meeting := sys.modules.get("eproxy_jax.runs.meeting")) is not None:
+            meeting.stop_all()
+        time.sleep(_GRACE_SECONDS)
+        os._exit(EXIT_SIGTERM)  # the main thread is inside of XLA, which hears no signals
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of all commands; this loads neither JAX, Flax nor SciPy."""
     from eproxy_jax import __version__
 
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="eproxy", description="Rank candidate networks for neural architecture search without training them."
     )
     top.add_argument("--version", action="version", version=f"eproxy_jax {__version__}")
@@ -66,24 +165,29 @@ def parser() -> argparse.ArgumentParser:
 def _configure_jax(arguments: argparse.Namespace) -> None:
     """Configure JAX before its backend starts: one CPU device per core, so that candidates run in parallel."""
     from eproxy_jax.execution.configuration import configure
+    from eproxy_jax.progress import announce
 
-    warnings.showwarning = lambda message, *_, **__: print(f"eproxy: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: announce(f"warning: {one_line(str(message))}")
     try:
         configure(arguments.devices, arguments.compile_cache)
     except OSError as error:
         warnings.warn(f"compiled programs are not kept: {error} (--compile-cache)", RuntimeWarning, stacklevel=1)
     if arguments.command == "score":
-        join_processes(arguments.distributed, arguments.coordinator, arguments.num_processes, arguments.process_id)
+        several = arguments.coordinator, arguments.num_processes, arguments.process_id
+        join_processes(arguments.distributed, *several, wait=arguments.wait)
 
 
-def join_processes(distributed: bool, coordinator: str | None, count: int | None, index: int | None) -> None:
-    """Start JAX's distributed runtime if the flags ask for it.
+def join_processes(
+    distributed: bool, coordinator: str | None, count: int | None, index: int | None, wait: float = 600.0
+) -> None:
+    """Check the flags of several processes, and start JAX's distributed runtime if they ask for it.
 
     Args:
       distributed: ``--distributed``.
       coordinator: ``--coordinator``.
       count: ``--num-processes``.
       index: ``--process-id``.
+      wait: ``--wait``, s.
 
     Raises:
       UsageError: the flags do not fit together, or the other processes cannot be reached.
@@ -92,10 +196,16 @@ def join_processes(distributed: bool, coordinator: str | None, count: int | None
         raise UsageError("--coordinator, --num-processes and --process-id go together")
     if count is not None and index is not None and index >= count:
         raise UsageError(f"--process-id {index}: expected 0 to {count - 1}, as --num-processes is {count}")
-    if distributed or coordinator is not None:
-        from eproxy_jax.runs import hosts
+    if distributed and coordinator is not None:
+        raise UsageError("--distributed finds the processes, --coordinator tells them: give one of the two")
+    if not distributed and coordinator is None:
+        return
+    from eproxy_jax.runs import hosts
 
-        try:
-            hosts.start(coordinator, count, index)
-        except (RuntimeError, ValueError) as error:
-            raise UsageError(f"cannot join the other processes: {error}") from error
+    if coordinator is not None:
+        hosts.address_of(coordinator)
+        return
+    try:
+        hosts.start(wait)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"cannot join the other processes: {one_line(error)}") from error

@@ -32,12 +32,19 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     common.check_source(arguments, overrides)
     common.check_archs(arguments)
     from eproxy_jax.execution import planner
+    from eproxy_jax.progress import Progress
 
     spec = common.run_spec(arguments, overrides)
     archs = common.architectures(arguments, spec.space)
     execution = common.execution_of(arguments)
     shape = tuple(spec.images.shape)
-    values = planner.plan(archs, spec.space, spec.settings, shape, execution).to_dict()
+    meter = Progress(len(archs), unit="networks", after=2)
+
+    def show(done: int, total: int) -> None:
+        meter.total = total
+        meter.update(done)
+
+    values = planner.plan(archs, spec.space, spec.settings, shape, execution, show).to_dict()
     if arguments.json:
         print(json.dumps(values))
         return 0

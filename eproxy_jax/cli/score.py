@@ -5,15 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from eproxy_jax.cli import common
 from eproxy_jax.cli.common import UsageError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from eproxy_jax.types import ScoreResult
 
 _EPILOG = """\
 examples:
@@ -55,13 +49,20 @@ def add_parser(commands: common.Commands) -> None:
     several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, if JAX finds no cluster")
     several.add_argument("--num-processes", type=common.positive, metavar="N", help="with --coordinator")
     several.add_argument("--process-id", type=common.natural, metavar="I", help="with --coordinator: 0 to N - 1")
+    several.add_argument(
+        "--wait",
+        type=common.seconds,
+        default=600.0,
+        metavar="T",
+        help="give up after T seconds without a sign of life of another process (default 600)",
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command and return the exit status."""
     _check_choices(arguments, overrides)
-    from eproxy_jax import runs
-    from eproxy_jax.runs import report, resumable
+    from eproxy_jax import files, runs
+    from eproxy_jax.runs import hosts, outputs, report, resumable
     from eproxy_jax.runs.archs import read_truth
 
     spec = common.run_spec(arguments, overrides)
@@ -76,9 +77,16 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
             raise UsageError(
                 f"{arguments.truth}: {known} of the {len(archs)} architectures have a value; need at least 3"
             )
-    workdir = Path(arguments.workdir or ".")
-    workdir.mkdir(parents=True, exist_ok=True)
-    out = Path(arguments.out) if arguments.out else workdir / "scores.jsonl"
+    workdir = files.folder(arguments.workdir or ".")
+    out = files.writable(arguments.out) if arguments.out else workdir / "scores.jsonl"
+    process = hosts.Process.current()
+    if arguments.coordinator is not None:
+        process = hosts.Process(arguments.process_id, arguments.num_processes, arguments.coordinator)
+    figure = outputs.figure_path(out)
+    draws = process.index == 0 and not arguments.no_plot
+    common.check_outputs(arguments, [*resumable.written_files(out, proxy, process), *([figure] if draws else [])])
+    if draws:
+        outputs.check_figure(figure, out)
     result = runs.score(
         archs,
         spec.space,
@@ -89,19 +97,24 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         targets=spec.targets,
         optimizer=spec.optimizer,
         execution=common.execution_of(arguments),
+        process=process,
+        wait=arguments.wait,
         command=common.command_line(),
     )
     if result is None:
         return 0
-    distinct = common.read_json(resumable.record_path(out))["distinct"]
+    distinct = common.read_json(outputs.record_path(out))["distinct"]
     print(report.ranked_table(result, arguments.top, truth))
     if truth is not None:
         print()
         print(report.quality_table(report.quality_rows(result, truth)))
     print()
     print(f"scores:  {out}  ({distinct} distinct networks)")
-    if not arguments.no_plot:
-        _plot(out.with_suffix(".png"), result, truth, f"{spec.space.name}, {len(archs)} architectures")
+    if truth is None:
+        print("unchecked: nothing says that a high score is a good network; give 20 measured networks by --truth FILE")
+    if draws:
+        title = f"{spec.space.name}, {len(archs)} architectures"
+        print(common.draw(figure, lambda: report.scatter_plot(figure, result, truth, title, out)))
     return 0
 
 
@@ -110,14 +123,3 @@ def _check_choices(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
     common.check_archs(arguments)
     if arguments.truth_column is not None and arguments.truth is None:
         raise UsageError("--truth-column needs --truth FILE")
-
-
-def _plot(path: Path, result: ScoreResult, truth: np.ndarray | None, title: str) -> None:
-    from eproxy_jax.runs import report
-
-    try:
-        report.scatter_plot(path, result, truth, title)
-    except ModuleNotFoundError:
-        print("no figure: matplotlib is not installed; pip install 'eproxy_jax[plot]', or --no-plot")
-        return
-    print(f"figure:  {path}")

@@ -83,6 +83,11 @@ def setting_flops(problem: Problem, genes: Any) -> tuple[float, float]:
     return float(needed), float(executed)
 
 
+def bank_spec(problem: Problem) -> loss_bank.BankSpec:
+    """Return all that the trainings of a comparison depend on."""
+    return loss_bank.BankSpec(problem.space, problem.genes, problem.images, problem.key, problem.search.num_steps)
+
+
 def compare(
     problem: Problem,
     found: Mapping[str, fitted.FittedProxy],
@@ -103,12 +108,16 @@ def compare(
 
     Returns:
       Rows by name: ``macs``, ``params``, both ``fitted`` (dead edges removed, sign by the labels), ``plain``,
-      ``evolution`` and ``random`` (best setting of each), and their ``... x K`` ensembles.
+      ``evolution`` and ``random`` (best setting of each), and their ``... x K`` ensembles. Disconnected networks rank
+      last in all rows but the first two, which are sizes as written.
     """
     space, table, archs = problem.space, problem.genes, list(evaluation)
-    truth = np.asarray(list(evaluation.values()))
+    truth = np.asarray(list(evaluation.values()), np.float64)
+    networks = distinct_networks(archs, space)
+    connected = networks.connected
     sizes, labelled_sizes = (spaces.size_measures(space, some) for some in (archs, problem.labelled))
-    macs, params = selection.signs(labelled_sizes, problem.truth)[:, None] * sizes
+    signed = selection.signs(labelled_sizes, problem.truth)[:, None] * sizes
+    macs, params = np.where(connected, signed, -np.inf)
     fractions = spaces.macs_fractions(space, archs)
     job = scoring.make_job(space, plain, problem.images, problem.key, execution)
     scores: dict[str, Any] = {
@@ -116,9 +125,9 @@ def compare(
         "params": [space.params(arch) for arch in archs],
         "macs, fitted": macs,
         "params, fitted": params,
-        "plain": scoring.score_networks(job, distinct_networks(archs, space)).score,
+        "plain": scoring.score_networks(job, networks).score,
     }
-    spec = loss_bank.BankSpec(space, table, problem.images, problem.key, problem.search.num_steps)
+    spec = bank_spec(problem)
     genomes = {kind: [table.encode(m.settings) for m in proxy.members] for kind, proxy in found.items()}
     with loss_bank.LossBank(path, spec.identity(execution)) as bank:
         wide = dataclasses.replace(execution, chunk_size=loss_bank.CHUNK * len(execution.devices))
@@ -127,6 +136,6 @@ def compare(
         rows = {kind: bank.rows(table, own) for kind, own in genomes.items()}
     for kind, proxy in found.items():
         own = losses[rows[kind]]
-        scores[kind] = fitted.FittedProxy(proxy.members[:1]).scores(own[:1], sizes, fractions)
-        scores[f"{kind} x {len(proxy.members)}"] = proxy.scores(own, sizes, fractions)
+        scores[kind] = fitted.FittedProxy(proxy.members[:1]).scores(own[:1], sizes, fractions, connected)
+        scores[f"{kind} x {len(proxy.members)}"] = proxy.scores(own, sizes, fractions, connected)
     return {name: ranks.rank_quality(score, truth) for name, score in scores.items()}

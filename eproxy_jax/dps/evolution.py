@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array, lax
 
 from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.errors import check_known
+from eproxy_jax.errors import check_known, quoted
 
 BLENDS = ("alpha", "rank")
 
@@ -59,15 +59,20 @@ class SearchSpec:
         for name in ("num_evaluations", "population_size", "tournament_size", "weight_seeds", "log_every"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"dps.{name}: expected an integer >= 1, got {value!r}")
+                raise ValueError(f"dps.{name}: expected an integer >= 1, got {quoted(value)}")
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
-            raise ValueError(f"dps.num_steps: expected an integer >= 1, got {self.num_steps!r}")
-        if not isinstance(self.mutation_rate, (int, float)) or not 0 < self.mutation_rate <= 1:
-            raise ValueError(f"dps.mutation_rate: expected a number in (0, 1], got {self.mutation_rate!r}")
+            raise ValueError(f"dps.num_steps: expected an integer >= 1, got {quoted(self.num_steps)}")
+        if (
+            not isinstance(self.mutation_rate, (int, float))
+            or isinstance(self.mutation_rate, bool)
+            or not 0 < self.mutation_rate <= 1
+        ):
+            raise ValueError(f"dps.mutation_rate: expected a number in (0, 1], got {quoted(self.mutation_rate)}")
         check_known([self.blend], BLENDS, "dps.blend", "blend")
         if self.tournament_size > self.population_size:
             raise ValueError(
-                f"dps.tournament_size {self.tournament_size} is larger than dps.population_size {self.population_size}"
+                f"dps.tournament_size {quoted(self.tournament_size)} is larger than "
+                f"dps.population_size {self.population_size}"
             )
 
     def genes_with_effect(self, table: GeneTable) -> GeneTable:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.resources
 import json
+from collections.abc import Mapping
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,11 @@ from jax import Array
 from scipy import stats
 
 from eproxy_jax.dps import selection
-from eproxy_jax.errors import check_known
+from eproxy_jax.errors import check_known, quoted
 from eproxy_jax.types import ProxySettings
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64, Num
+    from jaxtyping import Bool, Float64, Num
 
 _WEIGHTS = ("macs_weight", "params_weight")
 _WEIGHTS_TEXT = " and ".join(map(repr, _WEIGHTS))
@@ -50,7 +51,7 @@ class Member:
             number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and -1 <= weight <= 1
             if not number and weight is not default:
                 allowed = "a number in [-1, 1]" + (" or null" if default is None else "")
-                raise ValueError(f"members: {name}: expected {allowed}, got {weight!r}")
+                raise ValueError(f"members: {name}: expected {allowed}, got {quoted(weight)}")
         if abs(self.macs_weight or 0) + abs(self.params_weight) > 1 + _ROUNDING:
             raise ValueError(
                 f"members: macs_weight {self.macs_weight} and params_weight {self.params_weight}: "
@@ -87,17 +88,21 @@ class FittedProxy:
     def from_dict(cls, values: dict[str, Any]) -> FittedProxy:
         """Invert :meth:`to_dict`; a dict without ``members`` is one plain setting.
 
+        A field ``search`` beside ``members``, the fingerprint of the search that found them, is not read.
+
         Raises:
           ValueError: an unknown field or a bad value.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"a proxy: expected a dict of settings, got {quoted(values)}")
         if "members" not in values:
             return cls((Member(ProxySettings.from_dict(values)),))
-        if set(values) != {"members"} or not isinstance(values["members"], list):
-            raise ValueError(f"a fitted proxy has one field, 'members', a list; got {sorted(values)}")
+        if not {"members"} <= set(values) <= {"members", "search"} or not isinstance(values["members"], list):
+            raise ValueError(f"a fitted proxy has one field, 'members', a list; got {quoted(list(values))}")
         members = []
         for number, member in enumerate(values["members"]):
             if not isinstance(member, dict) or not {"settings"} <= set(member) <= {"settings", *_WEIGHTS}:
-                raise ValueError(f"members[{number}]: expected 'settings', {_WEIGHTS_TEXT}, got {member!r}")
+                raise ValueError(f"members[{number}]: expected 'settings', {_WEIGHTS_TEXT}, got {quoted(member)}")
             try:
                 settings = ProxySettings.from_dict(member["settings"])
                 members.append(Member(settings, **{name: member[name] for name in _WEIGHTS if name in member}))
@@ -115,23 +120,34 @@ class FittedProxy:
         losses: Num[Array | np.ndarray, "K A"],
         sizes: Num[Array | np.ndarray, "2 A"],
         macs: Num[Array | np.ndarray, " A"] | None = None,
+        connected: Bool[np.ndarray, " A"] | None = None,
     ) -> Float64[np.ndarray, " A"]:
         """Return the mean percentile of every architecture over the members.
+
+        Percentiles are among connected networks only: disconnected ones in the list change no score of the others.
 
         Args:
           losses: [K, A] final losses under each member. A loss that is not finite (diverged) ranks last.
           sizes: [2, A], see ``spaces.size_measures``.
           macs: [A], see ``spaces.macs_fractions``; needed by members that blend by ``alpha``.
+          connected: [A], False for disconnected networks (``space.is_connected``); all are connected if absent.
 
         Returns:
-          [A] in (0, 1], higher is better; ``-inf`` if the training diverged under every member.
+          [A] in (0, 1], higher is better; ``-inf`` if the training diverged under every member, and for disconnected
+          networks.
         """
-        losses = np.asarray(losses, np.float64)
+        losses, sizes = np.asarray(losses, np.float64), np.asarray(sizes)
+        kept = np.ones(losses.shape[1], bool) if connected is None else np.asarray(connected, bool)
+        scores = np.full(losses.shape[1], -np.inf)
+        if not kept.any():
+            return scores
+        own, fractions = losses[:, kept], None if macs is None else np.asarray(macs)[kept]
         percentiles = [
-            stats.rankdata(member_score(member, row, sizes, macs)) / losses.shape[1]
-            for member, row in zip(self.members, losses, strict=True)
+            stats.rankdata(member_score(member, row, sizes[:, kept], fractions)) / own.shape[1]
+            for member, row in zip(self.members, own, strict=True)
         ]
-        return np.where(np.isfinite(losses).any(0), np.mean(percentiles, axis=0), -np.inf)
+        scores[kept] = np.where(np.isfinite(own).any(0), np.mean(percentiles, axis=0), -np.inf)
+        return scores
 
 
 def member_score(member: Member, losses: Any, sizes: Any, macs: Any = None) -> np.ndarray:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax.errors import check_known
+from eproxy_jax.errors import check_known, check_seed, quoted
 from eproxy_jax.nn import initializers
 from eproxy_jax.types import FEATURES, MAX_BRANCHES, BranchSettings, ProxySettings
 
@@ -81,16 +81,18 @@ class GeneTable:
             if field.name != "feature_probability":
                 self._check_choices(field.name, getattr(self, field.name))
         p = self.feature_probability
-        if not isinstance(p, (int, float)) or not 0 < p <= 1:
-            raise ValueError(f"genes.feature_probability: expected a number in (0, 1], got {p!r}")
+        if not isinstance(p, (int, float)) or isinstance(p, bool) or not 0 < p <= 1:
+            raise ValueError(f"genes.feature_probability: expected a number in (0, 1], got {quoted(p)}")
 
     def _check_choices(self, name: str, choices: Any) -> None:
         if not isinstance(choices, tuple) or not choices:
-            raise ValueError(f"genes.{name}: expected a non-empty tuple of choices, got {choices!r}")
+            raise ValueError(f"genes.{name}: expected a non-empty tuple of choices, got {quoted(choices)}")
+        if not all(isinstance(choice, (int, float, str)) and not isinstance(choice, bool) for choice in choices):
+            raise ValueError(f"genes.{name}: expected numbers or names, got {quoted(choices)}")
         if len(set(choices)) != len(choices):
-            raise ValueError(f"genes.{name}: a choice stands twice in {choices!r}")
+            raise ValueError(f"genes.{name}: a choice stands twice in {quoted(choices)}")
         if name == "branches" and not all(isinstance(n, int) and 1 <= n <= MAX_BRANCHES for n in choices):
-            raise ValueError(f"genes.branches: expected integers from 1 to {MAX_BRANCHES}, got {choices!r}")
+            raise ValueError(f"genes.branches: expected integers from 1 to {MAX_BRANCHES}, got {quoted(choices)}")
         for choice in choices:  # the settings check what is allowed
             try:
                 if name in _BRANCH_GENES:
@@ -98,7 +100,7 @@ class GeneTable:
                 elif name != "branches":
                     ProxySettings(**{name: choice})
             except ValueError as error:
-                raise ValueError(f"genes.{name}: choice {choice!r}: {error}") from error
+                raise ValueError(f"genes.{name}: choice {quoted(choice)}: {error}") from error
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GeneTable:
@@ -107,6 +109,8 @@ class GeneTable:
         Raises:
           ValueError: an unknown field (with the nearest known one) or a bad choice.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"genes: expected choices by gene, got {quoted(values)}")
         known = [field.name for field in dataclasses.fields(cls)]
         check_known(values, known, "genes")
         choices = {name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in values.items()}
@@ -176,7 +180,9 @@ class GeneTable:
             same = choice == value if isinstance(value, str) else math.isclose(choice, value, abs_tol=1e-9)
             if same:
                 return index
-        raise ValueError(f"settings.{name} = {value!r} is none of the gene's choices: {', '.join(map(str, choices))}")
+        raise ValueError(
+            f"settings.{name} = {quoted(value)} is none of the gene's choices: {', '.join(map(str, choices))}"
+        )
 
     def canonical(self, genes: Int[Array | np.ndarray, " G"] | Sequence[int]) -> Int32[np.ndarray, " G"]:
         """Set the genes of unused branches to 0, int32 [G], so that equal settings have equal vectors."""
@@ -286,15 +292,43 @@ def mutated_settings(table: GeneTable, genes: Any, rate: float, count: int, seed
     return _distinct_genomes(table, lambda key: table.mutate(key, jnp.asarray(genes), rate), count, seed, [genes])
 
 
+_BATCH = 256  # genomes drawn at once
+
+
+def num_settings(table: GeneTable) -> int:
+    """Return how many distinct settings a table has; ``alpha``, which no training reads, does not count.
+
+    Example:
+      >>> one = {"level": (1.0,), "transform_kernel": (1,), "barrier_kernel": (1,), "transform_channels": (4,)}
+      >>> num_settings(GeneTable(lr=(1.0,), branches=(1,), target_channels=(4,), **one))  # 31 features, 4 x 4 inits
+      496
+    """
+    shared = len(table.lr) * len(table.network_init) * len(table.barrier_init)
+    branch = (2 ** len(FEATURES) - 1) * math.prod(len(getattr(table, gene)) for gene in _BRANCH_GENES)
+    return shared * sum(branch**used for used in table.branches)
+
+
 def _distinct_genomes(
     table: GeneTable, draw: Callable[[Array], Array], count: int, seed: int, known: Sequence[Any]
 ) -> list[np.ndarray]:
     """Return ``count`` genomes of a random sequence, without those in ``known``."""
+    key = jax.random.key(check_seed(seed))
     found = {tuple(without_alpha(table, genes).tolist()): np.empty(0) for genes in known}
-    first, draw = len(found), jax.jit(draw)
-    for number in range(100 * count + 1):
+    first = len(found)
+    if count > (most := num_settings(table) - first):
+        raise ValueError(f"{count} distinct settings: the gene table has too few ({most}); widen it")
+    draws = jax.jit(jax.vmap(lambda number: draw(jax.random.fold_in(key, number))))
+    for start in range(0, 100 * count + 1, _BATCH):
         if len(found) == first + count:
-            return list(found.values())[first:]
-        genes = without_alpha(table, draw(jax.random.fold_in(jax.random.key(seed), number)))
-        found.setdefault(tuple(genes.tolist()), genes)
-    raise ValueError(f"{count} distinct settings: the gene table has too few (found {len(found) - first}); widen it")
+            break
+        for drawn in np.asarray(draws(jnp.arange(start, start + _BATCH))):
+            genes = without_alpha(table, drawn)
+            found.setdefault(tuple(genes.tolist()), genes)
+            if len(found) == first + count:
+                break
+    if len(found) < first + count:
+        raise ValueError(
+            f"{count} distinct settings: {100 * count} random draws found {len(found) - first} of the "
+            f"{most} that the gene table has; ask for fewer, or widen it"
+        )
+    return list(found.values())[first:]

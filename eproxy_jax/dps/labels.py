@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -10,11 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from scipy import stats
 
 from eproxy_jax import proxy, ranks, spaces
 from eproxy_jax.dps import selection
+from eproxy_jax.errors import quoted
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import by_group, distinct_networks
+
+MIN_LABELS = 3  # of which a rank correlation says anything
 
 
 @flax.struct.dataclass
@@ -41,9 +46,9 @@ class Labels:
     Attributes:
       functions: their distinct functions, by group.
       position: int32 [A], index of each architecture's function over all groups, padding included.
-      truth: [A], higher is better.
-      macs: [A], MACs of the canonical forms over the space's largest; ``alpha`` blends these in.
-      sizes: [2, A], see ``spaces.size_measures``; blends by rank use these.
+      truth: [A], ranks of the values, higher is better. They are ranked in float64, before they become float32.
+      macs: [A], see ``spaces.macs_fractions``; ``alpha`` blends these in.
+      sizes: [2, A], ranks of ``spaces.size_measures``; blends by rank use these.
     """
 
     functions: tuple[Functions, ...]
@@ -51,6 +56,33 @@ class Labels:
     truth: Array
     macs: Array
     sizes: Array
+
+
+def connected_labels(
+    space: spaces.SearchSpace, labelled: Mapping[Any, float], say: Callable[[str], object] = warnings.warn
+) -> dict[Any, float]:
+    """Leave out labels of disconnected networks, and say so.
+
+    A disconnected network ranks last under every setting. So its label tells settings nothing about each other.
+
+    Args:
+      space: the search space.
+      labelled: values by architecture, as ``space.parse`` returns it.
+      say: gets one line if labels are left out; a warning by default.
+
+    Raises:
+      ValueError: fewer than 3 labels are left.
+    """
+    kept = {arch: value for arch, value in labelled.items() if space.is_connected(arch)}
+    if left_out := len(labelled) - len(kept):
+        text = (
+            f"{left_out} of the {len(labelled)} labelled architectures are disconnected: their output never depends "
+            "on the image, and every setting ranks them last"
+        )
+        if len(kept) < MIN_LABELS:
+            raise ValueError(f"{text}: a search needs at least {MIN_LABELS} others, got {len(kept)}")
+        say(f"{text}; the search uses the other {len(kept)}")
+    return kept
 
 
 def make_labels(
@@ -67,18 +99,21 @@ def make_labels(
       execution: devices and execution form.
 
     Raises:
-      ValueError: fewer than 3 architectures, one of them twice, constant or non-finite values.
+      ValueError: fewer than 3 architectures, one of them twice or disconnected, constant or non-finite values.
     """
     values = np.asarray(truth, np.float64)
     if len(archs) != len(values):
         raise ValueError(f"{len(archs)} labelled architectures, but {len(values)} values")
-    if len(archs) < 3:
-        raise ValueError(f"a search needs at least 3 labelled architectures, got {len(archs)}")
+    if len(archs) < MIN_LABELS:
+        raise ValueError(f"a search needs at least {MIN_LABELS} labelled architectures, got {len(archs)}")
     if len(set(archs)) < len(archs):
         raise ValueError("a labelled architecture stands twice: give each once")
     if not np.isfinite(values).all() or np.ptp(values) == 0:
         raise ValueError("labels: expected finite values that are not all equal")
     networks = distinct_networks(archs, space)
+    if not networks.connected.all():
+        first = space.format(archs[int(np.argmin(networks.connected))])
+        raise ValueError(f"labelled architecture {quoted(first)} is disconnected: leave it out (connected_labels)")
     macs = spaces.macs_fractions(space, networks.distinct)
     block = len(execution.devices) * (1 if execution.form == "map" else execution.vmap_width)
     functions: list[Functions] = []
@@ -95,9 +130,9 @@ def make_labels(
     return Labels(
         functions=tuple(functions),
         position=place[networks.index],  # pyright: ignore[reportArgumentType]
-        truth=values.astype(np.float32),  # pyright: ignore[reportArgumentType]
+        truth=stats.rankdata(values).astype(np.float32),  # pyright: ignore[reportArgumentType]
         macs=macs[networks.index].astype(np.float32),  # pyright: ignore[reportArgumentType]
-        sizes=spaces.size_measures(space, archs).astype(np.float32),  # pyright: ignore[reportArgumentType]
+        sizes=stats.rankdata(spaces.size_measures(space, archs), axis=-1).astype(np.float32),  # pyright: ignore[reportArgumentType]
     )
 
 

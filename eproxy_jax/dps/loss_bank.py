@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,10 +25,11 @@ from jax import Array
 from eproxy_jax import proxy, scoring, spaces
 from eproxy_jax.dps import fitted, selection, tiered
 from eproxy_jax.dps.genes import GeneTable, mutated_settings, random_settings, without_alpha
+from eproxy_jax.dps.labels import connected_labels
 from eproxy_jax.execution import programs
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import GroupInput, distinct_networks, group_inputs
-from eproxy_jax.jsonlines import JsonLines, fingerprint, json_number
+from eproxy_jax.jsonlines import ANOTHER_OUT, HeadedLines, fingerprint, json_number, read_numbers
 from eproxy_jax.progress import Progress
 
 # Candidates per device and call: a setting's architectures need few calls, and each call reports progress.
@@ -69,51 +69,60 @@ class LossBank:
     Args:
       path: the file; made if absent.
       identity: see :meth:`BankSpec.identity`.
+      read_only: open an existing bank to read it; it is neither made nor changed.
 
     Raises:
-      ValueError: the file is not a bank, or it is one of another space, gene table, images, seed or form.
+      FileNotFoundError: ``read_only``, and there is no such file.
+      ValueError: the file is not a bank, or it is one of another space, gene table, images, seed, form or version.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any]):
+    def __init__(self, path: Path, identity: dict[str, Any], read_only: bool = False):
         header = {"bank": fingerprint(identity), **identity}
         self.path = path
+        self._num_steps = identity.get("num_steps")
         self._position: dict[str, int] = {}
-        self._losses: dict[tuple[int, ...], dict[int, list[float]]] = {}  # by genome, then by position
-        self._file = JsonLines(path)
+        self._losses: dict[tuple[int, ...], dict[int, np.ndarray]] = {}  # by genome, then by position
+
+        def differs(found: dict[str, Any]) -> str:
+            names = [name for name in header if name != "bank" and found.get(name) != header[name]]
+            return f"{path}: a loss bank with other {', '.join(names)}: choose another file, or make them equal"
+
+        self._file = HeadedLines(path, "loss bank", header, differs, read_only)
         try:
-            if not self._file.rows:
-                self._file.append([json.dumps(header)])
-            self._check_header(self._file.rows[0], header)
-            for number, row in enumerate(self._file.rows[1:], start=2):
+            for number, row in enumerate(self._file.rows, start=2):
                 self._read(row, number)
         except ValueError:
             self._file.close()
             raise
 
-    def _check_header(self, found: Any, header: dict[str, Any]) -> None:
-        if not isinstance(found, dict) or "bank" not in found:
-            raise ValueError(f"{self.path}:1: not a loss bank: choose another file")
-        if found["bank"] != header["bank"]:
-            different = [name for name in header if name != "bank" and found.get(name) != header[name]]
-            raise ValueError(
-                f"{self.path}: a loss bank with other {', '.join(different)}: choose another file, or make them equal"
-            )
-
     def _read(self, row: Any, number: int) -> None:
         try:
             if "archs" in row:
-                self._add_archs(row["archs"])
+                archs = row["archs"]
+                if not isinstance(archs, list) or not all(isinstance(arch, str) for arch in archs):
+                    raise TypeError("archs: expected a list of strings")
+                self._add_archs(archs)
             else:
-                self._add_losses(tuple(row["setting"]), row["start"], row["losses"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{self.path}:{number}: not a line of a loss bank ({error})") from error
+                setting, start = tuple(row["setting"]), row["start"]
+                if not all(type(gene) is int for gene in (*setting, start)):
+                    raise TypeError("setting, start: expected integers")
+                if start < 0 or start + len(row["losses"]) > len(self._position):
+                    raise ValueError(f"losses of architectures {start} on: the lines before have no so many")
+                for one in row["losses"]:
+                    if not all(v is None or type(v) in (int, float) for v in one):
+                        raise TypeError("losses: expected numbers")
+                    if len(one) != self._num_steps:
+                        raise ValueError(f"losses: {len(one)} of them, where the bank has {self._num_steps} steps")
+                self._add_losses(setting, start, row["losses"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.path}:{number}: not a line of a loss bank ({error}): {ANOTHER_OUT}") from error
 
     def _add_archs(self, archs: Sequence[str]) -> None:
         for arch in archs:
             self._position.setdefault(arch, len(self._position))
 
     def _add_losses(self, setting: tuple[int, ...], start: int, losses: Sequence[Sequence[float | None]]) -> None:
-        plain = [[math.nan if v is None else v for v in one] for one in losses]
+        plain = [read_numbers(one) for one in losses]
         self._losses.setdefault(setting, {}).update(enumerate(plain, start))
 
     @property
@@ -168,7 +177,10 @@ class LossBank:
         self._add_losses(setting, start, plain)
 
     def losses(self, num_steps: int) -> np.ndarray:
-        """Return the losses, [P, A, S] float64; NaN if a training diverged or is missing."""
+        """Return the losses, [P, A, S] float64; NaN if a training diverged or is missing, as of disconnected networks.
+
+        The bank of an older version may hold losses of disconnected networks: ``space.is_connected`` tells them.
+        """
         out = np.full((len(self._losses), len(self._position), num_steps), np.nan)
         for p, by_arch in enumerate(self._losses.values()):
             for position, losses in by_arch.items():
@@ -236,7 +248,7 @@ def fill(
       bank: the bank that gets the losses, one setting after the other.
       spec: all that the losses depend on.
       settings: genomes [G]; their ``alpha`` does not matter.
-      archs: architectures of the space; equal functions are trained once.
+      archs: architectures of the space; equal functions are trained once, and disconnected networks never.
       execution: devices and execution form.
       progress: called with (trainings done, in total, diverged) after each setting.
 
@@ -245,8 +257,11 @@ def fill(
     """
     space = spec.space
     execution = Execution.of(chunk_size=CHUNK * len(jax.local_devices())) if execution is None else execution
-    distinct = distinct_networks(archs, space).distinct
-    positions = bank.add_archs([space.format(arch) for arch in distinct])
+    networks = distinct_networks(archs, space)
+    distinct = networks.distinct
+    # Disconnected networks are known to the bank, without losses: whoever asks for them gets NaN.
+    dead = [space.canonical(archs[i]) for i in np.flatnonzero(~networks.connected).tolist()]
+    positions = bank.add_archs([space.format(arch) for arch in (*distinct, *dead)])[: len(distinct)]
     by_position = dict(zip(positions, distinct, strict=True))
     keys = [without_alpha(spec.table, genes) for genes in settings]
     todo = [(genes, missing) for genes in keys if (missing := bank.missing(genes, positions))]
@@ -291,7 +306,7 @@ def fittest_of_bank(
     Args:
       bank: an open bank that holds the labelled architectures.
       spec: all that the bank depends on.
-      labelled: architectures with their values.
+      labelled: architectures with their values; disconnected ones are left out.
       count: number of settings.
       blend: one of ``evolution.BLENDS``.
 
@@ -301,6 +316,7 @@ def fittest_of_bank(
     Raises:
       ValueError: the bank lacks a labelled architecture.
     """
+    labelled = connected_labels(spec.space, labelled)
     losses = bank.losses(spec.num_steps)[:, bank.columns(spec.space, list(labelled)), -1]
     truth = np.asarray(list(labelled.values()))
     if blend == "alpha":

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,12 +21,12 @@ from eproxy_jax import proxy, scoring, spaces
 from eproxy_jax.dps import evolution, fitted, tiered
 from eproxy_jax.dps.evolution import SearchSpec, SearchState
 from eproxy_jax.dps.genes import GeneTable
-from eproxy_jax.dps.labels import Labels, fitness_of, make_labels
+from eproxy_jax.dps.labels import Labels, connected_labels, fitness_of, make_labels
 from eproxy_jax.execution import programs
 from eproxy_jax.execution.execution import Execution, candidates_mesh, matmul_precision
 from eproxy_jax.execution.grouping import parse_all
 from eproxy_jax.images import default_images, standardize
-from eproxy_jax.jsonlines import JsonLines, decode_array, encode_array, fingerprint
+from eproxy_jax.jsonlines import HeadedLines, decode_array, encode_array, fingerprint
 from eproxy_jax.progress import Progress
 
 if TYPE_CHECKING:
@@ -252,6 +253,11 @@ def _warm_state(search: Search, problem: Problem) -> SearchState:
     return host.replace(count=np.asarray(len(warm), np.int32))
 
 
+def history_path(workdir: Path, kind: Kind) -> Path:
+    """Return the history of a kind of search in a folder."""
+    return workdir / f"history.{kind}.jsonl"
+
+
 class HistoryFile:
     """The history of one search on disk: one JSON line for each evaluation, which reads back to the same bits.
 
@@ -265,42 +271,45 @@ class HistoryFile:
     """
 
     def __init__(self, workdir: Path, kind: Kind, run_id: str):
-        path = workdir / f"history.{kind}.jsonl"
+        path = history_path(workdir, kind)
         if (old := workdir / "checkpoints").is_dir() and not path.exists():
             raise ValueError(
                 f"{old}: checkpoints of an older eproxy_jax, which this version does not resume: choose another "
                 "--workdir, or move the folder away"
             )
-        self._file = JsonLines(path)
-        if not self._file.rows:
-            self._file.append([json.dumps({"search": run_id})])
-        first = self._file.rows[0]
-        if not isinstance(first, dict) or first.get("search") != run_id:
-            self._file.close()
-            raise ValueError(
-                f"{path}: the history of another search: its space, genes, labels, seed or sizes differ: choose "
-                "another --workdir, or move the file away"
-            )
+        other = (
+            f"{path}: the history of another search: its space, genes, labels, seed, sizes or versions differ: choose "
+            "another --workdir, or move the file away"
+        )
+        self._file = HeadedLines(path, "history of a search", {"search": run_id}, lambda _: other)
 
     def restore(self, state: SearchState) -> SearchState:
         """Return the last saved state, or ``state`` if there is none.
 
+        Where the newest line is damaged, the lines before it count, with a warning.
+
         Raises:
-          ValueError: a line is no evaluation; the message holds its number and a remedy.
+          ValueError: another line is no evaluation; the message holds its number and a remedy.
         """
-        rows = self._file.rows[1:]
+        rows = self._file.rows
         if not rows:
             return state
         host = jax.tree.map(np.array, jax.device_get(state))
         for number, row in enumerate(rows):
             try:
+                if not all(type(gene) is int for gene in row["genes"]):
+                    raise TypeError("genes: expected integers")
                 host.genes[number] = row["genes"]
                 host.fitness[number] = decode_array(row["fitness"], (), host.fitness.dtype)
                 host.losses[number] = decode_array(row["losses"], host.losses.shape[1:], host.losses.dtype)
-            except (IndexError, KeyError, TypeError, ValueError) as error:
+            except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+                where = f"{self._file.path}:{number + 2}: not an evaluation of this search ({error})"
+                if number == len(rows) - 1:
+                    warnings.warn(f"{where}: the lines before it count", RuntimeWarning, stacklevel=2)
+                    self._file.rewrite(rows[:-1])
+                    return self.restore(state)
                 raise ValueError(
-                    f"{self._file.path}:{number + 2}: not an evaluation of this search ({error}): remove this line and "
-                    "those after it to resume, or choose another --workdir"
+                    f"{where}: remove this line and those after it to resume, or choose another --workdir"
                 ) from error
         return host.replace(count=np.asarray(len(rows), np.int32))
 
@@ -316,7 +325,7 @@ class HistoryFile:
                         "losses": encode_array(losses[i]),
                     }
                 )
-                for i in range(len(self._file.rows) - 1, int(state.count))
+                for i in range(len(self._file.rows), int(state.count))
             ]
         )
 
@@ -405,6 +414,7 @@ def search_proxy(
 
     Args:
       labelled: values by architecture, higher is better. Architectures are in any notation that ``space.parse`` reads.
+        Labels of disconnected networks are left out, with a warning.
       space: a search space or its registry name.
       genes: the gene table; the paper's by default.
       search: sizes and rates of the search.
@@ -422,23 +432,30 @@ def search_proxy(
       ValueError: an unreadable architecture, fewer than 3 of them, constant values, bad images; every setting diverged.
 
     Example:
-      >>> space = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
+      >>> import flax.linen as nn
+      >>> build = lambda width: nn.Sequential([nn.Conv(width, (3, 3)), lambda tap: [tap]])
+      >>> family = spaces.from_flax(build, archs=[2, 3, 4])
       >>> narrow = GeneTable(branches=(1,), transform_kernel=(1,), barrier_kernel=(1,), transform_channels=(4,),
       ...     target_channels=(4,))
       >>> small = SearchSpec(num_evaluations=4, population_size=2, tournament_size=1, log_every=4, num_steps=2)
-      >>> labelled = {arch: space.macs(arch) for arch in space.sample(4, seed=0)}
-      >>> found = search_proxy(labelled, space, narrow, small, default_images(num=2, size=8))
+      >>> labelled = {2: 71.5, 3: 74.0, 4: 73.0}
+      >>> found = search_proxy(labelled, family, narrow, small, default_images(num=2, size=8))
       >>> len(found.history.fitness)
       4
     """
     space = spaces.get(space) if isinstance(space, str) else space
     execution = Execution.of() if execution is None else execution
+    for one in (key, search_key):
+        proxy.key_identity(one)  # a bad seed is an error at once, not after the first compilation
     batch = standardize(default_images() if images is None else images)
     search = SearchSpec() if search is None else search
     genes = GeneTable() if genes is None else genes
     genes = search.genes_with_effect(genes)
-    archs = tuple(parse_all(list(labelled), space))
-    problem = Problem(space, genes, search, batch, key, search_key, archs, tuple(labelled.values()))
+    archs = parse_all(list(labelled), space)
+    if len(set(archs)) < len(archs):
+        raise ValueError("a labelled architecture stands twice, in two notations: give each once")
+    kept = connected_labels(space, dict(zip(archs, labelled.values(), strict=True)))
+    problem = Problem(space, genes, search, batch, key, search_key, tuple(kept), tuple(kept.values()))
     compiled = prepare(problem, execution)
     start = time.perf_counter()
     history = run(compiled, problem, None, "evolution", execution, progress=progress)

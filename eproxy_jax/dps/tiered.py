@@ -28,6 +28,7 @@ from jax import Array, lax
 from eproxy_jax import proxy, targets
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.nn import choice, convolution, initializers, layers, norms, resizing
+from eproxy_jax.spaces.flax_family import explain_errors
 from eproxy_jax.types import FEATURES, TARGET_SIZE, ProxySettings
 
 MAX_TIERS = 3
@@ -222,8 +223,8 @@ def make_task(key: Array, spec: TierSpec, images: Array) -> TieredTask:
         map_key = jax.random.fold_in(jax.random.fold_in(key, _TAG_MAPS), branch)
         maps.append(jnp.stack([targets.feature_map(map_key, feature, images, channels) for feature in FEATURES]))
         keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, _TAG_BARRIERS), branch), 3)
-        uniform.append(jax.random.uniform(keys[0], shape, images.dtype, -1, 1))
-        normal.append(jax.random.normal(keys[1], shape, images.dtype))
+        uniform.append(initializers.draw(jax.random.uniform, keys[0], shape, images.dtype, -1, 1))
+        normal.append(initializers.draw(jax.random.normal, keys[1], shape, images.dtype))
         bias.append(jax.random.uniform(keys[2], (channels,), images.dtype, -1, 1))
     return TieredTask(images, jnp.stack(maps), jnp.stack(uniform), jnp.stack(normal), jnp.stack(bias))
 
@@ -473,6 +474,10 @@ class Candidate:
 
     def __call__(self, key: Array, encoded: Array, task: SettingTask) -> Array:
         """Initialise one candidate from its own key and train it; returns losses [S]. Consumes the key."""
+        with explain_errors(self.network.backbone):
+            return self._losses(key, encoded, task)
+
+    def _losses(self, key: Array, encoded: Array, task: SettingTask) -> Array:
         arguments = task.images, encoded, task.setting, task.barriers
         params = self.network.init(key, *arguments)["params"]
 

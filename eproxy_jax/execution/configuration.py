@@ -11,8 +11,16 @@ from eproxy_jax.execution import programs
 
 
 def default_compile_cache() -> Path:
-    """Return the user's cache folder for compiled programs."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """Return the user's cache folder for compiled programs.
+
+    Raises:
+      OSError: the user has no home folder.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        base = base or Path.home() / ".cache"
+    except RuntimeError as error:  # neither HOME nor an entry among the system's users
+        raise OSError("this user has no home folder") from error
     return Path(base) / "eproxy_jax" / "programs"
 
 

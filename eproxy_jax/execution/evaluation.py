@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import flax.linen as nn
 import jax
@@ -21,11 +21,13 @@ import numpy as np
 from jax import Array
 
 from eproxy_jax import proxy, spaces
+from eproxy_jax._version import __version__
+from eproxy_jax.errors import check_known
 from eproxy_jax.execution import memory
 from eproxy_jax.execution.execution import Execution
-from eproxy_jax.execution.grouping import by_group, distinct_networks, group_inputs, parse_all
+from eproxy_jax.execution.grouping import by_group, check_has_nan, distinct_networks, group_inputs, parse_all
 from eproxy_jax.execution.programs import CompiledProgram, ProgramSpec, compile_program, run_groups
-from eproxy_jax.jsonlines import ANOTHER_OUT, JsonLines, decode_array, encode_array, fingerprint
+from eproxy_jax.jsonlines import ANOTHER_OUT, HeadedLines, decode_array, encode_array, fingerprint
 from eproxy_jax.sources import source_fingerprint
 
 if TYPE_CHECKING:
@@ -137,7 +139,7 @@ class Evaluation:
         To find the width, the method compiles the program of the largest architecture.
         """
         execution = self.execution
-        if not execution.auto_width:
+        if not execution.auto_width or not archs:
             return self
         largest = self.program(max(archs, key=self.space.macs))
         width = memory.fitting_width(largest.temp_bytes, execution.vmap_width, execution.devices)
@@ -146,6 +148,8 @@ class Evaluation:
 
 def identity_of(space: spaces.SearchSpace, key: Array | int, execution: Execution) -> dict[str, Any]:
     """Return, as plain data, all that a result depends on besides architectures and function.
+
+    Other versions of this package or of JAX may round otherwise, so they are part of it.
 
     Args:
       space: the search space.
@@ -157,6 +161,7 @@ def identity_of(space: spaces.SearchSpace, key: Array | int, execution: Executio
         "weight_seed": proxy.key_identity(key),
         "form": execution.label,
         "platform": execution.devices[0].platform,
+        "versions": {"eproxy_jax": __version__, "jax": jax.__version__},
     }
 
 
@@ -172,11 +177,15 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     path: str | os.PathLike[str] | None = None,
     identity: Mapping[str, Any] | None = None,
+    disconnected: Literal["nan", "run"] = "nan",
 ) -> PyTree[Shaped[np.ndarray, "A ..."]]:
     """Evaluate any function of one candidate over a list of architectures.
 
     Architectures that compute the same function are evaluated once. A result depends on its own architecture only: not
     on order, duplicates, chunking or device count. Within one execution form this holds to the bit.
+
+    A disconnected network computes a constant: its output never depends on the image (``space.is_connected``). By
+    default it is not evaluated, and its results are NaN: a proxy ranks it last, with the score ``-inf``.
 
     Args:
       fn: (network, key, encoded, *shared) -> a pytree of arrays of ONE candidate. JAX traces it and maps it
@@ -193,12 +202,14 @@ def evaluate(
       path: a file that gets the results as JSON lines. After a kill, a call with the same arguments continues where
         the file ends.
       identity: plain data for the file that names all else that ``fn`` depends on, besides its source and ``shared``.
+      disconnected: ``"nan"`` gives NaN for disconnected networks, ``"run"`` evaluates them as all others.
 
     Returns:
       The pytree of ``fn`` with a leading axis A, NumPy arrays in the order of ``archs``.
 
     Raises:
-      ValueError: an unreadable architecture (with its position), an empty list, a file of another evaluation.
+      ValueError: an unreadable architecture (with its position), an empty list, a file of another evaluation; a
+        disconnected network, where ``fn`` gives integers, which have no NaN.
 
     Example:
       >>> space = spaces.get("nasbench201", stem_channels=2, cells_per_stage=1)
@@ -210,8 +221,13 @@ def evaluate(
     """
     space = spaces.get(space) if isinstance(space, str) else space
     execution = Execution.of() if execution is None else execution
-    networks = distinct_networks(parse_all(archs, space), space)
+    check_known([disconnected], ("nan", "run"), "disconnected", "choice")
+    networks = distinct_networks(parse_all(archs, space), space, run_disconnected=disconnected == "run")
     job = Evaluation.of(fn, space, proxy.typed_key(key), shared, execution, dtype).widened(networks.distinct)
+    structure = job.structure(space.canonical(networks.archs[0]))
+    if not networks.connected.all():
+        for leaf in jax.tree.leaves(structure):
+            check_has_nan(leaf.dtype, int((~networks.connected).sum()))
     rows: list[Any] = [None] * len(networks.distinct)
     texts = [space.format(arch) for arch in networks.distinct]
     file = None
@@ -223,7 +239,7 @@ def evaluate(
             "shared": _digest(job.shared),
             **(identity or {}),
         }
-        file = _ColumnFile(Path(path), name, job.structure(networks.distinct[0]))
+        file = _ColumnFile(Path(path), name, structure)
         rows = [file.known.get(text) for text in texts]
     try:
         missing = [i for i, row in enumerate(rows) if row is None]
@@ -242,8 +258,11 @@ def evaluate(
     finally:
         if file is not None:
             file.close()
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-    return jax.tree.map(lambda leaf: leaf[networks.index], stacked)
+    if not rows:
+        stacked = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape), leaf.dtype), structure)
+    else:
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    return jax.tree.map(networks.spread, stacked)
 
 
 def _digest(shared: tuple[Any, ...]) -> str:
@@ -265,22 +284,14 @@ class _ColumnFile:
     def __init__(self, path: Path, identity: Mapping[str, Any], structure: Any):
         leaves, self._treedef = jax.tree.flatten(structure)
         header = {"evaluation": fingerprint({**identity, "leaves": [f"{x.dtype} {x.shape}" for x in leaves]})}
-        self._file, self.known = JsonLines(path), {}
+        self._file, self.known = HeadedLines(path, "file of an evaluation", {**header, **identity}, _differs(path)), {}
         try:
-            if not self._file.rows:
-                self._file.append([json.dumps({**header, **identity})])
-            first = self._file.rows[0]
-            if not isinstance(first, dict) or first.get("evaluation") != header["evaluation"]:
-                raise ValueError(
-                    f"{path}: not of this evaluation: its function, space, key, form or shared arrays differ: "
-                    f"{ANOTHER_OUT}"
-                )
-            for number, row in enumerate(self._file.rows[1:], start=2):
+            for number, row in enumerate(self._file.rows, start=2):
                 try:
                     pairs = zip(row["leaves"], leaves, strict=True)
                     arrays = [decode_array(value, leaf.shape, leaf.dtype) for value, leaf in pairs]
                     self.known[row["arch"]] = jax.tree.unflatten(self._treedef, arrays)
-                except (KeyError, TypeError, ValueError) as error:
+                except (KeyError, OverflowError, TypeError, ValueError) as error:
                     raise ValueError(
                         f"{path}:{number}: not a line of an evaluation ({error}): {ANOTHER_OUT}"
                     ) from error
@@ -296,3 +307,11 @@ class _ColumnFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _differs(path: Path) -> Callable[[Any], str]:
+    """Return what to say of the file of another evaluation."""
+    return lambda _: (
+        f"{path}: not of this evaluation: its function, space, key, form, versions or shared arrays differ: "
+        f"{ANOTHER_OUT}"
+    )

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from eproxy_jax import spaces
@@ -18,13 +19,47 @@ class Networks:
 
     Attributes:
       archs: the architectures asked for, length A.
-      distinct: canonical forms, each once, in order of first appearance.
-      index: [A], position of each architecture's canonical form in ``distinct``.
+      distinct: canonical forms of connected networks, each once, in order of first appearance.
+      index: [A], position of each architecture's canonical form in ``distinct``; -1 if the network is disconnected.
     """
 
     archs: tuple[Any, ...]
     distinct: tuple[Any, ...]
     index: np.ndarray
+
+    @property
+    def connected(self) -> np.ndarray:
+        """Which networks can depend on the image, [A] boolean: the others are not to be run."""
+        return self.index >= 0
+
+    def spread(self, rows: np.ndarray) -> np.ndarray:
+        """Return the rows [D, ...] of the distinct networks in the order of ``archs``, [A, ...].
+
+        Rows of disconnected networks are NaN.
+
+        Raises:
+          ValueError: a network is disconnected, and the rows are of a type that has no NaN.
+        """
+        if self.connected.all():
+            return rows[self.index]
+        check_has_nan(rows.dtype, int((~self.connected).sum()))
+        found = np.full((len(self.archs), *rows.shape[1:]), np.nan, rows.dtype)
+        found[self.connected] = rows[self.index[self.connected]]
+        return found
+
+
+def check_has_nan(dtype: Any, count: int) -> None:
+    """Check that a type has the NaN which stands for the results of ``count`` disconnected networks.
+
+    Raises:
+      ValueError: it has none.
+    """
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(
+            f"{count} of the architectures are disconnected: their output never depends on the image, so their result "
+            f"is NaN, which {dtype} lacks: return floats, leave them out (space.is_connected), or run them all the "
+            'same (disconnected="run")'
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +98,13 @@ def parse_all(archs: Sequence[Any], space: spaces.SearchSpace) -> list[Any]:
     return parsed
 
 
-def distinct_networks(archs: Sequence[Any], space: spaces.SearchSpace) -> Networks:
-    """Bring architectures to canonical form and merge duplicates.
+def distinct_networks(archs: Sequence[Any], space: spaces.SearchSpace, run_disconnected: bool = False) -> Networks:
+    """Bring architectures to canonical form, merge duplicates, and leave out disconnected networks.
 
     Args:
       archs: architectures of the space, as ``space.parse`` returns them.
       space: the search space.
+      run_disconnected: treat disconnected networks as all others.
 
     Raises:
       ValueError: the list is empty.
@@ -76,7 +112,12 @@ def distinct_networks(archs: Sequence[Any], space: spaces.SearchSpace) -> Networ
     if not archs:
         raise ValueError("no architectures to score: the list is empty")
     position: dict[Any, int] = {}
-    index = [position.setdefault(space.canonical(arch), len(position)) for arch in archs]
+    index = [
+        position.setdefault(space.canonical(arch), len(position))
+        if run_disconnected or space.is_connected(arch)
+        else -1
+        for arch in archs
+    ]
     return Networks(tuple(archs), tuple(position), np.asarray(index, np.int64))
 
 

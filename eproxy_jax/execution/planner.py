@@ -8,8 +8,9 @@ and the memory of each. One code serves every space. Groups state their work in 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -51,27 +52,30 @@ class WorkPlan:
     Attributes:
       architectures: length of the list.
       distinct: number of networks to train.
+      disconnected: number of architectures whose output never depends on the image: they are not trained.
       groups: one entry for each compiled program.
       execution: devices, form, grouping.
     """
 
     architectures: int
     distinct: int
+    disconnected: int
     groups: tuple[GroupPlan, ...]
     execution: Execution
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, for JSON: architectures, distinct, programs, flops_needed, flops_executed, ..."""
+        """Return plain data, for JSON: architectures, distinct, disconnected, programs, flops_needed, ..."""
         needed, executed = (sum(getattr(g, name) for g in self.groups) for name in ("flops_needed", "flops_executed"))
         return {
             "architectures": self.architectures,
             "distinct": self.distinct,
+            "disconnected": self.disconnected,
             "programs": len(self.groups),
             "flops_needed": needed,
             "flops_executed": executed,
-            "flops_executed_per_needed": round(executed / needed, 4),
+            "flops_executed_per_needed": round(executed / needed, 4) if needed else 1.0,
             "padding": sum(group.padding for group in self.groups),
-            "bytes_per_device": max(group.bytes_per_device for group in self.groups),
+            "bytes_per_device": max((group.bytes_per_device for group in self.groups), default=0),
             "chunk_size": self.execution.chunk_size,
             "form": self.execution.label,
             "devices": len(self.execution.devices),
@@ -93,6 +97,7 @@ def plan(
     settings: ProxySettings,
     image_shape: tuple[int, ...],
     execution: Execution,
+    progress: Callable[[int, int], None] | None = None,
 ) -> WorkPlan:
     """Plan the scoring of a list of architectures; compiles and runs nothing.
 
@@ -102,28 +107,39 @@ def plan(
       settings: the proxy's settings.
       image_shape: (B, H, W, 3).
       execution: devices, form, grouping.
+      progress: called with (networks planned, networks in total) after each.
 
     Raises:
       ValueError: the list is empty.
     """
-    distinct = distinct_networks(archs, space).distinct
+    networks = distinct_networks(archs, space)
+    distinct = networks.distinct
+    planned = itertools.count(1)
+
+    def needed_flops(arch: Any) -> float:
+        needed = flops.needed_flops(space, settings, arch, *image_shape[:2])
+        if progress is not None:
+            progress(next(planned), len(distinct))
+        return needed
+
     groups = [
-        _plan_group(group, [distinct[i] for i in members], space, settings, image_shape, execution)
+        _plan_group(group, [distinct[i] for i in members], needed_flops, space, settings, image_shape, execution)
         for group, members in by_group(distinct, space, execution.grouping).items()
     ]
-    return WorkPlan(len(archs), len(distinct), tuple(groups), execution)
+    return WorkPlan(len(archs), len(distinct), int((~networks.connected).sum()), tuple(groups), execution)
 
 
 def _plan_group(
     group: spaces.Group,
     archs: list[Any],
+    needed_flops: Callable[[Any], float],
     space: spaces.SearchSpace,
     settings: ProxySettings,
     image_shape: tuple[int, ...],
     execution: Execution,
 ) -> GroupPlan:
     batch, size = image_shape[:2]
-    needed = sum(flops.needed_flops(space, settings, arch, batch, size) for arch in archs)
+    needed = sum(map(needed_flops, archs))
     network = proxy.ProxyNetwork(group.universal(), proxy.ProxySpec.of(settings).heads)  # pyright: ignore[reportArgumentType]
     width = 1 if execution.form == "map" else execution.vmap_width
     images = jax.ShapeDtypeStruct(image_shape, jnp.float32)

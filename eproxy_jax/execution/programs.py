@@ -228,11 +228,16 @@ def keep_on_disk(folder: str | os.PathLike[str]) -> None:
     """Keep compiled programs in a folder, for later processes (JAX's persistent compilation cache).
 
     A folder that ``JAX_COMPILATION_CACHE_DIR`` or the caller has set stays.
+
+    Raises:
+      OSError: the folder cannot be made, or may not be written.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     path = Path(folder).expanduser()
     path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: may not be written")
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from eproxy_jax.ranks import RankQuality, rank_quality
-from eproxy_jax.types import STATUS_DIVERGED, ScoreResult
+from eproxy_jax.runs import outputs
+from eproxy_jax.types import STATUS_DISCONNECTED, STATUS_DIVERGED, ScoreResult
 
 
 def ranked_table(result: ScoreResult, top: int = 10, truth: np.ndarray | None = None) -> str:
@@ -25,34 +26,43 @@ def ranked_table(result: ScoreResult, top: int = 10, truth: np.ndarray | None = 
       Text with a header line.
     """
     width = max([len(arch) for arch in result.archs] + [4])
-    header = f"{'rank':>4}  {'score':>9}  {'MACs/M':>8}  {'params/M':>8}  {'status':8}"
+    ranking = result.ranking()[:top]
+    status = max([len(result.status[i]) for i in ranking] + [8])
+    header = f"{'rank':>4}  {'score':>9}  {'MACs/M':>8}  {'params/M':>8}  {'status':{status}}"
     lines = [header + (f"  {'truth':>8}" if truth is not None else "") + "  arch"]
-    for rank, i in enumerate(result.ranking()[:top], start=1):
+    for rank, i in enumerate(ranking, start=1):
         score = f"{result.score[i]:9.5f}" if math.isfinite(result.score[i]) else f"{'-':>9}"
-        line = f"{rank:>4}  {score}  {result.macs[i] / 1e6:>8.2f}  {result.params[i] / 1e6:>8.3f}  {result.status[i]:8}"
+        sizes = f"{result.macs[i] / 1e6:>8.2f}  {result.params[i] / 1e6:>8.3f}"
+        line = f"{rank:>4}  {score}  {sizes}  {result.status[i]:{status}}"
         if truth is not None:
             line += f"  {truth[i]:>8.3f}" if math.isfinite(truth[i]) else f"  {'-':>8}"
         lines.append(f"{line}  {result.archs[i]:{width}}".rstrip())
-    diverged = result.status.count(STATUS_DIVERGED)
-    lines.append(f"{len(result.archs)} architectures, {diverged} diverged")
+    diverged, disconnected = result.status.count(STATUS_DIVERGED), result.status.count(STATUS_DISCONNECTED)
+    count = f"{len(result.archs)} architectures, {diverged} diverged"
+    lines.append(count + (f", {disconnected} disconnected" if disconnected else ""))
     return "\n".join(lines)
 
 
 def quality_rows(result: ScoreResult, truth: np.ndarray) -> dict[str, RankQuality]:
     """Measure how well the score, MACs alone and parameters alone agree with the truth.
 
+    Networks that diverged or are disconnected share the last rank of the score. MACs and parameters are those of the
+    networks as written, which is what the field quotes. Effective MACs are without dead edges, and 0 for disconnected
+    networks: they know of these what the score knows.
+
     Args:
       result: scores of A architectures.
       truth: [A] measured values. NaN (unknown) is left out.
 
     Returns:
-      Rank quality of ``eproxy``, ``macs`` and ``params``.
+      Rank quality of ``eproxy``, ``macs``, ``params`` and ``effective macs``.
 
     Raises:
       ValueError: fewer than 3 architectures have a value.
     """
     known = np.isfinite(truth)
     columns = {"eproxy": result.score, "macs": result.macs, "params": result.params}
+    columns["effective macs"] = result.effective_macs
     return {name: rank_quality(column[known], truth[known]) for name, column in columns.items()}
 
 
@@ -68,8 +78,15 @@ def quality_table(rows: dict[str, RankQuality]) -> str:
     return "\n".join(lines)
 
 
-def scatter_plot(path: Path, result: ScoreResult, truth: np.ndarray | None, title: str) -> None:
+def scatter_plot(path: Path, result: ScoreResult, truth: np.ndarray | None, title: str, source: Path) -> None:
     """Draw the score against the truth (against MACs if there is none) as a PNG.
+
+    Args:
+      path: the figure.
+      result: scores of A architectures.
+      truth: [A] measured values; NaN if unknown.
+      title: title of the figure.
+      source: the file that the figure shows; its name is written into the figure.
 
     Raises:
       ModuleNotFoundError: matplotlib is not installed.
@@ -90,16 +107,17 @@ def scatter_plot(path: Path, result: ScoreResult, truth: np.ndarray | None, titl
     axes.set_xlabel("measured value" if truth is not None else "MACs (M)")
     axes.set_ylabel("Eproxy score (higher is better)")
     axes.set_title(title, fontsize=10)
-    figure.savefig(path, dpi=120)
+    outputs.write_figure(path, source, lambda file, texts: figure.savefig(file, dpi=120, format="png", metadata=texts))
 
 
-def search_plot(path: Path, fitness: Mapping[str, Any], title: str) -> None:
+def search_plot(path: Path, fitness: Mapping[str, Any], title: str, source: Path) -> None:
     """Draw the fitness of every evaluation of some searches, and the best so far, as a PNG.
 
     Args:
       path: the figure.
       fitness: [N] by search; not finite if a setting diverged or was not reached.
       title: title of the figure.
+      source: the file that the figure shows; its name is written into the figure.
 
     Raises:
       ModuleNotFoundError: matplotlib is not installed.
@@ -119,7 +137,7 @@ def search_plot(path: Path, fitness: Mapping[str, Any], title: str) -> None:
     axes.set_ylabel("Spearman on the labelled architectures")
     axes.legend()
     axes.set_title(title, fontsize=10)
-    figure.savefig(path, dpi=120)
+    outputs.write_figure(path, source, lambda file, texts: figure.savefig(file, dpi=120, format="png", metadata=texts))
 
 
 def truth_of(archs: Sequence[object], truth: dict[object, float]) -> np.ndarray:

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
-from eproxy_jax.jsonlines import ANOTHER_OUT, JsonLines, json_number
+from eproxy_jax import files
+from eproxy_jax.errors import quoted
+from eproxy_jax.jsonlines import ANOTHER_OUT, JsonLines, json_number, parse_lines, read_numbers
 from eproxy_jax.types import ScoreResult
 
 
 def lines_of(result: ScoreResult, run: str) -> list[str]:
     """Return one JSON line per architecture: arch, score, loss, losses, macs, params, effective_macs, status, run.
 
-    ``score``, ``loss`` and entries of ``losses`` are null if the training diverged.
+    ``score``, ``loss`` and entries of ``losses`` are null if the training diverged; all of them if the network is
+    disconnected. Losses are float32 numbers, see :func:`eproxy_jax.jsonlines.json_number`.
     """
     return [
         json.dumps(
@@ -44,17 +47,13 @@ def lines_of(result: ScoreResult, run: str) -> list[str]:
 
 
 def result_of(rows: Sequence[dict[str, Any]]) -> ScoreResult:
-    """Invert :func:`lines_of` on parsed lines."""
-
-    def column(name: str, missing: float) -> np.ndarray:
-        return np.asarray([missing if row[name] is None else row[name] for row in rows], np.float64)
-
-    losses = [[math.nan if value is None else value for value in row["losses"]] for row in rows]
+    """Invert :func:`lines_of` on parsed lines: losses come back to the bit."""
+    scores = [-math.inf if row["score"] is None else row["score"] for row in rows]
     return ScoreResult(
         archs=tuple(row["arch"] for row in rows),
-        score=column("score", -math.inf),
-        loss=column("loss", math.nan),
-        losses=np.asarray(losses, np.float64),
+        score=np.asarray(scores, np.float64),
+        loss=read_numbers([row["loss"] for row in rows]),
+        losses=read_numbers([row["losses"] for row in rows]),
         macs=np.asarray([row["macs"] for row in rows], np.int64),
         params=np.asarray([row["params"] for row in rows], np.int64),
         effective_macs=np.asarray([row["effective_macs"] for row in rows], np.int64),
@@ -63,7 +62,9 @@ def result_of(rows: Sequence[dict[str, Any]]) -> ScoreResult:
     )
 
 
-_FIELDS = ("arch", "score", "loss", "losses", "macs", "params", "effective_macs", "status", "run")
+_WHAT = "score file of eproxy"
+_COUNTS = ("macs", "params", "effective_macs")
+_FIELDS = ("arch", "score", "loss", "losses", *_COUNTS, "status", "run")
 
 
 class ResultsFile(JsonLines):
@@ -73,21 +74,36 @@ class ResultsFile(JsonLines):
       path: the file; its folder is made.
       run: the run's fingerprint.
       archs: strings of all architectures of the run, in order, each once.
+      num_steps: S, the length of ``losses``; any if absent.
+      why: what to say of a file of another run, from that run's fingerprint.
+      earlier: fingerprints of runs whose lines this run replaces; such a file is opened without its lines.
 
     Attributes:
       known: the strings that have a line.
+      replaced: True if the file held lines of an earlier run; ``rewrite`` replaces them.
 
     Raises:
       ValueError: the file holds a line that is not part of this run; the message holds the line and a remedy.
       OSError: the file cannot be opened for writing.
     """
 
-    def __init__(self, path: Path, run: str, archs: Sequence[str]):
-        self._run = run
+    def __init__(
+        self,
+        path: Path,
+        run: str,
+        archs: Sequence[str],
+        num_steps: int | None = None,
+        why: Callable[[str], str] | None = None,
+        earlier: Collection[str] = (),
+    ):
+        self._run, self._num_steps, self._why, self._earlier = run, num_steps, why, earlier
         self._place = {arch: place for place, arch in enumerate(archs)}
+        self._corrected = False
         self.known: set[str] = set()
-        super().__init__(path)
+        self.replaced = False
+        super().__init__(path, _WHAT)
 
+    @override
     def append(self, lines: Sequence[str]) -> None:
         """Write lines of architectures that have none yet, and flush them to the disk."""
         super().append(lines)
@@ -97,33 +113,138 @@ class ResultsFile(JsonLines):
         """Return the strings that lack a line, in the order of the run."""
         return [arch for arch in self._place if arch not in self.known]
 
-    def finish(self) -> None:
-        """Sort the lines in the order of the architectures; replaces the whole file, or leaves it."""
-        ordered = sorted(self.rows, key=lambda row: self._place[row["arch"]])
-        if ordered == self.rows:
-            return
-        self.rows = ordered
-        draft = self.path.with_name(self.path.name + ".sorting")
-        with draft.open("wb") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path)
+    def correct(self, rows: Sequence[dict[str, Any]]) -> int:
+        """Take rows in place of those of the file, in the same order; :meth:`finish` writes them.
 
+        Returns:
+          The number of rows that differ.
+        """
+        different = sum(new != old for new, old in zip(rows, self.rows, strict=True))
+        if different:
+            self.rows, self._corrected = list(rows), True
+        return different
+
+    def finish(self) -> None:
+        """Sort the lines in the order of the architectures; replaces the lines of the whole file, or leaves them."""
+        ordered = sorted(self.rows, key=lambda row: self._place[row["arch"]])
+        if ordered != self.rows or self._corrected:
+            self.rewrite(ordered)
+            self._corrected = False
+
+    @override
+    def _is_first(self, row: Any) -> bool:
+        return isinstance(row, dict) and all(field in row for field in _FIELDS)
+
+    @override
+    def _begins(self, text: str) -> bool:
+        starts = (f'{{"arch": {json.dumps(arch)}, "score": ' for arch in self._place)
+        return len(text) > len('{"arch": ') and any(s.startswith(text) or text.startswith(s) for s in starts)
+
+    @override
     def _check_rows(self) -> None:
-        path, run = self.path, self._run
+        self.known = set()
+        if self.rows[0]["run"] in self._earlier:
+            self.rows, self.replaced = [], True
+            return
         for line, row in enumerate(self.rows, start=1):
-            if not isinstance(row, dict) or any(field not in row for field in _FIELDS):
-                raise ValueError(f"{path}:{line}: not a line of an eproxy score file: {ANOTHER_OUT}")
-            if row["run"] != run:
-                raise ValueError(
-                    f"{path}:{line}: written by another run ({row['run']}; this one is {run}): its space, settings, "
-                    f"images, seed or execution form differ: {ANOTHER_OUT}"
-                )
+            where = f"{self.path}:{line}"
+            check_row(row, where, self._num_steps)
+            if row["run"] != self._run:
+                why = self._why(row["run"]) if self._why is not None else _other_run(row["run"], self._run)
+                raise ValueError(f"{where}: {why}: {ANOTHER_OUT}")
             if row["arch"] not in self._place:
                 raise ValueError(
-                    f"{path}:{line}: holds {row['arch']!r}, which this run's list of architectures lacks: {ANOTHER_OUT}"
+                    f"{where}: holds {quoted(row['arch'])}, which this run's list of architectures lacks: {ANOTHER_OUT}"
                 )
             if row["arch"] in self.known:
-                raise ValueError(f"{path}:{line}: holds {row['arch']!r} a second time: {ANOTHER_OUT}")
+                raise ValueError(f"{where}: holds {quoted(row['arch'])} a second time: {ANOTHER_OUT}")
             self.known.add(row["arch"])
+
+
+def _other_run(run: Any, own: str) -> str:
+    return (
+        f"written by another run ({quoted(run)}; this one is {own!r}): its space, settings, images, seed, execution "
+        "form or versions differ"
+    )
+
+
+def check_row(row: Any, where: str, num_steps: int | None = None) -> None:
+    """Check the types of a parsed line.
+
+    Args:
+      row: the line.
+      where: ``FILE:LINE``, for the message.
+      num_steps: S; any if absent.
+
+    Raises:
+      ValueError: a field is absent or has another type.
+    """
+    if not isinstance(row, dict) or any(field not in row for field in _FIELDS):
+        raise ValueError(f"{where}: not a line of a {_WHAT}: {ANOTHER_OUT}")
+    losses = row["losses"]
+    ok = {
+        "arch": isinstance(row["arch"], str),
+        "score": _is_number(row["score"]),
+        "loss": _is_number(row["loss"]),
+        "losses": isinstance(losses, list) and bool(losses) and all(map(_is_number, losses)),
+        **{name: type(row[name]) is int and 0 <= row[name] < 2**63 for name in _COUNTS},
+        "status": isinstance(row["status"], str),
+        "run": isinstance(row["run"], str),
+    }
+    for field, good in ok.items():
+        if not good:
+            raise ValueError(f"{where}: {field}: {quoted(row[field])} is no value of that field: {ANOTHER_OUT}")
+    if num_steps is not None and len(losses) != num_steps:
+        raise ValueError(f"{where}: losses: {len(losses)} of them, where the run has {num_steps} steps: {ANOTHER_OUT}")
+
+
+def _is_number(value: Any) -> bool:
+    """Say if a value is a finite number or null."""
+    if value is None:
+        return True
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def check_file(path: Path) -> None:
+    """Check that a file is absent, empty or a result file, and change nothing.
+
+    Raises:
+      ValueError: it is somebody else's.
+    """
+    if not files.writable(path).exists():
+        return
+    with path.open("rb") as file:
+        first = file.readline(2**24)
+    if not first:
+        return
+    try:
+        row = json.loads(first)
+    except (ValueError, RecursionError):
+        if first.endswith(b"\n") or not first.startswith(b'{"arch": '):  # else the first line may be half written
+            raise ValueError(f"{path}:1: not JSON, so not a {_WHAT}, and left as it is: {ANOTHER_OUT}") from None
+        return
+    check_row(row, f"{path}:1")
+
+
+def read_results(path: Path, run: str, num_steps: int | None = None) -> list[dict[str, Any]]:
+    """Read the whole lines of a result file that another process may be writing; none if there is no file.
+
+    Args:
+      path: a result file. It is opened read-only.
+      run: fingerprint that its lines must have.
+      num_steps: S; any if absent.
+
+    Raises:
+      ValueError: a line has another type, or belongs to another run; the message holds its number.
+    """
+    if not path.exists():
+        return []
+    rows = parse_lines(path, files.read_bytes(path, _WHAT))
+    for line, row in enumerate(rows, start=1):
+        check_row(row, f"{path}:{line}", num_steps)
+        if row["run"] != run:
+            raise ValueError(
+                f"{path}:{line}: {_other_run(row['run'], run)}: give all processes the same flags, and move old files "
+                "away"
+            )
+    return rows

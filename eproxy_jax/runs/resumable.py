@@ -5,10 +5,13 @@ The command ``eproxy score`` and :func:`score` write the same files:
 * ``scores.jsonl``: one line per architecture, see ``results.py``
 * ``scores.run.json``: all that the run depends on, seconds, devices, versions
 * ``scores.memberN.jsonl``, ``scores.memberN.run.json``: the same for each setting of a fitted proxy
+
+Before anything is trained, all of them are looked at: a file that is not of this run is refused, not replaced.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -16,7 +19,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +27,19 @@ import numpy as np
 import optax
 from jax import Array
 
-from eproxy_jax import scoring, spaces
+from eproxy_jax import files, scoring, spaces
 from eproxy_jax._version import __version__
 from eproxy_jax.dps.fitted import FittedProxy, Member
+from eproxy_jax.errors import quoted
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import Networks, by_group, distinct_networks, parse_all
-from eproxy_jax.jsonlines import fingerprint
+from eproxy_jax.images import default_images, standardize
+from eproxy_jax.jsonlines import ANOTHER_OUT, as_float32, fingerprint, read_numbers
 from eproxy_jax.progress import Progress, announce
-from eproxy_jax.runs import hosts
-from eproxy_jax.runs.results import ResultsFile, lines_of, result_of
-from eproxy_jax.types import STATUS_DIVERGED, STATUS_OK, ProxySettings, ScoreResult
+from eproxy_jax.runs import hosts, outputs
+from eproxy_jax.runs.meeting import Guest, Host
+from eproxy_jax.runs.results import ResultsFile, check_file, lines_of, read_results, result_of
+from eproxy_jax.types import STATUS_DISCONNECTED, STATUS_DIVERGED, ProxySettings, ScoreResult
 
 if TYPE_CHECKING:
     from jaxtyping import Key, Num
@@ -59,6 +65,8 @@ class _Run:
       optimizer: replaces SGD.
       execution: devices and execution form.
       process: this process among those of the run.
+      wait: largest time without a sign of life of another process, s.
+      meeting: where the processes met; None for a process alone.
       command: the command that started the run, for its record.
       say: prints a line for the person who waits.
     """
@@ -72,6 +80,8 @@ class _Run:
     optimizer: optax.GradientTransformation | None
     execution: Execution
     process: hosts.Process
+    wait: float
+    meeting: Host | Guest | None
     command: str
     say: Callable[[str], None]
 
@@ -88,13 +98,15 @@ def score(
     targets: scoring.Targets | None = None,
     optimizer: optax.GradientTransformation | None = None,
     execution: Execution | None = None,
+    process: hosts.Process | None = None,
+    wait: float = hosts.WAIT_SECONDS,
     command: str | None = None,
     say: Callable[[str], None] = announce,
 ) -> ScoreResult | None:
     """Score a list of architectures into a file, or resume a stopped run.
 
-    Scores are those of ``ep.score``. In a run of several processes (``jax.distributed``) each process makes the same
-    call, with a folder that all of them see. Process 0 collects the lines.
+    Scores are those of ``ep.score``. In a run of several processes each process makes the same call, with a folder that
+    all of them see. Process 0 collects the lines.
 
     Args:
       archs: architectures in any notation that ``space.parse`` reads; repeated ones are scored once.
@@ -107,6 +119,8 @@ def score(
       targets: features of your own by name, as in ``ep.score``.
       optimizer: replaces the settings' SGD, as in ``ep.score``.
       execution: devices and execution form; all devices by default.
+      process: this process among those of the run; by default, the number that ``jax.distributed`` gave it.
+      wait: largest time without a sign of life of another process, s.
       command: the command that started the run, for its record; this process's by default.
       say: prints a line for the person who waits; on stderr by default.
 
@@ -114,8 +128,8 @@ def score(
       A ``ScoreResult`` in the order of ``archs``, or None in processes other than the first.
 
     Raises:
-      ValueError: an unreadable architecture, an empty list, bad images, a file of another run, or a file that another
-        process is writing. The lines of the file stay.
+      ValueError: an unreadable architecture, an empty list, bad images, a file of another run or of somebody else, a
+        file that another process is writing, or processes that do not agree. The lines of the file stay.
       OSError: the file cannot be written.
     """
     space = spaces.get(space) if isinstance(space, str) else space
@@ -132,23 +146,80 @@ def score(
         targets=targets,
         optimizer=optimizer,
         execution=Execution.of() if execution is None else execution,
-        process=hosts.Process.current(),
+        process=hosts.Process.current() if process is None else process,
+        wait=wait,
+        meeting=None,
         command=" ".join(sys.argv) if command is None else command,
         say=say,
     )
-    path = Path(workdir) / "scores.jsonl" if out is None else Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plain = proxy.is_plain
-    scored = _score_setting(run, proxy.members[0].settings, path) if plain else _score_fitted(run, proxy, path)
+    path = files.folder(workdir) / "scores.jsonl" if out is None else files.writable(out)
+    files.folder(path.parent)
+    _check_outputs(run, proxy, path)
+    with contextlib.ExitStack() as stack:
+        if run.process.count > 1:
+            run = dataclasses.replace(run, meeting=stack.enter_context(_met(run, proxy, path)))
+        if proxy.is_plain:
+            scored = _score_setting(run, proxy.members[0].settings, path)
+        else:
+            scored = _score_fitted(run, proxy, path)
     if scored is None:
         return None
     position = {arch: i for i, arch in enumerate(archs)}
     return scored[0].select([position[arch] for arch in parsed])
 
 
-def record_path(out: str | os.PathLike[str]) -> Path:
-    """Return the path of the record of a result file."""
-    return Path(out).with_suffix(".run.json")
+def written_files(out: Path, proxy: ProxySettings | FittedProxy, process: hosts.Process | None = None) -> list[Path]:
+    """Return all files that a run writes, its figure left out.
+
+    Args:
+      out: the result file.
+      proxy: settings, or a fitted proxy.
+      process: this process among those of the run.
+    """
+    outs = [out]
+    if isinstance(proxy, FittedProxy) and not proxy.is_plain:
+        outs += [outputs.member_path(out, number) for number in range(len(proxy.members))]
+    shares = [] if process is None else [p.path(one) for one in outs for p in (process, *process.others)]
+    return list(dict.fromkeys([*outs, *map(outputs.record_path, outs), *shares]))
+
+
+def _check_outputs(run: _Run, proxy: FittedProxy, out: Path) -> None:
+    """Check that no file of somebody else stands where this run will write.
+
+    Raises:
+      ValueError: one does.
+      OSError: a name is too long, or a file cannot be read.
+    """
+    outputs.check_distinct(written_files(out, proxy, run.process), {})
+    outs = [out] if proxy.is_plain else [outputs.member_path(out, n) for n in range(len(proxy.members))]
+    if run.process.index == 0:
+        for path in dict.fromkeys([out, *outs]):
+            outputs.read_record(outputs.record_path(path))
+    for path in outs:
+        check_file(run.process.path(path))
+    if run.process.index == 0:
+        check_file(out)
+
+
+@contextlib.contextmanager
+def _met(run: _Run, proxy: FittedProxy, out: Path) -> Iterator[Host | Guest]:
+    """Meet the other processes of the run; yields the meeting once all agree.
+
+    Raises:
+      ValueError: a process is about to do something else, or is late.
+    """
+    own = (run.targets, run.optimizer)
+    images = standardize(default_images() if run.images is None else run.images)
+    identity = scoring.run_identity(run.space, images, run.key, run.execution, *own)
+    terms = {name: value if isinstance(value, str) else fingerprint({name: value}) for name, value in identity.items()}
+    terms["list of architectures"] = f"{len(run.texts)} architectures, {fingerprint({'archs': run.texts})}"
+    terms["settings"] = fingerprint(proxy.to_dict())
+    terms["result file"] = out.name
+    shares = [other.path(out if proxy.is_plain else outputs.member_path(out, 0)) for other in run.process.others]
+    with run.process.meet(terms, out) as meeting:
+        # A share of another process says that all of them agreed in an earlier session.
+        meeting.wait_for_all(run.wait, run.say, resumed=any(share.exists() for share in shares))
+        yield meeting
 
 
 # --- one setting, one file -----------------------------------------------------------------------------------
@@ -164,21 +235,44 @@ def _score_setting(run: _Run, settings: ProxySettings, out: Path) -> tuple[Score
     identity = scoring.run_identity(run.space, job.task.images, run.key, job.execution, *own)
     identity["settings"] = settings.to_dict()
     run_id = fingerprint(identity)
-    results = ResultsFile(run.process.path(out), run_id, run.texts)
+    first = run.process.index == 0
+    before = outputs.read_record(outputs.record_path(out)) if first else None
+    path = run.process.path(out)
+    results = ResultsFile(path, run_id, run.texts, settings.num_steps, _why(run_id, identity, before))
     try:
+        if first:
+            outputs.check_record(before, out, run_id, bool(results.rows))
+            _write_record(run, out, run_id, identity, _seconds(before, run_id, {}))
         seconds = _Training(run, job, results, run_id, out).finish()
     finally:
         results.close()
-    if run.process.index:
+    if not first:
         run.say(f"{results.path}: share {run.process.index} of {run.process.count} done; process 0 collects")
         return None
-    before = record_path(out)
-    if before.is_file():  # add the time of earlier sessions
-        record = json.loads(before.read_text(encoding="utf-8"))
-        if record.get("run") == run_id:
-            seconds = {name: round(value + record["seconds"][name], 2) for name, value in seconds.items()}
-    result = dataclasses.replace(result_of(results.rows), seconds=seconds)
-    return result, _write_record(run, out, run_id, identity, result, job.execution)
+    result = dataclasses.replace(result_of(results.rows), seconds=_seconds(before, run_id, seconds))
+    return result, _write_record(run, out, run_id, identity, result.seconds, result, job.execution)
+
+
+def _why(run_id: str, identity: Mapping[str, Any], record: Mapping[str, Any] | None) -> Callable[[str], str]:
+    """Return what says how a run differs from this one, as far as its record tells."""
+
+    def why(other: str) -> str:
+        names = outputs.differences(identity, record) if record is not None and record["run"] == other else []
+        what = f"other {', '.join(names)}" if names else "its space, settings, images, seed, form or versions differ"
+        return f"written by another run ({quoted(other)}; this one is {run_id!r}): {what}"
+
+    return why
+
+
+def _seconds(record: Mapping[str, Any] | None, run_id: str, own: Mapping[str, float]) -> dict[str, float]:
+    """Return the seconds of this session and of earlier ones, as far as the record tells."""
+    earlier = record.get("seconds") if record is not None and record["run"] == run_id else None
+    total = {}
+    for name in ("compile", "run"):
+        value = earlier.get(name) if isinstance(earlier, dict) else None
+        known = value if isinstance(value, (int, float)) and 0 <= value < 1e12 else 0.0
+        total[name] = round(own.get(name, 0.0) + known, 2)
+    return total
 
 
 class _Training:
@@ -186,12 +280,24 @@ class _Training:
 
     def __init__(self, run: _Run, job: scoring.Job, results: ResultsFile, run_id: str, out: Path):
         self._run, self._job, self._results, self._run_id, self._out = run, job, results, run_id, out
+        self._num_steps = job.settings.num_steps
         self._diverged = sum(row["status"] == STATUS_DIVERGED for row in results.rows)
+        if results.rows and (wrong := results.correct([json.loads(line) for line in self._lines(results.rows)])):
+            run.say(f"{results.path}: {wrong} lines did not follow from their losses and are computed anew")
         row_of = {row["arch"]: row for row in results.rows}
         self._missing: dict[int, list[Any]] = {}  # architectures without a line, by network
-        self._trained: dict[int, list[float]] = {}  # losses of networks that have a line
+        self._trained: dict[int, list[float | None]] = {}  # losses of networks that have a line
+        self._disconnected: list[Any] = []  # of these, those without a line
         for arch, text, network in zip(run.networks.archs, run.texts, run.networks.index.tolist(), strict=True):
-            if text in row_of:
+            if network < 0:
+                if text not in row_of:
+                    self._disconnected.append(arch)
+                elif row_of[text]["status"] != STATUS_DISCONNECTED:
+                    raise ValueError(
+                        f"{results.path}: has a score of a disconnected network, {quoted(text)}, as older versions "
+                        f"gave it: {ANOTHER_OUT}"
+                    )
+            elif text in row_of:
                 self._trained[network] = row_of[text]["losses"]
             else:
                 self._missing.setdefault(network, []).append(arch)
@@ -203,10 +309,13 @@ class _Training:
             run.say(f"{results.path}: dropped a half-written last line")
         if results.rows:
             run.say(f"{results.path}: resuming after {len(results.rows)} of {len(run.texts)} architectures")
+        if count := int((~run.networks.connected).sum()):
+            run.say(f"{count} disconnected (their output never depends on the image): not trained, ranked last")
+        if self._disconnected and run.process.index == 0:
+            self._append_lines(self._disconnected, np.full((len(self._disconnected), self._num_steps), np.nan))
         # After a kill, some architectures of a trained network may lack their lines.
         if again := [network for network in self._missing if network in self._trained]:
-            losses = [[np.nan if v is None else v for v in self._trained[network]] for network in again]
-            self._append(again, np.asarray(losses, np.float64))
+            self._append(again, read_numbers([self._trained[network] for network in again]))
         compiled: list[float] = []
         start = time.perf_counter()
         if todo := self._todo():
@@ -222,14 +331,29 @@ class _Training:
         run = self._run
         todo = run.process.share(list(self._missing))
         if run.process.index:  # leave out what process 0 has from an earlier run, with more or fewer processes
-            done = {row["arch"] for row in hosts.read_lines(self._out, self._run_id)}
+            done = {row["arch"] for row in read_results(self._out, self._run_id, self._job.settings.num_steps)}
             todo = [n for n in todo if not all(run.space.format(arch) in done for arch in self._missing[n])]
         return todo
+
+    def _lines(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+        """Return the lines that follow from the losses of some rows."""
+        arch_of = dict(zip(self._run.texts, self._run.networks.archs, strict=True))
+        archs = [arch_of[row["arch"]] for row in rows]
+        return lines_of(
+            scoring.score_losses(self._job, archs, read_numbers([row["losses"] for row in rows]), {}), self._run_id
+        )
 
     def _append(self, numbers: Sequence[int], losses: np.ndarray) -> None:
         """Append the lines of trained networks: losses [n, S]."""
         pairs = [(arch, row) for row, number in enumerate(numbers) for arch in self._missing.pop(number)]
-        result = scoring.score_losses(self._job, [arch for arch, _ in pairs], losses[[row for _, row in pairs]], {})
+        self._append_lines([arch for arch, _ in pairs], losses[[row for _, row in pairs]])
+
+    def _append_lines(self, archs: Sequence[Any], losses: np.ndarray) -> None:
+        """Append the lines of architectures: losses [n, S].
+
+        Scores follow from the losses that the file keeps, so that those of a resumed run are equal to the bit.
+        """
+        result = scoring.score_losses(self._job, archs, as_float32(losses), {})
         self._results.append(lines_of(result, self._run_id))
         self._diverged += result.status.count(STATUS_DIVERGED)
 
@@ -250,6 +374,8 @@ class _Training:
 
         for positions, losses in job.evaluation.run(distinct, show_compiled):
             self._append([todo[i] for i in positions], losses)
+            if run.meeting is not None:
+                run.meeting.check()
             meter.update(len(results.rows), self._diverged)
 
     def _collect(self) -> None:
@@ -257,19 +383,38 @@ class _Training:
         run, results = self._run, self._results
         run.say(f"own share done, {len(results.rows)} of {len(run.texts)}; waiting for the other processes")
         meter = Progress(len(run.texts), len(results.rows))
-        others = [other.path(self._out) for other in run.process.others]
-        hosts.collect(results, others, self._run_id, len(run.texts), lambda: meter.update(len(results.rows)))
+        owed = {
+            text: run.process.owner(network)
+            for text, network in zip(run.texts, run.networks.index.tolist(), strict=True)
+        }
+        assert not isinstance(run.meeting, Guest)
+        hosts.collect(
+            results,
+            {other.index: other.path(self._out) for other in run.process.others},
+            self._run_id,
+            owed,
+            self._lines,
+            num_steps=self._job.settings.num_steps,
+            meeting=run.meeting,
+            patience=hosts.Patience(run.wait),
+            update=lambda: meter.update(len(results.rows)),
+            say=run.say,
+        )
 
 
 # --- several settings together -------------------------------------------------------------------------------
 
 
 def _score_fitted(run: _Run, proxy: FittedProxy, out: Path) -> tuple[ScoreResult, dict[str, Any]] | None:
-    """Score under each setting of a fitted proxy, in its own file, and combine; None except in process 0."""
+    """Score under each setting of a fitted proxy, in its own file, and combine; None except in process 0.
+
+    Percentiles depend on the list, so the run's identity holds it. If the list has changed, all lines of ``out`` are
+    computed anew from the losses, and only new networks are trained.
+    """
     members, seconds, records = [], {"compile": 0.0, "run": 0.0}, []
     for number, member in enumerate(proxy.members):
         run.say(f"setting {number + 1} of {len(proxy.members)}")
-        scored = _score_setting(run, member.settings, out.with_suffix(f".member{number}.jsonl"))
+        scored = _score_setting(run, member.settings, outputs.member_path(out, number))
         if scored is None:
             continue
         result, record = scored
@@ -281,34 +426,57 @@ def _score_fitted(run: _Run, proxy: FittedProxy, out: Path) -> tuple[ScoreResult
     sizes = spaces.size_measures(run.space, run.networks.archs)
     blends = any(member.macs_weight is None for member in proxy.members)  # otherwise the largest network is not needed
     fractions = spaces.macs_fractions(run.space, run.networks.archs) if blends else None
-    scores = proxy.scores(np.stack([result.loss for result in members]), sizes, fractions)
-    status = tuple(STATUS_OK if np.isfinite(one) else STATUS_DIVERGED for one in scores)
+    connected = run.networks.connected
+    scores = proxy.scores(np.stack([result.loss for result in members]), sizes, fractions, connected)
+    status = scoring.statuses(np.isfinite(scores), connected)
     # Loss and curve are those of the best member: a mean over settings has no meaning.
     result = dataclasses.replace(members[0], score=scores, status=status, seconds=seconds)
-    identity = {"members": [record["run"] for record in records], "settings": proxy.to_dict()}
+    identity = {
+        "members": [record["run"] for record in records],
+        "settings": proxy.to_dict(),
+        "list": fingerprint({"archs": sorted(run.texts)}),
+    }
     run_id = fingerprint(identity)
-    results = ResultsFile(out, run_id, run.texts)
+    before = outputs.read_record(outputs.record_path(out))
+    same = before is not None and all(before.get(name) == identity[name] for name in ("members", "settings"))
+    earlier = [before["run"]] if before is not None and same and before["run"] != run_id else []
+    results = ResultsFile(out, run_id, run.texts, None, _why(run_id, identity, before), earlier)
     try:
-        results.append(lines_of(result, run_id)[len(results.rows) :])
+        if not same:
+            outputs.check_record(before, out, run_id, bool(results.rows))
+        if results.replaced:
+            run.say(f"{out}: the list has changed: the percentiles of all architectures are computed anew")
+        rows = [json.loads(line) for line in lines_of(result, run_id)]
+        if results.replaced or results.rows != rows:
+            results.rewrite(rows)
     finally:
         results.close()
-    return result, _write_record(run, out, run_id, identity, result, run.execution)
+    return result, _write_record(run, out, run_id, identity, seconds, result, run.execution)
 
 
 def _write_record(
-    run: _Run, out: Path, run_id: str, identity: Any, result: ScoreResult, execution: Execution
+    run: _Run,
+    out: Path,
+    run_id: str,
+    identity: Any,
+    seconds: dict[str, float],
+    result: ScoreResult | None = None,
+    execution: Execution | None = None,
 ) -> dict[str, Any]:
-    """Write OUT.run.json and return its content."""
+    """Write OUT.run.json and return its content; without a result, the record of a run that goes on."""
     record = {
         "run": run_id,
+        "out": out.name,
+        "finished": result is not None,
         **identity,
-        "archs": len(result.archs),
+        "archs": len(run.texts),
         "distinct": len(run.networks.distinct),
-        "diverged": result.status.count(STATUS_DIVERGED),
-        "seconds": result.seconds,
-        "devices": [str(device) for device in execution.devices],
+        "diverged": None if result is None else result.status.count(STATUS_DIVERGED),
+        "disconnected": int((~run.networks.connected).sum()),
+        "seconds": seconds,
+        "devices": [str(device) for device in (execution or run.execution).devices],
         "command": run.command,
         "versions": versions(),
     }
-    record_path(out).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    files.write_atomically(outputs.record_path(out), json.dumps(record, indent=1) + "\n")
     return record

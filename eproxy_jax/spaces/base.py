@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import flax.linen as nn
 import numpy as np
 
+from eproxy_jax import sources
 from eproxy_jax.errors import did_you_mean, quoted
 
 
@@ -145,6 +146,18 @@ class SearchSpace(abc.ABC):
     def canonical(self, arch: Any) -> Any:
         """The representative of all architectures that compute the same function, without dead work."""
 
+    def is_connected(self, arch: Any) -> bool:
+        """Whether the network's output depends on the image: the graph says, nothing runs.
+
+        A disconnected network computes a constant, so its accuracy is chance. It is never trained and ranks last. The
+        output is the last stage's map. Earlier feature taps may see the image all the same.
+
+        By default True: in most spaces every architecture that ``parse`` accepts has a path from image to output. A
+        space with an operation that cuts edges overrides this.
+        """
+        del arch
+        return True
+
     # --- programs --------------------------------------------------------------------------------------------
 
     def group(self, arch: Any) -> Group:
@@ -206,8 +219,14 @@ class SearchSpace(abc.ABC):
         return type(self)()
 
     def identity(self) -> dict[str, Any]:
-        """What losses depend on of the space, as plain data that JSON can hold: equal ones, equal networks."""
-        return {"space": self.name, "sizes": dataclasses.asdict(self)}
+        """What losses depend on of the space, as plain data that JSON can hold: equal ones, equal networks.
+
+        That is its name and sizes; of a space that a user wrote, the fingerprint of its source as well.
+        """
+        values = {"space": self.name, "sizes": dataclasses.asdict(self)}
+        if not sources.is_library(type(self).__module__):
+            values["source"] = sources.source_fingerprint(type(self))
+        return values
 
     # --- modules ---------------------------------------------------------------------------------------------
 
@@ -299,9 +318,18 @@ def size_measures(space: SearchSpace, archs: Iterable[Any]) -> np.ndarray:
     return np.asarray([space.full_sizes(arch) for arch in archs], float).T
 
 
+def effective_macs(space: SearchSpace, arch: Any) -> int:
+    """MACs of the canonical backbone; 0 for a disconnected network, all of whose work is dead."""
+    return space.macs(space.canonical(arch)) if space.is_connected(arch) else 0
+
+
 def macs_fractions(space: SearchSpace, archs: Iterable[Any]) -> np.ndarray:
-    """MACs of the canonical backbones over the largest of the space: [A], what ``alpha`` blends in."""
-    return np.asarray([space.macs(space.canonical(arch)) for arch in archs]) / space.max_macs()
+    """Effective MACs over the largest of the space: [A], in [0, 1], what ``alpha`` blends in.
+
+    A network that is larger than the space's largest (one of a file, of another width) counts as the largest.
+    """
+    largest = max(space.max_macs(), 1)  # 0 in a family without convolutions and products
+    return np.minimum(np.asarray([effective_macs(space, arch) for arch in archs]) / largest, 1.0)
 
 
 MAX_CHANNELS, MAX_COUNT = 4096, 256  # ten times what any benchmark has, and more than a machine could run

@@ -3,7 +3,7 @@
 Nothing but the function and the list of architectures is asked for. Each architecture is a group of its own, hence one
 compilation each; where that takes too long, write a universal module (CONTRIBUTING.md).
 
-  def build(arch):                  # arch: a hashable of plain values, such as (width, depth)
+  def build(arch):                  # arch: any JSON value, such as (width, depth) or {"width": 16, "depth": 2}
       return MyNet(*arch)           # MyNet()(images [B, H, W, 3]) -> feature maps [B, H', W', C'], last one first
 
   space = spaces.from_flax(build, archs=[(w, d) for w in (16, 32) for d in (2, 4)])
@@ -13,8 +13,15 @@ Networks are traced and compiled when they are scored, not before: a run on a fe
 a setting with ``alpha`` traces all of them, to know the largest. configs/mixer.py is a whole example, for the command
 line as well. What the modules need to know:
 
-  * The proxy trains in training mode: batch norms normalise with batch statistics, dropout is off. Collections other
-    than ``params`` start fresh in each step.
+  * The proxy trains in training mode. A parameter ``train``, ``training``, ``is_training``, ``deterministic``,
+    ``use_running_average``, ``inference`` or ``eval`` of ``__call__`` gets the value that means training, whatever its
+    default. Batch norms normalise with batch statistics: running averages are refused. Collections other than
+    ``params`` start fresh in each step.
+  * Dropout is on where the module has it on in training. It has one mask for all steps, architectures and seeds, so
+    that it adds no noise between candidates and a score does not depend on rounding.
+  * NNX modules are taken through Flax's bridge, in training mode. A function with a parameter ``rngs`` gets the
+    ``nnx.Rngs`` to draw weights from, other weights for each seed and architecture: ``from_flax(NnxNet, archs)`` for a
+    class with ``__init__(self, arch, rngs)``. A function without it returns a module with the weights that it brings.
   * ``settings.network_init`` reaches the module only if its ``__call__`` has a parameter ``init`` (an index into
     ``initializers.INITS``, for ``layers.Conv``); otherwise its own initialisers hold.
   * Convolutions should be ``layers.Conv`` and ``layers.DepthwiseConv``: on CPUs the gradient of ``flax.linen.Conv``
@@ -27,12 +34,13 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import copy
 import dataclasses
 import functools
-import inspect
 import json
+import math
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -44,12 +52,14 @@ from jax import Array
 from typing_extensions import override
 
 from eproxy_jax import sampling, sources
-from eproxy_jax.errors import did_you_mean
-from eproxy_jax.nn import traced_work
+from eproxy_jax.errors import did_you_mean, quoted
+from eproxy_jax.nn import traced_flow, traced_work
 from eproxy_jax.spaces import base
+from eproxy_jax.spaces.own_modules import OwnNetwork, explained
 from eproxy_jax.types import TARGET_SIZE
 
 _KEY = 0  # of what is only looked at for its shape, or is no parameter
+_NEAREST_OF = 1000  # architectures that a misspelled one is compared with
 _SMALL_MAP = 2  # pixels in height and width from which resizing to TARGET_SIZE makes up nearly all
 
 
@@ -62,18 +72,36 @@ class FlaxFamily(base.SearchSpace):
     name: ClassVar[str] = "flax family"
 
     @abc.abstractmethod
-    def build(self, arch: Any) -> nn.Module:
-        """The network of an architecture: ``module(images) -> feature maps [B, H, W, C]``, last one first."""
+    def build(self, arch: Any) -> Any:
+        """The network of an architecture: ``module(images) -> feature maps [B, H, W, C]``, last one first.
+
+        It gets the architecture as ``archs`` has it, and returns a module of ``flax.linen`` or ``flax.nnx``.
+        """
 
     @property
     @abc.abstractmethod
     def archs(self) -> tuple[Any, ...]:
-        """Every architecture: distinct, hashable values of JSON; tuples are its lists, ``FrozenDict`` its dicts."""
+        """Every architecture: distinct values of JSON, tuples or lists, dicts, numbers, strings, true, false, null.
+
+        The other methods take and give them in a hashable form: tuples for lists and ``FrozenDict`` for dicts.
+        """
+
+    def network(self, arch: Any) -> OwnNetwork:
+        """The network of an architecture, built anew.
+
+        Raises:
+          NetworkError: the user's function fails, or returns no module.
+        """
+        return self._network(self.build, arch)
+
+    def _network(self, build: Callable[..., Any], arch: Any) -> OwnNetwork:
+        given = _known(self).given.get(arch, arch)
+        return OwnNetwork(build, copy.deepcopy(given), _thawed(arch))
 
     @property
     @override
     def num_archs(self) -> int:
-        return len(self.archs)
+        return len(_known(self).archs)
 
     @override
     def parse(self, source: Any) -> Any:
@@ -84,21 +112,22 @@ class FlaxFamily(base.SearchSpace):
         Raises:
           ValueError: not in ``archs``.
         """
-        known = _positions(self)
-        if isinstance(source, str) and source in known:
+        known = _known(self)
+        if isinstance(source, str) and source in known.position:
             return source
         value = source
-        if isinstance(source, str):
-            with contextlib.suppress(ValueError):
-                value = json.loads(source)
-        arch = _frozen(value)
-        if not isinstance(arch, Hashable) or arch not in known:
-            texts = [self.format(a) for a in self.archs]
-            near = did_you_mean(source if isinstance(source, str) else repr(source), texts)
-            raise ValueError(
-                f"not one of the {len(texts)} architectures of {self.name!r}: {source!r}{near}; the first is {texts[0]}"
-            )
-        return arch
+        with contextlib.suppress(ValueError, RecursionError):  # neither JSON nor a value of it: an unknown architecture
+            value = json.loads(source) if isinstance(source, str) else source
+            value = _frozen(value)
+            position = known.position.get(value)
+            if position is not None and _has_booleans_of(value, known.archs[position]):
+                return known.archs[position]
+        texts = [self.format(arch) for arch in known.archs[:_NEAREST_OF]]
+        near = did_you_mean((source if isinstance(source, str) else repr(source))[:200], texts)
+        raise ValueError(
+            f"not one of the {len(known.archs):,} architectures of {self.name!r}: {quoted(source)}{near}; the first is "
+            f"{texts[0]}"
+        )
 
     @override
     def format(self, arch: Any) -> str:
@@ -108,20 +137,21 @@ class FlaxFamily(base.SearchSpace):
     @override
     def enumerate(self) -> Iterator[Any]:
         """Every architecture, in the order given."""
-        return iter(self.archs)
+        return iter(_known(self).archs)
 
     @override
     def sample(self, num: int, seed: int) -> list[Any]:
-        return [self.archs[i] for i in sampling.draw_distinct(self.num_archs, num, seed, self.name)]
+        archs = _known(self).archs
+        return [archs[i] for i in sampling.draw_distinct(self.num_archs, num, seed, self.name)]
 
     @override
     def neighbours(self, arch: Any) -> list[Any]:
         """Architectures that differ in one entry of the tuple or mapping; all others, where they are neither."""
         entries = _entries(arch)
         if entries is None:
-            return [other for other in self.archs if other != arch]
+            return [other for other in _known(self).archs if other != arch]
         found = []
-        for other in self.archs:
+        for other in _known(self).archs:
             others = _entries(other) if type(other) is type(arch) else None
             if others is None or others.keys() != entries.keys():
                 continue
@@ -133,6 +163,14 @@ class FlaxFamily(base.SearchSpace):
     def canonical(self, arch: Any) -> Any:
         """The architecture itself: what a function builds is not looked into."""
         return arch
+
+    @override
+    def is_connected(self, arch: Any) -> bool:
+        """Whether the module's last map depends on the images. Its trace decides: what is not read does not count.
+
+        A product with a weight that is always zero is not seen through: such a network counts as connected.
+        """
+        return _sizes(self, arch)[3]
 
     @override
     def group(self, arch: Any) -> FlaxGroup:
@@ -147,7 +185,7 @@ class FlaxFamily(base.SearchSpace):
     @override
     def max_macs(self) -> int:
         """The largest ``macs``; traces every network of the family once."""
-        return max(self.macs(arch) for arch in self.archs)
+        return max(self.macs(arch) for arch in _known(self).archs)
 
     @override
     def params(self, arch: Any) -> int:
@@ -179,53 +217,110 @@ class FlaxFamily(base.SearchSpace):
 
     @override
     def to_flax(self, arch: Any, num_classes: int | None = None) -> nn.Module:
-        """The module itself.
+        """The module itself; an NNX module behind Flax's bridge, in training mode.
 
         Raises:
+          NetworkError: the user's function fails, or returns no module.
           ValueError: ``num_classes`` is given: the family's modules have no classifier but what they bring.
         """
         if num_classes is not None:
             raise ValueError(f"{self.name!r}: num_classes is not known to the function that builds the networks")
-        return self.build(arch)
+        return self.network(arch).module
+
+
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """The architectures of a family.
+
+    Attributes:
+      archs: all of them, hashable.
+      position: place of each in ``archs``.
+      given: each as the user wrote it.
+    """
+
+    archs: tuple[Any, ...]
+    position: dict[Any, int]
+    given: dict[Any, Any]
 
 
 @functools.cache
-def _positions(family: FlaxFamily) -> dict[Any, int]:
-    """Architectures and their places.
+def _known(family: FlaxFamily) -> _Known:
+    """The architectures of a family, read once.
 
     Raises:
-      ValueError: a string is also the JSON text of another architecture, so that reading it back is ambiguous.
+      ValueError: none, one that is no value of JSON or stands twice, or a string that is also the JSON text of another
+        architecture, so that reading it back is ambiguous.
     """
-    positions = {arch: position for position, arch in enumerate(family.archs)}
-    if texts := {arch for arch in positions if isinstance(arch, str)}:
-        for arch in positions:
+    given = (isinstance(family, FromFlax) and family.originals) or family.archs
+    archs = _distinct(given, family.name)
+    position = {arch: number for number, arch in enumerate(archs)}
+    if texts := {arch for arch in archs if isinstance(arch, str)}:
+        for arch in archs:
             if family.format(arch) in texts:
                 raise ValueError(
                     f"{family.name!r} has the architecture {arch!r} and the text of it, {family.format(arch)!r}: "
                     "rename one of them"
                 )
-    return positions
+    return _Known(archs, position, dict(zip(archs, given, strict=True)))
+
+
+def _distinct(given: Sequence[Any], name: str) -> tuple[Any, ...]:
+    """Architectures in hashable form, each once."""
+    try:
+        archs = tuple(_frozen(arch) for arch in given)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name}: expected architectures that are values of JSON: {error}") from error
+    if not archs:
+        raise ValueError(f"{name}: expected a list of distinct architectures, got none")
+    met: set[Any] = set()
+    for arch in archs:
+        if arch in met:
+            raise ValueError(f"{name}: expected distinct architectures: {quoted(arch)} stands twice, or an equal one")
+        met.add(arch)
+    return archs
 
 
 @functools.cache
-def _sizes(family: FlaxFamily, arch: Any) -> tuple[int, int, tuple[int, ...]]:
-    """(MACs, parameters, channels of the taps)."""
-    module, images = family.build(arch), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    variables = jax.eval_shape(lambda x: module.init(jax.random.key(_KEY), x), images)
+def _sizes(family: FlaxFamily, arch: Any) -> tuple[int, int, tuple[int, ...], bool]:
+    """(MACs, parameters, channels of the taps, whether the last map depends on the images)."""
+    network, images = family.network(arch), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: network.init(jax.random.key(_KEY), x), images)
     params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
     def taps(images: Any, variables: Any) -> Any:
-        return module.apply(variables, images, mutable=[name for name in variables if name != "params"])[0]
+        return network.taps(variables, images)
 
     channels = tuple(tap.shape[-1] for tap in jax.eval_shape(taps, images, variables))
-    return traced_work.count(taps, images, variables), params, channels
+    connected, *_ = traced_flow.depends_on_first(taps, images, variables)  # the trace is that of the line above
+    return traced_work.count(taps, images, variables), params, channels, connected
 
 
 def _frozen(value: Any) -> Any:
-    """Lists as tuples and dicts as ``FrozenDict``, at every depth: hashable."""
+    """Lists as tuples and dicts as ``FrozenDict``, at every depth: hashable.
+
+    Raises:
+      ValueError: something that JSON has no value for.
+    """
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
     if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError(f"{quoted(dict(value))} has keys that are no strings")
         return FrozenDict({key: _frozen(part) for key, part in value.items()})
-    return tuple(_frozen(part) for part in value) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return tuple(_frozen(part) for part in value)
+    if value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ValueError(f"{quoted(value)} is none")
+
+
+def _has_booleans_of(value: Any, arch: Any) -> bool:
+    """Whether two equal values have true and false in the same places: Python has ``True == 1``."""
+    if isinstance(arch, Mapping):
+        return all(_has_booleans_of(value[key], part) for key, part in arch.items())
+    if isinstance(arch, tuple):
+        return all(_has_booleans_of(*parts) for parts in zip(value, arch, strict=True))
+    return isinstance(value, bool) == isinstance(arch, bool)
 
 
 def _thawed(value: Any) -> Any:
@@ -281,32 +376,30 @@ class FlaxNetwork(nn.Module):
           What the module returns: arrays [B, H', W', C'].
 
         Raises:
-          ValueError: the module returns anything else.
+          NetworkError: the user's module fails, or returns anything else.
         """
         del encoded
-        module = self.family.build(self.arch)
-        takes_init = "init" in inspect.signature(type(module).__call__).parameters
-        keywords = {"init": init} if takes_init else {}
-
-        def initial(key: Array) -> Any:
-            return module.init(key, images, **keywords)
+        network = self.family.network(self.arch)
 
         def make(key: Array) -> Any:
-            return jax.tree.map(lambda leaf: leaf.astype(self.dtype), initial(key)["params"])
+            return jax.tree.map(lambda leaf: leaf.astype(self.dtype), network.init(key, images, init)["params"])
 
-        params = self.param("network", make)
-        state = {name: value for name, value in initial(jax.random.key(_KEY)).items() if name != "params"}
-        taps, _ = module.apply({"params": params, **state}, images, **keywords, mutable=list(state))
-        ok = isinstance(taps, (list, tuple)) and len(taps) > 0
-        if not ok or any(getattr(tap, "ndim", None) != 4 or len(tap) != len(images) for tap in taps):
-            shapes = jax.tree.map(lambda leaf: leaf.shape, taps)
-            raise ValueError(
-                f"the network of {self.arch!r} returns {shapes}: expected a list of feature maps [B, H, W, C], last "
-                "one first (reshape tokens to a map)"
-            )
+        with self.explained():
+            params = self.param("network", make)
+        variables = {**network.init(jax.random.key(_KEY), images, init), "params": params}
+        taps = network.taps(variables, images, init)
         if self.is_initializing():  # traced once a program; the training steps trace the network again
             _warn_of_small_maps(self.family, images, taps)
-        return list(taps)
+        return taps
+
+    def explained(self) -> contextlib.AbstractContextManager[None]:
+        """Turn errors of the user's code, in the gradient as well, into one line."""
+        return explained(_thawed(self.arch), "the network")
+
+
+def explain_errors(network: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Turn errors of a user's network into one line; the networks of other spaces have none of a user's code."""
+    return network.explained() if isinstance(network, FlaxNetwork) else contextlib.nullcontext()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,9 +434,10 @@ class FlaxGroup(base.Group):
 class FromFlax(FlaxFamily):
     """See :func:`from_flax`."""
 
-    function: Callable[[Any], nn.Module]
+    function: Callable[..., Any]
     choices: tuple[Any, ...]
     label: str = "from_flax"
+    originals: tuple[Any, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     def __hash__(self):
         # Taken at every look into a cache: not over each of many thousand architectures. Equality compares them all.
@@ -361,8 +455,12 @@ class FromFlax(FlaxFamily):
         return self.choices
 
     @override
-    def build(self, arch: Any) -> nn.Module:
+    def build(self, arch: Any) -> Any:
         return self.function(arch)
+
+    @override
+    def network(self, arch: Any) -> OwnNetwork:
+        return self._network(self.function, arch)
 
     @override
     def identity(self) -> dict[str, Any]:
@@ -371,21 +469,22 @@ class FromFlax(FlaxFamily):
         return {"space": self.name, "sizes": archs, "source": sources.source_fingerprint(self.function)}
 
 
-def from_flax(function: Callable[[Any], nn.Module], archs: Sequence[Any], name: str = "from_flax") -> FromFlax:
+def from_flax(function: Callable[..., Any], archs: Sequence[Any], name: str = "from_flax") -> FromFlax:
     """A search space out of a function that builds networks.
 
     Args:
-      function: architecture -> Flax module; ``module(images [B, H, W, 3])`` gives feature maps [B, H', W', C'], last
-        one first. It must build equal modules for equal architectures.
-      archs: every architecture: distinct JSON values: numbers, strings, lists or tuples, dicts. The function gets
-        tuples for lists and ``flax.core.FrozenDict`` for dicts.
+      function: architecture -> Linen or NNX module; ``module(images [B, H, W, 3])`` gives feature maps [B, H', W', C'],
+        last one first. It must build equal modules for equal architectures. If it has a parameter ``rngs``, it gets the
+        ``nnx.Rngs`` for an NNX module's weights.
+      archs: every architecture: distinct JSON values: numbers, strings, lists or tuples, dicts, true, false, null. The
+        function gets them as they stand here.
       name: for messages and records.
 
     Returns:
       A search space for ``eproxy_jax.score`` and ``eproxy_jax.search_proxy``.
 
     Raises:
-      ValueError: no architectures, or one of them twice.
+      ValueError: no architectures, one of them twice, or one that is no JSON value.
 
     Example:
       >>> from eproxy_jax.nn import layers
@@ -398,7 +497,5 @@ def from_flax(function: Callable[[Any], nn.Module], archs: Sequence[Any], name: 
       >>> space.macs(8), space.params(16)
       (13824, 432)
     """
-    choices = tuple(_frozen(arch) for arch in archs)
-    if not choices or len(set(choices)) < len(choices):
-        raise ValueError("from_flax: expected a list of distinct architectures" + (", got none" if not choices else ""))
-    return FromFlax(function, choices, name)
+    originals = tuple(archs)
+    return FromFlax(function, _distinct(originals, name), name, originals)

@@ -11,12 +11,14 @@ import time
 
 import numpy as np
 import pytest
+import tiny
 from helpers import ROOT, slow_unless
 
-from eproxy_jax import spaces
 from eproxy_jax.cli import main
 
 SMOKE = ["score", "--config", f"{ROOT}/configs/nasbench201.py:smoke"]
+# What is trained compiles in two seconds; test_every_smoke_variant_runs trains the real configurations.
+QUICK = ["score", "--config", f"{ROOT}/tests/tiny_config.py"]
 MICRO, MACRO = ([*SMOKE[:2], f"{ROOT}/configs/transnas_{space}.py:smoke"] for space in ("micro", "macro"))
 TEXT = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|avg_pool_3x3~2|"
 GOOD_ROW = {
@@ -37,23 +39,23 @@ def run(*arguments):
 def finished(tmp_path_factory):
     """A finished run of 12 architectures."""
     folder = tmp_path_factory.mktemp("finished")
-    assert run(*SMOKE, "--sample", 12, "--seed", 1, "--workdir", folder) == 0
+    assert run(*QUICK, "--sample", 12, "--seed", 1, "--workdir", folder) == 0
     return folder
 
 
 def test_output_lines_record_and_figure(finished):
     lines = rows(finished / "scores.jsonl")
-    space = spaces.get("nasbench201", stem_channels=4, cells_per_stage=1)
+    space = tiny.Tiny()
     assert [line["arch"] for line in lines] == [space.format(arch) for arch in space.sample(12, 1)]
     for line in lines:
         assert set(GOOD_ROW) == set(line)
         assert line["status"] == "ok"
-        assert len(line["losses"]) == 10
+        assert len(line["losses"]) == 3
         assert line["score"] == pytest.approx(-line["loss"])
         assert line["params"] == space.params(space.parse(line["arch"]))
     record = json.loads((finished / "scores.run.json").read_text())
     assert record["run"] == lines[0]["run"]
-    assert record["settings"]["num_steps"] == 10
+    assert record["settings"]["num_steps"] == 3
     assert record["seconds"]["run"] > 0
 
 
@@ -68,16 +70,16 @@ def test_resumes_from_any_prefix_to_the_same_file(finished, tmp_path, capsys):
     for cut in (0, ends[0], ends[4] + 17, ends[-1] - 1, len(whole)):
         out = tmp_path / f"{cut}.jsonl"
         out.write_bytes(whole[:cut])
-        assert run(*SMOKE, "--sample", 12, "--seed", 1, "--out", out, "--workdir", tmp_path, "--no-plot") == 0
+        assert run(*QUICK, "--sample", 12, "--seed", 1, "--out", out, "--workdir", tmp_path, "--no-plot") == 0
         assert out.read_bytes() == whole
     assert "dropped a half-written last line" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_survives_kill_and_resumes(finished, tmp_path):
+def test_survives_kill_and_resumes(tmp_path):
     """SIGKILL in the middle of writing, then the same command: the file equals the undisturbed one."""
     out = tmp_path / "scores.jsonl"
-    command = [sys.executable, "-m", "eproxy_jax", *SMOKE, "--sample", "12", "--seed", "1", "--out", str(out)]
+    command = [sys.executable, "-m", "eproxy_jax", *QUICK, "--sample", "120", "--seed", "1", "--out", str(out)]
     command += ["--workdir", str(tmp_path), "--no-plot", "--chunk-size", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -89,14 +91,16 @@ def test_survives_kill_and_resumes(finished, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert out.exists()
+    assert 0 < out.read_bytes().count(b"\n") < 120
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    assert out.read_bytes() == (finished / "scores.jsonl").read_bytes()
+    assert run(*QUICK, "--sample", 120, "--seed", 1, "--workdir", tmp_path / "undisturbed", "--no-plot") == 0
+    assert out.read_bytes() == (tmp_path / "undisturbed" / "scores.jsonl").read_bytes()
 
 
 def test_truth_prints_correlations_beside_macs_and_params(finished, tmp_path, capsys):
     truth = [[row["arch"], row["macs"] / 1e6] for row in rows(finished / "scores.jsonl")]
     (tmp_path / "truth.json").write_text(json.dumps(truth))
-    arguments = [*SMOKE, "--sample", 12, "--seed", 1, "--workdir", finished, "--truth", tmp_path / "truth.json"]
+    arguments = [*QUICK, "--sample", 12, "--seed", 1, "--workdir", finished, "--truth", tmp_path / "truth.json"]
     assert run(*arguments, "--no-plot") == 0
     printed = capsys.readouterr().out
     table = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.split()}
@@ -106,20 +110,22 @@ def test_truth_prints_correlations_beside_macs_and_params(finished, tmp_path, ca
     assert "Spearman" in printed
     assert "Kendall" in printed
     assert "top-10 %" in printed
+    assert "unchecked" not in printed
 
 
 def test_settings_file_and_diverged_rows(tmp_path, capsys):
-    settings = {"lr": 1e30, "branches": [{"transform_channels": 16, "target_channels": 16}]}
+    settings = {"lr": 1e30, "branches": [{"transform_channels": 8, "target_channels": 4, "barrier_kernel": 1}]}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
-    (tmp_path / "archs.txt").write_text(f"# a comment\n\n{TEXT}\n{TEXT}\n")
+    (tmp_path / "archs.txt").write_text("# a comment\n\n3-0-2\n3-0-2\n")
     arguments = ["--archs", tmp_path / "archs.txt", "--settings", tmp_path / "settings.json", "--workdir", tmp_path]
-    assert run(*SMOKE, *arguments, "--no-plot") == 0
+    assert run(*QUICK, *arguments, "--no-plot") == 0
     (row,) = rows(tmp_path / "scores.jsonl")
     assert row["status"] == "diverged"
     assert row["score"] is row["loss"] is None
     captured = capsys.readouterr()
     assert "1 repeated lines" in captured.err
     assert "1 diverged" in captured.out
+    assert captured.out.splitlines()[-1].startswith("unchecked: nothing says")  # there is no truth
 
 
 # --- bad input -----------------------------------------------------------------------------------------------
@@ -232,7 +238,7 @@ def test_two_writers_of_one_file(finished, tmp_path, capsys):
     out = tmp_path / "o.jsonl"
     with out.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert run(*SMOKE, "--sample", 3, "--out", out, "--workdir", tmp_path) == 2
+        assert run(*QUICK, "--sample", 3, "--out", out, "--workdir", tmp_path) == 2
     assert "another process is writing it" in capsys.readouterr().err
 
 

@@ -9,26 +9,17 @@ import time
 
 import numpy as np
 import pytest
+import tiny
 from helpers import ROOT
 
-from eproxy_jax import spaces
 from eproxy_jax.cli import main
 
-SPACE = spaces.get("nasbench201", stem_channels=4, cells_per_stage=1)
-# One branch of one kernel, two steps: what is tested is the command, and narrow genes compile fast.
-TINY = [
-    "--config", f"{ROOT}/configs/nasbench201.py:smoke",
-    "--config.dps.genes.branches=(1,)",
-    "--config.dps.genes.transform_kernel=(1,)",
-    "--config.dps.genes.barrier_kernel=(1,)",
-    "--config.dps.genes.transform_channels=(4,16)",
-    "--config.dps.genes.target_channels=(16,)",
-    "--config.dps.population_size=4",
-    "--config.dps.tournament_size=2",
-    "--config.settings.num_steps=2",
-    "--config.settings.branches[0].barrier_kernel=1",
-]  # fmt: skip
-SEARCH = ["dps", *TINY, "--num-labels", "6", "--num-evaluations", "12", "--config.dps.log_every=2", "--ensemble", "2"]
+SPACE = tiny.Tiny()
+TINY = ["--config", f"{ROOT}/tests/tiny_config.py"]
+SEARCH = ["dps", *TINY, "--num-labels", "6", "--num-evaluations", "12", "--ensemble", "2"]
+
+
+POOL = SPACE.sample(30, 5)  # two of them disconnected: of these, one is held out, and none a label
 
 
 def run(*arguments):
@@ -40,7 +31,7 @@ def truth(tmp_path_factory):
     """A file of 30 architectures and made-up values that MACs explain in part."""
     path = tmp_path_factory.mktemp("truth") / "truth.json"
     noise = np.random.default_rng(0).normal(size=30)
-    pairs = [[SPACE.format(a), float(SPACE.macs(a) / 1e6 + n)] for a, n in zip(SPACE.sample(30, 0), noise, strict=True)]
+    pairs = [[SPACE.format(a), float(SPACE.macs(a) / 1e6 + n)] for a, n in zip(POOL, noise, strict=True)]
     path.write_text(json.dumps(pairs))
     return path
 
@@ -76,7 +67,9 @@ def test_score_uses_what_was_found(searched, truth, tmp_path, capsys):
     whole = (tmp_path / "scores.jsonl").read_bytes()
     scores = [json.loads(line)["score"] for line in whole.splitlines()]
     assert len(scores) == 30
-    assert all(0 < score <= 1 for score in scores)
+    seen = [SPACE.is_connected(arch) for arch in POOL]
+    assert 0 < seen.count(False) < 5
+    assert all(0 < score <= 1 if ok else score is None for score, ok in zip(scores, seen, strict=True))
     # Again, after losing the end of the scores and of one member's file: the same files.
     member = tmp_path / "scores.member1.jsonl"
     (tmp_path / "scores.jsonl").write_bytes(whole[:1000])
@@ -110,6 +103,8 @@ def test_survives_kill_and_resumes(truth, tmp_path):
         "--num-eval",
         "0",
         "--no-plot",
+        "--num-evaluations",
+        "600",
     ]
     # The same program is compiled in every process: once is enough.
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -133,7 +128,7 @@ def test_survives_kill_and_resumes(truth, tmp_path):
 
 def test_a_bank_and_a_search_that_starts_from_it(truth, searched, tmp_path, capsys):
     bank = tmp_path / "bank.jsonl"
-    command = ["bank", *TINY, "--archs", truth, "--out", bank, "--config.settings.branches[0].target_channels=16"]
+    command = ["bank", *TINY, "--archs", truth, "--out", bank]
     assert run(*command, "--num-settings", 3) == 0
     assert "4 settings" in capsys.readouterr().out
     size = bank.stat().st_size
@@ -158,6 +153,23 @@ def test_without_macs(truth, tmp_path):
     assert run(*SEARCH, "--truth", truth, "--num-eval", 0, "--no-macs", "--workdir", tmp_path, "--no-plot") == 0
     members = json.loads((tmp_path / "settings.json").read_text())["members"]
     assert all(m["macs_weight"] is None and m["settings"]["alpha"] == 0 for m in members)
+
+
+def test_labels_of_disconnected_networks_are_left_out(truth, tmp_path, capsys):
+    from eproxy_jax.cli import dps
+
+    dead = [arch for arch in POOL if not SPACE.is_connected(arch)]
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps([[SPACE.format(arch), float(n)] for n, arch in enumerate([*POOL[:5], dead[0]])]))
+    parsed = main.parser().parse_args(["dps", "--space", "nasbench201", "--truth", str(truth), "--labels", str(labels)])
+    labelled, evaluation = dps._split(parsed, SPACE)
+    assert list(labelled) == POOL[:5]
+    assert set(dead) <= set(evaluation)  # ranked last, as everywhere
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 of the 6 labelled architectures are disconnected" in line
+    labels.write_text(json.dumps([[SPACE.format(arch), float(n)] for n, arch in enumerate([*POOL[:2], *dead])]))
+    assert run("dps", *TINY, "--truth", truth, "--labels", labels, "--workdir", tmp_path) == 2
+    assert "needs at least 3 others, got 2" in capsys.readouterr().err
 
 
 BAD = {

@@ -1,11 +1,12 @@
 """The loss bank and what is fitted from it."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
-from helpers import SPACES
+import tiny
 from scipy import stats
 
 from eproxy_jax import images, ranks
@@ -15,10 +16,12 @@ from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import execution as execution_lib
 from eproxy_jax.types import ProxySettings
 
-SPACE = SPACES["nasbench201"]
+SPACE = tiny.Tiny()
 TABLE = GeneTable(
     branches=(1,), transform_kernel=(1,), barrier_kernel=(1,), transform_channels=(4, 8), target_channels=(4,)
 )
+ARCHS = SPACE.sample(9, 0)
+DISCONNECTED = [arch for arch in ARCHS if not SPACE.is_connected(arch)]
 SPEC = loss_bank.BankSpec(SPACE, TABLE, images.standardize(images.default_images(num=4, size=8)), 0, 2)
 
 
@@ -30,22 +33,28 @@ def filled(tmp_path_factory):
     settings = genes_lib.random_settings(TABLE, 4)
     bank = loss_bank.LossBank(path, SPEC.identity(execution))
     trained = []
-    loss_bank.fill(bank, SPEC, settings[:3], SPACE.sample(9, 0)[:6], execution, lambda *a: trained.append(a))
-    loss_bank.fill(bank, SPEC, settings, SPACE.sample(9, 0), execution, lambda *a: trained.append(a))
+    loss_bank.fill(bank, SPEC, settings[:3], ARCHS[:6], execution, lambda *a: trained.append(a))
+    loss_bank.fill(bank, SPEC, settings, ARCHS, execution, lambda *a: trained.append(a))
     bank.close()
     return path, execution, settings, trained
 
 
 def test_only_what_is_missing_is_trained(filled):
     path, execution, settings, trained = filled
-    first = len({SPACE.canonical(arch) for arch in SPACE.sample(9, 0)[:6]})
-    all_ = len({SPACE.canonical(arch) for arch in SPACE.sample(9, 0)})
+    first = len({SPACE.canonical(arch) for arch in ARCHS[:6] if SPACE.is_connected(arch)})
+    all_ = len({SPACE.canonical(arch) for arch in ARCHS if SPACE.is_connected(arch)})
     assert [done for done, _, _ in trained[:3]] == [first, 2 * first, 3 * first]
     assert trained[-1][1] == 3 * (all_ - first) + all_
     bank = loss_bank.LossBank(path, SPEC.identity(execution))
-    assert bank.computed().all()
-    assert bank.losses(2).shape == (4, all_, 2)
-    assert loss_bank.fill(bank, SPEC, settings, SPACE.sample(9, 0), execution)["run"] == 0
+    # Disconnected networks are known to the bank, and have no losses.
+    (dead,) = set(bank.columns(SPACE, DISCONNECTED))
+    trained_ones = np.delete(np.arange(all_ + 1), dead)
+    assert bank.computed()[:, trained_ones].all()
+    assert np.isfinite(bank.losses(2)[:, trained_ones]).all()
+    assert not bank.computed()[:, dead].any()
+    assert np.isnan(bank.losses(2)[:, dead]).all()
+    assert bank.losses(2).shape == (4, all_ + 1, 2)
+    assert loss_bank.fill(bank, SPEC, settings, ARCHS, execution)["run"] == 0
     bank.close()
 
 
@@ -55,7 +64,7 @@ def test_a_torn_line_is_trained_again_and_losses_come_back_equal(filled, tmp_pat
     torn.write_bytes(path.read_bytes()[:-40])
     bank = loss_bank.LossBank(torn, SPEC.identity(execution))
     assert len(bank.genes) == 3
-    loss_bank.fill(bank, SPEC, settings, SPACE.sample(9, 0), execution)
+    loss_bank.fill(bank, SPEC, settings, ARCHS, execution)
     whole = loss_bank.LossBank(path, SPEC.identity(execution))
     np.testing.assert_array_equal(bank.losses(2), whole.losses(2))
     bank.close()
@@ -69,8 +78,58 @@ def test_foreign_files_are_refused(filled, tmp_path):
         loss_bank.LossBank(path, other)
     scores = tmp_path / "scores.jsonl"
     scores.write_text(json.dumps({"arch": "x"}) + "\n")
-    with pytest.raises(ValueError, match="not a loss bank"):
+    with pytest.raises(ValueError, match="not a line of a loss bank"):
         loss_bank.LossBank(scores, other)
+
+
+BANK_LINES = [
+    "[]", "5", "null", '{"archs": 5}', '{"archs": [1]}', '{"archs": {"a": 1}}', '{"setting": 5, "start": 0, "losses": []}',
+    '{"setting": [0], "start": -1, "losses": [[1, 1]]}', '{"setting": [0], "start": 0.5, "losses": [[1, 1]]}',
+    '{"setting": [0], "start": 0, "losses": [[1]]}', '{"setting": [0], "start": 0, "losses": [["x", 1]]}',
+    '{"setting": [0], "start": 7, "losses": [[1, 1]]}', '{"setting": ["0"], "start": 0, "losses": [[1, 1]]}', "{}",
+    '{"setting": [0], "start": 0, "losses": 3}', '{"setting": [0], "start": 0, "losses": [[true, 1]]}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", BANK_LINES)
+def test_lines_of_wrong_types_are_told_with_their_place(tmp_path, line):
+    path = tmp_path / "b.jsonl"
+    loss_bank.LossBank(path, {"num_steps": 2}).close()
+    with path.open("a") as file:
+        file.write('{"archs": ["x"]}\n' + line + '\n{"archs": ["y"]}\n')
+    for read_only in (False, True):
+        with pytest.raises(ValueError, match=r"b\.jsonl:3: not a line of a loss bank"):
+            loss_bank.LossBank(path, {"num_steps": 2}, read_only)
+
+
+def test_a_bank_that_is_read_is_neither_made_nor_changed(tmp_path):
+    path = tmp_path / "b.jsonl"
+    with pytest.raises(FileNotFoundError, match="no loss bank"):
+        loss_bank.LossBank(path, {"num_steps": 2}, read_only=True)
+    assert not path.exists()
+    with loss_bank.LossBank(path, {"num_steps": 2}) as bank:
+        bank.add_archs(["x"])
+        with path.open("a") as file:
+            file.write('{"setting"')
+        content = path.read_bytes()
+        assert loss_bank.LossBank(path, {"num_steps": 2}, read_only=True).archs == ["x"]  # while it is written
+        assert path.read_bytes() == content
+
+
+def test_more_settings_than_a_table_has_are_refused_at_once():
+    table = GeneTable(lr=(1.0,), branches=(1,), level=(1.0,), transform_kernel=(1,), barrier_kernel=(1,),
+                      transform_channels=(4,), target_channels=(4,), network_init=("default",),
+                      barrier_init=("default",))  # fmt: skip
+    assert genes_lib.num_settings(table) == 31
+    assert len(genes_lib.random_settings(table, 31)) == 31
+    (one,) = genes_lib.random_settings(table, 1)
+    assert genes_lib.num_settings(dataclasses.replace(table, branches=(1, 2, 3))) == 31 + 31**2 + 31**3
+    for count in (32, 10**12):
+        with pytest.raises(ValueError, match=rf"{count} distinct settings: the gene table has too few \(31\)"):
+            genes_lib.random_settings(table, count)
+    with pytest.raises(ValueError, match=r"31 distinct settings: the gene table has too few \(30\)"):
+        genes_lib.mutated_settings(table, one, 0.5, 31)
+    assert len(genes_lib.mutated_settings(table, one, 0.5, 10)) == 10
 
 
 def test_random_settings_are_distinct_and_prefix_stable():
@@ -97,13 +156,16 @@ def test_mutated_settings_are_near_and_not_the_one_they_come_from():
 
 def test_the_fittest_of_a_bank(filled):
     path, execution, _, _ = filled
-    labelled = {arch: float(i) for i, arch in enumerate(SPACE.sample(9, 0)[:6])}
+    labelled = {arch: float(i) for i, arch in enumerate(ARCHS) if SPACE.is_connected(arch)}
     bank = loss_bank.LossBank(path, SPEC.identity(execution))
     for blend in ("alpha", "rank"):
         fittest = loss_bank.fittest_of_bank(bank, SPEC, labelled, 3, blend)
         fitness = [f for _, _, f in fittest]
         assert fitness == sorted(fitness, reverse=True)
         assert len(fittest) == 3
+        with pytest.warns(UserWarning, match="1 of the 9 labelled .* are disconnected"):
+            same = loss_bank.fittest_of_bank(bank, SPEC, {**labelled, DISCONNECTED[0]: 99.0}, 3, blend)
+        assert [f for _, _, f in same] == fitness
     with pytest.raises(ValueError, match="lacks 1 of the architectures"):
         loss_bank.fittest_of_bank(bank, SPEC, {**labelled, SPACE.sample(30, 5)[-1]: 9.0}, 3, "rank")
     bank.close()

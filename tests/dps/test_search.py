@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SPACES
+import tiny
 from scipy import stats
 
 from eproxy_jax import images, ranks
@@ -18,7 +19,7 @@ from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import grouping, programs
 from eproxy_jax.execution.execution import Execution
 
-SPACE = SPACES["nasbench201"]
+SPACE = tiny.Tiny()
 NARROW = GeneTable(
     alpha=(-0.5, 0.0, 0.5),
     branches=(1, 2),
@@ -29,6 +30,7 @@ NARROW = GeneTable(
 )
 # One branch of one width: what is tested of a whole search compiles in half the time.
 ONE_BRANCH = dataclasses.replace(NARROW, branches=(1,), transform_channels=(4,))
+CONNECTED = [arch for arch in SPACE.sample(12, 0) if SPACE.is_connected(arch)]
 IMAGES = images.standardize(images.default_images(num=4, size=8))
 SMALL = evolution.SearchSpec(
     num_evaluations=12, population_size=4, tournament_size=2, log_every=5, num_steps=2, blend="alpha"
@@ -106,7 +108,7 @@ def test_the_population_is_the_most_recent_evaluations():
 
 
 def test_fitness():
-    labels = labels_lib.make_labels(SPACE, SPACE.sample(6, 0), [3, 1, 2, 5, 4, 6], Execution.of(jax.devices()[:1]))
+    labels = labels_lib.make_labels(SPACE, CONNECTED[:6], [3, 1, 2, 5, 4, 6], Execution.of(jax.devices()[:1]))
     losses = jnp.asarray([[0.5, 0.9, 0.8, 0.2, 0.3, 0.1]])
     assert float(labels_lib.fitness_of(losses, jnp.asarray(0.0), labels, "alpha")) == pytest.approx(1)
     assert float(labels_lib.fitness_of(losses, jnp.asarray(0.0), labels, "rank")) == pytest.approx(1)
@@ -147,7 +149,7 @@ def test_bad_sizes_are_refused(change, message):
 
 
 def problem_of(**change):
-    archs = tuple(SPACE.sample(7, 0))
+    archs = tuple(CONNECTED[:7])
     values = {
         "space": SPACE,
         "genes": ONE_BRANCH,
@@ -206,16 +208,62 @@ def test_checkpoints_of_an_older_version_are_named(searches, tmp_path):
         search_lib.run(search, problem_of(), tmp_path, "evolution", execution)
 
 
-@pytest.mark.parametrize("line", ['{"genes": [1, 2]}', "[]", '{"genes": [0], "fitness": "x", "losses": []}'])
-def test_a_damaged_history_is_told_with_its_line(searches, tmp_path, line):
-    history = search_lib.HistoryFile(tmp_path, "random", "id")
+DAMAGED = [
+    '{"genes": [1, 2]}',
+    "[]",
+    '{"genes": [0], "fitness": "x", "losses": []}',
+    "5",
+    '{"genes": null}',
+    "\0\0",
+    "{" * 9,
+]
+
+
+def saved(searches, folder):
+    """A history of two evaluations, in a file."""
+    state = jax.tree.map(np.array, jax.device_get(searches[0][1].initial))
+    state.fitness[:2], state.losses[:2] = (0.25, 0.5), 0.125
+    state = state.replace(count=np.asarray(2, np.int32))
+    history = search_lib.HistoryFile(folder, "random", "id")
+    history.save(state)
     history.close()
-    with (tmp_path / "history.random.jsonl").open("a") as file:
+    return folder / "history.random.jsonl"
+
+
+def restored(searches, folder):
+    """The state that a history on disk restores."""
+    history = search_lib.HistoryFile(folder, "random", "id")
+    try:
+        return history.restore(searches[0][1].initial)
+    finally:
+        history.close()
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_a_damaged_newest_evaluation_falls_back_to_those_before(searches, tmp_path, line):
+    path = saved(searches, tmp_path)
+    whole = path.read_text()
+    with path.open("a") as file:
         file.write(line + "\n")
-    history = search_lib.HistoryFile(tmp_path, "random", "id")
-    with pytest.raises(ValueError, match=r"history.random.jsonl:2: not an evaluation of this search"):
-        history.restore(searches[0][1].initial)
-    history.close()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        state = restored(searches, tmp_path)
+    assert int(state.count) == 2
+    assert state.fitness[:2].tolist() == [0.25, 0.5]
+    assert all("history.random.jsonl:4: not an evaluation of this search" in str(one.message) for one in told)
+    assert len(told) == line.endswith(("]", "}", "5"))
+    assert path.read_text() == whole
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_a_damaged_evaluation_before_others_is_told_with_its_line(searches, tmp_path, line):
+    path = saved(searches, tmp_path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match=r"history.random.jsonl:2: not (an evaluation of this search|JSON)"):
+        restored(searches, tmp_path)
+    assert path.read_bytes() == content
 
 
 def test_a_diverged_evaluation_comes_back_to_the_bit(searches, tmp_path):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from helpers import CELLS, SPACES, pattern_images
 
 from eproxy_jax import proxy
@@ -68,12 +69,17 @@ def plain_twin(network, settings, setting, params, task):
 
 # Those of the whole table have between them two and three branches, and every initialiser of the weights.
 @pytest.mark.parametrize(
-    ("table", "seeds"), [(NARROW, (0,)), pytest.param(TABLE, (0, 1, 3, 6), marks=pytest.mark.slow)], ids=["few", "all"]
+    ("space", "arch", "table", "seeds"),
+    [
+        (tiny.Tiny(), (3, 2, 1), NARROW, (0, 3)),
+        pytest.param(SPACES["nasbench201"], CELLS["nasbench201"][0], TABLE, (0, 1, 3, 6), marks=pytest.mark.slow),
+    ],
+    ids=["few", "all"],
 )
-def test_trains_as_the_plain_network_does(x64, table, seeds):
-    space, images = SPACES["nasbench201"], jnp.asarray(pattern_images())
+def test_trains_as_the_plain_network_does(x64, space, arch, table, seeds):
+    images = jnp.asarray(pattern_images())
     candidate = tiered.Candidate.of(space, table, STEPS, jnp.float64)
-    network, cell = candidate.network, jnp.asarray(CELLS["nasbench201"][0])
+    network, cell = candidate.network, jnp.asarray(arch)
     task = jax.jit(tiered.make_task, static_argnums=1)(jax.random.key(0), network.spec, images)
     losses_of, init = jax.jit(candidate), jax.jit(network.init)
     train = jax.jit(proxy.train_losses, static_argnums=(0, 1))

@@ -15,7 +15,7 @@ from eproxy_jax.cli import common, main
 from eproxy_jax.runs import hosts
 from eproxy_jax.runs import results as results_lib
 
-COMMAND = ["score", "--config", f"{ROOT}/configs/nasbench201.py:smoke", "--sample", "24", "--seed", "2", "--no-plot"]
+COMMAND = ["score", "--config", f"{ROOT}/tests/tiny_config.py", "--sample", "120", "--seed", "2", "--no-plot"]
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +65,65 @@ def test_shares_are_disjoint_and_cover_everything():
     assert [other.index for other in hosts.Process(1, 3).others] == [0, 2]
 
 
+ROW = {
+    "arch": "a", "score": -0.5, "loss": 0.5, "losses": [0.5], "macs": 1, "params": 1, "effective_macs": 1,
+    "status": "ok", "run": "this",
+}  # fmt: skip
+
+
+def collected(folder, *, rows, archs=("a", "b"), owed=None, **more):
+    """Collect from the file of process 1; returns the strings in the final file."""
+    path = folder / "scores.1of2.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"half')
+    results = results_lib.ResultsFile(folder / "scores.jsonl", "this", archs)
+    owed = dict.fromkeys(archs, 1) if owed is None else owed
+    try:
+        hosts.collect(results, {1: path}, "this", owed, lambda rows: [json.dumps(row) for row in rows], **more)
+        return [row["arch"] for row in results.rows]
+    finally:
+        results.close()
+
+
+def test_lines_are_collected_once(tmp_path):
+    rows = [ROW, {**ROW, "arch": "b"}, ROW, {**ROW, "arch": "not of this list"}]
+    assert collected(tmp_path, rows=rows) == ["a", "b"]
+    assert collected(tmp_path, rows=rows) == ["a", "b"]
+
+
 def test_lines_of_another_run_are_not_collected(tmp_path):
-    row = {"arch": "a", "run": "other"}
-    path = tmp_path / "scores.1of2.jsonl"
-    path.write_text(json.dumps(row) + '\n{"half')
-    assert hosts.read_lines(path, "other") == [row]
-    assert hosts.read_lines(tmp_path / "none", "other") == []
-    results = results_lib.ResultsFile(tmp_path / "scores.jsonl", "this", ["a"])
-    with pytest.raises(ValueError, match=r"scores\.1of2\.jsonl: written by another run \(other; this one is this\)"):
-        hosts.collect(results, [path], "this", 1)
-    results.close()
+    with pytest.raises(
+        ValueError, match=r"scores\.1of2\.jsonl:1: written by another run \('other'; this one is 'this'\)"
+    ):
+        collected(tmp_path, rows=[{**ROW, "run": "other"}])
+    with pytest.raises(ValueError, match=r"scores\.1of2\.jsonl:2: losses: "):
+        collected(tmp_path, rows=[ROW, {**ROW, "losses": "x"}])
+    assert results_lib.read_results(tmp_path / "none", "other") == []
+
+
+def test_a_wait_ends_and_says_what_to_start(tmp_path):
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    patience = hosts.Patience(60, lambda: now[0])
+    with pytest.raises(ValueError, match=r"no sign of life from process 1 for 1:00 \(--wait\); it owes 1 lines: start"):
+        collected(tmp_path, rows=[ROW], patience=patience, sleep=sleep)
+    assert 60 <= now[0] < 62
+    assert (tmp_path / "scores.jsonl").read_text() == json.dumps(ROW) + "\n"
+
+
+def test_lines_and_heartbeats_are_signs_of_life():
+    now = [0.0]
+    patience = hosts.Patience(10, lambda: now[0])
+    for count in (5, 4, 3):  # a new line every 9 seconds
+        patience.check({1: count}, lambda _: 99)
+        now[0] += 9
+    patience.check({1: 3, 2: 0}, lambda _: 1)  # no lines, but alive; process 2 owes nothing
+    now[0] += 9
+    patience.check({1: 3}, lambda _: 1)
+    with pytest.raises(ValueError, match="process 1 for 0:10"):
+        patience.check({1: 3}, lambda _: 11)
 
 
 @pytest.mark.parametrize(
@@ -83,11 +132,17 @@ def test_lines_of_another_run_are_not_collected(tmp_path):
         (["--coordinator", "localhost:1"], "--coordinator, --num-processes and --process-id go together"),
         (["--num-processes", "2", "--process-id", "0"], "go together"),
         (["--coordinator", "localhost:1", "--num-processes", "2", "--process-id", "2"], "expected 0 to 1"),
+        (["--coordinator", "localhost", "--num-processes", "2", "--process-id", "1"], "expected HOST:PORT"),
+        (["--coordinator", "localhost:", "--num-processes", "2", "--process-id", "1"], "expected HOST:PORT"),
+        (["--coordinator", ":80", "--num-processes", "2", "--process-id", "1"], "expected HOST:PORT"),
+        (["--coordinator", "h:99999", "--num-processes", "2", "--process-id", "1"], "expected HOST:PORT"),
+        (["--coordinator", "h:٣", "--num-processes", "2", "--process-id", "1"], "expected HOST:PORT"),
+        (["--distributed", "--coordinator", "h:1", "--num-processes", "2", "--process-id", "1"], "give one of the two"),
         (["--distributed"], "cannot join the other processes: "),
     ],
 )
 def test_bad_flags_are_told(flags, message):
     arguments = main.parser().parse_args([*COMMAND[:1], *flags])
     several = arguments.coordinator, arguments.num_processes, arguments.process_id
-    with pytest.raises(common.UsageError, match=message):
+    with pytest.raises((common.UsageError, ValueError), match=message):
         main.join_processes(arguments.distributed, *several)

@@ -48,6 +48,7 @@ def test_sizes_in_the_trace_are_those_of_built_in_spaces(name):
         family = spaces.from_flax(space.to_flax, [arch])
         assert family.macs(family.archs[0]) == space.macs(arch)
         assert family.params(family.archs[0]) == space.params(arch)
+        assert family.is_connected(family.archs[0]) == space.is_connected(arch)
 
 
 def test_traced_counts():

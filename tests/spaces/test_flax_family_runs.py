@@ -1,5 +1,6 @@
 """Families in use: what is traced when, what an architecture may be, when a run goes on, what users are warned of."""
 
+import dataclasses
 import json
 import warnings
 
@@ -43,14 +44,14 @@ def test_only_networks_that_are_scored_are_built():
     build = Counted()
     space = spaces.from_flax(build, range(5000))
     settings = ProxySettings.from_dict(TWO_STEPS)
-    result = scoring.score([7, "8"], space, settings, BATCH)
+    result = scoring.score([7, "12"], space, settings, BATCH)  # two of one program
     assert result.status == ("ok", "ok")
-    assert tuple(result.params) == (27 * 3, 27 * 4)
-    assert build.built == {7, 8}
+    assert tuple(result.params) == (27 * 3, 27 * 3)
+    assert build.built == {7, 12}
     np.testing.assert_array_equal(result.score, -result.loss)
     few = spaces.from_flax(Counted(), range(4))
-    blended = scoring.score([1], few, ProxySettings.from_dict({**TWO_STEPS, "alpha": 0.5}), BATCH)
-    assert blended.score[0] == -blended.loss[0] * (1 - 0.5 * 2 / 4)
+    blended = scoring.score([2], few, ProxySettings.from_dict({**TWO_STEPS, "alpha": 0.5}), BATCH)
+    assert blended.score[0] == -blended.loss[0] * (1 - 0.5 * 3 / 4)
 
 
 def test_architectures_are_any_values_of_json():
@@ -70,6 +71,88 @@ def test_architectures_are_any_values_of_json():
     assert space.group(space.archs[0]) == space.group(space.parse(turned))
     with pytest.raises(ValueError, match="has the architecture 1 and the text of it, '1'"):
         spaces.from_flax(Net, [1, "1"]).parse(1)
+
+
+@pytest.mark.parametrize(
+    "archs",
+    [
+        [{"width": 4}, {"width": 8}],
+        [[1, [2, 3]], [1, [2, 4]]],
+        [(1, {"a": [True, None]}), (1, {"a": [False, None]})],
+        [True, False, None, "text", 0.25, -3, {}, []],
+        [np.int64(3), np.float32(0.5), np.arange(3)],
+    ],
+    ids=["dicts", "nested lists", "tuples", "all kinds", "numpy"],
+)
+def test_functions_get_architectures_as_they_were_given(archs):
+    got = []
+
+    def build(arch):
+        got.append(arch)
+        return Net(2)
+
+    space = spaces.from_flax(build, archs)
+    for arch in space.enumerate():
+        assert hash(arch) == hash(space.parse(json.loads(space.format(arch))))
+        space.to_flax(arch)
+    for given, built in zip(archs, got, strict=True):
+        assert type(built) is type(given)
+        np.testing.assert_equal(built, given)
+    if isinstance(got[0], dict):
+        got[0]["width"] = 100  # a function that changes what it gets
+        space.to_flax(space.parse(archs[0]))
+        assert got[-1] == {"width": 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dicts(spaces.FlaxFamily):
+    """A family of dictionaries of its own class."""
+
+    base: int = 2
+
+    @property
+    def archs(self):
+        return tuple({"width": self.base * factor, "se": False} for factor in (1, 2))
+
+    def build(self, arch):
+        assert type(arch) is dict
+        return Net(arch["width"])
+
+
+def test_classes_may_have_dictionaries_as_architectures():
+    space = Dicts()
+    assert len(set(space.enumerate())) == space.num_archs == 2
+    assert {space.params(arch) for arch in space.sample(2, 0)} == {27 * 2, 27 * 4}
+    assert space.max_macs() == space.macs(space.parse({"se": False, "width": 4}))
+    assert space.group(space.parse('{"width": 4, "se": false}')) == space.group(space.parse({"se": False, "width": 4}))
+    with pytest.raises(ValueError, match="not one of the 2 architectures"):
+        space.parse({"width": 4, "se": 0})  # Python has False == 0, JSON has not
+
+
+@pytest.mark.parametrize(
+    ("archs", "message"),
+    [
+        ([], "got none"),
+        ([{"a": 1}, {"a": 1.0}], "stands twice, or an equal one"),
+        ([float("nan")], "values of JSON: nan is none"),
+        ([{3: "a"}], "keys that are no strings"),
+        ([{1, 2}], "values of JSON: {1, 2} is none"),
+        ([object], "is none"),
+    ],
+)
+def test_architectures_that_are_no_values_of_json(archs, message):
+    with pytest.raises(ValueError, match=message):
+        spaces.from_flax(Net, archs)
+
+
+@pytest.mark.parametrize(
+    "source", ["[" * 100_000, {"width": {3}}, "9" * 5000, "1e999", "x" * 10**6, [[]], None, {"width": [4]}, b"4", True]
+)
+def test_what_is_no_architecture_is_refused(source):
+    space = spaces.from_flax(Net, [{"width": 4}, 1, *range(2, 3000)])
+    with pytest.raises(ValueError, match="not one of the 3,000 architectures") as raised:
+        space.parse(source)
+    assert len(str(raised.value)) < 400
 
 
 def test_the_identity_of_a_run_changes_with_the_source():

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CELLS, ROOT, SPACES, nds, pattern
+from helpers import CELLS, ROOT, SPACES, nds, pattern, slow_unless
 
 from eproxy_jax import spaces
 from eproxy_jax.cli import config
@@ -53,7 +53,7 @@ def test_every_row(data, file):
 # --- the set of architectures --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_unless(("nds_darts", "nds_enas"), NAMES))
 def test_samples_are_uniform_within_the_budget(name):
     space = spaces.get(name)
     drawn = space.sample(1500, 1)

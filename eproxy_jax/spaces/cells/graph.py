@@ -124,6 +124,22 @@ def function_key(cell: Cell, *, affine: bool, weighted_input_skip: bool) -> str:
     return _key_of_value(_values(cell, affine, weighted_input_skip))
 
 
+def is_connected(cell: Cell) -> bool:
+    """Whether the output node depends on the input: a path of edges that are not ``none`` leads there.
+
+    A trained bias behind a convolution of zeros is a constant: it connects nothing.
+
+    Example:
+      >>> is_connected((3, 0, 0, 0, 1, 0)), is_connected((3, 3, 3, 0, 0, 0))
+      (True, False)
+    """
+    fed = {0}
+    for edge, (source, target) in enumerate(EDGES):  # by target, so that a node's own edges come before it is read
+        if cell[edge] != NONE and source in fed:
+            fed.add(target)
+    return 3 in fed
+
+
 def all_cells(ops: Sequence[int]) -> Iterator[Cell]:
     """Every cell over the given operation codes, in lexicographic order."""
     return map(Cell, itertools.product(ops, repeat=NUM_EDGES))

@@ -13,7 +13,7 @@ from typing_extensions import override
 from eproxy_jax import sampling
 from eproxy_jax.errors import did_you_mean, quoted
 from eproxy_jax.spaces import base, literals
-from eproxy_jax.spaces.cells.graph import EDGES, NONE, NUM_EDGES, Cell, all_cells, function_key
+from eproxy_jax.spaces.cells.graph import EDGES, NONE, NUM_EDGES, Cell, all_cells, function_key, is_connected
 
 
 class CellSpace(base.SearchSpace, base.Group):
@@ -60,6 +60,11 @@ class CellSpace(base.SearchSpace, base.Group):
         """The cheapest cell that computes the same function: no dead edges, skips collapsed, sums in one order."""
         representatives, key_of = _canonical_tables(self.num_ops, self.affine, self.weighted_input_skip)
         return representatives[key_of[arch]]
+
+    @override
+    def is_connected(self, arch: Cell) -> bool:
+        """Whether the cell's output depends on its input. No shortcut leads around a cell, so one cut cuts all."""
+        return is_connected(arch)
 
     @override
     def encode(self, archs: Sequence[Cell]) -> np.ndarray:

@@ -143,7 +143,7 @@ class NasBenchMr(base.SearchSpace):
         Raises:
           ValueError: ``num`` is not positive.
         """
-        rng = np.random.default_rng(seed)
+        rng = sampling.generator(seed)
         return sampling.draw_until(lambda: notation.draw(rng), num, self.name)
 
     @override

@@ -252,6 +252,14 @@ def _is_node(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(edge, list) for edge in value)
 
 
+def inputs_read(cell: Cell, rules: Rules) -> frozenset[int]:
+    """Which of a cell's inputs, 0 (older) and 1 (newer), its output depends on."""
+    reads = [frozenset({0}), frozenset({1})]
+    for place in range(0, len(cell), 2):
+        reads.append(frozenset().union(*(reads[source] for op, source in cell[place : place + 2] if op != NONE)))
+    return frozenset().union(*(reads[node] for node in concat(cell, rules)))
+
+
 def _genotype(arch: NdsArch, rules: Rules) -> dict[str, Any]:
     return {
         "normal": arch.normal,

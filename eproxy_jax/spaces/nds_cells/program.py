@@ -207,6 +207,20 @@ def cells(depth: int) -> Iterator[CellPlace]:
             before = (before[1], (stage, place))
 
 
+def is_connected(arch: NdsArch, rules: Rules) -> bool:
+    """Whether the last cell's output depends on the image.
+
+    Each cell reads the two cells before it. So a network can do without a cell that is cut off, where the next one
+    reads the older input.
+    """
+    normal, reduce = (notation.inputs_read(cell, rules) for cell in (arch.normal, arch.reduce))
+    older = newer = True  # the stem
+    for stage, place, _ in cells(arch.depth):
+        reads = reduce if stage and not place else normal
+        older, newer = newer, (older and 0 in reads) or (newer and 1 in reads)
+    return newer
+
+
 class Outputs(NamedTuple):
     """Nodes, counted from 0 on, that are the output of normal cell, reduction cell and stem."""
 

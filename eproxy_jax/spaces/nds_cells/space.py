@@ -110,7 +110,7 @@ class NdsCells(base.SearchSpace):
         Raises:
           ValueError: ``num`` is less than 1.
         """
-        rng, rules = np.random.default_rng(seed), self.rules
+        rng, rules = sampling.generator(seed), self.rules
 
         def cell() -> notation.Cell:
             edges = ((rules.ops[rng.integers(len(rules.ops))], place // 2 + 2) for place in range(2 * rules.nodes))
@@ -136,6 +136,11 @@ class NdsCells(base.SearchSpace):
         """Both cells in their canonical form, see :func:`nds_genotype.canonical_cell`."""
         normal, reduce = (notation.canonical_cell(cell) for cell in (arch.normal, arch.reduce))
         return arch._replace(normal=normal, reduce=reduce)
+
+    @override
+    def is_connected(self, arch: NdsArch) -> bool:
+        """Whether the last cell's output depends on the image: only ``none`` cuts edges, and only DARTS has it."""
+        return cell_ops.NONE not in self.rules.ops or program.is_connected(arch, self.rules)
 
     # --- counts ----------------------------------------------------------------------------------------------
 
