@@ -92,7 +92,7 @@ class NdsCells(base.SearchSpace):
     @override
     def identity(self) -> dict[str, Any]:
         """The sizes that losses depend on: width and depth are the architecture's own."""
-        return {"space": self.name, "sizes": {"width_divisor": self.width_divisor}}
+        return {**super().identity(), "sizes": {"width_divisor": self.width_divisor}}
 
     @override
     def format(self, arch: NdsArch) -> str:
