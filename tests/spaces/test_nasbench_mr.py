@@ -43,13 +43,16 @@ def test_notations():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("", "is not JSON .*like .*input_channel"),
-        ("64-2311-basic", "is not JSON"),
+        ("", "expected a dict with .*like .*input_channel"),
+        ("64-2311-basic", "'64-2311-basic'; expected a dict"),
         ("17", "expected a dict with input_channel, inverted_residual_setting, last_channel"),
         (None, "expected a dict with"),
         ([[16, 16], 16], "expected a dict with"),
-        (changed(last_chanel=8), "unknown key 'last_chanel' .did you mean 'last_channel'"),
-        ({k: v for k, v in WRITTEN.items() if k != "last_channel"}, "key 'last_channel' is missing"),
+        (
+            {("last_chanel" if k == "last_channel" else k): v for k, v in WRITTEN.items()},
+            "unknown key 'last_chanel' .did you mean 'last_channel'",
+        ),
+        ({k: v for k, v in WRITTEN.items() if k != "last_channel"}, "last_channel missing; expected an object like"),
         (changed(last_channel=12), "last_channel: expected a multiple of 8 from 8 to 128, got 12"),
         (changed(last_channel=[16]), r"last_channel: expected a multiple of 8 from 8 to 128, got \[16\]"),
         (changed(input_channel=16), "input_channel: expected a list of 2, the channels of the two stem conv.*got 16"),
