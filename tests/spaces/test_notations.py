@@ -68,7 +68,7 @@ def test_the_notations_of_a_space_have_one_example(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_space_returns_is_read_unchanged(name):
     space = SPACES[name]
-    for arch in space.sample(20, 5):
+    for arch in space.sample(4, 5):
         for one in (arch, space.canonical(arch), *space.neighbours(arch)[:3]):
             assert space.parse(one) == one
             assert type(space.parse(one)) is type(one)
@@ -76,32 +76,32 @@ def test_what_a_space_returns_is_read_unchanged(name):
             assert type(pickle.loads(pickle.dumps(one))) is type(one)
 
 
+# What no space reads.
+NOTHING = [
+    "", " ", ",", "x", "[", "]", "()", "[]", "{}", "'", "None", "nan", "1e999", "-1", "1" * 400, f"[{'1' * 400}]",
+    "[" * 5000, "[" * 5000 + "]" * 5000, "-" * 5000, "²³", "[²]", "(٣, ٣, ٣, ٣, ٣, ٣)", "\x00", "\ud800", "|" * 300,
+    "a" * 200_000, "(0, 0, 0, 0, 0)", "(0,) * 6", "__import__('os')", "lambda: 0", "f(g(h(1)))", "range(10**9)",
+    None, True, 0, -7, 1e300, float("nan"), 10**400, [], {}, [[]], [{}], {"normal": 1}, {1: 2}, b"bytes", object(),
+    [None] * 6, [True] * 6, [[0], [0, 0], [0, 0, None]], [10**400] * 6, ["none"] * 5, np.zeros((3, 3)), np.float32(2),
+    {"matrix": [[0]], "ops": ["input"]}, [[[0, 1], [0, 0]], [10**30, "output"]], [[[0, 2], [0, 0]], ["input", "output"]],
+    {"genotype": "x", "width": 10**9, "depth": 7}, "8:16:24:32", "8:16:24:32:1000000000000", (8, 16, 24, 32, 41),
+    "64--basic", "64-" + "1" * 5000 + "-basic", "64-41414-4_44_444", [1.5] * 6, "Genotype(normal=[], reduce=[])",
+    {"arch_str": "|"}, {"0_1": "x", "0_2": 1, "1_2": 2, "0_3": 3, "1_3": 4, "2_3": 5}, np.array(["a"] * 6),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    "source",
-    [
-        "", " ", ",", "x", "[", "]", "()", "[]", "{}", "'", "None", "nan", "1e999", "-1", "1" * 400, f"[{'1' * 400}]",
-        "[" * 5000, "[" * 5000 + "]" * 5000, "-" * 5000, "²³", "[²]", "(٣, ٣, ٣, ٣, ٣, ٣)", "\x00", "\ud800", "|" * 300,
-        "a" * 200_000, "(0, 0, 0, 0, 0)", "(0,) * 6", "__import__('os')", "lambda: 0", "f(g(h(1)))", "range(10**9)",
-        None, True, 0, -7, 1e300, float("nan"), 10**400, [], {}, [[]], [{}], {"normal": 1}, {1: 2}, b"bytes", object(),
-        [None] * 6, [True] * 6, [[0], [0, 0], [0, 0, None]], [10**400] * 6, ["none"] * 5, np.zeros((3, 3)), np.float32(2),
-        {"matrix": [[0]], "ops": ["input"]}, [[[0, 1], [0, 0]], [10**30, "output"]], [[[0, 2], [0, 0]], ["input", "output"]],
-        {"genotype": "x", "width": 10**9, "depth": 7}, "8:16:24:32", "8:16:24:32:1000000000000", (8, 16, 24, 32, 41),
-        "64--basic", "64-" + "1" * 5000 + "-basic", "64-41414-4_44_444", [1.5] * 6, "Genotype(normal=[], reduce=[])",
-        {"arch_str": "|"}, {"0_1": "x", "0_2": 1, "1_2": 2, "0_3": 3, "1_3": 4, "2_3": 5}, np.array(["a"] * 6),
-    ],
-    ids=lambda source: repr(source)[:30] if not isinstance(source, str) else ascii(source)[:30],
-)  # fmt: skip
-def test_what_is_no_architecture_is_refused_in_one_short_line(name, source):
+def test_what_is_no_architecture_is_refused_in_one_short_line(name):
     space = spaces.get(name)
-    start = time.perf_counter()
-    with pytest.raises(ValueError) as error:  # noqa: PT011 - any message, but short
-        space.parse(source)
-    assert time.perf_counter() - start < 1
-    message = str(error.value)
-    assert "\n" not in message
-    assert len(message) < 1200
-    message.encode()
+    for source in NOTHING:
+        start = time.perf_counter()
+        with pytest.raises(ValueError) as error:  # noqa: PT011 - any message, but short
+            space.parse(source)
+        assert time.perf_counter() - start < 1
+        message = str(error.value)
+        assert "\n" not in message
+        assert len(message) < 1200
+        message.encode()
 
 
 def nested(depth):
