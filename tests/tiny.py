@@ -113,3 +113,10 @@ class Tiny(base.SearchSpace, base.Group):
     def executed_macs(self, arch):
         del arch
         return self.max_macs()
+
+
+class Cut(Tiny):
+    """The same, but a gain of 4 passes for a cut: such networks are disconnected."""
+
+    def is_connected(self, arch):
+        return arch[1] != 4

@@ -1,4 +1,4 @@
-"""This module is the entry point of ``eproxy score``, ``eproxy plan``, ``eproxy dps`` and ``eproxy bank``.
+"""This module is the entry point of ``eproxy score``, ``plan``, ``dps``, ``bank``, ``convert`` and ``spaces``.
 
 It reads flags and configuration, hands frozen specs to the library, and turns errors into one line and exit status 2.
 It computes nothing. With ``EPROXY_TRACEBACK=1`` in the environment the traceback of any error stands before its line.
@@ -18,7 +18,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
-from eproxy_jax.cli import bank, common, dps, plan, score
+from eproxy_jax.cli import bank, common, convert, dps, plan, score, spaces
 from eproxy_jax.cli.common import Parser, UsageError
 from eproxy_jax.errors import one_line, quoted
 
@@ -27,7 +27,7 @@ EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130  # as the shell says it of SIGINT
 EXIT_PIPE = 141  # as the shell says it of SIGPIPE
 EXIT_SIGTERM = 128 + signal.SIGTERM
-_COMMANDS = {"score": score, "plan": plan, "dps": dps, "bank": bank}
+_COMMANDS = {"score": score, "plan": plan, "dps": dps, "bank": bank, "convert": convert, "spaces": spaces}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +67,8 @@ def _run(argv: Sequence[str] | None) -> int:
         own.error("configuration overrides are written --config.FIELD=VALUE, with '='")
     try:
         common.check_paths(arguments)
-        if argv is None:  # run as a program; a caller of this function has configured JAX already
+        # Run as a program; a caller of this function has configured JAX already. Some commands run nothing on devices.
+        if argv is None and hasattr(arguments, "devices"):
             _obey_sigterm()
             _configure_jax(arguments)
         return _COMMANDS[arguments.command].run(arguments, overrides)
