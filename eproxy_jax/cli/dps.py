@@ -169,12 +169,12 @@ def _check_outputs(
     figure, evaluation = workdir / "search.png", workdir / "evaluation.jsonl"
     written = [*records, *(history_path(workdir, kind) for kind in kinds), figure, evaluation]
     common.check_outputs(arguments, written)
+    for kind in kinds:
+        HistoryFile(workdir, kind, fingerprint(problem.identity(kind, execution))).close()
     for path in records:
         outputs.check_marked(path, "search", fingerprint(problem.identity("evolution", execution)))
     if not arguments.no_plot:
         outputs.check_figure(figure, records[0])
-    for kind in kinds:
-        HistoryFile(workdir, kind, fingerprint(problem.identity(kind, execution))).close()
     if compares:
         loss_bank.LossBank(evaluation, comparison.bank_spec(problem).identity(execution)).close()
 
