@@ -168,7 +168,16 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
 
 # --- paths ---------------------------------------------------------------------------------------------------
 
-_READ = ("archs", "truth", "labels", "bank", "settings", "config", "images")  # flags of files that are only read
+_READ = (
+    "archs",
+    "truth",
+    "labels",
+    "bank",
+    "settings",
+    "config",
+    "images",
+    "file",
+)  # flags of files that are only read
 _FOLDERS = ("workdir", "compile_cache")
 _STDIN = "-"
 
@@ -187,7 +196,8 @@ def check_paths(arguments: argparse.Namespace) -> None:
             elif isinstance(value, str):
                 setattr(arguments, name, _checked(name, value))
         except (OSError, ValueError) as error:
-            raise UsageError(f"--{name.replace('_', '-')}: {getattr(error, 'strerror', None) or error}") from error
+            flag = "FILE" if name == "file" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _checked(name: str, text: str) -> str:

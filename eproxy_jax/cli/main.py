@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -121,30 +120,27 @@ def _open_standard_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-_GRACE_SECONDS = 3.0
-
-
 def _obey_sigterm() -> None:
-    """End on SIGTERM: at once where Python runs, within seconds where XLA compiles or trains.
+    """End on SIGTERM at once, also where XLA compiles or trains and Python hears no signals.
 
-    Files stay whole in either case: lines are appended as a whole, and a half-written last one is dropped later.
+    Files stay whole: lines are appended as a whole, a half-written last one is dropped by the next session, and all
+    other files are replaced as a whole.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-
-    def stop(*_: object) -> None:
-        print("eproxy: stopped (SIGTERM); start it again with the same flags to resume", file=sys.stderr, flush=True)
-        raise SystemExit(EXIT_SIGTERM)
 
     def watch() -> None:
         while os.read(reader, 1)[0] != signal.SIGTERM:
             pass
         if (meeting := sys.modules.get("eproxy_jax.runs.meeting")) is not None:
             meeting.stop_all()
-        time.sleep(_GRACE_SECONDS)
-        os._exit(EXIT_SIGTERM)  # the main thread is inside of XLA, which hears no signals
+        with contextlib.suppress(OSError):
+            text = "eproxy: stopped (SIGTERM); start it again with the same flags to resume"
+            print(text, file=sys.stderr, flush=True)
+        os._exit(EXIT_SIGTERM)
 
-    signal.signal(signal.SIGTERM, stop)
+    # The handler does nothing, for an exception could arise anywhere; the byte in the pipe wakes the thread.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=watch, daemon=True).start()
 

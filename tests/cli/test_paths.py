@@ -19,8 +19,9 @@ def run(*arguments):
 
 
 def told(capsys):
-    """The one line that an error is."""
-    (line,) = capsys.readouterr().err.splitlines()
+    """The one line that an error is; what a file of values says stands before it."""
+    *before, line = capsys.readouterr().err.splitlines()
+    assert all(text.startswith("eproxy: ") for text in before)
     assert line.startswith("eproxy: error: ")
     return line
 
@@ -84,6 +85,14 @@ def test_home_is_expanded_in_every_path(tmp_path, monkeypatch, command):
     values = [v for value in vars(arguments).values() for v in (value if isinstance(value, list) else [value])]
     assert not any(isinstance(value, str) and "~" in value for value in values)
     assert arguments.config == f"{tmp_path}/c.py:small"
+
+
+@pytest.mark.parametrize("special", ["/dev/zero", "fifo"])
+def test_what_is_converted_is_a_file(tmp_path, capsys, special):
+    os.mkfifo(tmp_path / "fifo")
+    assert run("convert", *CONFIG, tmp_path / special) == 2
+    assert "FILE: " in (line := told(capsys))
+    assert "not a regular file" in line
 
 
 def test_homes_that_do_not_exist_and_null_bytes_are_told(capsys):
