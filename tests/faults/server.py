@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from eproxy_jax import targets
 from eproxy_jax.cli import config, main
 from eproxy_jax.dps import comparison, evolution, labels, loss_bank, search
 from eproxy_jax.execution import evaluation, programs
@@ -51,12 +52,12 @@ def run_groups(candidate_of, inputs, execution, key, shared, compiled=None):
 
 def prepare(problem, execution):
     """Stand in for ``search.prepare``: each evaluation is drawn from its number alone."""
-    pause()
     made = labels.make_labels(problem.space, problem.labelled, problem.truth, execution)
     table, spec = problem.genes, problem.search
     initial = evolution.initial_state(table, spec, len(made.truth))
 
     def call(state, random_until, stop):
+        pause()
         host = jax.tree.map(np.array, jax.device_get(state))
         first = int(host.count)
         last = min(first + spec.log_every, stop)
@@ -73,7 +74,8 @@ def prepare(problem, execution):
 
 
 def install() -> None:
-    """Replace all trainings of this process."""
+    """Replace all trainings of this process, and the one target that is a network itself."""
+    targets.BUILT_IN["net"] = targets.BUILT_IN["wave_l"]
     evaluation.run_groups = programs.run_groups = run_groups
     search.prepare = prepare
 

@@ -54,7 +54,7 @@ DEEP = "[" * 3000
 NASTY = (
     "", "9" * 400, "9" * 5000, "-1", "1e999", "1e-999", "NaN", "Infinity", "null", "true", "0", "0.5", "[", "]", "[]", "{",
     "}", "{}", '"', "'", "(", ")", ",", ";", "\t", "|", "~", "+", ":", "-", "_", "#", " ", "\n", "\r", "\x00", "\ufeff",
-    "\u2028", "\x85", "\x1c", "\ud800", "é", "١", "1_000", "0x10", DEEP, "{" * 3000, "(" * 300, "x" * 10_000, "\\u0000",
+    "\u2028", "\x85", "\x1c", "\ud800", "é", "\u0661", "1_000", "0x10", DEEP, "{" * 3000, "(" * 300, "x" * 10_000, "\\u0000",
     '{"arch":', "array([", "range(0, 99999999999)", "Genotype(", "\x1f\x8b", "PK\x03\x04", "__class__",
 )  # fmt: skip
 piece = st.one_of(st.sampled_from(NASTY), st.text(max_size=6))
@@ -148,7 +148,7 @@ def as_text(value: Any) -> str:
     """JSON, or something like it for what JSON cannot hold."""
     try:
         return json.dumps(value)
-    except (ValueError, RecursionError):
+    except (TypeError, ValueError, RecursionError):
         return DEEP
 
 
@@ -401,13 +401,13 @@ command_lines = st.tuples(st.sampled_from(COMMANDS), st.sampled_from(SOURCES), s
 )
 
 
-class BeforeTraining(ValueError):
+class TrainingError(ValueError):
     """Raised in place of the first training."""
 
 
 def stop(*_: Any, **__: Any) -> Any:
     """Stand in for what trains."""
-    raise BeforeTraining("everything before the training went well")
+    raise TrainingError("everything before the training went well")
 
 
 def read_command_line(words: list[str], folder: Path) -> Any:
