@@ -65,7 +65,6 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     spec = common.run_spec(arguments, overrides)
     proxy = common.read_proxy(Path(arguments.settings)) if arguments.settings is not None else spec.settings
     archs = common.architectures(arguments, spec.space)
-    truth = None if arguments.truth is None else common.match_truth(arguments, archs, spec.space).values
     workdir = files.folder(arguments.workdir or ".")
     out = files.writable(arguments.out) if arguments.out else workdir / "scores.jsonl"
     process = hosts.Process.current()
@@ -76,6 +75,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     common.check_outputs(arguments, [*resumable.written_files(out, proxy, process), *([figure] if draws else [])])
     if draws:
         outputs.check_figure(figure, out)
+    truth = None if arguments.truth is None else common.match_truth(arguments, archs, spec.space).values
     result = runs.score(
         archs,
         spec.space,

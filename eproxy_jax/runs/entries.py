@@ -6,6 +6,7 @@ architecture is, so it is found by trying: :func:`find` makes a plan from the fi
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -135,6 +136,17 @@ class Trial:
             self._known[source] = self._parsed(source)
         return self._known[source]
 
+    def own_keys(self, record: dict[str, Any]) -> set[str]:
+        """The keys that the space itself writes of an architecture, also those that a record may lack."""
+        arch = self(dict(record))
+        if arch is None:
+            return set()
+        try:
+            written = json.loads(self._space.format(arch))
+        except ValueError:
+            return set()
+        return set(written) if isinstance(written, dict) else set()
+
     def _parsed(self, source: Any) -> Any:
         try:
             return self._space.parse(source)
@@ -228,7 +240,7 @@ def _left_out(plan: Plan, entries: Sequence[Any], trial: Trial) -> frozenset[Any
     records = [entry for entry in entries if isinstance(entry, dict)]
     keys = {key for record in records for key in list(record)[:_MAX_PLACES]}
     needed = {key for key in keys if any(_without_differs(record, key, trial) for record in records)}
-    return frozenset(needed)
+    return frozenset(needed).union(*(trial.own_keys(record) for record in records))
 
 
 def _without_differs(record: Any, key: str, trial: Trial) -> bool:

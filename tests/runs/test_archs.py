@@ -178,7 +178,8 @@ def test_architectures_alone_in_every_form(tmp_path, written, texts):
 
 
 @pytest.mark.parametrize(
-    "name", ["nasbench101", "nasbench_mr", "nds_darts", "nds_resnet", "transnas_macro", "transnas_micro"]
+    "name",
+    ["nasbench101", "nasbench_mr", "nds_darts", "darts", "nds_resnet", "nats_size", "transnas_macro", "transnas_micro"],
 )
 def test_other_spaces_in_common_forms(tmp_path, name):
     """Architectures whose strings are JSON with commas, brackets and quotes, or numbers."""
@@ -312,6 +313,9 @@ def test_real_inputs_of_four_networks(file, column, values):
             ],
         ),
         ("10_genotype.txt", "nds_darts", [{}] * 2),
+        ("10_genotype.txt", "darts", [{}] * 2),
+        ("10_nb301_compact.txt", "darts", [{}]),
+        ("20_nats_sizes.txt", "nats_size", [{}] * 3),
         ("17_by_hash.json", "nasbench101", [{}] * 2),
         ("17_flat_tuple.csv", "nasbench101", [{"acc": 0.94}]),
         ("17_matrix_ops.json", "nasbench101", [{}]),
