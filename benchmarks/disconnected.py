@@ -21,7 +21,7 @@ from common import DATA, POOLS, header, markdown_table, write_page
 
 from eproxy_jax import spaces
 from eproxy_jax.ranks import rank_quality
-from eproxy_jax.runs.archs import read_truth
+from eproxy_jax.runs.truth import read_truth
 
 SPACE = "nasbench201"
 NAMES = {"cifar10valid": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "ImageNet16-120"}
