@@ -5,13 +5,17 @@ VENV ?= .venv
 SLOW ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test fuzz lint format clean
 
 demo: $(VENV)/installed
 	$(BIN)/eproxy score --config configs/nasbench201.py:small --sample 100 --seed 0 --workdir demo
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(if $(SLOW),,-m "not slow") $(PYTEST_ARGS)
+
+# 100,000 damaged inputs, 100 kills of each command that writes: half an hour on two cores.
+fuzz: $(VENV)/installed
+	$(BIN)/python tests/fuzz/run.py --out benchmarks/results/fuzz.md $(FUZZ_ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -1,9 +1,11 @@
 """This benchmark says what it does to plain Eproxy that disconnected networks are not trained but ranked last.
 
-  python benchmarks/disconnected.py SCORES.jsonl
+  python benchmarks/disconnected.py SCORES.jsonl [--archs SHUFFLED.txt]
 
 SCORES.jsonl holds scores of NAS-Bench-201 strings as ``eproxy score`` wrote them before it knew of disconnected
-networks: with a loss for every string. It may still grow; its whole lines count. The script trains nothing. It compares
+networks: with a loss for every string. It may still grow; its whole lines count. Of a run that is not complete, give
+the shuffled list that it works through: then the strings up to the first without a score count, a uniform sample, where
+a file's lines favour functions with many strings. The script trains nothing. It compares
 the scores with the benchmark data (EPROXY_DATA, default ../shared/data) twice: as they are, and with ``-inf`` for the
 networks whose output never depends on the image. MACs and parameters stand beside them: as written, and without dead
 edges, which is 0 MACs for a disconnected network.
@@ -12,6 +14,7 @@ edges, which is 0 MACs for a disconnected network.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ from common import DATA, POOLS, header, markdown_table, write_page
 
 from eproxy_jax import spaces
 from eproxy_jax.ranks import rank_quality
-from eproxy_jax.runs.archs import read_truth
+from eproxy_jax.runs.archs import read_archs
+from eproxy_jax.runs.truth import read_truth
 
 SPACE = "nasbench201"
 NAMES = {"cifar10valid": "CIFAR-10", "cifar100": "CIFAR-100", "tinyimagenet": "ImageNet16-120"}
@@ -75,10 +79,15 @@ def columns_of(space: spaces.SearchSpace, archs: list[Any], scores: list[float])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scores", type=Path, metavar="SCORES.jsonl")
+    parser.add_argument("--archs", type=Path, metavar="FILE", help="the shuffled list that the run works through")
     arguments = parser.parse_args()
 
     space = spaces.get(SPACE)
     score_of = read_scores(arguments.scores, space)
+    if arguments.archs is not None:
+        order = [record.arch for record in read_archs(arguments.archs, space)]
+        first = itertools.takewhile(score_of.__contains__, order)
+        score_of = {arch: score_of[arch] for arch in first}
     strings = list(score_of)
     strings_of: dict[Any, list[Any]] = {}
     for arch in strings:
@@ -101,7 +110,9 @@ def main() -> None:
     if dead:
         better = np.mean(np.asarray(list(score_of.values())) < dead[0])
         text += f" As trained, its score is better than that of {100 * better:.0f} % of the strings."
-    if len(strings) < (space.num_archs or 0):
+    if arguments.archs is not None:
+        text += " They are the first ones of a shuffled list, hence a uniform sample."
+    elif len(strings) < (space.num_archs or 0):
         text += (
             " The run is not complete: a network's strings get their lines together, so functions with many strings "
             "are over-represented."

@@ -48,7 +48,7 @@ from eproxy_jax.cli import config
 from eproxy_jax.cli.common import read_proxy
 from eproxy_jax.dps import fitted, loss_bank, selection
 from eproxy_jax.execution.execution import Execution
-from eproxy_jax.runs.archs import read_truth
+from eproxy_jax.runs.truth import read_truth
 
 # Validation accuracy after 12 epochs, if the data has it, as early stopping would use it.
 EARLY_STOPPING = {

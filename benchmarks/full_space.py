@@ -34,7 +34,7 @@ from eproxy_jax.execution import planner
 from eproxy_jax.execution.execution import Execution, Form, Grouping
 from eproxy_jax.execution.grouping import distinct_networks
 from eproxy_jax.ranks import rank_quality
-from eproxy_jax.runs.archs import read_truth
+from eproxy_jax.runs.truth import read_truth
 
 SPACE = "nasbench201"
 

@@ -29,7 +29,7 @@ from eproxy_jax.cli import config
 from eproxy_jax.dps import fitted, selection
 from eproxy_jax.execution import grouping
 from eproxy_jax.ranks import RankQuality, rank_quality
-from eproxy_jax.runs.archs import read_truth
+from eproxy_jax.runs.truth import read_truth
 
 ALPHAS = (0.1, 0.3, 0.5)
 NUM_LABELS, DRAWS = 20, 30

@@ -19,7 +19,8 @@ from common import DATA, POOLS, header, markdown_table, write_page
 
 from eproxy_jax import proxy, spaces
 from eproxy_jax.ranks import spearman_rows
-from eproxy_jax.runs import archs, results
+from eproxy_jax.runs import results
+from eproxy_jax.runs.truth import read_truth
 
 SPACE = "nasbench201"
 ALPHAS = (0.3, 0.5)
@@ -52,7 +53,7 @@ def main() -> None:
         kinds[f"alpha = {alpha}"] = blended[rows]
     table: list[dict[str, Any]] = []
     for file in POOLS[SPACE][0]:
-        measured = archs.read_truth(DATA / file, space)
+        measured = read_truth(DATA / file, space)
         truth = np.asarray([measured[arch] for arch in strings])
         rng = np.random.default_rng(0)
         draws = [rng.choice(len(strings), arguments.num, replace=False) for _ in range(arguments.samples)]

@@ -91,7 +91,7 @@ def main() -> None:
     from eproxy_jax.cli import config
     from eproxy_jax.execution import programs
     from eproxy_jax.execution.flops import needed_flops
-    from eproxy_jax.runs.archs import read_truth
+    from eproxy_jax.runs.truth import read_truth
 
     spec = config.build(config.load_config(f"{ROOT}/configs/{arguments.space}.py:{arguments.variant}"))
     space, settings = spec.space, spec.settings

@@ -21,7 +21,7 @@ import eproxy_jax as ep
 from eproxy_jax import ranks
 from eproxy_jax.cli import config
 from eproxy_jax.dps.genes import random_settings
-from eproxy_jax.runs.archs import read_truth
+from eproxy_jax.runs.truth import read_truth
 
 SIZES = ("small", "paper")
 

@@ -23,6 +23,7 @@ def quoted(value: Any) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # integers of thousands of digits; lists that are nested too deep
         text = f"<{type(value).__name__}>"
+    text = " ".join(text.split()) if "\n" in text else text  # arrays are printed in several lines
     return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."
 
 
@@ -60,14 +61,19 @@ def check_seed(value: Any, where: str = "seed") -> int:
     return int(value)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return ``' (did you mean X?)'`` with the nearest known word, or an empty string.
+
+    Args:
+      word: a word that is not known.
+      known: the known words.
+      cutoff: how alike they must be, from 0 to 1.
 
     Example:
       >>> did_you_mean("momentun", ["lr", "momentum"])
       " (did you mean 'momentum'?)"
     """
-    close = difflib.get_close_matches(word[:_QUOTED], list(known), n=1)  # it takes time by the word's length
+    close = difflib.get_close_matches(word[:_QUOTED], list(known), n=1, cutoff=cutoff)  # time grows with the length
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

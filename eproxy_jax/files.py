@@ -107,18 +107,40 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
     """
     target = writable(path).resolve()
     data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".draft", dir=target.parent)
-    draft = Path(name)
+    handle, draft = _draft(target)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        draft.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask())
-        draft.replace(target)
-    except BaseException:
+            draft.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask())
+            draft.replace(target)
+    except BaseException as error:
         draft.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(f"{target}: cannot write ({error.strerror or error}); the file is as it was") from error
         raise
+
+
+def _draft(target: Path) -> tuple[int, Path]:
+    """Make a locked draft of a file, and remove those that killed processes have left: nobody holds their locks."""
+    start, end = f".{target.name[:40]}.", ".draft"
+    for name in os.listdir(target.parent):  # noqa: PTH208
+        if name.startswith(start) and name.endswith(end):
+            with contextlib.suppress(OSError, ValueError):
+                handle = os.open(target.parent / name, os.O_RDONLY)
+                try:
+                    if lock(handle, "in use"):
+                        (target.parent / name).unlink()
+                finally:
+                    os.close(handle)
+    while True:
+        handle, name = tempfile.mkstemp(prefix=start, suffix=end, dir=target.parent)
+        with contextlib.suppress(ValueError):
+            lock(handle, "in use")
+        if Path(name).exists():  # another process may have taken it for one that was left, just before the lock
+            return handle, Path(name)
+        os.close(handle)
 
 
 def folder(path: str | os.PathLike[str]) -> Path:
@@ -144,8 +166,8 @@ def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> boo
     return one.resolve() == other.resolve()
 
 
-def lock(handle: int, message: str) -> None:
-    """Lock an open file or folder until it is closed.
+def lock(handle: int, message: str) -> bool:
+    """Lock an open file or folder until it is closed; returns False where the system has no locks.
 
     Raises:
       ValueError: another process holds the lock; with ``message``.
@@ -153,13 +175,14 @@ def lock(handle: int, message: str) -> None:
     try:
         import fcntl
     except ImportError:  # Windows has no fcntl: there the user must avoid two writers of one file
-        return
+        return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ValueError(message) from error
-    except OSError:
-        return  # this file system has no locks
+    except OSError:  # this file system has no locks
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 from typing_extensions import override
 
 from eproxy_jax import files
+from eproxy_jax.errors import quoted
 
 
 def fingerprint(description: dict[str, Any]) -> str:
@@ -64,11 +65,18 @@ def decode_array(value: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Invert :func:`encode_array`.
 
     Raises:
-      ValueError: the value has another shape.
+      ValueError: the value has another shape, or holds something else than numbers.
     """
-    flat = np.asarray(value, object).ravel()
-    numbers = [float(v) if isinstance(v, str) else v for v in flat]
-    return np.asarray(numbers, dtype).reshape(shape)
+    allowed = bool if np.dtype(dtype) == bool else (int, float, str)
+    try:
+        flat = np.asarray(value, object).ravel()
+        if not all(isinstance(v, allowed) and (allowed is bool or not isinstance(v, bool)) for v in flat):
+            raise TypeError
+        with np.errstate(over="ignore"):  # a number that is too large is infinite, as it would be in this dtype
+            array = np.asarray([float(v) if isinstance(v, str) else v for v in flat], dtype)
+    except (TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"expected numbers of shape {list(shape)}, got {quoted(value)}") from error
+    return array.reshape(shape)
 
 
 ANOTHER_OUT = "choose another file (--out, --workdir), or move this one away"

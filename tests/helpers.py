@@ -9,6 +9,7 @@ import pytest
 
 from eproxy_jax import spaces
 from eproxy_jax.nn import layers
+from eproxy_jax.spaces.cells.graph import Cell
 from eproxy_jax.spaces.nds_anynet.notation import AnyNetArch
 from eproxy_jax.spaces.nds_cells.notation import NdsArch
 from eproxy_jax.types import ProxySettings
@@ -44,6 +45,8 @@ SPACES = Table("a tiny instance of it to SPACES", {
     "nds_resnext_b": spaces.get("nds_resnext_b", stem_channels=4, width_divisor=32),
     "nds_vanilla": spaces.get("nds_vanilla", stem_channels=4, width_divisor=8),
     "nasbench_mr": spaces.get("nasbench_mr", channel_divisor=8),
+    "nats_size": spaces.get("nats_size", channel_divisor=4),
+    "darts": spaces.get("darts", width_divisor=16, width=32, depth=5),
     "nds_amoeba": spaces.get("nds_amoeba", width_divisor=16),
     "nds_darts": spaces.get("nds_darts", width_divisor=16),
     "nds_enas": spaces.get("nds_enas", width_divisor=16),
@@ -100,7 +103,7 @@ CELLS = Table("architectures that use every operation of it to CELLS", {
         dag_cell("01 02 03 04 15 25 35 45 12", "31m3"),  # four share it
         dag_cell("01", ""),  # no interior vertex
     ],
-    "nasbench201": [(3, 1, 2, 4, 3, 1), (2, 3, 4, 1, 0, 3), (0, 4, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
+    "nasbench201": list(map(Cell, [(3, 1, 2, 4, 3, 1), (2, 3, 4, 1, 0, 3), (0, 4, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)])),
     # Several tiles and parts of one, identity and projected shortcuts, an identity behind the stem, three stages.
     "nds_resnet": [anynet((2, 1, 1, 2), (32, 96, 48, 16)), anynet((1, 2, 1), (24, 72, 16), cifar=True)],
     # Groups narrower than a tile, of the tile's width and wider, alone and together, and hidden widths rounded up.
@@ -116,17 +119,20 @@ CELLS = Table("architectures that use every operation of it to CELLS", {
             (1, (1, 1, 1, 1), (24, 32, 16, 48)), last=40,
         )
     ],
+    # Widths that grow, shrink and stay: with and without a convolution on the skip of a cell.
+    "nats_size": [(8, 16, 24, 24, 24), (24, 16, 16, 8, 16)],
     # All operations between them (NASNet's at both strides), one or several outputs; few with weights: less to compile.
     "nds_amoeba": [
         nds("ds3-0 i-1 m3-2 a3-0 a3-1 i-3 s5-2 i-0 i-4 i-0", "ds3-0 i-1 m3-0 a3-1 a3-0 m3-1 i-2 m3-0 m3-3 i-2")
     ],
     "nds_darts": [nds("n-0 s3-1 d3-0 i-2 m3-1 d5-3 a3-2 s5-0", "i-0 s3-1 d3-0 n-1 m3-1 d5-0 a3-2 s5-3", 50, 5)],
+    "darts": [nds("i-0 s3-1 d3-0 m3-2 d5-3 a3-1 s5-0 s3-4", "i-0 s3-1 d3-0 m3-1 d5-0 a3-2 s5-3 i-2", 32, 5)],
     "nds_enas": [nds("s3-0 a3-1 i-2 a3-0 m3-3 i-2 i-3 s5-4 m3-5 i-5", "m3-1 a3-0 a3-1 i-0 i-0 m3-0 s3-2 i-2 i-2 a3-3")],
     "nds_nasnet": [
         nds("c1-0 c3-1 l3-0 l7-1 m5-0 m7-2 s7-1 d3-3 i-4 a3-0", "c1-0 c3-1 l3-0 l7-1 m5-0 m7-1 s7-0 d3-0 i-1 s5-2"),
     ],
     "nds_pnas": [nds("i-0 l7-1 m3-2 a3-0 m3-3 i-1 i-4 s7-0 i-2 i-5", "i-1 l7-0 m3-1 a3-2 m3-0 a3-1 m3-0 i-3 i-4 i-5")],
-    "transnas_micro": [(3, 1, 2, 1, 3, 1), (1, 2, 3, 0, 1, 3), (0, 0, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)],
+    "transnas_micro": list(map(Cell, [(3, 1, 2, 1, 3, 1), (1, 2, 3, 0, 1, 3), (0, 0, 3, 2, 1, 1), (0, 0, 0, 0, 0, 0)])),
     "transnas_macro": [(1, 2, 3, 1), (1, 1, 1, 4, 4), (2, 2, 2, 1, 1, 3), (3, 3, 3, 4, 2, 1)],
 })  # fmt: skip
 # One space of each kind of network that compiles fast; tests of what holds for all are slow on the others.

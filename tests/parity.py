@@ -5,7 +5,6 @@ names and sizes. ``python tests/parity.py`` computes new and changed cases with 
 golden_parity.json.
 """
 
-import dataclasses
 import functools
 import json
 import sys
@@ -69,7 +68,7 @@ def torch_losses(name: str, settings_name: str, number: int) -> list[float]:
     space, settings, cell = SPACES[name], SETTINGS[settings_name], CELLS[name][number]
     _, params = network_and_params(space, settings, cell)
     task = task_arrays(settings)
-    backbone = reference.BACKBONES[name](cell, **dataclasses.asdict(space))
+    backbone = reference.BACKBONES[name](cell, **space.identity()["sizes"])
     network = reference.ProxyNetwork(backbone, proxy.ProxySpec.of(settings).heads).to(torch.float64)
     reference.load_params(network, standalone_params(space, cell, params))
     barriers = [reference.frozen_barrier(b["kernel"], b["bias"]) for b in task.barriers]
@@ -91,7 +90,7 @@ def torch_taps(name: str, cell, params) -> list[np.ndarray]:
     from peer import torch_reference as reference
 
     space = SPACES[name]
-    module = reference.BACKBONES[name](cell, **dataclasses.asdict(space)).double()
+    module = reference.BACKBONES[name](cell, **space.identity()["sizes"]).double()
     reference.load_params(module, space.group(cell).extract(cell, params))
     return [tap.detach().numpy().transpose(0, 2, 3, 1) for tap in module(reference.tensor(pattern_images(4, 16)))]
 
@@ -117,7 +116,7 @@ def described(case) -> dict:
     name, settings, number = case
     inputs = {
         "space": name,
-        "sizes": dataclasses.asdict(SPACES[name]),
+        "sizes": SPACES[name].identity()["sizes"],
         "settings": SETTINGS[settings].to_dict(),
         "case": list(case),
         "cell": list(CELLS[name][number]),

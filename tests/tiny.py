@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from eproxy_jax.errors import quoted
 from eproxy_jax.nn import layers
 from eproxy_jax.sampling import draw_distinct
 from eproxy_jax.spaces import base, standalone
@@ -67,7 +68,7 @@ class Tiny(base.SearchSpace, base.Group):
             digits = [str(part) for part in parts]
             if all(len(digit) == 1 and digit in "01234" for digit in digits):
                 return tuple(map(int, digits))
-        raise ValueError(f"not an architecture of tiny: {str(source)[:80]!r}: write three digits from 0 to 4, as 3-0-2")
+        raise ValueError(f"not an architecture of tiny: {quoted(source)}: write three digits from 0 to 4, as 3-0-2")
 
     def format(self, arch):
         return "-".join(map(str, arch))
@@ -113,3 +114,10 @@ class Tiny(base.SearchSpace, base.Group):
     def executed_macs(self, arch):
         del arch
         return self.max_macs()
+
+
+class Cut(Tiny):
+    """The same, but a gain of 4 passes for a cut: such networks are disconnected."""
+
+    def is_connected(self, arch):
+        return arch[1] != 4

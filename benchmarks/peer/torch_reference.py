@@ -126,6 +126,31 @@ class NasBench201(nn.Module):
         return taps[::-1]
 
 
+class NatsSize(nn.Module):
+    def __init__(self, widths: Sequence[int], channel_divisor: int = 1):
+        super().__init__()
+        widths = [width // channel_divisor for width in widths]
+        self.stem_conv, self.stem_norm = conv(3, widths[0], 3), norm(widths[0])
+        for number, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
+            piece = (
+                ResidualBlock(before, width) if number % 2 else CellNet((3, 3, 3, 1, 3, 3), before, width, affine=True)
+            )
+            self.add_module(f"piece{number}", piece)
+        self.tap_channels = [widths[number] for number in (4, 2, 0)]
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x, outputs = self.stem_norm(self.stem_conv(x)), []
+        for number in range(5):
+            x = getattr(self, f"piece{number}")(x)
+            outputs.append(x)
+        return [outputs[number] for number in (4, 2, 0)]
+
+
+def darts(cell: Any, width_divisor: int = 1, **sizes: int) -> NdsCells:
+    """``sizes`` are the architecture's own as well."""
+    return NdsCells(cell, width_divisor, concat_all=True)
+
+
 class Stem(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
@@ -326,6 +351,8 @@ BACKBONES = {
     "nds_resnext_b": ResNeXt,
     "nds_vanilla": Vanilla,
     "nasbench_mr": NasBenchMr,
+    "nats_size": NatsSize,
+    "darts": darts,
     **dict.fromkeys(("nds_darts", "nds_pnas"), functools.partial(NdsCells, concat_all=True)),
     **dict.fromkeys(("nds_enas", "nds_nasnet", "nds_amoeba"), NdsCells),
     "transnas_micro": TransNasMicro,

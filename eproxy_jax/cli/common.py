@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from eproxy_jax.cli.config import RunSpec
     from eproxy_jax.dps.fitted import FittedProxy
     from eproxy_jax.execution.execution import Execution
+    from eproxy_jax.runs.truth import Matched, Truth
     from eproxy_jax.spaces import SearchSpace
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -96,13 +97,37 @@ def add_proxy_flags(parser: argparse.ArgumentParser) -> Any:
 
 
 def add_arch_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --archs, --sample, --all, --limit, --seed."""
+    """Add --archs, --sample, --all, --limit, --seed, --dataset."""
     which = parser.add_argument_group("which architectures (one of --archs, --sample, --all)")
-    which.add_argument("--archs", metavar="FILE", help="a file of architectures")
+    which.add_argument(
+        "--archs", metavar="FILE", help="a file of architectures in any common form; - for standard input"
+    )
     which.add_argument("--sample", type=positive, metavar="N", help="N distinct random ones")
     which.add_argument("--all", action="store_true", help="the whole space")
     which.add_argument("--limit", type=positive, metavar="N", help="a random subset of N out of --archs or --all")
     which.add_argument("--seed", type=seed, metavar="S", default=0, help="seed of --sample and --limit (default 0)")
+    add_dataset_flag(which)
+
+
+def add_dataset_flag(group: Any) -> None:
+    """Add --dataset."""
+    group.add_argument(
+        "--dataset", metavar="NAME", help="which data set or task, of files that hold several, such as cifar10"
+    )
+
+
+def add_truth_flags(group: Any, required: bool = False) -> None:
+    """Add --truth, --truth-column, --lower-is-better to a group."""
+    group.add_argument(
+        "--truth",
+        metavar="FILE",
+        required=required,
+        help="measured values, higher is better, to compare the ranking with; - for standard input",
+    )
+    group.add_argument("--truth-column", metavar="NAME", help="name of the value, if the file has several")
+    group.add_argument(
+        "--lower-is-better", action="store_true", help="the values are errors, losses or times: lower is better"
+    )
 
 
 def add_execution_flags(parser: argparse.ArgumentParser) -> None:
@@ -143,7 +168,16 @@ def add_execution_flags(parser: argparse.ArgumentParser) -> None:
 
 # --- paths ---------------------------------------------------------------------------------------------------
 
-_READ = ("archs", "truth", "labels", "bank", "settings", "config", "images")  # flags of files that are only read
+_READ = (
+    "archs",
+    "truth",
+    "labels",
+    "bank",
+    "settings",
+    "config",
+    "images",
+    "file",
+)  # flags of files that are only read
 _FOLDERS = ("workdir", "compile_cache")
 _STDIN = "-"
 
@@ -162,12 +196,17 @@ def check_paths(arguments: argparse.Namespace) -> None:
             elif isinstance(value, str):
                 setattr(arguments, name, _checked(name, value))
         except (OSError, ValueError) as error:
-            raise UsageError(f"--{name.replace('_', '-')}: {getattr(error, 'strerror', None) or error}") from error
+            flag = "FILE" if name == "file" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _checked(name: str, text: str) -> str:
     if text == _STDIN or (name == "compile_cache" and text == "off"):
         return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{quoted(text)}: a name that is not UTF-8 text, which no table or record can show") from None
     path = files.expanded(text)
     if name == "out":
         files.writable(path)
@@ -218,6 +257,19 @@ def check_archs(arguments: argparse.Namespace) -> None:
         raise UsageError("--archs, --sample and --all exclude one another")
     if arguments.limit is not None and arguments.sample is not None:
         raise UsageError("--limit is for --archs and --all; --sample already says how many")
+
+
+def check_truth(arguments: argparse.Namespace) -> None:
+    """Check that flags about the truth have one, and that standard input is read once."""
+    for flag, given in (
+        ("--truth-column", arguments.truth_column is not None),
+        ("--lower-is-better", arguments.lower_is_better),
+    ):
+        if given and arguments.truth is None:
+            raise UsageError(f"{flag} needs --truth FILE")
+    flags = [f"--{name}" for name in ("archs", "labels", "truth") if getattr(arguments, name, None) == "-"]
+    if len(flags) > 1:
+        raise UsageError(f"{' and '.join(flags)}: standard input can be read once; name a file")
 
 
 def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -> Execution:
@@ -273,6 +325,16 @@ def run_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> RunSpec
     return build(config)
 
 
+def space_of(arguments: argparse.Namespace, overrides: Sequence[str]) -> SearchSpace:
+    """Return the search space of --space or --config alone: no images are read or made."""
+    from eproxy_jax.cli.config import load_config, space_of_config
+    from eproxy_jax.spaces import get
+
+    if arguments.config is None:
+        return get(arguments.space)
+    return space_of_config(load_config(arguments.config, overrides))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read the JSON object of a file."""
     text = files.read_text(path, "file of settings")
@@ -314,7 +376,7 @@ def architectures(arguments: argparse.Namespace, space: SearchSpace) -> list[Any
         few = 20 if space.num_archs is None else min(20, space.num_archs)
         return space.sample(arguments.sample or few, arguments.seed)
     if arguments.archs is not None:
-        archs = [record.arch for record in read_archs(arguments.archs, space)]
+        archs = [record.arch for record in read_archs(arguments.archs, space, arguments.dataset)]
     else:
         archs = list(space.enumerate())
     distinct = list(dict.fromkeys(archs))
@@ -341,6 +403,46 @@ def draw(path: Path, plot: Callable[[], None]) -> str:
     except Exception as error:  # whatever a broken matplotlib raises
         return f"no figure: {type(error).__name__}: {one_line(error, 200)}; --no-plot leaves it out"
     return f"figure:  {path}"
+
+
+def read_truth(arguments: argparse.Namespace, path: str, space: SearchSpace) -> Truth:
+    """Read measured values as the flags of :func:`add_truth_flags` say; see :func:`announce_truth`."""
+    from eproxy_jax.runs import truth
+
+    return truth.read_truth(
+        path,
+        space,
+        arguments.truth_column,
+        dataset=arguments.dataset,
+        lower_is_better=arguments.lower_is_better,
+    )
+
+
+def announce_truth(truth: Truth, *more: str) -> None:
+    """Print how measured values were read, and more of it."""
+    from eproxy_jax.progress import announce
+
+    for note in (*truth.notes(), *more):
+        announce(note)
+
+
+def match_truth(arguments: argparse.Namespace, archs: Sequence[Any], space: SearchSpace) -> Matched:
+    """Read the truth, look architectures up in it, and print how many have a value.
+
+    Raises:
+      UsageError: fewer than 3 have one.
+    """
+    from eproxy_jax.runs import truth
+
+    measured = read_truth(arguments, arguments.truth, space)
+    matched = truth.match(archs, measured, space)
+    counts = f"{measured.name}: {matched.num_known:,} of the {len(archs):,} architectures have a value"
+    if matched.num_known < 3:
+        raise UsageError(f"{counts}; need at least 3")
+    if matched.num_canonical:
+        counts += f" ({matched.num_canonical:,} of them written in another way)"
+    announce_truth(measured, f"{counts}; {matched.num_unused:,} of its {len(measured):,} architectures match none")
+    return matched
 
 
 def command_line() -> str:

@@ -255,6 +255,23 @@ class RunSpec:
     search: SearchSpec
 
 
+def space_of_config(config: ml_collections.ConfigDict) -> spaces.SearchSpace:
+    """Return the search space of a configuration.
+
+    Raises:
+      ValueError: a missing, unknown or bad field.
+    """
+    values = config.to_dict()
+    for name in ("space", "sizes"):
+        if name not in values:
+            raise ValueError(f"config: field '{name}' is missing; see eproxy_jax.cli.config.default_config")
+    if not isinstance(values["space"], str):
+        raise ValueError(f"config.space: expected a registry name, got {quoted(values['space'])}")
+    if not isinstance(values["sizes"], dict):
+        raise ValueError(f"config.sizes: expected fields by name, got {quoted(values['sizes'])}")
+    return spaces.get(values["space"], **values["sizes"])
+
+
 def build(config: ml_collections.ConfigDict) -> RunSpec:
     """Turn a configuration into frozen specs and images.
 
@@ -271,9 +288,7 @@ def build(config: ml_collections.ConfigDict) -> RunSpec:
     for name, value in expected.items():
         if isinstance(value, dict) and not isinstance(values[name], dict):
             raise ValueError(f"config.{name}: expected fields by name, got {quoted(values[name])}")
-    if not isinstance(values["space"], str):
-        raise ValueError(f"config.space: expected a registry name, got {quoted(values['space'])}")
-    space = spaces.get(values["space"], **values["sizes"])
+    space = space_of_config(config)
     settings = ProxySettings.from_dict(values["settings"])
     seed = check_seed(values["weight_seed"], "config.weight_seed")
     genes, search = _search(dict(values["dps"]), settings.num_steps)

@@ -33,8 +33,8 @@ def add_parser(commands: common.Commands) -> None:
     )
     common.add_proxy_flags(dps)
     labels = dps.add_argument_group("labelled and evaluation architectures")
-    labels.add_argument("--truth", metavar="FILE", required=True, help="measured values")
-    labels.add_argument("--truth-column", metavar="NAME", help="name of the value, if the files have several")
+    common.add_truth_flags(labels, required=True)
+    common.add_dataset_flag(labels)
     labels.add_argument("--labels", metavar="FILE", help="labelled architectures (default: drawn from --truth)")
     labels.add_argument("--num-labels", type=common.positive, metavar="M", help="how many to draw (default 20)")
     labels.add_argument(
@@ -69,6 +69,7 @@ def add_parser(commands: common.Commands) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command and return the exit status."""
     common.check_source(arguments, overrides)
+    common.check_truth(arguments)
     if arguments.labels is not None and arguments.num_labels is not None:
         raise UsageError("--num-labels draws labels from --truth; with --labels FILE the file says which")
     if arguments.max_seconds is not None and not arguments.max_seconds > 0:
@@ -168,12 +169,12 @@ def _check_outputs(
     figure, evaluation = workdir / "search.png", workdir / "evaluation.jsonl"
     written = [*records, *(history_path(workdir, kind) for kind in kinds), figure, evaluation]
     common.check_outputs(arguments, written)
+    for kind in kinds:
+        HistoryFile(workdir, kind, fingerprint(problem.identity(kind, execution))).close()
     for path in records:
         outputs.check_marked(path, "search", fingerprint(problem.identity("evolution", execution)))
     if not arguments.no_plot:
         outputs.check_figure(figure, records[0])
-    for kind in kinds:
-        HistoryFile(workdir, kind, fingerprint(problem.identity(kind, execution))).close()
     if compares:
         loss_bank.LossBank(evaluation, comparison.bank_spec(problem).identity(execution)).close()
 
@@ -194,13 +195,14 @@ def _split(arguments: argparse.Namespace, space: Any) -> tuple[dict[Any, float],
     """Split into labelled and evaluation architectures with their values, disjoint as functions."""
     from eproxy_jax.dps.labels import connected_labels
     from eproxy_jax.progress import announce
-    from eproxy_jax.runs.archs import read_truth
     from eproxy_jax.sampling import draw_distinct
 
-    truth = read_truth(arguments.truth, space, arguments.truth_column)
+    truth = common.read_truth(arguments, arguments.truth, space)
+    common.announce_truth(truth)
     archs = list(truth)
     if arguments.labels is not None:
-        labelled = read_truth(arguments.labels, space, arguments.truth_column)
+        labelled = common.read_truth(arguments, arguments.labels, space)
+        common.announce_truth(labelled)
     else:
         count = arguments.num_labels or 20
         if count >= len(archs):

@@ -1,4 +1,4 @@
-"""This module is the entry point of ``eproxy score``, ``eproxy plan``, ``eproxy dps`` and ``eproxy bank``.
+"""This module is the entry point of ``eproxy score``, ``plan``, ``dps``, ``bank``, ``convert`` and ``spaces``.
 
 It reads flags and configuration, hands frozen specs to the library, and turns errors into one line and exit status 2.
 It computes nothing. With ``EPROXY_TRACEBACK=1`` in the environment the traceback of any error stands before its line.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Sequence
 
-from eproxy_jax.cli import bank, common, dps, plan, score
+from eproxy_jax.cli import bank, common, convert, dps, plan, score, spaces
 from eproxy_jax.cli.common import Parser, UsageError
 from eproxy_jax.errors import one_line, quoted
 
@@ -26,7 +26,7 @@ EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130  # as the shell says it of SIGINT
 EXIT_PIPE = 141  # as the shell says it of SIGPIPE
 EXIT_SIGTERM = 128 + signal.SIGTERM
-_COMMANDS = {"score": score, "plan": plan, "dps": dps, "bank": bank}
+_COMMANDS = {"score": score, "plan": plan, "dps": dps, "bank": bank, "convert": convert, "spaces": spaces}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +66,8 @@ def _run(argv: Sequence[str] | None) -> int:
         own.error("configuration overrides are written --config.FIELD=VALUE, with '='")
     try:
         common.check_paths(arguments)
-        if argv is None:  # run as a program; a caller of this function has configured JAX already
+        # Run as a program; a caller of this function has configured JAX already. Some commands run nothing on devices.
+        if argv is None and hasattr(arguments, "devices"):
             _obey_sigterm()
             _configure_jax(arguments)
         return _COMMANDS[arguments.command].run(arguments, overrides)
@@ -115,34 +116,31 @@ def _open_standard_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-_GRACE_SECONDS = 3.0
-
-
 def _obey_sigterm() -> None:
-    """End on SIGTERM: at once where Python runs, within seconds where XLA compiles or trains.
+    """End on SIGTERM at once, also where XLA compiles or trains and Python hears no signals.
 
-    Files stay whole in either case: lines are appended as a whole, and a half-written last one is dropped later.
+    Files stay whole: lines are appended as a whole, a half-written last one is dropped by the next session, and all
+    other files are replaced as a whole.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-
-    def stop(*_: object) -> None:
-        print("eproxy: stopped (SIGTERM); start it again with the same flags to resume", file=sys.stderr, flush=True)
-        raise SystemExit(EXIT_SIGTERM)
 
     def watch() -> None:
         while os.read(reader, 1)[0] != signal.SIGTERM:
             pass
         if (meeting := sys.modules.get("eproxy_jax.runs.meeting")) is not None:
             meeting.stop_all()
-        time.sleep(_GRACE_SECONDS)
-        os._exit(EXIT_SIGTERM)  # the main thread is inside of XLA, which hears no signals
+        with contextlib.suppress(OSError):
+            text = "eproxy: stopped (SIGTERM); start it again with the same flags to resume"
+            print(text, file=sys.stderr, flush=True)
+        os._exit(EXIT_SIGTERM)
 
-    signal.signal(signal.SIGTERM, stop)
+    # The handler does nothing, for an exception could arise anywhere; the byte in the pipe wakes the thread.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=watch, daemon=True).start()
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eproxy_jax.cli import common
-from eproxy_jax.cli.common import UsageError
 
 _EPILOG = """\
 examples:
@@ -15,8 +14,8 @@ examples:
   eproxy score --config configs/nasbench201.py:small --config.settings.alpha=0.3 --archs archs.txt --out scores.jsonl
   eproxy score --space transnas_micro --archs micro.json --limit 300 --truth micro.json --workdir runs/scene
 
---archs reads .txt (one per line), .json ([arch, value] pairs), .jsonl and .csv. A killed run, started again with the
-same flags, resumes. Overrides of a configuration are --config.FIELD=VALUE.
+--archs and --truth read text, JSON, JSON lines and delimited tables, gzip or not: the content says what a file is. A
+killed run, started again with the same flags, resumes. Overrides of a configuration are --config.FIELD=VALUE.
 """
 
 
@@ -35,8 +34,7 @@ def add_parser(commands: common.Commands) -> None:
     output = score.add_argument_group("output")
     output.add_argument("--out", metavar="FILE", help="result file, JSON lines (default WORKDIR/scores.jsonl)")
     output.add_argument("--workdir", metavar="DIR", help="folder for results, run record and figure (default .)")
-    output.add_argument("--truth", metavar="FILE", help="measured values to compare the ranking with")
-    output.add_argument("--truth-column", metavar="NAME", help="name of the value, if --truth has several")
+    common.add_truth_flags(output)
     output.add_argument(
         "--top", type=common.positive, default=10, metavar="K", help="rows of the ranked table (default 10)"
     )
@@ -63,20 +61,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     _check_choices(arguments, overrides)
     from eproxy_jax import files, runs
     from eproxy_jax.runs import hosts, outputs, report, resumable
-    from eproxy_jax.runs.archs import read_truth
 
     spec = common.run_spec(arguments, overrides)
     proxy = common.read_proxy(Path(arguments.settings)) if arguments.settings is not None else spec.settings
     archs = common.architectures(arguments, spec.space)
-    truth = None
-    if arguments.truth is not None:
-        measured = read_truth(arguments.truth, spec.space, arguments.truth_column)
-        truth = report.truth_of(archs, measured)
-        known = sum(arch in measured for arch in archs)
-        if known < 3:
-            raise UsageError(
-                f"{arguments.truth}: {known} of the {len(archs)} architectures have a value; need at least 3"
-            )
     workdir = files.folder(arguments.workdir or ".")
     out = files.writable(arguments.out) if arguments.out else workdir / "scores.jsonl"
     process = hosts.Process.current()
@@ -87,6 +75,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     common.check_outputs(arguments, [*resumable.written_files(out, proxy, process), *([figure] if draws else [])])
     if draws:
         outputs.check_figure(figure, out)
+    truth = None if arguments.truth is None else common.match_truth(arguments, archs, spec.space).values
     result = runs.score(
         archs,
         spec.space,
@@ -121,5 +110,4 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _check_choices(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     common.check_source(arguments, overrides)
     common.check_archs(arguments)
-    if arguments.truth_column is not None and arguments.truth is None:
-        raise UsageError("--truth-column needs --truth FILE")
+    common.check_truth(arguments)

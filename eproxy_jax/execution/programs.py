@@ -40,6 +40,7 @@ from eproxy_jax.execution.execution import (
     matmul_precision,
 )
 from eproxy_jax.execution.grouping import GroupInput
+from eproxy_jax.spaces.flax_family import explain_errors
 
 # Number of chunks dispatched at once. With two, a device that finishes early starts on the next chunk.
 _CHUNKS_IN_FLIGHT = 2
@@ -332,6 +333,7 @@ def run_groups(
 
     Raises:
       jax.errors.JaxRuntimeError: one candidate is too large for a device's memory.
+      ValueError: the same of a user's own network, or its code fails while it runs.
     """
     with concurrent.futures.ThreadPoolExecutor(1) as background:
         compiler = _Compiler(background, compiled)
@@ -348,7 +350,8 @@ def run_groups(
                 except (jax.errors.JaxRuntimeError, MemoryError) as error:
                     halved = execution.halved()
                     if not memory.is_out_of_memory(error) or halved is None:
-                        raise
+                        with explain_errors(one.group.universal()):
+                            raise
                     execution = halved
                     compiler.drop()
                     warnings.warn(_halved_text(error, halved), RuntimeWarning, stacklevel=2)

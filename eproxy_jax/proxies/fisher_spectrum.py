@@ -66,6 +66,11 @@ class FisherSpectrum:
         """
         model = Classifier(network, self.num_classes, noise.dtype)
         params = model.init(key, noise, encoded, initializers.KAIMING_FAN_IN)["params"]
+        return self.of_params(network, params, encoded, noise)
+
+    def of_params(self, network: nn.Module, params: Any, encoded: Array, noise: Array) -> dict[str, Array]:
+        """Compute the column for given parameters of a :class:`Classifier`."""
+        model = Classifier(network, self.num_classes, noise.dtype)
         fixed = replaced_norm(FIXED_STATISTICS)
 
         def logits(params: Any) -> Array:

@@ -54,6 +54,13 @@ class WeightGradients:
         """
         model = Classifier(network, self.num_classes, images.dtype)
         params = model.init(key, images[0], encoded)["params"]
+        return self.of_params(network, params, encoded, images, labels)
+
+    def of_params(
+        self, network: nn.Module, params: Any, encoded: Array, images: Array, labels: Array
+    ) -> dict[str, Array]:
+        """Compute the columns for given parameters of a :class:`Classifier`."""
+        model = Classifier(network, self.num_classes, images.dtype)
 
         def run(params: Any, batch: Array) -> Array:
             return model.apply({"params": params}, batch, encoded)[0]  # pyright: ignore[reportReturnType]

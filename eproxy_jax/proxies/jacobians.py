@@ -3,13 +3,14 @@
 Networks have PyTorch's default weights and batch norms in training mode, which couples the images of a batch: that is
 how these proxies are defined.
 
-Sources: Mellor, Turner, Storkey, Crowley, "Neural Architecture Search without Training", ICML 2021 (naswot, and jacov in
-its first version); Lopes, Alirezazadeh, Alexandre, "EPE-NAS", ICANN 2021.
+Sources: Mellor, Turner, Storkey, Crowley, "Neural Architecture Search without Training", ICML 2021 (naswot, and jacov
+in its first version); Lopes, Alirezazadeh, Alexandre, "EPE-NAS", ICANN 2021.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -52,10 +53,16 @@ class Jacobians:
           A scalar for each column; NaN where it is not defined.
         """
         model = Classifier(network, self.num_classes, images.dtype)
-        variables = model.init(key, images, encoded)
+        return self.of_params(network, model.init(key, images, encoded)["params"], encoded, images, labels)
+
+    def of_params(
+        self, network: nn.Module, params: Any, encoded: Array, images: Array, labels: Array
+    ) -> dict[str, Array]:
+        """Compute the columns for given parameters of a :class:`Classifier`."""
+        model = Classifier(network, self.num_classes, images.dtype)
 
         def run(images: Array) -> Array:
-            return model.apply(variables, images, encoded)[0]  # pyright: ignore[reportReturnType]
+            return model.apply({"params": params}, images, encoded)[0]  # pyright: ignore[reportReturnType]
 
         out: dict[str, Array] = {}
         if "naswot" in self.columns:

@@ -73,11 +73,17 @@ class Spectra:
           A scalar for each column; NaN where it is not defined.
         """
         key_weights, key_signs = jax.random.split(key)
-        variables = network.init(key_weights, noise, encoded, initializers.KAIMING_FAN_IN)
+        params = network.init(key_weights, noise, encoded, initializers.KAIMING_FAN_IN)["params"]
+        return self.of_params(network, params, key_signs, encoded, noise)
+
+    def of_params(
+        self, network: nn.Module, params: Any, key_signs: Array, encoded: Array, noise: Array
+    ) -> dict[str, Array]:
+        """Compute the columns for given parameters; consumes the key of the random gradients."""
         out: dict[str, Array] = {}
 
         def run(images: Array) -> list[Any]:
-            return network.apply(variables, images, encoded)  # pyright: ignore[reportReturnType]
+            return network.apply({"params": params}, images, encoded)  # pyright: ignore[reportReturnType]
 
         if set(self.columns) & set(FORWARD):
             out = self._forward(run, noise)

@@ -72,7 +72,12 @@ class Synflow:
           {"synflow": scalar}; -inf where nothing flows.
         """
         model = Classifier(network, self.num_classes, ones.dtype)
-        params = jax.tree.map(jnp.abs, model.init(key, ones, encoded)["params"])
+        return self.of_params(network, model.init(key, ones, encoded)["params"], encoded, ones)
+
+    def of_params(self, network: nn.Module, params: Any, encoded: Array, ones: Array) -> dict[str, Array]:
+        """Compute the column for given parameters of a :class:`Classifier`."""
+        model = Classifier(network, self.num_classes, ones.dtype)
+        params = jax.tree.map(jnp.abs, params)
 
         def total(params: Any) -> Array:
             return jnp.sum(model.apply({"params": params}, ones, encoded)[0])

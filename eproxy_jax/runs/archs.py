@@ -1,249 +1,507 @@
-"""This module reads lists of architectures, with or without measured values, as the field's benchmarks store them.
+"""This module reads lists of architectures, with or without measured values, as people and benchmarks store them.
 
-* ``.txt``: one architecture per line. Blank lines and lines that start with ``#`` are skipped.
-* ``.json``: one of four forms.
+The content says what a file is; its name does not count.
 
-  * a list of architectures
-  * a list of ``[architecture, value]`` pairs
-  * a table: an object with ``"fields"`` (names of columns) and ``"rows"``, read like a ``.csv`` file
-  * a file of NDS: a list of objects with ``"net"``, or an object of such lists. The value is 100 minus the last entry
-    of ``"test_ep_top1"``, errors in %.
+* lines: an architecture a line; with values behind it; cells of any common delimiter, with or without a header
+* JSON lines, and lines of Python's lists and dicts
+* JSON: a list of architectures, of rows ``[architecture, value, ...]`` or of records; an object by architecture, by
+  hash or by name; a table of ``fields`` and ``rows``, or of columns; files of NDS and of NAS-Bench-Suite-Zero
 
-* ``.jsonl``: one object with ``"arch"`` per line, such as ``eproxy score`` writes. Its numbers are values.
-* ``.csv``: a header and rows. The reader finds the column of architectures by parsing; numeric columns are values.
+Where in a row or a record the architecture is, ``entries.py`` finds by trying. All numbers beside it are values.
 """
 
 from __future__ import annotations
 
-import csv
+import ast
 import dataclasses
+import itertools
 import json
 import math
-from collections.abc import Iterator
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from eproxy_jax import spaces
-from eproxy_jax.errors import did_you_mean
+from eproxy_jax import progress, spaces
+from eproxy_jax.errors import quoted
+from eproxy_jax.runs import contents, entries, tables
+from eproxy_jax.runs.entries import MISSING, SAMPLE, Plan, Repeated, Trial
 from eproxy_jax.spaces import SearchSpace
 
-_VALUE = "value"  # name of the values in files that do not name them
+_MAX_LEVELS = 3  # objects around the lists of a file: search spaces, data sets
+_MAX_SETS = 64  # lists, or columns, that one object holds by name
+_MAX_PYTHON = 2**22  # characters of a file that is one list or dict of Python
+_TABLES = (("fields", "rows"), ("columns", "data"), ("header", "rows"))
+_SILENT_SECONDS = 2  # of reading, before progress is shown
+_MAX_NAMES = 20  # in messages
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ArchRecord:
     """One architecture of a file.
 
     Attributes:
       where: ``FILE:LINE`` or ``FILE: entry N``.
       arch: the architecture, as ``space.parse`` returns it.
-      values: its numbers, by column name.
-      is_run: True if the values are those of one training run; the architecture may have several runs.
+      values: the finite numbers beside it, by name.
     """
 
     where: str
     arch: Any
     values: dict[str, float]
-    is_run: bool = False
 
 
-def read_archs(path: str | Path, space: SearchSpace) -> list[ArchRecord]:
+def read_archs(path: str | Path, space: SearchSpace, dataset: str | None = None) -> list[ArchRecord]:
     """Read all architectures of a file, in order.
 
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: unknown format, an empty file, or an entry that is no architecture of the space (with its line).
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file of architectures at {str(path)!r}")
-    readers = {".txt": _read_txt, ".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv}
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: architectures come as {', '.join(readers)}, not {path.suffix or 'without ending'!r}")
-    try:
-        entries = list(readers[path.suffix](path, space))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file ({error})") from error
-    if not entries:
-        raise ValueError(f"{path}: no architectures in it")
-    return [ArchRecord(where, _parse(source, space, where), *rest) for where, source, *rest in entries]
-
-
-def read_truth(path: str | Path, space: SearchSpace, column: str | None = None) -> dict[Any, float]:
-    """Read measured values by architecture.
-
     Args:
-      path: a file with values (``.json`` pairs, ``.csv``, ``.jsonl``).
+      path: the file; ``-`` is standard input.
       space: the search space.
-      column: name of the value; needed if a file has several.
-
-    Returns:
-      Value of each architecture, higher is better. If the file has single runs, it is the mean of the runs.
+      dataset: which data set, of a file that holds several by name; files that hold none ignore it.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: no values, several columns without a choice, a value that is not finite, or one architecture with
-        two values.
+      ValueError: no architectures of the space, an entry that is none (with its line), or several data sets.
     """
-    records = read_archs(path, space)
-    columns = sorted({name for record in records for name in record.values})
-    if column is None:
-        if len(columns) != 1:
-            found = f"columns: {', '.join(columns)}; choose one with --truth-column" if columns else "found none"
-            raise ValueError(f"{path}: expected one value an architecture, {found}")
-        column = columns[0]
-    elif column not in columns:
-        raise ValueError(f"{path}: no value column {column!r}{did_you_mean(column, columns)}; it has {columns}")
-    truth: dict[Any, list[float]] = {}
-    for record in records:
-        value = record.values.get(column, math.nan)
-        if not math.isfinite(value):
-            raise ValueError(f"{record.where}: {column!r} is not a finite number")
-        runs = truth.setdefault(record.arch, [])
-        if record.is_run or not runs:
-            runs.append(value)
-        elif runs[0] != value:
-            raise ValueError(f"{record.where}: the architecture stands twice, with {runs[0]} and {value}")
-    return {arch: math.fsum(runs) / len(runs) for arch, runs in truth.items()}
+    return list(iterate(path, space, dataset))
 
 
-def _parse(source: Any, space: SearchSpace, where: str) -> Any:
+def iterate(path: str | Path, space: SearchSpace, dataset: str | None = None) -> Iterator[ArchRecord]:
+    """Yield the records of :func:`read_archs` one by one, as they are parsed."""
+    name = contents.name_of(path)
+    text = contents.read_text(path)
+    lists = _located(text, name, space, dataset)
+    total = sum(len(found.entries) for found in lists)
+    shown = progress.Progress(total, unit="architectures read", after=_SILENT_SECONDS)
+    number = 0
+    for found in lists:
+        for record in _records(found, space):
+            yield record
+            number += 1
+            if number % 1000 == 0 or number == total:
+                shown.update(number)
+
+
+class _List(NamedTuple):
+    """Entries that follow one plan.
+
+    Attributes:
+      place: what messages write before an entry's number.
+      entries: the entries; lines and their numbers where there is a reading.
+      plan: where in an entry the architecture is.
+      numbers: of the entries; from 1 on if absent.
+      reading: how lines become entries.
+    """
+
+    place: str
+    entries: Sequence[Any]
+    plan: Plan
+    numbers: Sequence[int | str] | None = None
+    reading: tables.Reading | None = None
+
+
+def _records(found: _List, space: SearchSpace) -> Iterator[ArchRecord]:
+    for number, entry in zip(found.numbers or itertools.count(1), found.entries, strict=False):
+        if found.reading is not None:
+            number, entry = entry
+        where = f"{found.place}{number}"
+        if found.reading is not None:
+            try:
+                entry = found.reading.entry(entry)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+        plan = found.plan
+        source = plan.source(entry)
+        try:
+            if source is MISSING:
+                raise ValueError(_expected(plan, entry))
+            arch = space.parse(source)
+        except ValueError as error:
+            other = entries.find([entry], Trial(space)) if plan.names is None else None
+            if other is None:
+                raise ValueError(f"{where}: {_reason(source, space, error)}") from error
+            plan = other
+            arch = space.parse(plan.source(entry))
+        yield ArchRecord(where, arch, plan.values(entry, where))
+
+
+def _expected(plan: Plan, entry: Any) -> str:
+    if plan.kind == "key":
+        return f'expected an object with "{plan.place}", as the entries before it are, got {quoted(entry)}'
+    return f"expected a row with the architecture in place {plan.place + 1}, got {quoted(entry)}"
+
+
+def _reason(source: Any, space: SearchSpace, error: ValueError) -> str:
+    """Say why a source is no architecture; name its space where it is the own string of exactly one other."""
+    text = source if isinstance(source, str) else None
+    if source is not MISSING and text is None:
+        try:
+            text = json.dumps(source, separators=(",", ":"))
+        except (TypeError, ValueError, RecursionError):
+            text = None
+    if text is not None and len(text) <= entries.MAX_TEXT:
+        others = [name for name in spaces.names() if name != space.name and _is_own(text.strip(), spaces.get(name))]
+        if len(others) == 1:
+            return (
+                f"{quoted(source)} belongs to space {others[0]!r}, not {space.name!r}: use --space {others[0]}, "
+                "or one file a space"
+            )
+    return str(error)
+
+
+def _is_own(text: str, space: SearchSpace) -> bool:
+    """Say if a text is the canonical string of a space: codes that several spaces share are not."""
     try:
-        return space.parse(source)
-    except ValueError as error:
-        for other in spaces.names():
-            if other != space.name and _parses(source, spaces.get(other)):
-                raise ValueError(
-                    f"{where}: {source!r} belongs to space {other!r}, not {space.name!r}: "
-                    f"use --space {other}, or one file a space"
-                ) from error
-        raise ValueError(f"{where}: {error}") from error
-
-
-def _parses(source: Any, space: SearchSpace) -> bool:
-    try:
-        space.parse(source)
+        return space.format(space.parse(text)) == text
     except ValueError:
         return False
-    return True
 
 
-_Entries = Iterator[tuple[Any, ...]]  # (where, source, values), or (where, source, values, is_run)
+# --- from text to lists --------------------------------------------------------------------------------------
 
 
-def _read_txt(path: Path, space: SearchSpace) -> _Entries:
-    del space
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip() and not line.lstrip().startswith("#"):
-            yield f"{path}:{number}", line.strip(), {}
-
-
-def _read_json(path: Path, space: SearchSpace) -> _Entries:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}): repair or regenerate the file") from error
-    if isinstance(content, dict) and {"fields", "rows"} <= content.keys():
-        yield from _read_table(path, content["fields"], content["rows"], space)
-        return
-    lists: dict[str, Any] = {str(path): content}
-    if isinstance(content, dict):
-        lists = {f"{path}: {name}": rows for name, rows in content.items()}
-    if lists and all(map(_is_nds_list, lists.values())):
-        for where, rows in lists.items():
-            yield from _read_nds(where, rows)
-        return
-    if not isinstance(content, list):
-        raise ValueError(
-            f"{path}: expected a list of architectures or of [architecture, value] pairs, "
-            'an object with "fields" and "rows", or the rows of an NDS file, objects with "net"'
-        )
-    for number, entry in enumerate(content, start=1):
-        where = f"{path}: entry {number}"
-        if isinstance(entry, list) and len(entry) == 2 and _is_number(entry[1]) and not _parses(entry, space):
-            yield where, entry[0], {_VALUE: float(entry[1])}
-        else:
-            yield where, entry, {}
-
-
-def _is_nds_list(content: Any) -> bool:
-    """Say if this is a list of NDS rows. The first row decides, so that an error names a bad later row."""
-    return isinstance(content, list) and bool(content) and isinstance(content[0], dict) and "net" in content[0]
-
-
-def _read_nds(where: str, rows: list[Any]) -> _Entries:
-    for number, row in enumerate(rows, start=1):
-        place = f"{where}: entry {number}"
-        if not isinstance(row, dict) or "net" not in row:
-            raise ValueError(f'{place}: expected an object with "net", as the rows before it are')
-        errors = row.get("test_ep_top1")
-        if errors is None:  # architectures only
-            yield place, row["net"], {}
-            continue
-        if not isinstance(errors, list) or not errors or not _is_number(errors[-1]):
-            raise ValueError(f'{place}: expected "test_ep_top1" to be a list of errors in %, one an epoch')
-        yield place, row["net"], {_VALUE: 100 - float(errors[-1])}, True
-
-
-def _read_table(path: Path, fields: Any, rows: Any, space: SearchSpace) -> _Entries:
-    if not isinstance(fields, list) or not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
-        raise ValueError(f'{path}: "fields" must be a list of names and "rows" a list of lists')
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(fields):
-            raise ValueError(f"{path}: row {number}: {len(row)} cells in a row, {len(fields)} names in the fields")
-    if not rows:
-        return
-    column = _arch_column(rows[0], space, f"{path}: row 1")
-    for number, row in enumerate(rows, start=1):
-        values = {str(name): float(cell) for name, cell in zip(fields, row, strict=True) if _is_number(cell)}
-        yield f"{path}: row {number}", row[column], values
-
-
-def _arch_column(row: list[Any], space: SearchSpace, where: str) -> int:
-    """Find the column of architectures in a table.
-
-    The first row decides, so that an error names a later row that does not parse.
-    """
-    found = [i for i, cell in enumerate(row) if _parses(cell, space)]
-    if not found:
-        others = {o for o in spaces.names() if any(_parses(cell, spaces.get(o)) for cell in row)}
-        hint = f"; its rows belong to space {', '.join(sorted(others))}" if others else ""
-        raise ValueError(f"{where}: no column holds architectures of space {space.name!r}{hint}")
-    return found[0]
-
-
-def _read_jsonl(path: Path, space: SearchSpace) -> _Entries:
-    del space
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        where = f"{path}:{number}"
+def _located(text: str, name: str, space: SearchSpace, dataset: str | None) -> list[_List]:
+    """Find the lists of entries in a text, and the plan of each."""
+    trial = Trial(space)
+    start = text.lstrip()[:1]
+    error: ValueError | None = None
+    if start and start in '[{"':
         try:
-            entry = json.loads(line)
+            content = load(text, name)
+        except json.JSONDecodeError as damage:
+            if start != '"':
+                error = ValueError(f"{name}:{damage.lineno}: not JSON ({damage.msg}): repair or regenerate the file")
+        else:
+            return _Document(name, trial, space, dataset).lists(content)
+    lines = tables.lines_of(text, name)
+    if not lines:
+        raise ValueError(f"{name}: no architectures in it")
+    if error is not None and (objects := _json_lines(lines, name)) is not None:
+        return _Document(name, trial, space, dataset).lines(objects)
+    reading = tables.choose(lines, trial)
+    if reading is not None:
+        if not reading.lines:
+            raise ValueError(f"{name}: no architectures in it")
+        return [_List(f"{name}:", reading.lines, reading.plan, reading=reading)]
+    if (content := _python(text)) is not None:
+        return _Document(name, trial, space, dataset).lists(content)
+    raise error or ValueError(_no_architecture(lines, name, space))
+
+
+def _no_architecture(lines: Sequence[tables.Line], name: str, space: SearchSpace) -> str:
+    """Say that no way to read the lines finds an architecture, and why the first line that should be one is none."""
+    number, line = lines[0]
+    delimiter = next((mark for mark in ",\t;" if all(mark in text for _, text in lines[:2])), None)
+    if delimiter is None or len(lines) == 1:
+        source = tables.clean(line)
+        try:
+            space.parse(source)
+        except ValueError as error:
+            return f"{name}:{number}: {_reason(source, space, error)}"
+    number, line = lines[min(1, len(lines) - 1)]
+    hint = ""
+    try:
+        cells = tables.cells(line, delimiter or ",", '"')
+    except ValueError as error:
+        return f"{name}:{number}: {error}"
+    for cell in cells:
+        others = [other for other in spaces.names() if _is_own(cell, spaces.get(other))]
+        if len(others) == 1 and others[0] != space.name:
+            hint = f"; its rows belong to space {others[0]}"
+    return f"{name}:{number}: no column holds architectures of space {space.name!r}{hint}"
+
+
+def load(text: str, name: str) -> Any:
+    """Read JSON. Objects with a key that stands twice are ``Repeated``; integers of hundreds of digits are infinite.
+
+    Raises:
+      json.JSONDecodeError: not JSON.
+      ValueError: nested too deep.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise ValueError(f"{name}: nested too deep for a list of architectures") from None
+    except ValueError:  # an integer of thousands of digits
+        return json.loads(text, object_pairs_hook=_object, parse_int=lambda digits: _integer(digits))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else Repeated(pairs)
+
+
+def _integer(digits: str) -> float:
+    return int(digits) if len(digits) <= 300 else math.inf
+
+
+def _json_lines(lines: Sequence[tables.Line], name: str) -> list[tuple[int, Any]] | None:
+    """The values of JSON lines; None if the first lines are none.
+
+    Raises:
+      ValueError: a later line is not JSON.
+    """
+    first = [_parsed(line) for _, line in lines[:SAMPLE]]
+    good = sum(isinstance(value, (list, dict)) for value in first)
+    if good == 0 or 2 * good < len(first):
+        return None
+    found = []
+    for number, line in lines:
+        where = f"{name}:{number}"
+        try:
+            found.append((number, load(line, where)))
         except json.JSONDecodeError as error:
             raise ValueError(f"{where}: not JSON ({error.msg}): repair or remove the line") from error
-        if not isinstance(entry, dict) or "arch" not in entry:
-            raise ValueError(f"{where}: expected an object with 'arch'")
-        yield where, entry["arch"], {k: float(v) for k, v in entry.items() if k != "arch" and _is_number(v)}
+    return found
 
 
-def _read_csv(path: Path, space: SearchSpace) -> _Entries:
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        rows = [(reader.line_num, row) for row in reader if row]
-    if not rows:
-        return
-    column = _arch_column(rows[0][1], space, f"{path}:{rows[0][0]}")
-    for number, row in rows:
-        if len(row) != len(header):
-            raise ValueError(f"{path}:{number}: {len(row)} cells in a row, {len(header)} in the header")
-        values = {}
-        for name, cell in zip(header, row, strict=True):
-            try:
-                values[name] = float(cell)
-            except ValueError:
-                continue  # a text column
-        yield f"{path}:{number}", row[column], values
+def _parsed(line: str) -> Any:
+    try:
+        return load(line, "")
+    except ValueError:
+        return None
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _python(text: str) -> Any:
+    """The value of a file that is one list or dict as Python prints it; None if it is none."""
+    text = re.sub(r"\A\s*\w+\s*=\s*", "", text).strip()
+    if text[:1] not in ("[", "{", "(") or len(text) > _MAX_PYTHON:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes in strings
+            return _plain(ast.literal_eval(text))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, and keys as text, as in JSON."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(key): _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+# --- from documents to lists ---------------------------------------------------------------------------------
+
+
+class _Document:
+    """A JSON document and the lists of entries in it.
+
+    Args:
+      name: of the file, for messages.
+      trial: parses what is tried.
+      space: the search space.
+      dataset: which of several data sets; ``SPACE/DATASET`` names two levels.
+    """
+
+    def __init__(self, name: str, trial: Trial, space: SearchSpace, dataset: str | None):
+        self._name, self._trial, self._space = name, trial, space
+        self._wanted = [] if dataset is None else [dataset, *dataset.split("/")]
+        self._dataset = dataset
+        self._names: list[str] = []  # of the data sets in the document
+        self._matched = False  # one of them is the wanted one
+
+    def lists(self, content: Any) -> list[_List]:
+        """The lists of a whole document.
+
+        Raises:
+          ValueError: there are none, or several and no choice.
+        """
+        if content in ([], {}, ""):
+            raise ValueError(f"{self._name}: no architectures in it")
+        if not isinstance(content, (list, dict)):
+            content = [content]
+        found = self._find(content, self._name, 0)
+        if self._dataset is not None and self._names and not self._matched:
+            names = ", ".join(self._names[:_MAX_NAMES])
+            raise ValueError(f"{self._name}: no data set {quoted(self._dataset)}; it has {names}")
+        if not found:
+            raise ValueError(self._nothing(content))
+        return found
+
+    def lines(self, objects: list[tuple[int, Any]]) -> list[_List]:
+        """The list of JSON lines.
+
+        Raises:
+          ValueError: the lines hold no architectures.
+        """
+        values = [value for _, value in objects]
+        plan = entries.find(values, self._trial)
+        if plan is None or entries.hold_several(values, plan, self._trial):
+            if len(objects) == 1 and isinstance(values[0], (list, dict)):
+                return self.lists(values[0])
+            raise ValueError(f"{self._name}:{objects[0][0]}: {self._why(values[0])}")
+        return [_List(f"{self._name}:", values, plan, [number for number, _ in objects])]
+
+    def _nothing(self, content: Any) -> str:
+        if isinstance(content, list):
+            return f"{self._name}: entry 1: {self._why(content[0])}"
+        known = ", ".join(itertools.islice(map(quoted, content), 3))
+        return (
+            f"{self._name}: found no architectures of space {self._space.name!r} in the object with the keys {known}: "
+            "expected a list of architectures, of [architecture, value] rows or of records, an object by architecture, "
+            'or an object with "fields" and "rows"'
+        )
+
+    def _why(self, entry: Any) -> str:
+        """Why the first entry is no architecture."""
+        source = entry
+        if (
+            isinstance(entry, list)
+            and len(entry) > 1
+            and all(entries.as_number(cell) is not None for cell in entry[1:])
+        ):
+            source = entry[0]
+        elif isinstance(entry, dict):
+            source = next((entry[key] for key in ("arch", "net") if key in entry), entry)
+        try:
+            self._space.parse(source)
+        except ValueError as error:
+            return _reason(source, self._space, error)
+        return f"no architecture of space {self._space.name!r}: {quoted(entry)}"
+
+    def _find(self, content: Any, where: str, level: int) -> list[_List]:
+        """The lists in a part of the document; none where it holds no architectures."""
+        if isinstance(content, list):
+            return self._find_in_list(content, where)
+        if not isinstance(content, dict) or level > _MAX_LEVELS:
+            return []
+        for fields, rows in _TABLES:
+            if isinstance(content.get(fields), list) and rows in content:
+                return self._table(content[fields], content[rows], where)
+        pairs = content.pairs if isinstance(content, Repeated) else list(content.items())
+        if any(self._trial(key) is not None for key, _ in pairs[:SAMPLE]):
+            return [_List(f"{where}: entry ", pairs, Plan("pair"))]
+        plan = entries.find([content], self._trial)
+        if plan is not None and (plan.kind == "whole" or self._is_record(content, plan)):
+            return [_List(where, [content], plan, [""])]
+        return self._columns(content, where) or self._by_name(pairs, where) or self._levels(content, where, level)
+
+    def _find_in_list(self, content: list[Any], where: str) -> list[_List]:
+        plan = entries.find(content, self._trial)
+        if (plan is None or plan.kind != "whole") and self._trial(content) is not None:
+            return [_List(where, [content], Plan("whole"), [""])]
+        if plan is None:
+            return []
+        if plan.kind == "item" and len(content) > 1 and tables.is_header(content[:SAMPLE], plan, self._trial):
+            return self._table(content[0], content[1:], where)
+        if entries.hold_several(content, plan, self._trial):
+            return []
+        return [_List(f"{where}: entry ", content, plan)]
+
+    def _table(self, fields: Any, rows: Any, where: str) -> list[_List]:
+        """The list of a table.
+
+        Raises:
+          ValueError: rows and fields do not fit, or no column holds architectures.
+        """
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+            return self._find_in_list(rows, where)
+        if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+            raise ValueError(f'{where}: "fields" must be a list of names and "rows" a list of lists')
+        for number, row in enumerate(rows, start=1):
+            if len(row) != len(fields):
+                raise ValueError(f"{where}: row {number}: {len(row)} cells in a row, {len(fields)} names in the fields")
+        if not rows:
+            raise ValueError(f"{where}: no architectures in it")
+        names = tables.names_of(fields, rows)
+        plan = entries.find(rows, self._trial, names)
+        if plan is None:
+            others = {other for cell in rows[0] for other in _owners(cell)} - {self._space.name}
+            hint = f"; its rows belong to space {min(others)}" if len(others) == 1 else ""
+            raise ValueError(f"{where}: row 1: no column holds architectures of space {self._space.name!r}{hint}")
+        return [_List(f"{where}: row ", rows, plan)]
+
+    def _is_record(self, content: dict[str, Any], plan: Plan) -> bool:
+        """Say if an object is one record with an architecture, and not several architectures by name."""
+        arch = self._trial(content[plan.place])
+        found = [self._trial(part) for part in itertools.islice(content.values(), SAMPLE)]
+        return all(other is None or other == arch for other in found) and not all(other is not None for other in found)
+
+    def _columns(self, content: dict[str, Any], where: str) -> list[_List]:
+        """The list of an object of columns: lists of one length, or objects by row as pandas writes them."""
+        if len(content) > _MAX_SETS:
+            return []
+        kinds = {name: part for name, part in content.items() if isinstance(part, (list, dict)) and part}
+        found = [name for name, part in kinds.items() if self._trial(next(iter(_cells(part)))) is not None]
+        if len(found) != 1:
+            return []
+        rows = kinds[found[0]]
+        others = {
+            name: part
+            for name, part in kinds.items()
+            if type(part) is type(rows)
+            and len(part) == len(rows)
+            and (isinstance(part, list) or (isinstance(rows, dict) and part.keys() == rows.keys()))
+        }
+        if len(others) < 2:
+            return []
+        columns = [list(_cells(part)) for part in others.values()]
+        return self._table(list(others), [list(row) for row in zip(*columns, strict=True)], where)
+
+    def _by_name(self, pairs: Sequence[tuple[str, Any]], where: str) -> list[_List]:
+        """The list of an object of architectures by hash or name."""
+        parts = [part for _, part in pairs]
+        plan = entries.find(parts, self._trial)
+        if plan is None or any(self._is_list_of_archs(part) for part in parts[:SAMPLE]):
+            return []
+        return [_List(f"{where}: entry ", parts, plan)]
+
+    def _is_list_of_archs(self, part: Any) -> bool:
+        if not isinstance(part, list) or self._trial(part) is not None:
+            return False
+        archs = [arch for cell in part[:SAMPLE] if (arch := self._trial(cell)) is not None]
+        return any(arch != archs[0] for arch in archs[1:])
+
+    def _levels(self, content: dict[str, Any], where: str, level: int) -> list[_List]:
+        """The lists of the data set that is wanted, or of the only one; of NDS files, all lists.
+
+        Raises:
+          ValueError: there are several, and none is wanted.
+        """
+        if isinstance(content, Repeated):
+            raise ValueError(f"{where}: a key stands twice, among {', '.join(list(content)[:_MAX_NAMES])}: rename one")
+        found = {}
+        parts = {key: part for key, part in content.items() if isinstance(part, (list, dict)) and part}
+        asked = [key for key in parts if key in self._wanted]
+        if not asked and len(parts) > _MAX_SETS:
+            return []
+        for key in asked or parts:
+            if lists := self._find(parts[key], f"{where}: {key}", level + 1):
+                found[key] = lists
+        if not found:
+            return []
+        self._names += map(str, found)
+        self._matched |= bool(asked)
+        if len(found) > 1:
+            own = [key for key in found if _plain_name(key) == _plain_name(self._space.name)]
+            if len(own) == 1:
+                return found[own[0]]
+            if all(_is_nds(part) for part in found.values()):
+                return [one for lists in found.values() for one in lists]
+        names = ", ".join(map(str, list(found)[:_MAX_NAMES]))
+        if len(found) > 1 and self._dataset is not None and not self._matched:
+            raise ValueError(f"{where}: no data set {quoted(self._dataset)}; it has {names}")
+        if len(found) > 1:
+            raise ValueError(f"{where}: holds several data sets: {names}; choose one with --dataset")
+        return next(iter(found.values()))
+
+
+def _cells(part: list[Any] | dict[str, Any]) -> Iterable[Any]:
+    return part.values() if isinstance(part, dict) else part
+
+
+def _owners(cell: Any) -> list[str]:
+    return [name for name in spaces.names() if isinstance(cell, str) and _is_own(cell, spaces.get(name))]
+
+
+def _is_nds(lists: list[_List]) -> bool:
+    return all(found.plan.kind == "key" and found.plan.place == "net" for found in lists)
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.lower())

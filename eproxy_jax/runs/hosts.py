@@ -80,7 +80,7 @@ class Process:
         call = next(_CALLS)
         if self.index == 0:
             address = ("", 0) if self.coordinator is None else address_of(self.coordinator)
-            host = Host(address, Roll(terms, self.count), out.parent, outputs.derived(out, ".meeting").name, call)
+            host = Host(address, Roll(terms, self.count), out.parent, f".{outputs.derived(out, '.meeting').name}", call)
             if self.coordinator is None:
                 _publish(host.port)
             return host

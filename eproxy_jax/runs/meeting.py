@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 import socket
 import threading
@@ -114,7 +115,8 @@ class Host:
         for itself.
       roll: who has joined.
       folder: the run's folder.
-      name: name of a small file in that folder, by which the others prove that they see the same folder.
+      name: name of a small file in that folder, by which the others prove that they see the same folder. If somebody
+        else has such a file, the name gets an ending.
       call: number of the call in this process; others may be at an earlier or later one.
 
     Raises:
@@ -124,7 +126,7 @@ class Host:
     def __init__(self, address: tuple[str, int], roll: Roll, folder: Path, name: str, call: int = 0):
         self.roll, self._call = roll, call
         roll.terms = {**roll.terms, "folder": str(folder.resolve())}
-        self._token, self._token_file = secrets.token_hex(8), folder / name
+        self._token, self._token_file = secrets.token_hex(8), _own_file(folder / name)
         self._lock, self._lines, self._going = threading.Lock(), {}, False
         self._closed = threading.Event()
         try:
@@ -436,6 +438,17 @@ class _Line:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _own_file(path: Path) -> Path:
+    """Return the path if nobody else has it: absent, or left by a process 0 that was killed."""
+    try:
+        ours = re.fullmatch(r"[0-9a-f]{16}\n", files.read_text(path, limit=_MAX_LINE)) is not None
+    except FileNotFoundError:
+        ours = True
+    except (OSError, ValueError):
+        ours = False
+    return path if ours else path.with_name(f"{path.name}.{secrets.token_hex(4)}")
 
 
 def _listen(host: str, port: int) -> socket.socket:

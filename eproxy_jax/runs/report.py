@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +138,3 @@ def search_plot(path: Path, fitness: Mapping[str, Any], title: str, source: Path
     axes.legend()
     axes.set_title(title, fontsize=10)
     outputs.write_figure(path, source, lambda file, texts: figure.savefig(file, dpi=120, format="png", metadata=texts))
-
-
-def truth_of(archs: Sequence[object], truth: dict[object, float]) -> np.ndarray:
-    """Return measured values in the order of ``archs``, [A]; NaN if unknown."""
-    return np.asarray([truth.get(arch, math.nan) for arch in archs], np.float64)

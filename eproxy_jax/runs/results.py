@@ -148,10 +148,11 @@ class ResultsFile(JsonLines):
             return
         for line, row in enumerate(self.rows, start=1):
             where = f"{self.path}:{line}"
-            check_row(row, where, self._num_steps)
+            check_row(row, where)
             if row["run"] != self._run:
                 why = self._why(row["run"]) if self._why is not None else _other_run(row["run"], self._run)
                 raise ValueError(f"{where}: {why}: {ANOTHER_OUT}")
+            _check_steps(row, where, self._num_steps)
             if row["arch"] not in self._place:
                 raise ValueError(
                     f"{where}: holds {quoted(row['arch'])}, which this run's list of architectures lacks: {ANOTHER_OUT}"
@@ -168,13 +169,12 @@ def _other_run(run: Any, own: str) -> str:
     )
 
 
-def check_row(row: Any, where: str, num_steps: int | None = None) -> None:
+def check_row(row: Any, where: str) -> None:
     """Check the types of a parsed line.
 
     Args:
       row: the line.
       where: ``FILE:LINE``, for the message.
-      num_steps: S; any if absent.
 
     Raises:
       ValueError: a field is absent or has another type.
@@ -194,8 +194,11 @@ def check_row(row: Any, where: str, num_steps: int | None = None) -> None:
     for field, good in ok.items():
         if not good:
             raise ValueError(f"{where}: {field}: {quoted(row[field])} is no value of that field: {ANOTHER_OUT}")
-    if num_steps is not None and len(losses) != num_steps:
-        raise ValueError(f"{where}: losses: {len(losses)} of them, where the run has {num_steps} steps: {ANOTHER_OUT}")
+
+
+def _check_steps(row: dict[str, Any], where: str, num_steps: int | None) -> None:
+    if num_steps is not None and (found := len(row["losses"])) != num_steps:
+        raise ValueError(f"{where}: losses: {found} of them, where the run has {num_steps} steps: {ANOTHER_OUT}")
 
 
 def _is_number(value: Any) -> bool:
@@ -241,10 +244,11 @@ def read_results(path: Path, run: str, num_steps: int | None = None) -> list[dic
         return []
     rows = parse_lines(path, files.read_bytes(path, _WHAT))
     for line, row in enumerate(rows, start=1):
-        check_row(row, f"{path}:{line}", num_steps)
+        check_row(row, f"{path}:{line}")
         if row["run"] != run:
             raise ValueError(
                 f"{path}:{line}: {_other_run(row['run'], run)}: give all processes the same flags, and move old files "
                 "away"
             )
+        _check_steps(row, f"{path}:{line}", num_steps)
     return rows

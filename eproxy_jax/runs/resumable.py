@@ -199,6 +199,24 @@ def _check_outputs(run: _Run, proxy: FittedProxy, out: Path) -> None:
         check_file(run.process.path(path))
     if run.process.index == 0:
         check_file(out)
+    if proxy.is_plain or run.execution.auto_width:  # one file, opened before its training; or identities not known yet
+        return
+    identity = _identity(run)
+    identities = [{**identity, "settings": member.settings.to_dict()} for member in proxy.members]
+    for path, one in zip(outs, identities, strict=True):
+        results, *_ = _open(run, path, one)
+        results.close()
+        if results.torn:
+            run.say(f"{results.path}: dropped a half-written last line")
+    if run.process.index == 0:
+        results, *_ = _open_fitted(run, proxy, out, [fingerprint(one) for one in identities])
+        results.close()
+
+
+def _identity(run: _Run) -> dict[str, Any]:
+    """Return all that losses depend on besides architectures and settings, before anything is on a device."""
+    images = standardize(default_images() if run.images is None else run.images)
+    return scoring.run_identity(run.space, images, run.key, run.execution, run.targets, run.optimizer)
 
 
 @contextlib.contextmanager
@@ -208,9 +226,7 @@ def _met(run: _Run, proxy: FittedProxy, out: Path) -> Iterator[Host | Guest]:
     Raises:
       ValueError: a process is about to do something else, or is late.
     """
-    own = (run.targets, run.optimizer)
-    images = standardize(default_images() if run.images is None else run.images)
-    identity = scoring.run_identity(run.space, images, run.key, run.execution, *own)
+    identity = _identity(run)
     terms = {name: value if isinstance(value, str) else fingerprint({name: value}) for name, value in identity.items()}
     terms["list of architectures"] = f"{len(run.texts)} architectures, {fingerprint({'archs': run.texts})}"
     terms["settings"] = fingerprint(proxy.to_dict())
@@ -234,14 +250,10 @@ def _score_setting(run: _Run, settings: ProxySettings, out: Path) -> tuple[Score
         run.say(f"execution: {job.execution.label}")
     identity = scoring.run_identity(run.space, job.task.images, run.key, job.execution, *own)
     identity["settings"] = settings.to_dict()
-    run_id = fingerprint(identity)
+    results, run_id, before = _open(run, out, identity)
     first = run.process.index == 0
-    before = outputs.read_record(outputs.record_path(out)) if first else None
-    path = run.process.path(out)
-    results = ResultsFile(path, run_id, run.texts, settings.num_steps, _why(run_id, identity, before))
     try:
         if first:
-            outputs.check_record(before, out, run_id, bool(results.rows))
             _write_record(run, out, run_id, identity, _seconds(before, run_id, {}))
         seconds = _Training(run, job, results, run_id, out).finish()
     finally:
@@ -251,6 +263,25 @@ def _score_setting(run: _Run, settings: ProxySettings, out: Path) -> tuple[Score
         return None
     result = dataclasses.replace(result_of(results.rows), seconds=_seconds(before, run_id, seconds))
     return result, _write_record(run, out, run_id, identity, result.seconds, result, job.execution)
+
+
+def _open(run: _Run, out: Path, identity: dict[str, Any]) -> tuple[ResultsFile, str, dict[str, Any] | None]:
+    """Open the file of one setting, or this process's share of it; returns it, the run's fingerprint, its record.
+
+    Raises:
+      ValueError: the file or its record is that of another run, or of somebody else.
+    """
+    run_id, first = fingerprint(identity), run.process.index == 0
+    before = outputs.read_record(outputs.record_path(out)) if first else None
+    steps, why = identity["settings"]["num_steps"], _why(run_id, identity, before)
+    results = ResultsFile(run.process.path(out), run_id, run.texts, steps, why)
+    try:
+        if first:
+            outputs.check_record(before, out, run_id, bool(results.rows))
+    except ValueError:
+        results.close()
+        raise
+    return results, run_id, before
 
 
 def _why(run_id: str, identity: Mapping[str, Any], record: Mapping[str, Any] | None) -> Callable[[str], str]:
@@ -282,6 +313,13 @@ class _Training:
         self._run, self._job, self._results, self._run_id, self._out = run, job, results, run_id, out
         self._num_steps = job.settings.num_steps
         self._diverged = sum(row["status"] == STATUS_DIVERGED for row in results.rows)
+        dead = {text for text, ok in zip(run.texts, run.networks.connected.tolist(), strict=True) if not ok}
+        for row in results.rows:
+            if row["arch"] in dead and row["status"] != STATUS_DISCONNECTED:
+                raise ValueError(
+                    f"{results.path}: has a score of a disconnected network, {quoted(row['arch'])}, as older versions "
+                    f"gave it: {ANOTHER_OUT}"
+                )
         if results.rows and (wrong := results.correct([json.loads(line) for line in self._lines(results.rows)])):
             run.say(f"{results.path}: {wrong} lines did not follow from their losses and are computed anew")
         row_of = {row["arch"]: row for row in results.rows}
@@ -290,13 +328,7 @@ class _Training:
         self._disconnected: list[Any] = []  # of these, those without a line
         for arch, text, network in zip(run.networks.archs, run.texts, run.networks.index.tolist(), strict=True):
             if network < 0:
-                if text not in row_of:
-                    self._disconnected.append(arch)
-                elif row_of[text]["status"] != STATUS_DISCONNECTED:
-                    raise ValueError(
-                        f"{results.path}: has a score of a disconnected network, {quoted(text)}, as older versions "
-                        f"gave it: {ANOTHER_OUT}"
-                    )
+                self._disconnected += [arch] if text not in row_of else []
             elif text in row_of:
                 self._trained[network] = row_of[text]["losses"]
             else:
@@ -431,19 +463,8 @@ def _score_fitted(run: _Run, proxy: FittedProxy, out: Path) -> tuple[ScoreResult
     status = scoring.statuses(np.isfinite(scores), connected)
     # Loss and curve are those of the best member: a mean over settings has no meaning.
     result = dataclasses.replace(members[0], score=scores, status=status, seconds=seconds)
-    identity = {
-        "members": [record["run"] for record in records],
-        "settings": proxy.to_dict(),
-        "list": fingerprint({"archs": sorted(run.texts)}),
-    }
-    run_id = fingerprint(identity)
-    before = outputs.read_record(outputs.record_path(out))
-    same = before is not None and all(before.get(name) == identity[name] for name in ("members", "settings"))
-    earlier = [before["run"]] if before is not None and same and before["run"] != run_id else []
-    results = ResultsFile(out, run_id, run.texts, None, _why(run_id, identity, before), earlier)
+    results, run_id, identity = _open_fitted(run, proxy, out, [record["run"] for record in records])
     try:
-        if not same:
-            outputs.check_record(before, out, run_id, bool(results.rows))
         if results.replaced:
             run.say(f"{out}: the list has changed: the percentiles of all architectures are computed anew")
         rows = [json.loads(line) for line in lines_of(result, run_id)]
@@ -452,6 +473,36 @@ def _score_fitted(run: _Run, proxy: FittedProxy, out: Path) -> tuple[ScoreResult
     finally:
         results.close()
     return result, _write_record(run, out, run_id, identity, seconds, result, run.execution)
+
+
+def _open_fitted(
+    run: _Run, proxy: FittedProxy, out: Path, members: list[str]
+) -> tuple[ResultsFile, str, dict[str, Any]]:
+    """Open the file of a fitted proxy; returns it, the run's fingerprint and its identity.
+
+    Args:
+      run: the arguments of the run.
+      proxy: the fitted proxy.
+      out: the file.
+      members: fingerprints of the runs of its settings.
+
+    Raises:
+      ValueError: the file or its record is that of another run, or of somebody else.
+    """
+    listed = fingerprint({"archs": sorted(run.texts)})
+    identity = {"members": members, "settings": proxy.to_dict(), "list": listed}
+    run_id = fingerprint(identity)
+    before = outputs.read_record(outputs.record_path(out))
+    same = before is not None and all(before.get(name) == identity[name] for name in ("members", "settings"))
+    earlier = [before["run"]] if before is not None and same and before["run"] != run_id else []
+    results = ResultsFile(out, run_id, run.texts, None, _why(run_id, identity, before), earlier)
+    try:
+        if not same:
+            outputs.check_record(before, out, run_id, bool(results.rows))
+    except ValueError:
+        results.close()
+        raise
+    return results, run_id, identity
 
 
 def _write_record(

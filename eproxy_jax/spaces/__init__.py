@@ -18,17 +18,21 @@ from eproxy_jax.spaces.flax_family import FlaxFamily, from_flax
 from eproxy_jax.spaces.nasbench101.space import NasBench101
 from eproxy_jax.spaces.nasbench201.space import NasBench201
 from eproxy_jax.spaces.nasbench_mr.space import NasBenchMr
+from eproxy_jax.spaces.nats_size.space import NatsSize
 from eproxy_jax.spaces.nds_anynet.space import NdsResNet, NdsResNextA, NdsResNextB, NdsVanilla
+from eproxy_jax.spaces.nds_cells.darts import Darts
 from eproxy_jax.spaces.nds_cells.space import NdsAmoeba, NdsDarts, NdsEnas, NdsNasnet, NdsPnas
 from eproxy_jax.spaces.transnas.macro import TransNasMacro
 from eproxy_jax.spaces.transnas.micro import TransNasMicro
 
 __all__ = [
+    "Darts",
     "FlaxFamily",
     "Group",
     "NasBench101",
     "NasBench201",
     "NasBenchMr",
+    "NatsSize",
     "NdsAmoeba",
     "NdsDarts",
     "NdsEnas",

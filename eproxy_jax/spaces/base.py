@@ -12,13 +12,13 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import flax.linen as nn
 import numpy as np
 
 from eproxy_jax import sources
-from eproxy_jax.errors import did_you_mean
+from eproxy_jax.errors import did_you_mean, quoted
 
 
 class Group(abc.ABC):
@@ -54,6 +54,20 @@ class Group(abc.ABC):
         """Multiply-accumulates that the program executes, in the map form, where ``macs`` of the arch are needed."""
 
 
+class Notation(NamedTuple):
+    """One way to write an architecture.
+
+    Attributes:
+      name: what the notation is called.
+      example: an architecture in it: text, or a value as JSON holds it.
+      meaning: who writes it, and what its parts are.
+    """
+
+    name: str
+    example: Any
+    meaning: str
+
+
 @dataclasses.dataclass(frozen=True)
 class SearchSpace(abc.ABC):
     """Base of all search spaces: what the proxy, the runner and the command line need to know of one.
@@ -65,15 +79,20 @@ class SearchSpace(abc.ABC):
 
     Attributes:
       name: the registry name.
+      paper: where the space comes from, for ``eproxy spaces``.
     """
 
     name: ClassVar[str]
+    paper: ClassVar[str] = ""
 
     # --- strings ---------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def parse(self, source: Any) -> Any:
         """Read an architecture from any of the field's own notations.
+
+        Text and values have one meaning: ``"(1, 2)"``, ``(1, 2)`` and ``[1, 2]`` are read alike. What ``parse``
+        returned before is returned unchanged. Keys of an object beside those of the notation are ignored.
 
         Raises:
           ValueError: ``source`` is not an architecture of this space; says what and how to fix it.
@@ -82,6 +101,10 @@ class SearchSpace(abc.ABC):
     @abc.abstractmethod
     def format(self, arch: Any) -> str:
         """The field's own string; ``parse(format(arch)) == arch``."""
+
+    def notations(self) -> tuple[Notation, ...]:
+        """The notations that ``parse`` reads, each with an example; by default the string of ``format`` alone."""
+        return (Notation("string", self.format(self.sample(1, 0)[0]), "what format() writes"),)
 
     # --- the set of architectures ----------------------------------------------------------------------------
 
@@ -309,13 +332,23 @@ def macs_fractions(space: SearchSpace, archs: Iterable[Any]) -> np.ndarray:
     return np.minimum(np.asarray([effective_macs(space, arch) for arch in archs]) / largest, 1.0)
 
 
+MAX_CHANNELS, MAX_COUNT = 4096, 256  # ten times what any benchmark has, and more than a machine could run
+
+
 def check_positive(space: SearchSpace) -> None:
-    """Check that all sizes of a space are positive integers.
+    """Check that all sizes of a space are positive integers that a machine could run.
+
+    Numbers of channels and widths are at most 4,096, others (cells, divisors) at most 256.
 
     Raises:
       ValueError: names the size and its value.
     """
     for field in dataclasses.fields(space):
-        value = getattr(space, field.name)
-        if field.type in ("int", int) and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{type(space).__name__}.{field.name}: expected a positive integer, got {value!r}")
+        if field.type not in ("int", int):
+            continue
+        value, where = getattr(space, field.name), f"{type(space).__name__}.{field.name}"
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{where}: expected a positive integer, got {quoted(value)}")
+        most = MAX_CHANNELS if field.name.endswith(("channels", "width")) else MAX_COUNT
+        if value > most:
+            raise ValueError(f"{where}: {quoted(value)} is more than any machine could run; at most {most:,}")

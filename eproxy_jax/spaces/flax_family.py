@@ -123,7 +123,7 @@ class FlaxFamily(base.SearchSpace):
             if position is not None and _has_booleans_of(value, known.archs[position]):
                 return known.archs[position]
         texts = [self.format(arch) for arch in known.archs[:_NEAREST_OF]]
-        near = did_you_mean((source if isinstance(source, str) else repr(source))[:200], texts)
+        near = did_you_mean(source[:200] if isinstance(source, str) else quoted(source), texts)
         raise ValueError(
             f"not one of the {len(known.archs):,} architectures of {self.name!r}: {quoted(source)}{near}; the first is "
             f"{texts[0]}"

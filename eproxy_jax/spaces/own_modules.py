@@ -57,7 +57,8 @@ def explained(arch: Any, what: str = "network") -> Iterator[None]:
         if is_ours and isinstance(error, ValueError):
             raise
         text = " ".join(str(error).split())
-        text = text if len(text) <= _MESSAGE else text[: _MESSAGE - 3] + "..."
+        if len(text) > _MESSAGE:  # its beginning and its end: that of a host callback begins with a traceback
+            text = f"{text[: _MESSAGE // 2]} ... {text[-_MESSAGE // 2 :]}"
         hint = ""
         if isinstance(error, flax_errors.ScopeParamShapeError):
             hint = "; does the function build another network each time it is called?"
@@ -99,7 +100,7 @@ class OwnNetwork:
           NetworkError: ``build`` fails, or returns something else.
         """
         self.arch, self.name = arch, "network"
-        with explained(arch, "the function that builds the network"):
+        with explained(arch, "the function that builds the network"), nnx.use_eager_sharding(False):
             takes_rngs = "rngs" in _parameters(build)
             made = build(given, rngs=_rngs()) if takes_rngs else build(given)
             maker = None
@@ -147,7 +148,7 @@ class OwnNetwork:
         Raises:
           NetworkError: the module fails.
         """
-        with explained(self.arch, self.name):
+        with explained(self.arch, self.name), nnx.use_eager_sharding(False):
             rngs = {"params": key, **_other_keys(key)}
             variables = dict(self.module.init(rngs, images, **self._arguments(init)))
         return {"params": {}, **variables}
@@ -166,7 +167,8 @@ class OwnNetwork:
         state = [name for name in variables if name != "params"]
         key = jax.random.key(_KEY)
         rngs = {"params": key, **_other_keys(key)}  # a module that asks for another name of keys gets "params"
-        with explained(self.arch, self.name), nn.intercept_methods(self._refuse_running_averages):
+        watched = nn.intercept_methods(self._refuse_running_averages)
+        with explained(self.arch, self.name), watched, nnx.use_eager_sharding(False):
             arguments = self._arguments(init)
             taps, updated = self.module.apply(dict(variables), images, **arguments, mutable=state, rngs=rngs)
         if _STATISTICS in state:

@@ -178,26 +178,32 @@ BAD = {
         "columns: a, b; choose one with --truth-column",
     ),
     "truth of others": (lambda f: [*SMOKE, "--sample", 5, "--truth", write(f, "t.json", [[TEXT, 1.0]])], "need at least 3"),
-    "contradicting truth": (
-        lambda f: [*SMOKE, "--truth", write(f, "t.json", [[TEXT, 1.0], [TEXT, 2.0]])],
-        "stands twice, with 1.0 and 2.0",
+    "truth without an archs file": (lambda f: [*SMOKE, "--lower-is-better"], "--lower-is-better needs --truth FILE"),
+    "standard input twice": (lambda f: [*SMOKE, "--archs", "-", "--truth", "-"], "standard input can be read once"),
+    "truth of two data sets": (
+        lambda f: [*SMOKE, "--truth", write(f, "t.json", {"a": {TEXT: 1.0}, "b": {TEXT: 2.0}})],
+        "holds several data sets: a, b; choose one with --dataset",
     ),
-    "truth not finite": (lambda f: [*SMOKE, "--truth", write(f, "t.json", f'[["{TEXT}", NaN]]')], "not a finite number"),
+    "unknown data set": (
+        lambda f: [*SMOKE, "--dataset", "c", "--truth", write(f, "t.json", {"a": {TEXT: 1.0}})],
+        "no data set 'c'; it has a",
+    ),
+    "truth not finite": (lambda f: [*SMOKE, "--truth", write(f, "t.json", f'[["{TEXT}", NaN]]')], "found no number"),
     "settings not json": (lambda f: [*SMOKE, "--settings", write(f, "s.json", "{")], "not JSON"),
     "unknown setting": (lambda f: [*SMOKE, "--settings", write(f, "s.json", {"alfa": 1})], "did you mean 'alpha'"),
-    "out not ours": (lambda f: [*SMOKE, "--out", write(f, "o.jsonl", '{"a": 1}\n')], "not a line of an eproxy score file"),
+    "out not ours": (lambda f: [*SMOKE, "--out", write(f, "o.jsonl", '{"a": 1}\n')], "not a line of a score file of eproxy"),
     "out damaged": (lambda f: [*SMOKE, "--out", write(f, "o.jsonl", "{{{\n")], "o.jsonl:1: not JSON"),
     "out of another run": (
         lambda f: [*SMOKE, "--out", write(f, "o.jsonl", json.dumps(GOOD_ROW) + "\n")],
         "written by another run",
     ),
-    "out is a folder": (lambda f: [*SMOKE, "--out", f], "directory"),
+    "out is a folder": (lambda f: [*SMOKE, "--out", f], "a folder, where a file is expected"),
     "nan images": (lambda f: [*SMOKE, "--images", _nan_images(f)], "not finite in image"),
 }  # fmt: skip
 
 
 def _binary(folder):
-    (folder / "a.txt").write_bytes(b"\xff\xfe\x00\x01")
+    (folder / "a.txt").write_bytes(b"\xfd\xfe\x00\x01")
     return folder / "a.txt"
 
 

@@ -19,8 +19,9 @@ def run(*arguments):
 
 
 def told(capsys):
-    """The one line that an error is."""
-    (line,) = capsys.readouterr().err.splitlines()
+    """The one line that an error is; what a file of values says stands before it."""
+    *before, line = capsys.readouterr().err.splitlines()
+    assert all(text.startswith("eproxy: ") for text in before)
     assert line.startswith("eproxy: error: ")
     return line
 
@@ -86,9 +87,19 @@ def test_home_is_expanded_in_every_path(tmp_path, monkeypatch, command):
     assert arguments.config == f"{tmp_path}/c.py:small"
 
 
+@pytest.mark.parametrize("special", ["/dev/zero", "fifo"])
+def test_what_is_converted_is_a_file(tmp_path, capsys, special):
+    os.mkfifo(tmp_path / "fifo")
+    assert run("convert", *CONFIG, tmp_path / special) == 2
+    assert "FILE: " in (line := told(capsys))
+    assert "not a regular file" in line
+
+
 def test_homes_that_do_not_exist_and_null_bytes_are_told(capsys):
     assert run("score", *CONFIG, "--out=~nobody-of-this-name/x") == 2
     assert "--out: '~nobody-of-this-name/x': no such home folder" in told(capsys)
+    assert run("score", *CONFIG, "--out=\udcff.jsonl") == 2
+    assert "--out: '\\udcff.jsonl': a name that is not UTF-8" in told(capsys)
     assert run("score", *CONFIG, "--archs=a\0b") == 2
     assert "--archs: " in told(capsys)
     assert run("score", *CONFIG, "--out", "x" * 300) == 2

@@ -9,10 +9,11 @@ from scipy import stats
 from eproxy_jax.dps import labels
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.ranks import rank_quality
+from eproxy_jax.spaces.cells.graph import Cell
 
 SPACE = SPACES["nasbench201"]
 ARCHS = [arch for arch in SPACE.sample(12, 3) if SPACE.is_connected(arch)]
-DEAD = (0, 0, 3, 0, 3, 3)
+DEAD = Cell((0, 0, 3, 0, 3, 3))
 
 
 def made(archs, truth):

@@ -16,7 +16,7 @@ from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.execution import execution as execution_lib
 from eproxy_jax.types import ProxySettings
 
-SPACE = tiny.Tiny()
+SPACE = tiny.Cut()
 TABLE = GeneTable(
     branches=(1,), transform_kernel=(1,), barrier_kernel=(1,), transform_channels=(4, 8), target_channels=(4,)
 )
@@ -47,13 +47,14 @@ def test_only_what_is_missing_is_trained(filled):
     assert trained[-1][1] == 3 * (all_ - first) + all_
     bank = loss_bank.LossBank(path, SPEC.identity(execution))
     # Disconnected networks are known to the bank, and have no losses.
-    (dead,) = set(bank.columns(SPACE, DISCONNECTED))
-    trained_ones = np.delete(np.arange(all_ + 1), dead)
-    assert bank.computed()[:, trained_ones].all()
-    assert np.isfinite(bank.losses(2)[:, trained_ones]).all()
+    dead = sorted(set(bank.columns(SPACE, DISCONNECTED)))
+    assert dead
+    done = np.delete(np.arange(all_ + len(dead)), dead)
+    assert bank.computed()[:, done].all()
+    assert np.isfinite(bank.losses(2)[:, done]).all()
     assert not bank.computed()[:, dead].any()
     assert np.isnan(bank.losses(2)[:, dead]).all()
-    assert bank.losses(2).shape == (4, all_ + 1, 2)
+    assert bank.losses(2).shape == (4, all_ + len(dead), 2)
     assert loss_bank.fill(bank, SPEC, settings, ARCHS, execution)["run"] == 0
     bank.close()
 
@@ -63,9 +64,9 @@ def test_a_torn_line_is_trained_again_and_losses_come_back_equal(filled, tmp_pat
     torn = tmp_path / "torn.jsonl"
     torn.write_bytes(path.read_bytes()[:-40])
     bank = loss_bank.LossBank(torn, SPEC.identity(execution))
-    assert len(bank.genes) == 3
-    loss_bank.fill(bank, SPEC, settings, ARCHS, execution)
     whole = loss_bank.LossBank(path, SPEC.identity(execution))
+    assert 0 < bank.computed().sum() < whole.computed().sum()
+    loss_bank.fill(bank, SPEC, settings, ARCHS, execution)
     np.testing.assert_array_equal(bank.losses(2), whole.losses(2))
     bank.close()
     whole.close()
@@ -163,7 +164,7 @@ def test_the_fittest_of_a_bank(filled):
         fitness = [f for _, _, f in fittest]
         assert fitness == sorted(fitness, reverse=True)
         assert len(fittest) == 3
-        with pytest.warns(UserWarning, match="1 of the 9 labelled .* are disconnected"):
+        with pytest.warns(UserWarning, match="1 of the .* labelled .* are disconnected"):
             same = loss_bank.fittest_of_bank(bank, SPEC, {**labelled, DISCONNECTED[0]: 99.0}, 3, blend)
         assert [f for _, _, f in same] == fitness
     with pytest.raises(ValueError, match="lacks 1 of the architectures"):

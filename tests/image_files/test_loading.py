@@ -248,7 +248,7 @@ def test_damaged_files(tmp_path, name, content, message):
         (np.zeros((16, 8, 8, 2)), r"images of shape \[8, 8, 2\]: expected 1, 3 or 4 channels"),
         (np.zeros((16, 8, 12, 3)), "images of 8x12 pixels: height and width must be equal and divisible by 4"),
         (np.zeros((16, 30, 30, 3)), "images of 30x30 pixels"),
-        (np.zeros((16, 8, 8, 3), bool), "expected numbers, got dtype bool"),
+        (np.zeros((16, 8, 8, 3), bool), "expected real numbers, got dtype bool"),
     ],
 )
 def test_arrays_that_are_no_batch(tmp_path, array, message):
@@ -269,7 +269,7 @@ def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
     for source, message in (
         ("one_over_g", "neither a path nor one of dead_leaves, one_over_f, white_noise (did you mean 'one_over_f'?)"),
         (f"{tmp_path}/x.npz:c", "no array 'c'"),
-        ("/dev/zero", "images come as .npy"),
+        ("/dev/zero", "not a regular file"),
     ):
         assert main(["plan", "--space", "nasbench201", "--sample", "1", "--images", source]) == 2
         err = capsys.readouterr().err

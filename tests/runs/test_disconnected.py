@@ -20,6 +20,7 @@ from eproxy_jax.execution.evaluation import Evaluation
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.jsonlines import as_float32, json_number, read_numbers
 from eproxy_jax.runs import report
+from eproxy_jax.spaces.cells.graph import Cell
 from eproxy_jax.types import ScoreResult
 
 SPACE = SPACES["nasbench201"]
@@ -28,10 +29,11 @@ TINY = ep.ProxySettings.from_dict(
     {"branches": [{"features": ["dot"], "barrier_kernel": 1, "transform_channels": 8, "target_channels": 4}]}
 )
 IMAGES = pattern_images(4, 8).astype(np.float32)
-DEAD = [(0, 0, 0, 0, 0, 0), (3, 3, 3, 0, 0, 0), (0, 0, 3, 0, 3, 3)]
-DIVERGES = (3, 3, 3, 3, 3, 3)
-EQUAL = [(3, 0, 0, 0, 1, 0), (0, 1, 3, 3, 0, 0), (1, 3, 0, 0, 0, 1)]  # one 3x3 convolution, three spellings
-ALIVE = [(3, 1, 2, 4, 3, 1), *EQUAL, (2, 3, 4, 1, 0, 3), DIVERGES]
+DEAD = list(map(Cell, [(0, 0, 0, 0, 0, 0), (3, 3, 3, 0, 0, 0), (0, 0, 3, 0, 3, 3)]))
+DIVERGES = Cell((3, 3, 3, 3, 3, 3))
+# One 3x3 convolution, three spellings.
+EQUAL = list(map(Cell, [(3, 0, 0, 0, 1, 0), (0, 1, 3, 3, 0, 0), (1, 3, 0, 0, 0, 1)]))
+ALIVE = [Cell((3, 1, 2, 4, 3, 1)), *EQUAL, Cell((2, 3, 4, 1, 0, 3)), DIVERGES]
 LIST = [DEAD[0], *ALIVE[:3], DEAD[1], *ALIVE[3:], DEAD[2]]
 
 

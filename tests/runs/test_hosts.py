@@ -26,36 +26,83 @@ def alone(tmp_path_factory):
     return (folder / "scores.jsonl").read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-def test_processes_write_the_file_of_one_and_survive_a_kill(alone, tmp_path, count):
-    """Killed is a process after its first lines; it comes back alone, while the others go on."""
+@pytest.fixture
+def start(tmp_path):
+    """Starts a process of a run; what is still there at the end of the test is killed."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    started = []
 
-    def start(index):
+    def begin(index, count, *more, port=port):
         command = [sys.executable, "-m", "eproxy_jax", *COMMAND, "--workdir", str(tmp_path), "--devices", "1"]
         command += ["--chunk-size", "1", "--coordinator", f"localhost:{port}", "--num-processes", str(count)]
         with (tmp_path / f"log{index}").open("a") as log:
-            return subprocess.Popen([*command, "--process-id", str(index)], env=environment, stdout=log, stderr=log)
+            command += ["--process-id", str(index), *more]
+            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        return started[-1]
 
-    processes = [start(index) for index in range(count)]
-    own = hosts.Process(1, count).path(tmp_path / "scores.jsonl")
-    assert own.name == f"scores.1of{count}.jsonl"
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def logs(folder):
+    """What all processes said."""
+    return "".join(path.read_text() for path in sorted(folder.glob("log*")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "victim"), [(2, 0), (2, 1), (4, 1)])
+def test_processes_write_the_file_of_one_and_survive_a_kill(alone, tmp_path, start, count, victim):
+    """Killed is a process after its first lines; it comes back alone, while the others go on."""
+    processes = [start(index, count) for index in range(count)]
+    own = hosts.Process(victim, count).path(tmp_path / "scores.jsonl")
     deadline = time.monotonic() + 300
-    while not (own.exists() and own.stat().st_size) and processes[1].poll() is None and time.monotonic() < deadline:
+    while not (own.exists() and own.stat().st_size) and processes[victim].poll() is None:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    processes[1].send_signal(signal.SIGKILL)
-    processes[1].wait()
-    processes[1] = start(1)
+    processes[victim].send_signal(signal.SIGKILL)
+    processes[victim].wait()
+    processes[victim] = start(victim, count)
     codes = [process.wait(timeout=300) for process in processes]
-    logs = "".join((tmp_path / f"log{index}").read_text() for index in range(count))
-    assert codes == [0] * count, logs
+    assert codes == [0] * count, logs(tmp_path)
     assert (tmp_path / "scores.jsonl").read_bytes() == alone
-    assert "own share done" in logs
-    assert f"share 1 of {count} done" in logs
+    assert "own share done" in logs(tmp_path)
+    assert f"share 1 of {count} done" in logs(tmp_path)
+
+
+@pytest.mark.slow  # quick: tests/runs/test_meeting.py has the same in threads
+@pytest.mark.parametrize(
+    ("more", "port", "message"),
+    [
+        (["--seed", "3"], None, "process 1 has another list of architectures"),
+        (["--config.settings.lr=0.5"], None, "process 1 has another settings"),
+        (["--wait", "5"], 1, "did not start the run within 0:05 (--wait): check --coordinator"),
+    ],
+)
+def test_processes_that_do_not_fit_end(tmp_path, start, more, port, message):
+    processes = [start(0, 2, "--wait", "20" if port else "300"), start(1, 2, *more, **({"port": port} if port else {}))]
+    assert [process.wait(timeout=200) for process in processes] == [2, 2]
+    assert message in logs(tmp_path)
+    assert logs(tmp_path).count("eproxy: error: ") == 2
+    assert "Traceback" not in logs(tmp_path)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_every_process(tmp_path, start):
+    processes = [start(index, 2) for index in range(2)]
+    deadline = time.monotonic() + 200
+    while "program(s)" not in logs(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    begin = time.monotonic()
+    processes[0].send_signal(signal.SIGTERM)
+    assert processes[0].wait(timeout=30) == 143
+    assert processes[1].wait(timeout=60) in (0, 2)  # 0: it was done already
+    assert time.monotonic() - begin < 60
+    assert "stopped (SIGTERM); start it again with the same flags to resume" in logs(tmp_path)
 
 
 def test_shares_are_disjoint_and_cover_everything():

@@ -271,3 +271,16 @@ def test_later_calls_of_one_process_wait_and_earlier_ones_pass(tmp_path, port):
         ):
             late.wait_for_all(0.3, said)
         assert roll.absent() == [1]
+
+
+def test_a_file_of_somebody_is_not_the_one_by_which_folders_are_known(tmp_path, port):
+    theirs = tmp_path / ".scores.meeting"
+    for content in ("my notes", "a" * 16 + "\n"):  # the second was left by a process 0 that was killed
+        theirs.write_text(content)
+        hold = threading.Event()
+        host, guest = Process(0, port, tmp_path, hold=hold), Process(1, port, tmp_path, hold=hold)
+        assert host.went.wait(5)
+        assert guest.went.wait(5)
+        hold.set()
+        assert host.end() is guest.end() is None
+        assert [path.read_text() for path in tmp_path.iterdir()] == (["my notes"] if "notes" in content else [])

@@ -268,6 +268,19 @@ def test_a_longer_list_trains_what_is_new_and_mixes_no_percentiles(tmp_path, tmp
     assert [-np.inf if row["score"] is None else row["score"] for row in rows] == result.score.tolist()
 
 
+def test_a_fitted_proxy_over_the_file_of_another_run_trains_nothing(tmp_path, trained):
+    score(tmp_path)
+    (tmp_path / "scores.run.json").unlink()
+    score(tmp_path, out=tmp_path / "x.member1.jsonl", key=3)
+    before = contents(tmp_path)
+    trained.clear()
+    for out in ("scores.jsonl", "x.jsonl"):
+        with pytest.raises(ValueError, match="written by another run"):
+            score(tmp_path, proxy=FITTED, out=tmp_path / out)
+    assert trained == []
+    assert {name: content for name, content in contents(tmp_path).items() if content} == before
+
+
 def test_a_fitted_proxy_with_other_members_is_another_run(tmp_path):
     score(tmp_path, proxy=FITTED)
     before = contents(tmp_path)

@@ -157,7 +157,7 @@ def test_bad_families_and_architectures():
         def __call__(self, x):
             return nn.Dense(self.width)(x.reshape(len(x), -1, 3))
 
-    with pytest.raises(ValueError, match=r"returns \(2, 64, 4\): expected a list of feature maps"):
+    with pytest.raises(ValueError, match=r"Tokens of 4 returns \(., \d+, 4\): expected a list of feature maps"):
         scoring.score([4], spaces.from_flax(Tokens, [4]), ProxySettings.from_dict(TWO_STEPS), BATCH)
 
 

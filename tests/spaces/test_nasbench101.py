@@ -96,8 +96,11 @@ def full(size):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("[[[0, 1], [0, 0]], ['input', 'output']]", "is not JSON; expected text like"),
-        ("", "is not JSON"),
+        (
+            "[[[0, 1], [0, 0]], ['input', 'output'",
+            "is no literal: expected a value at character .*, found the end; expected text like",
+        ),
+        ("", r"''; expected \[matrix, ops\]"),
         ("17", "expected .matrix, ops. like"),
         (17, "expected .matrix, ops. like"),
         (None, "expected .matrix, ops. like"),
@@ -113,7 +116,10 @@ def full(size):
         ([[[0, "1"], [0, 0]], [I, O]], "matrix.0..1. must be 0 or 1, got '1'"),
         ([full(3), [I, O]], "2 ops for a matrix of 3 vertices"),
         ([full(3), [O, C, I]], "first op must be 'input' and the last 'output', got 'output' and 'input'"),
-        ([full(3), [I, "conv3x3", O]], "unknown op 'conv3x3' .did you mean 'conv3x3-bn-relu'.. at vertex 1; known"),
+        (
+            [full(3), [I, "conv3x3-bn", O]],
+            "unknown op 'conv3x3-bn' .did you mean 'conv3x3-bn-relu'.. at vertex 1; known",
+        ),
         ([full(3), [I, I, O]], "unknown op 'input' at vertex 1"),
         ([full(3), [I, 3, O]], "unknown op 3 at vertex 1"),
         ([[[0, 1, 0], [1, 0, 1], [0, 0, 0]], [I, C, O]], "matrix.1..0. = 1 .edge 1 -> 0.; the graph has a cycle"),

@@ -12,7 +12,7 @@ from helpers import CELLS, SPACES, multires, pattern_images, pattern_tree, true_
 from scipy import stats
 
 from eproxy_jax import spaces
-from eproxy_jax.runs import archs as archs_lib
+from eproxy_jax.runs.truth import read_truth
 from eproxy_jax.spaces.nasbench_mr import interpreter, notation, program
 
 SPACE = spaces.get("nasbench_mr")
@@ -43,13 +43,16 @@ def test_notations():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("", "is not JSON .*like .*input_channel"),
-        ("64-2311-basic", "is not JSON"),
+        ("", "expected a dict with .*like .*input_channel"),
+        ("64-2311-basic", "'64-2311-basic'; expected a dict"),
         ("17", "expected a dict with input_channel, inverted_residual_setting, last_channel"),
         (None, "expected a dict with"),
         ([[16, 16], 16], "expected a dict with"),
-        (changed(last_chanel=8), "unknown key 'last_chanel' .did you mean 'last_channel'"),
-        ({k: v for k, v in WRITTEN.items() if k != "last_channel"}, "key 'last_channel' is missing"),
+        (
+            {("last_chanel" if k == "last_channel" else k): v for k, v in WRITTEN.items()},
+            "unknown key 'last_chanel' .did you mean 'last_channel'",
+        ),
+        ({k: v for k, v in WRITTEN.items() if k != "last_channel"}, "last_channel missing; expected an object like"),
         (changed(last_channel=12), "last_channel: expected a multiple of 8 from 8 to 128, got 12"),
         (changed(last_channel=[16]), r"last_channel: expected a multiple of 8 from 8 to 128, got \[16\]"),
         (changed(input_channel=16), "input_channel: expected a list of 2, the channels of the two stem conv.*got 16"),
@@ -124,7 +127,7 @@ def test_every_row_of_the_data(data):
     }  # fmt: skip
     paths = {path.stem: path for path in (data / "nasbench_mr").glob("*.json")}
     assert set(paths) == set(expected)
-    truths = {task: archs_lib.read_truth(paths[task], SPACE) for task in expected}
+    truths = {task: read_truth(paths[task], SPACE) for task in expected}
     archs = list(truths["seg"])
     assert len(archs) == 2507
     assert all(SPACE.parse(SPACE.format(arch)) == arch for arch in archs)

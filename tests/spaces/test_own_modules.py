@@ -14,6 +14,7 @@ from helpers import real_input
 
 from eproxy_jax import scoring, spaces
 from eproxy_jax.cli.main import main
+from eproxy_jax.execution import programs
 from eproxy_jax.spaces.own_modules import NetworkError, OwnNetwork
 from eproxy_jax.types import ProxySettings
 
@@ -284,6 +285,20 @@ def test_gradients_that_do_not_exist_are_told_too():
     assert family.params(2) == 8
     with pytest.raises(NetworkError, match="the network of 2: ValueError: Reverse-mode differentiation does not work"):
         scoring.make_job(family, ProxySettings(), IMAGES).evaluation.structure(2)
+
+
+def test_errors_while_the_program_runs_are_told_too(monkeypatch):
+    """As those of host callbacks; of a real one, JAX would tell again when the process ends."""
+
+    def run_group(*arguments):
+        raise jax.errors.JaxRuntimeError(
+            "INTERNAL: CpuCallback error: Traceback" + 300 * " line" + "\nKeyError: 'my own'"
+        )
+
+    monkeypatch.setattr(programs, "_run_group", run_group)
+    family = spaces.from_flax(module(lambda x: [x]), [2])
+    with pytest.raises(NetworkError, match="the network of 2: JaxRuntimeError: INTERNAL.* [.]{3} .*KeyError: 'my own'"):
+        list(scoring.make_job(family, ProxySettings(), IMAGES).evaluation.run([2]))
 
 
 def test_functions_that_build_another_network_each_time():

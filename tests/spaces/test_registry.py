@@ -92,6 +92,8 @@ def test_the_base_class_says_what_is_missing():
 def test_identities_of_built_in_spaces_are_their_name_and_sizes(name):
     """Run ids depend on it: files of earlier versions go on."""
     space = SPACES[name]
-    assert space.identity() == {"space": name, "sizes": dataclasses.asdict(space)}
+    own = ("width", "depth") if name.startswith("nds_") else ()  # the architectures' own, in those spaces
+    sizes = {size: value for size, value in dataclasses.asdict(space).items() if size not in own}
+    assert space.identity() == {"space": name, "sizes": sizes}
     group = space.group(space.sample(1, 0)[0])
     assert isinstance(group, spaces.Group)

@@ -1,6 +1,6 @@
 """The graph side of four-node cells: what NAS-Bench-201 and TransNAS-Bench-101-micro cells compute.
 
-A cell is a tuple of six operation codes, one per edge, in the order of the benchmarks' strings:
+A cell (:class:`Cell`) is a tuple of six operation codes, one per edge, in the order of the benchmarks' strings:
 (0->1), (0->2), (1->2), (0->3), (1->3), (2->3). Node 0 is the cell's input, node 3 its output; a node is the sum of
 its edges.
 
@@ -17,7 +17,21 @@ NONE, SKIP, CONV1X1, CONV3X3, POOL = range(5)
 NUM_EDGES = 6
 EDGES: tuple[tuple[int, int], ...] = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))  # (source, target)
 
-Cell = tuple[int, ...]
+
+class Cell(tuple[int, ...]):
+    """A parsed cell: six operation codes of this package, in the order of ``EDGES``.
+
+    A type of its own, because six plain numbers are another notation, with NASLib's codes and order. It equals and
+    hashes as the tuple of its codes.
+
+    Example:
+      >>> Cell((3, 0, 0, 0, 1, 0)) == (3, 0, 0, 0, 1, 0)
+      True
+    """
+
+    __slots__ = ()
+
+
 # A term of a node's sum: (operation, edge that owns weights or -1, value of the source).
 _Term = tuple
 _Value = tuple  # sorted terms
@@ -128,4 +142,4 @@ def is_connected(cell: Cell) -> bool:
 
 def all_cells(ops: Sequence[int]) -> Iterator[Cell]:
     """Every cell over the given operation codes, in lexicographic order."""
-    return itertools.product(ops, repeat=NUM_EDGES)
+    return map(Cell, itertools.product(ops, repeat=NUM_EDGES))

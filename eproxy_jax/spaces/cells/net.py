@@ -1,4 +1,4 @@
-"""The network side of four-node cells: Flax modules shared by NAS-Bench-201 and TransNAS-Bench-101-micro."""
+"""The network side of four-node cells: Flax modules that NAS-Bench-201, NATS-Bench and TransNAS-Bench-101 share."""
 
 from __future__ import annotations
 
@@ -91,6 +91,27 @@ class CellNet(nn.Module):
                 total = total + value
             nodes.append(total)
         return nodes[3]
+
+
+class ResidualBlock(nn.Module):
+    """The block between stages: stride 2, other channels.
+
+    ReLU-conv3x3/2-BN-ReLU-conv3x3-BN, plus 2x2 average pool and conv1x1.
+    """
+
+    features: int
+    track: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = True, init: Array | int = 0) -> Array:
+        """[B, H, W, C] -> [B, H / 2, W / 2, features]."""
+        y = layers.Conv(self.features, 3, 2, dtype=self.dtype, name="conv_a")(marks.relu(x), init)
+        y = layers.BatchNorm(True, self.track, self.dtype, name="norm_a")(y, train)
+        y = layers.Conv(self.features, 3, dtype=self.dtype, name="conv_b")(marks.relu(y), init)
+        y = layers.BatchNorm(True, self.track, self.dtype, name="norm_b")(y, train)
+        shortcut = layers.Conv(self.features, 1, dtype=self.dtype, name="shortcut")(pooling.avg_pool_2x2(x), init)
+        return y + shortcut
 
 
 # --- the universal cell --------------------------------------------------------------------------------------

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from typing_extensions import override
 
 from eproxy_jax import sampling
-from eproxy_jax.spaces import base
-from eproxy_jax.spaces.cells.graph import NONE, NUM_EDGES, Cell, all_cells, function_key, is_connected
+from eproxy_jax.errors import did_you_mean, quoted
+from eproxy_jax.spaces import base, literals
+from eproxy_jax.spaces.cells.graph import EDGES, NONE, NUM_EDGES, Cell, all_cells, function_key, is_connected
 
 
 class CellSpace(base.SearchSpace, base.Group):
@@ -41,13 +43,13 @@ class CellSpace(base.SearchSpace, base.Group):
     def sample(self, num: int, seed: int) -> list[Cell]:
         drawn = sampling.draw_distinct(self.num_archs, num, seed, type(self).__name__)
         digits = np.stack(np.unravel_index(drawn, (self.num_ops,) * NUM_EDGES), axis=-1)
-        return [tuple(int(d) for d in row) for row in digits]
+        return [Cell(int(d) for d in row) for row in digits]
 
     @override
     def neighbours(self, arch: Cell) -> list[Cell]:
         """The cells that differ in one edge's operation."""
         return [
-            (*arch[:edge], op, *arch[edge + 1 :])
+            Cell((*arch[:edge], op, *arch[edge + 1 :]))
             for edge in range(NUM_EDGES)
             for op in range(self.num_ops)
             if op != arch[edge]
@@ -70,35 +72,110 @@ class CellSpace(base.SearchSpace, base.Group):
         return np.asarray(archs, np.int32).reshape(-1, NUM_EDGES)
 
 
-def check_cell(cell: Any, num_ops: int, what: str) -> Cell:
-    """Six operation codes as a tuple of ints.
+def check_cell(codes: Sequence[Any], num_ops: int, what: str) -> Cell:
+    """Six operation codes of this package as a cell.
 
     Raises:
       ValueError: not six codes, or a code out of range.
     """
-    codes = tuple(int(c) for c in cell)
-    if len(codes) != NUM_EDGES or any(not 0 <= c < num_ops for c in codes):
-        raise ValueError(f"{what}: expected {NUM_EDGES} operation codes from 0 to {num_ops - 1}, got {list(cell)}")
-    return codes
+    found = [literals.integer(code) for code in codes]
+    if len(found) != NUM_EDGES or any(code is None or not 0 <= code < num_ops for code in found):
+        raise ValueError(f"{what}: expected {NUM_EDGES} operation codes from 0 to {num_ops - 1}, got {quoted(codes)}")
+    return Cell(code for code in found if code is not None)
 
 
-def parse_nested(source: Any, num_ops: int, what: str, example: str) -> Cell:
-    """A cell from nested operation codes, or from the flat tuple that is the architecture itself.
+@dataclasses.dataclass(frozen=True)
+class CellNames:
+    """The names of one space's operations, and its words for messages.
 
-    Raises:
-      ValueError: neither; says what and shows an example.
+    Attributes:
+      label: what the space is called in messages.
+      ops: names by code.
+      example: a string of the space.
     """
-    flat: list[Any] = []
-    if isinstance(source, Sequence) and len(source) == NUM_EDGES:
-        flat = list(source)
-    elif isinstance(source, Sequence) and [isinstance(s, Sequence) and len(s) for s in source] == [1, 2, 3]:
-        flat = [code for node in source for code in node]
-    if not flat or not all(isinstance(code, int) and not isinstance(code, bool) for code in flat):
+
+    label: str
+    ops: tuple[str, ...]
+    example: str
+
+    def code(self, op: Any) -> int:
+        """The code of an operation: a code, or a name as any of the field's tools writes it.
+
+        Raises:
+          ValueError: no operation of the space.
+        """
+        code = literals.integer(op)
+        if code is not None:
+            if not 0 <= code < len(self.ops):
+                raise ValueError(
+                    f"{self.label}: expected operation codes from 0 to {len(self.ops) - 1}, got {quoted(op)}"
+                )
+            return code
+        name = _ALIASES.get(op.lower(), op.lower()) if isinstance(op, str) else ""
+        if name not in self.ops:
+            hint = did_you_mean(op, self.ops) if isinstance(op, str) and len(op) < 80 else ""
+            raise ValueError(f"unknown {self.label} operation {quoted(op)}{hint}; known: {', '.join(self.ops)}")
+        return self.ops.index(name)
+
+    def parse(self, value: Any) -> Cell:
+        """A cell from plain values: nested codes or names, node tuples, or one operation an edge.
+
+        Raises:
+          ValueError: none of these; says what and shows an example.
+        """
+        if isinstance(value, list) and [isinstance(node, list) and len(node) for node in value] == [1, 2, 3]:
+            return Cell(self.code(op) for sources in map(self._by_source, value) for op in sources)
+        if isinstance(value, list) and len(value) == NUM_EDGES and all(isinstance(op, str) for op in value):
+            return Cell(self.code(op) for op in value)
+        if isinstance(value, dict):
+            by_edge = self._by_edge(value)
+            if by_edge is not None:
+                return Cell(self.code(by_edge[edge]) for edge in EDGES)
         raise ValueError(
-            f"not a {what} cell: {source!r}; expected a string like {example!r} or nested operation codes "
-            "like [[3], [2, 1], [0, 1, 3]]"
+            f"not a {self.label} cell: {quoted(value)}; expected a string like {self.example!r} or nested operation "
+            "codes like [[3], [2, 1], [0, 1, 3]]"
         )
-    return check_cell(flat, num_ops, f"{what} cell {source!r}")
+
+    def _by_source(self, node: list[Any]) -> list[Any]:
+        """Operations of a node in the order of their sources; entries may be (operation, source) pairs."""
+        if not all(isinstance(entry, list) for entry in node):
+            return node
+        found = {}
+        for pair in node:
+            source = literals.integer(pair[1]) if len(pair) == 2 else None
+            if source is None or source in found or not 0 <= source < len(node):
+                raise ValueError(
+                    f"not a {self.label} cell: {quoted(pair)} in the node {quoted(node)}; expected (operation, source) "
+                    f"pairs with the sources 0 to {len(node) - 1}"
+                )
+            found[source] = pair[0]
+        return [found[source] for source in range(len(node))]
+
+    def _by_edge(self, value: dict[Any, Any]) -> dict[tuple[int, int], Any] | None:
+        """Operations by edge (source, target) where an object names all six edges; other keys are ignored."""
+        for key_of in _EDGE_KEYS:
+            keys = {edge: key_of(edge, number) for number, edge in enumerate(EDGES)}
+            if all(key in value for key in keys.values()):
+                return {edge: value[key] for edge, key in keys.items()}
+        return None
+
+
+# How the field's tools call the operations.
+_ALIASES = {
+    "zero": "none", "zeroize": "none", "identity": "skip_connect", "skip": "skip_connect",
+    "conv_1x1": "nor_conv_1x1", "conv1x1": "nor_conv_1x1", "reluconvbn1x1": "nor_conv_1x1",
+    "conv_3x3": "nor_conv_3x3", "conv3x3": "nor_conv_3x3", "reluconvbn3x3": "nor_conv_3x3",
+    "avgpool1x1": "avg_pool_3x3", "avgpool3x3": "avg_pool_3x3", "pool_3x3": "avg_pool_3x3",
+}  # fmt: skip
+# How they name an edge (source, target) in an object with one operation an edge.
+_EDGE_KEYS: tuple[Callable[[tuple[int, int], int], Any], ...] = (
+    lambda edge, _: f"{edge[1]}<-{edge[0]}",  # HPOBench
+    lambda edge, _: f"{edge[0]}_{edge[1]}",  # NNI
+    lambda edge, _: f"cell/{edge[0]}_{edge[1]}",  # later NNI
+    lambda edge, _: f"{edge[0]}->{edge[1]}",
+    lambda edge, _: edge,
+    lambda _, number: f"hp_x{number}",  # Syne Tune, in the order of the string
+)
 
 
 @functools.cache

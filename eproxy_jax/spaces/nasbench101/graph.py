@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eproxy_jax.errors import did_you_mean
+from eproxy_jax.errors import did_you_mean, quoted
 
 INPUT, OUTPUT = "input", "output"
 CONV1X1, CONV3X3, POOL = "conv1x1-bn-relu", "conv3x3-bn-relu", "maxpool3x3"
@@ -46,15 +46,17 @@ def check_cell(matrix: Sequence[Sequence[int]], ops: Sequence[str], what: str) -
         raise ValueError(f"{what}: the matrix must be square, at least 2x2 (input and output), got {shape}")
     for i, j in itertools.product(range(size), repeat=2):
         if not isinstance(rows[i][j], int) or rows[i][j] not in (0, 1):
-            raise ValueError(f"{what}: matrix[{i}][{j}] must be 0 or 1, got {rows[i][j]!r}")
+            raise ValueError(f"{what}: matrix[{i}][{j}] must be 0 or 1, got {quoted(rows[i][j])}")
     if len(ops) != size:
         raise ValueError(f"{what}: {len(ops)} ops for a matrix of {size} vertices; give one op a vertex")
     if ops[0] != INPUT or ops[-1] != OUTPUT:
-        raise ValueError(f"{what}: the first op must be 'input' and the last 'output', got {ops[0]!r} and {ops[-1]!r}")
+        raise ValueError(
+            f"{what}: the first op must be 'input' and the last 'output', got {quoted(ops[0])} and {quoted(ops[-1])}"
+        )
     for vertex, op in enumerate(ops[1:-1], start=1):
         if op not in OPS:
-            hint = did_you_mean(op, OPS) if isinstance(op, str) else ""
-            raise ValueError(f"{what}: unknown op {op!r}{hint} at vertex {vertex}; known: {', '.join(OPS)}")
+            hint = did_you_mean(op, OPS) if isinstance(op, str) and len(op) < 80 else ""
+            raise ValueError(f"{what}: unknown op {quoted(op)}{hint} at vertex {vertex}; known: {', '.join(OPS)}")
     _check_forward(rows, what)
     cell: Cell = (tuple(tuple(int(e) for e in row) for row in rows), tuple(ops))
     live = live_vertices(cell[0])

@@ -2,15 +2,12 @@
 
 Source: Ying et al., "NAS-Bench-101", ICML 2019; the skeleton as docs/spaces.md gives it.
 
-Notations read by ``parse``:
-  * ``[matrix, ops]``: ``[[[0, 1, 1], [0, 0, 1], [0, 0, 0]], ["input", "conv3x3-bn-relu", "output"]]``
-  * the same as JSON text
+:meth:`NasBench101.notations` lists the notations, ``notation.py`` reads them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -20,11 +17,11 @@ from typing_extensions import override
 
 from eproxy_jax import sampling
 from eproxy_jax.spaces import base
-from eproxy_jax.spaces.nasbench101 import graph, net, vertex_ops
+from eproxy_jax.spaces.base import Notation
+from eproxy_jax.spaces.nasbench101 import graph, net, notation, vertex_ops
 from eproxy_jax.spaces.nasbench101.graph import Cell
 
 NUM_ARCHS = 423_624  # cells up to isomorphism, as published; tests count them
-_EXAMPLE = '[[[0,1,1],[0,0,1],[0,0,0]],["input","conv3x3-bn-relu","output"]]'
 _AREA = {graph.CONV1X1: 1, graph.CONV3X3: 9, graph.POOL: 0}
 
 
@@ -58,6 +55,7 @@ class NasBench101(base.SearchSpace, base.Group):
     modules_per_stack: int = 3
 
     name: ClassVar[str] = "nasbench101"
+    paper: ClassVar[str] = 'Ying et al., "NAS-Bench-101", ICML 2019'
 
     def __post_init__(self):
         base.check_positive(self)
@@ -70,7 +68,7 @@ class NasBench101(base.SearchSpace, base.Group):
 
     @override
     def parse(self, source: Any) -> Cell:
-        """Read a cell from either of the notations above.
+        """Read a cell from any of its notations.
 
         The rules are the benchmark's: the matrix is upper triangular, a path leads from input to output, and after
         pruning at most seven vertices and nine edges are left.
@@ -78,24 +76,16 @@ class NasBench101(base.SearchSpace, base.Group):
         Raises:
           ValueError: not a NAS-Bench-101 cell.
         """
-        what = "NAS-Bench-101 cell"
-        content = source
-        if isinstance(source, str):
-            try:
-                content = json.loads(source)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise ValueError(f"not a {what}: {source!r} is not JSON; expected text like {_EXAMPLE}") from error
-        if not isinstance(content, (list, tuple)) or len(content) != 2:
-            raise ValueError(f"not a {what}: {source!r}; expected [matrix, ops] like {_EXAMPLE}")
-        matrix, ops = (part.tolist() if isinstance(part, np.ndarray) else part for part in content)
-        if not isinstance(matrix, (list, tuple)) or not isinstance(ops, (list, tuple)):
-            raise ValueError(f"not a {what}: {source!r}; expected a list of rows and a list of ops like {_EXAMPLE}")
-        return graph.check_cell(matrix, ops, what)
+        return notation.parse(source)
+
+    @override
+    def notations(self) -> tuple[Notation, ...]:
+        return notation.NOTATIONS
 
     @override
     def format(self, arch: Cell) -> str:
         """The pair as JSON text without spaces."""
-        return json.dumps(arch, separators=(",", ":"))
+        return notation.to_text(arch)
 
     # --- the set of cells ------------------------------------------------------------------------------------
 

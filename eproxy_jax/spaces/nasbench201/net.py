@@ -9,33 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 from typing_extensions import override
 
-from eproxy_jax.nn import initializers, layers, marks, pooling
+from eproxy_jax.nn import initializers, layers, marks
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import NUM_EDGES, POOL, Cell
 from eproxy_jax.spaces.standalone import StandAloneNet
 
 NUM_STAGES = 3
-
-
-class ResidualBlock(nn.Module):
-    """The block between stages: stride 2, channels double.
-
-    ReLU-conv3x3/2-BN-ReLU-conv3x3-BN, plus 2x2 average pool and conv1x1.
-    """
-
-    features: int
-    track: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = True, init: Array | int = 0) -> Array:
-        """[B, H, W, C] -> [B, H / 2, W / 2, features]."""
-        y = layers.Conv(self.features, 3, 2, dtype=self.dtype, name="conv_a")(marks.relu(x), init)
-        y = layers.BatchNorm(True, self.track, self.dtype, name="norm_a")(y, train)
-        y = layers.Conv(self.features, 3, dtype=self.dtype, name="conv_b")(marks.relu(y), init)
-        y = layers.BatchNorm(True, self.track, self.dtype, name="norm_b")(y, train)
-        shortcut = layers.Conv(self.features, 1, dtype=self.dtype, name="shortcut")(pooling.avg_pool_2x2(x), init)
-        return y + shortcut
 
 
 class NasBench201Net(StandAloneNet):
@@ -59,7 +38,7 @@ class NasBench201Net(StandAloneNet):
         for stage in range(NUM_STAGES):
             channels = self.stem_channels * 2**stage
             if stage:
-                setattr(self, f"reduce{stage}", ResidualBlock(channels, self.track, self.dtype))
+                setattr(self, f"reduce{stage}", net.ResidualBlock(channels, self.track, self.dtype))
             for n in range(self.cells_per_stage):
                 cell = net.CellNet(self.cell, channels, track=self.track, dtype=self.dtype)
                 setattr(self, f"stage{stage}_cell{n}", cell)
@@ -128,7 +107,8 @@ class UniversalNasBench201(nn.Module):
         for stage in range(NUM_STAGES):
             channels = self.stem_channels * 2**stage
             if stage:
-                x = marks.feature(ResidualBlock(channels, dtype=self.dtype, name=f"reduce{stage}")(x, True, init))
+                reduce = net.ResidualBlock(channels, dtype=self.dtype, name=f"reduce{stage}")
+                x = marks.feature(reduce(x, True, init))
             x = self.cells(x, f"stage{stage}", cell, init)
             taps.append(x)
         return taps[::-1]

@@ -2,10 +2,8 @@
 
 Source: Dong and Yang, "NAS-Bench-201", ICLR 2020; the skeleton as docs/spaces.md gives it.
 
-Notations read by ``parse``:
-  * ``|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|``
-  * nested operation codes ``[[3], [3, 4], [1, 3, 1]]``, codes as in ``OPS``
-  * NASLib's flat tuple ``(4, 3, 3, 0, 0, 0)`` (text): edges (1,2) (1,3) (1,4) (2,3) (2,4) (3,4) with its own codes
+:meth:`NasBench201.notations` lists the notations. Six plain numbers are NASLib's, in text, tuples and lists alike:
+edges (1,2) (1,3) (1,4) (2,3) (2,4) (3,4) with its own codes. Nested codes are this package's.
 """
 
 from __future__ import annotations
@@ -17,10 +15,11 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from typing_extensions import override
 
-from eproxy_jax.errors import did_you_mean
-from eproxy_jax.spaces import base
+from eproxy_jax.errors import quoted
+from eproxy_jax.spaces import base, literals
+from eproxy_jax.spaces.base import Notation
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, NUM_EDGES, POOL, SKIP, Cell
-from eproxy_jax.spaces.cells.space import CellSpace, check_cell, parse_nested
+from eproxy_jax.spaces.cells.space import CellNames, CellSpace, check_cell
 from eproxy_jax.spaces.nasbench201.fine_groups import ConvGroup
 from eproxy_jax.spaces.nasbench201.net import NUM_STAGES, NasBench201Net, UniversalNasBench201
 
@@ -29,6 +28,11 @@ OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 _NASLIB_EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 _NASLIB_OPS = (SKIP, NONE, CONV3X3, CONV1X1, POOL)
 _EXAMPLE = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
+_NAMES = CellNames("NAS-Bench-201", OPS, _EXAMPLE)
+_CODES = {op: code for code, op in enumerate(OPS)}
+# The string as published, which is read fast; everything else takes the long way.
+_PRINTED = re.compile(r"\s*Structure\([0-9]+ nodes with (.*)\)\s*")  # the same structure, as it is printed
+_STRING = re.compile(r"\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|")
 
 
 @base.register("nasbench201")
@@ -36,7 +40,7 @@ _EXAMPLE = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor
 class NasBench201(CellSpace):
     """The NAS-Bench-201 space.
 
-    An architecture is a tuple of six operation codes (see ``cells/graph.py``).
+    An architecture is a ``Cell`` of six operation codes (see ``cells/graph.py``).
 
     Attributes:
       stem_channels: channels of the first stage; they double at each of the two residual blocks.
@@ -55,6 +59,7 @@ class NasBench201(CellSpace):
     cells_per_stage: int = 5
 
     name: ClassVar[str] = "nasbench201"
+    paper: ClassVar[str] = 'Dong and Yang, "NAS-Bench-201", ICLR 2020'
     num_ops: ClassVar[int] = len(OPS)
     affine: ClassVar[bool] = False
     weighted_input_skip: ClassVar[bool] = False
@@ -64,10 +69,50 @@ class NasBench201(CellSpace):
 
     @override
     def parse(self, source: Any) -> Cell:
-        if isinstance(source, str):
-            text = source.strip()
-            return _parse_tuple(text) if text.startswith("(") else _parse_string(text)
-        return parse_nested(source, len(OPS), "NAS-Bench-201", _EXAMPLE)
+        if isinstance(source, Cell):
+            return check_cell(source, len(OPS), "NAS-Bench-201 cell")
+        if hasattr(source, "tostr"):  # the structure of the authors' own code
+            source = source.tostr()
+        if isinstance(source, str) and (printed := _PRINTED.fullmatch(source)):
+            source = printed[1]
+        match = _STRING.fullmatch(source) if isinstance(source, str) else None
+        if match and all(op in _CODES for op in match.groups()):
+            return Cell(map(_CODES.__getitem__, match.groups()))
+        value = literals.plain(source, "not a NAS-Bench-201 cell", repr(_EXAMPLE))
+        if isinstance(value, str):
+            return _parse_string(value)
+        codes = literals.integers(value)
+        if codes:
+            return _parse_naslib(codes, source)
+        if literals.integer(value) is not None:
+            raise ValueError(
+                f"{quoted(source)} is no NAS-Bench-201 cell: the number of a cell depends on the version of the "
+                f"benchmark's file; give its string, like {_EXAMPLE!r}"
+            )
+        if isinstance(value, dict) and isinstance(value.get("arch_str"), str):  # a configuration of the authors' code
+            return _parse_string(value["arch_str"].strip())
+        return _NAMES.parse(value)
+
+    @override
+    def notations(self) -> tuple[Notation, ...]:
+        nodes = [[["nor_conv_3x3", 0]], [["nor_conv_3x3", 0], ["avg_pool_3x3", 1]],
+                 [["skip_connect", 0], ["nor_conv_3x3", 1], ["skip_connect", 2]]]  # fmt: skip
+        edges = {(pair[1], target): pair[0] for target, node in enumerate(nodes, start=1) for pair in node}
+        return (
+            Notation("string", _EXAMPLE, "NAS-Bench-201 and NATS-Bench: an operation and its source, node by node"),
+            Notation("NASLib codes", "(2, 2, 0, 4, 2, 0)",
+                     "edges (1,2) (1,3) (1,4) (2,3) (2,4) (3,4); 0 skip, 1 none, 2 conv 3x3, 3 conv 1x1, 4 pool"),
+            Notation("nested codes", [[3], [3, 4], [1, 3, 1]],
+                     "edges node by node; " + ", ".join(f"{code} {op}" for code, op in enumerate(OPS))),
+            Notation("nested names", [[op for op, _ in node] for node in nodes], "edges node by node"),
+            Notation("node tuples", nodes, "(operation, source) pairs, node by node: the authors' code"),
+            Notation("six names", [op for node in nodes for op, _ in node], "in the order of the string"),
+            Notation("operations by edge", {f"{t}<-{s}": op for (s, t), op in edges.items()}, "HPOBench"),
+            Notation("operations by edge, NNI",
+                     {f"{s}_{t}": op.removeprefix("nor_") for (s, t), op in edges.items()}, "NNI"),
+            Notation("configuration", {"name": "infer.tiny", "C": 16, "N": 5, "arch_str": _EXAMPLE, "num_classes": 10},
+                     "the authors' code; other keys are ignored"),
+        )  # fmt: skip
 
     @override
     def format(self, arch: Cell) -> str:
@@ -97,7 +142,7 @@ class NasBench201(CellSpace):
     @override
     def max_macs(self) -> int:
         """MACs of the cell with six 3x3 convolutions."""
-        return self.macs((CONV3X3,) * NUM_EDGES)
+        return self.macs(Cell((CONV3X3,) * NUM_EDGES))
 
     @override
     def params(self, arch: Cell) -> int:
@@ -147,35 +192,39 @@ class NasBench201(CellSpace):
 
 
 def _parse_string(text: str) -> Cell:
-    groups = text.split("+")
-    if len(groups) != 3:
-        raise ValueError(f"not a NAS-Bench-201 string: {text!r}; expected three node groups like {_EXAMPLE!r}")
+    """The benchmark's string; outer bars of a node may be missing."""
+    groups = [group.strip() for group in text.split("+")]
+    if len(groups) != 3 or "~" not in text:
+        raise ValueError(f"not a NAS-Bench-201 string: {quoted(text)}; expected three node groups like {_EXAMPLE!r}")
     cell: list[int] = []
     for target, group in enumerate(groups, start=1):
-        tokens = re.findall(r"\|([^|]*)(?=\|)", group) if re.fullmatch(r"(\|[^|+]*)+\|", group) else []
-        if len(tokens) != target:
+        tokens = [token.strip() for token in group.removeprefix("|").removesuffix("|").split("|")]
+        if len(tokens) != target or not all(tokens):
             raise ValueError(
                 f"not a NAS-Bench-201 string: node {target} needs {target} edge(s) like '|nor_conv_3x3~0|', "
-                f"got {group!r} in {text!r}"
+                f"got {quoted(group)} in {quoted(text)}"
             )
         for source, token in enumerate(tokens):
             op, _, tail = token.partition("~")
             if tail != str(source):
-                raise ValueError(f"edge {token!r} of {text!r}: expected an operation followed by '~{source}'")
-            if op not in OPS:
                 raise ValueError(
-                    f"unknown NAS-Bench-201 operation {op!r}{did_you_mean(op, OPS)} in {text!r}; "
-                    f"known: {', '.join(OPS)}"
+                    f"edge {quoted(token)} of {quoted(text)}: expected an operation followed by '~{source}'"
                 )
-            cell.append(OPS.index(op))
-    return tuple(cell)
+            cell.append(_NAMES.code(op))
+    return Cell(cell)
 
 
-def _parse_tuple(text: str) -> Cell:
-    if not re.fullmatch(r"\(\s*\d(\s*,\s*\d){5}\s*\)", text):
-        raise ValueError(f"not a NASLib NAS-Bench-201 tuple: {text!r}; expected six codes like '(4, 3, 3, 0, 0, 0)'")
-    codes = [int(c) for c in re.findall(r"\d", text)]
-    if max(codes) >= len(_NASLIB_OPS):
-        raise ValueError(f"NASLib operation code {max(codes)} in {text!r}: expected 0 to {len(_NASLIB_OPS) - 1}")
+def _parse_naslib(codes: list[int], source: Any) -> Cell:
+    """NASLib's six codes, in its order of edges."""
+    if len(codes) != NUM_EDGES:
+        raise ValueError(
+            f"not a NAS-Bench-201 cell: {quoted(source)}; expected six codes as NASLib's '(4, 3, 3, 0, 0, 0)', nested "
+            f"ones like [[3], [3, 4], [1, 3, 1]], or a string like {_EXAMPLE!r}"
+        )
+    if not all(0 <= code < len(_NASLIB_OPS) for code in codes):
+        wrong = next(code for code in codes if not 0 <= code < len(_NASLIB_OPS))
+        raise ValueError(
+            f"NASLib operation code {quoted(wrong)} in {quoted(source)}: expected 0 to {len(_NASLIB_OPS) - 1}"
+        )
     by_edge = dict(zip(_NASLIB_EDGES, codes, strict=True))
-    return tuple(_NASLIB_OPS[by_edge[edge]] for edge in EDGES)
+    return Cell(_NASLIB_OPS[by_edge[edge]] for edge in EDGES)

@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from eproxy_jax.errors import did_you_mean
+from eproxy_jax.errors import quoted
+from eproxy_jax.spaces import literals
+from eproxy_jax.spaces.base import Notation
 
 Module = tuple[int, tuple[int, ...], tuple[int, ...]]
 Arch = tuple[tuple[int, int], tuple[Module, ...], int]
@@ -99,39 +101,45 @@ def draw(rng: np.random.Generator) -> Arch:
 # --- reading -------------------------------------------------------------------------------------------------
 
 
+_EXAMPLE_ARCH = {
+    "input_channel": [16, 32],
+    "inverted_residual_setting": [
+        [1, [2], [24]], [2, [1, 3], [40, 8]], [3, [1, 2, 1], [8, 16, 32]], [4, [1, 1, 2, 1], [8, 64, 16, 24]]
+    ],
+    "last_channel": 48,
+}  # fmt: skip
+
+NOTATIONS = (
+    Notation("object", {**_EXAMPLE_ARCH, "top1": 60.0},
+             "the benchmark: modules are [branches, blocks a branch, channels a branch]; other keys are ignored"),
+    Notation("three values", list(_EXAMPLE_ARCH.values()), "the values of the three keys, in this order"),
+    Notation("27 numbers", [16, 32, 1, 1, 1, 1, 2, 1, 3, 1, 2, 1, 1, 1, 2, 1, 24, 40, 8, 8, 16, 32, 8, 64, 16, 24, 48],
+             "input channels, modules of each stage, blocks of each branch, channels of each branch, last channels"),
+)  # fmt: skip
+
+
 def parse(source: Any) -> Arch:
-    """Read the benchmark's dict, its JSON text, or the three values in its order.
+    """Read an architecture from any of ``NOTATIONS``, as text or as a value.
 
     Raises:
       ValueError: not an architecture of the space; says where and how to fix it.
     """
-    values = source
-    if isinstance(source, str):
-        try:
-            values = json.loads(source)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"not a NAS-Bench-MR architecture: {source!r} is not JSON ({error.msg} at {error.pos}); {_HINT}"
-            ) from error
+    values = literals.plain(source, "not a NAS-Bench-MR architecture", _HINT.removeprefix("like "))
+    numbers = literals.integers(values)
+    if numbers is not None and len(numbers) == len(CHOICES):
+        for place, (number, choices) in enumerate(zip(numbers, CHOICES, strict=True)):
+            _number(number, f"number {place + 1} of {len(CHOICES)}", choices)
+        return from_numbers(numbers)
     if isinstance(values, dict):
-        for key in values:
-            if key not in KEYS:
-                known = ", ".join(KEYS)
-                raise ValueError(
-                    f"NAS-Bench-MR architecture: unknown key {key!r}{did_you_mean(str(key), KEYS)}; known: {known}"
-                )
-        for key in KEYS:
-            if key not in values:
-                raise ValueError(f"NAS-Bench-MR architecture: key {key!r} is missing; {_HINT}")
+        literals.check_keys(values, KEYS, "not a NAS-Bench-MR architecture", f"an object {_HINT}")
         values = [values[key] for key in KEYS]
-    if not isinstance(values, (list, tuple)) or len(values) != len(KEYS):
+    if not isinstance(values, list) or len(values) != len(KEYS):
         raise ValueError(
-            f"not a NAS-Bench-MR architecture: {source!r}; expected a dict with {', '.join(KEYS)}, {_HINT}"
+            f"not a NAS-Bench-MR architecture: {quoted(source)}; expected a dict with {', '.join(KEYS)}, {_HINT}"
         )
     entering, modules, last = values
     first = _numbers(entering, "input_channel", 2, CHANNELS, "the channels of the two stem convolutions")
-    _number(last, "last_channel", CHANNELS)
-    return (first[0], first[1]), _modules(modules), last
+    return (first[0], first[1]), _modules(modules), _number(last, "last_channel", CHANNELS)
 
 
 def _allowed(choices: Sequence[int]) -> str:
@@ -141,30 +149,33 @@ def _allowed(choices: Sequence[int]) -> str:
 
 
 def _number(value: Any, where: str, choices: Sequence[int]) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value not in choices:
-        raise ValueError(f"NAS-Bench-MR {where}: expected {_allowed(choices)}, got {value!r}")
-    return value
+    number = literals.integer(value)
+    if number is None or number not in choices:
+        raise ValueError(f"NAS-Bench-MR {where}: expected {_allowed(choices)}, got {quoted(value)}")
+    return number
 
 
 def _numbers(values: Any, where: str, count: int, choices: Sequence[int], meaning: str) -> tuple[int, ...]:
-    if not isinstance(values, (list, tuple)) or len(values) != count:
-        raise ValueError(f"NAS-Bench-MR {where}: expected a list of {count}, {meaning}; got {values!r}")
+    if not isinstance(values, list) or len(values) != count:
+        raise ValueError(f"NAS-Bench-MR {where}: expected a list of {count}, {meaning}; got {quoted(values)}")
     return tuple(_number(value, f"{where}[{place}]", choices) for place, value in enumerate(values))
 
 
 def _modules(values: Any) -> tuple[Module, ...]:
     name = KEYS[1]
-    if not isinstance(values, (list, tuple)) or not values:
+    if not isinstance(values, list) or not values:
         raise ValueError(
             f"NAS-Bench-MR {name}: expected a list of modules [branches, blocks, channels] like {_EXAMPLE}, "
-            f"got {values!r}"
+            f"got {quoted(values)}"
         )
+    if len(values) > 2 * MAX_MODULES:
+        raise ValueError(f"NAS-Bench-MR {name}: {len(values)} modules; expected at most {MAX_MODULES}")
     modules: list[Module] = []
     for place, value in enumerate(values):
         where = f"{name}[{place}]"
-        if not isinstance(value, (list, tuple)) or len(value) != 3:
+        if not isinstance(value, list) or len(value) != 3:
             raise ValueError(
-                f"NAS-Bench-MR {where}: expected [branches, blocks, channels] like [1, [2], [16]], got {value!r}"
+                f"NAS-Bench-MR {where}: expected [branches, blocks, channels] like [1, [2], [16]], got {quoted(value)}"
             )
         branches = _number(value[0], f"{where} branches", range(1, NUM_STAGES + 1))
         blocks = _numbers(value[1], f"{where} blocks", branches, BLOCKS, "one a branch")

@@ -3,11 +3,7 @@
 Source: Ding et al., "Learning Versatile Neural Architectures by Propagating Network Codes", ICLR 2022.
 ``notation.py`` has the rules of the space, ``program.py`` the network and what of it was decided here.
 
-Notations read by ``parse``:
-  * the benchmark's dict: ``{"input_channel": [c, c], "inverted_residual_setting": [[branches, [blocks per branch],
-    [channels per branch]], ...], "last_channel": c}``
-  * the same as JSON text, which ``format`` writes
-  * its three values in this order
+:meth:`NasBenchMr.notations` lists the notations.
 
 Two programs serve all networks (see ``interpreter.py``): one with room for the largest, and one with room for most of
 the benchmark's, which need far less. Convolutions pad their channels, forward and backward alike.
@@ -25,6 +21,7 @@ from typing_extensions import override
 
 from eproxy_jax import sampling
 from eproxy_jax.spaces import base
+from eproxy_jax.spaces.base import Notation
 from eproxy_jax.spaces.interpreter import bank
 from eproxy_jax.spaces.nasbench_mr import interpreter, notation
 from eproxy_jax.spaces.nasbench_mr.net import NasBenchMrNet, UniversalNasBenchMr
@@ -112,6 +109,9 @@ class NasBenchMr(base.SearchSpace):
     channel_divisor: int = 1
 
     name: ClassVar[str] = "nasbench_mr"
+    paper: ClassVar[str] = (
+        'Ding et al., "Learning Versatile Neural Architectures by Propagating Network Codes", ICLR 2022'
+    )
 
     def __post_init__(self):
         base.check_positive(self)
@@ -121,6 +121,10 @@ class NasBenchMr(base.SearchSpace):
     @override
     def parse(self, source: Any) -> Arch:
         return notation.parse(source)
+
+    @override
+    def notations(self) -> tuple[Notation, ...]:
+        return notation.NOTATIONS
 
     @override
     def format(self, arch: Arch) -> str:

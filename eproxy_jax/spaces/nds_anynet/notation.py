@@ -17,7 +17,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from eproxy_jax.errors import did_you_mean
+from eproxy_jax.errors import quoted
+from eproxy_jax.spaces import literals
+from eproxy_jax.spaces.base import Notation
 
 FIELDS = ("ds", "ws", "ss", "bot_muls", "num_gs")
 BOTTLENECK, BASIC_BLOCK, PLAIN = "res_bottleneck_block", "res_basic_block", "double_plain_block"
@@ -111,7 +113,7 @@ class Rules:
             values = getattr(arch, field)
             if field not in self.free_fields:
                 if values:
-                    return f"{field} is {list(values)}; blocks of this space have no such field, write []"
+                    return f"{field} is {quoted(list(values))}; blocks of this space have no such field, write []"
                 continue
             if len(values) != len(self.strides):
                 return f"{field} has {len(values)} entries; expected {len(self.strides)}, the stem's and one a stage"
@@ -119,7 +121,7 @@ class Rules:
                 allowed = self.choices(field) if place else stem[field]
                 if value not in allowed:
                     part = f"stage {place}" if place else "the stem"
-                    return f"{field}[{place}] is {value!r}; allowed for {part}: {_listed(allowed)}"
+                    return f"{field}[{place}] is {quoted(value)}; allowed for {part}: {_listed(allowed)}"
         return ""
 
     def neighbours(self, arch: AnyNetArch) -> list[AnyNetArch]:
@@ -175,6 +177,23 @@ def to_string(arch: AnyNetArch, block: str) -> str:
     return json.dumps(net, sort_keys=True, separators=(",", ":"))
 
 
+def notations(arch: AnyNetArch, block: str) -> tuple[Notation, ...]:
+    """The notations of a space, with one architecture as the example."""
+    net = json.loads(to_string(arch, block))
+    meaning = "a row of an NDS file, the stem's entry first: depths, widths, strides, bottlenecks, groups"
+    found = [
+        Notation("net", net, f"{meaning}; other keys are ignored"),
+        Notation("string", to_string(arch, block), "the same as JSON text"),
+        Notation("five lists", [net[field] for field in FIELDS], "ds, ws, ss, bot_muls, num_gs"),
+    ]
+    if not arch.bot_muls:
+        short = {key: net[key] for key in (_BLOCK_TYPE, "ds", "ws", "ss")}
+        found.append(
+            Notation("net without bottlenecks", short, "blocks of this space have neither bot_muls nor num_gs")
+        )
+    return tuple(found)
+
+
 def parse(source: Any, block: str, rules: Sequence[Rules], space: str) -> AnyNetArch:
     """An architecture from the official ``net``, as JSON or as a dict, or from the five fields of ``AnyNetArch``.
 
@@ -188,21 +207,15 @@ def parse(source: Any, block: str, rules: Sequence[Rules], space: str) -> AnyNet
       ValueError: not an architecture of the space; says what and how to fix it.
     """
     where = f"not an architecture of {space}"
-    net = source
-    if isinstance(source, str):
-        try:
-            net = json.loads(source)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: {source!r} is not JSON ({error.msg}); expected one like {example(rules[0], block)}"
-            ) from error
+    net = literals.plain(source, where, example(rules[0], block))
     if isinstance(net, dict):
-        fields = _fields_of(net, block, where)
-    elif isinstance(net, (list, tuple)) and len(net) == len(FIELDS):
+        fields = _fields_of(net, block, where, named=isinstance(source, AnyNetArch), short=not rules[0].bot_muls)
+    elif isinstance(net, list) and len(net) == len(FIELDS) and all(isinstance(values, list) for values in net):
         fields = dict(zip(FIELDS, net, strict=True))
     else:
         raise ValueError(
-            f"{where}: {source!r}; expected the official 'net' as a dict or as JSON, like {example(rules[0], block)}"
+            f"{where}: {quoted(source)}; expected the official 'net' as a dict or as JSON, like "
+            f"{example(rules[0], block)}"
         )
     arch = AnyNetArch(**{field: _numbers(field, values, where) for field, values in fields.items()})
     for one in rules:
@@ -212,32 +225,27 @@ def parse(source: Any, block: str, rules: Sequence[Rules], space: str) -> AnyNet
                 raise ValueError(f"{where}: {wrong}")
             return arch
     known = " or ".join(str(list(one.strides)) for one in rules)
-    raise ValueError(f"{where}: ss is {list(arch.ss)}; expected {known}, the stem's stride and one a stage")
+    raise ValueError(f"{where}: ss is {quoted(list(arch.ss))}; expected {known}, the stem's stride and one a stage")
 
 
-def _fields_of(net: dict[Any, Any], block: str, where: str) -> dict[str, Any]:
-    known = (_BLOCK_TYPE, *FIELDS)
-    for name in net:
-        if name not in known:
-            raise ValueError(
-                f"{where}: unknown key {name!r}{did_you_mean(str(name), known)}; expected {', '.join(known)}"
-            )
-    missing = [name for name in known if name not in net]
-    if missing:
-        raise ValueError(f"{where}: {', '.join(missing)} missing; expected the keys {', '.join(known)}")
-    if net[_BLOCK_TYPE] != block:
+def _fields_of(net: dict[Any, Any], block: str, where: str, named: bool, short: bool) -> dict[str, Any]:
+    """The five fields; ``named`` for an ``AnyNetArch``, ``short`` where blocks have no bottlenecks."""
+    needed = ("ds", "ws", "ss") if short else FIELDS
+    needed = needed if named else (_BLOCK_TYPE, *needed)
+    literals.check_keys(net, needed, where, f"the keys {', '.join(needed)}")
+    if not named and net[_BLOCK_TYPE] != block:
         raise ValueError(
-            f"{where}: {_BLOCK_TYPE} is {net[_BLOCK_TYPE]!r}; expected {block!r}; other blocks are other spaces"
+            f"{where}: {_BLOCK_TYPE} is {quoted(net[_BLOCK_TYPE])}; expected {block!r}; other blocks are other spaces"
         )
-    return {field: net[field] for field in FIELDS}
+    return {field: net.get(field, []) for field in FIELDS}
 
 
 def _numbers(field: str, values: Any, where: str) -> tuple[Any, ...]:
     kind = "numbers" if field == "bot_muls" else "integers"
-    allowed = (int, float) if field == "bot_muls" else int
-    good = isinstance(values, (list, tuple)) and all(
-        isinstance(value, allowed) and not isinstance(value, bool) for value in values
-    )
-    if not good:
-        raise ValueError(f"{where}: {field} is {values!r}; expected a list of {kind}, the stem's entry first")
-    return tuple(float(value) for value in values) if field == "bot_muls" else tuple(values)
+    found: Any = literals.integers(values)
+    if field == "bot_muls" and isinstance(values, list):
+        good = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+        found = [float(value) for value in values] if good and all(abs(v) < 1e9 for v in values) else None
+    if found is None:
+        raise ValueError(f"{where}: {field} is {quoted(values)}; expected a list of {kind}, the stem's entry first")
+    return tuple(found)

@@ -34,6 +34,7 @@ from typing_extensions import override
 
 from eproxy_jax import sampling
 from eproxy_jax.spaces import base
+from eproxy_jax.spaces.base import Notation
 from eproxy_jax.spaces.nds_anynet import notation, program
 from eproxy_jax.spaces.nds_anynet.blocks import Block, published_flops, published_params, stage_blocks
 from eproxy_jax.spaces.nds_anynet.interpreter import TileConv
@@ -63,6 +64,7 @@ class AnyNetSpace(base.SearchSpace):
 
     block: ClassVar[str]
     rules: ClassVar[tuple[Rules, ...]]
+    paper: ClassVar[str] = 'Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019'
 
     def __post_init__(self):
         base.check_positive(self)
@@ -75,6 +77,10 @@ class AnyNetSpace(base.SearchSpace):
           ValueError: not an architecture of this space.
         """
         return notation.parse(source, self.block, self.rules, self.name)
+
+    @override
+    def notations(self) -> tuple[Notation, ...]:
+        return notation.notations(self.rules[0].arch(self.rules[0].size // 3), self.block)
 
     @override
     def format(self, arch: AnyNetArch) -> str:

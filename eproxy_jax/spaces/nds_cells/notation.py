@@ -16,13 +16,16 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from eproxy_jax.errors import did_you_mean
+from eproxy_jax.errors import did_you_mean, quoted
+from eproxy_jax.spaces import literals
+from eproxy_jax.spaces.base import MAX_CHANNELS, Notation
 from eproxy_jax.spaces.nds_cells.cell_ops import NONE, SKIP
 
 Edge = tuple[str, int]
 Cell = tuple[Edge, ...]  # two edges a node
 
 MIN_DEPTH = 5  # a reduction cell needs a cell that is none before and after it
+MAX_WIDTH, MAX_DEPTH = MAX_CHANNELS, 200
 _KEYS = ("normal", "normal_concat", "reduce", "reduce_concat")
 
 
@@ -54,6 +57,7 @@ class Rules:
       widths: of the design space; others can be read, but are not drawn.
       depths: the same.
       max_params: parameters of the ImageNet form of what is drawn are fewer.
+      compact_ops: operations by code in NASLib's index pairs; empty where there are none.
     """
 
     label: str
@@ -63,6 +67,7 @@ class Rules:
     widths: tuple[int, ...] = (32, 48, 64, 80, 96)
     depths: tuple[int, ...] = (6, 10, 14, 18, 22)
     max_params: int = 6_000_000
+    compact_ops: tuple[str, ...] = ()
 
     @property
     def example(self) -> str:
@@ -88,97 +93,163 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def parse(source: Any, rules: Rules, width: int, depth: int) -> NdsArch:
+    """Read an architecture from any notation of the space, see :func:`notations`.
 
-
-def parse(source: Any, rules: Rules) -> NdsArch:
-    """Read an architecture: the ``net`` object of an NDS file, the same as JSON text, or an :class:`NdsArch`.
+    Args:
+      source: text or a value.
+      rules: of the space.
+      width: of a genotype that comes without one.
+      depth: the same.
 
     Raises:
       ValueError: not an architecture of the space.
     """
     what = f"not a network of the {rules.label} space"
-    if isinstance(source, str):
-        try:
-            source = json.loads(source)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{what}: {_short(source)} is not JSON; expected text like {rules.example}") from error
-    if isinstance(source, (list, tuple)) and len(source) == 4:
-        normal, reduce, width, depth = source
-        return _check(normal, reduce, width, depth, rules=rules, what=what)
-    if not isinstance(source, dict):
-        raise ValueError(f"{what}: {_short(source)}; expected an object like {rules.example}")
-    allowed = ("genotype", "width", "depth", "aux", "drop_prob")
-    _check_keys(source, allowed, allowed[:3], f"{what}: the network", rules)
-    if source.get("drop_prob", 0) != 0:
-        raise ValueError(f"{what}: drop_prob is {source['drop_prob']!r}; scores are without drop path: set it to 0")
-    genotype = source["genotype"]
-    if not isinstance(genotype, dict):
-        raise ValueError(f"{what}: the genotype is {_short(genotype)}; expected an object like {rules.example}")
-    _check_keys(genotype, _KEYS, _KEYS, f"{what}: the genotype", rules)
-    arch = _check(genotype["normal"], genotype["reduce"], source["width"], source["depth"], rules=rules, what=what)
+    value: Any = literals.plain(source, what, rules.example)
+    sizes: dict[str, Any] = {"width": width, "depth": depth}
+    if isinstance(value, dict):
+        keys = [name for name in ("genotype", "width", "depth") if name not in value]
+        if unknown := literals.misspelt(value, keys):  # other keys are ignored
+            raise ValueError(f"{what}: the network has an {unknown}")
+        if literals.integer(value.get("drop_prob", 0)) != 0:
+            raise ValueError(
+                f"{what}: drop_prob is {quoted(value['drop_prob'])}; scores are without drop path: set it to 0"
+            )
+        sizes |= {name: value[name] for name in sizes if name in value}
+        value = literals.plain(value.get("genotype", value))
+        if not isinstance(value, dict) and not _are_cells(value):
+            raise ValueError(f"{what}: the genotype is {quoted(value)}; expected an object like {rules.example}")
+    if isinstance(value, list) and len(value) == 4:
+        if _is_int(value[2]) or _is_int(value[3]):  # normal, reduce, width, depth
+            return _check(*value, rules=rules, what=what)
+        value = dict(zip(_KEYS, value, strict=True))  # a Genotype as a plain tuple
+    elif _are_cells(value):
+        value = {"normal": _of_pairs(value[0], rules), "reduce": _of_pairs(value[1], rules)}
+    if not isinstance(value, dict):
+        raise ValueError(f"{what}: {quoted(source)}; expected an object like {rules.example}")
+    genotype: dict[Any, Any] = _of_choices(value, rules) or value
+    if not {"normal", "reduce"} <= genotype.keys():
+        if {"ds", "ws"} & genotype.keys():
+            raise ValueError(f"{what}: {quoted(source)} is an AnyNet of stages, which has no cells")
+        where = f"{what}: keys of the genotype"
+        literals.check_keys(genotype, ("normal", "reduce"), where, f"an object like {rules.example}")
+    arch = _check(genotype["normal"], genotype["reduce"], **sizes, rules=rules, what=what)
     for name, cell in (("normal", arch.normal), ("reduce", arch.reduce)):
-        given, expected = genotype[f"{name}_concat"], concat(cell, rules)
-        if not isinstance(given, (list, tuple)) or not all(map(_is_int, given)) or tuple(sorted(given)) != expected:
+        given, expected = genotype.get(f"{name}_concat"), concat(cell, rules)
+        if given is not None and sorted(literals.integers(given) or ()) != list(expected):
             rule = "all nodes" if rules.concat_all else "the nodes that no other node reads"
             raise ValueError(
-                f"{what}: {name}_concat is {_short(given)}; in this space a cell's output is {rule}: {list(expected)}"
+                f"{what}: {name}_concat is {quoted(given)}; in this space a cell's output is {rule}: {list(expected)}"
             )
     return arch
 
 
-def _check_keys(found: dict[Any, Any], allowed: tuple[str, ...], needed: tuple[str, ...], where: str, rules: Rules):
-    for key in found:
-        if key not in allowed:
-            hint = did_you_mean(str(key), allowed)
-            if key in ("ds", "ws", "block_type"):
-                hint = " (it is of an AnyNet space: nds_resnet, nds_resnext_a, nds_resnext_b or nds_vanilla)"
-            raise ValueError(f"{where} has an unknown key {key!r}{hint}; allowed: {', '.join(allowed)}")
-    missing = [key for key in needed if key not in found]
-    if missing:
-        raise ValueError(f"{where} has no {missing[0]!r}; expected an object like {rules.example}")
+def _are_cells(value: Any) -> bool:
+    """Whether this is a normal and a reduction cell, one after the other."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(cell, list) and cell for cell in value)
+
+
+def _of_pairs(cell: list[Any], rules: Rules) -> list[Any]:
+    """Compact index pairs (input, operation) with names instead of codes; other pairs stay."""
+    cell = _flat(cell, rules)
+    pairs = [literals.integers(pair) for pair in cell]
+    if not rules.compact_ops or not all(pair is not None and len(pair) == 2 for pair in pairs):
+        return cell
+    found = []
+    for pair in pairs:
+        source, code = pair or (0, 0)
+        if not 0 <= code < len(rules.compact_ops):
+            raise ValueError(
+                f"not a network of the {rules.label} space: the pair {tuple(pair or ())} has the operation {code}; in "
+                f"pairs (input, operation) of NAS-Bench-301 they are 0 to {len(rules.compact_ops) - 1}: "
+                f"{', '.join(rules.compact_ops)}"
+            )
+        found.append([rules.compact_ops[code], source])
+    return found
+
+
+def _of_choices(value: dict[Any, Any], rules: Rules) -> dict[str, Any] | None:
+    """A genotype from an object with one entry a choice, as NNI and NAS-Bench-301's configurations have it."""
+    found = {}
+    config = {key.rpartition(":")[2]: entry for key, entry in value.items() if isinstance(key, str)}
+    for name in ("normal", "reduce"):
+        cell, first_edge = [], 0
+        for node in range(2, rules.nodes + 2):
+            if f"{name}/op_{node}_0" in value:
+                pairs = [(value.get(f"{name}/op_{node}_{k}"), value.get(f"{name}/input_{node}_{k}")) for k in (0, 1)]
+                cell += [[op, source[0] if isinstance(source, list) and source else source] for op, source in pairs]
+            elif f"inputs_node_{name}_3" in config:
+                inputs = str(config.get(f"inputs_node_{name}_{node}", "0_1")).split("_")
+                sources = [int(text) if text.isascii() and text.isdigit() and len(text) < 3 else -1 for text in inputs]
+                cell += [[config.get(f"edge_{name}_{first_edge + source}"), source] for source in sources]
+            else:
+                return None
+            first_edge += node
+        found[name] = cell
+    return found
 
 
 def _check(normal: Any, reduce: Any, width: Any, depth: Any, rules: Rules, what: str) -> NdsArch:
     if not _is_int(width) or width < 1:
-        raise ValueError(f"{what}: width is {_short(width)}; expected a positive integer, like {rules.widths[0]}")
+        raise ValueError(f"{what}: width is {quoted(width)}; expected a positive integer, like {rules.widths[0]}")
     if not _is_int(depth) or depth < MIN_DEPTH:
         raise ValueError(
-            f"{what}: depth is {_short(depth)}; expected {MIN_DEPTH} cells or more, like {rules.depths[0]}, so that "
+            f"{what}: depth is {quoted(depth)}; expected {MIN_DEPTH} cells or more, like {rules.depths[0]}, so that "
             "normal cells stand before, between and after the two reduction cells"
         )
+    for name, value, most in (("width", width, MAX_WIDTH), ("depth", depth, MAX_DEPTH)):
+        if value > most:
+            raise ValueError(f"{what}: {name} is {quoted(value)}, more than any machine could run; at most {most:,}")
     normal, reduce = _check_cell(normal, "normal", rules, what), _check_cell(reduce, "reduce", rules, what)
     return NdsArch(normal, reduce, width, depth)
 
 
 def _check_cell(cell: Any, name: str, rules: Rules, what: str) -> Cell:
-    number = 2 * rules.nodes
-    if not isinstance(cell, (list, tuple)) or len(cell) != number:
-        count = f" of {len(cell)}" if isinstance(cell, (list, tuple)) else ""
+    number, cell = 2 * rules.nodes, _flat(cell, rules)
+    if not isinstance(cell, list) or len(cell) != number:
+        count = f" of {len(cell)}" if isinstance(cell, list) else ""
         raise ValueError(
-            f"{what}: {name} is {_short(cell)}, a {type(cell).__name__}{count}; expected a list of {number} "
+            f"{what}: {name} is {quoted(cell)}, a {type(cell).__name__}{count}; expected a list of {number} "
             f"[operation, input] pairs, two for each of {rules.nodes} nodes"
         )
+    found = []
     for place, edge in enumerate(cell):
         where = f"{what}: {name}[{place}]"
-        if not isinstance(edge, (list, tuple)) or len(edge) != 2:
-            raise ValueError(f'{where} is {_short(edge)}; expected a pair like ["{rules.ops[0]}", 0]')
-        op, source = edge
+        if not isinstance(edge, list) or len(edge) != 2:
+            raise ValueError(f'{where} is {quoted(edge)}; expected a pair like ["{rules.ops[0]}", 0]')
+        op, source = edge if isinstance(edge[0], str) or not isinstance(edge[1], str) else edge[::-1]
+        code = literals.integer(op)
+        if code is not None and rules.compact_ops and 0 <= code <= len(rules.compact_ops):
+            op = (NONE, *rules.compact_ops)[code]  # DARTS numbers its primitives so
+        if isinstance(op, str) and op not in rules.ops:
+            op = _ALIASES.get(op.lower(), op.lower())
         if op not in rules.ops:
+            hint = did_you_mean(op, rules.ops) if isinstance(op, str) and len(op) < 80 else ""
             raise ValueError(
-                f"{where}: unknown operation {_short(op)}{did_you_mean(str(op), rules.ops)}; this space has "
-                f"{', '.join(rules.ops)}"
+                f"{where}: unknown operation {quoted(edge[0])}{hint}; this space has {', '.join(rules.ops)}"
             )
         last = 1 + place // 2
         if not _is_int(source) or not 0 <= source <= last:
             cyclic = " (a node cannot read itself or a later node)" if _is_int(source) and source > last else ""
             raise ValueError(
-                f"{where}: input is {_short(source)}{cyclic}; node {last + 1} reads 0 or 1, the cell's inputs"
+                f"{where}: input is {quoted(source)}{cyclic}; node {last + 1} reads 0 or 1, the cell's inputs"
                 + (f", or nodes 2 to {last}" if last > 1 else "")
             )
-    return tuple((op, source) for op, source in cell)
+        found.append((op, source))
+    return tuple(found)
+
+
+def _flat(cell: Any, rules: Rules) -> Any:
+    """The edges of a cell that is written node by node; others stay."""
+    if isinstance(cell, list) and len(cell) == rules.nodes and all(_is_node(node) for node in cell):
+        return [edge for node in cell for edge in node]
+    return cell
+
+
+def _is_node(value: Any) -> bool:
+    """Whether this is the two edges of a node."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(edge, list) for edge in value)
 
 
 def inputs_read(cell: Cell, rules: Rules) -> frozenset[int]:
@@ -189,15 +260,60 @@ def inputs_read(cell: Cell, rules: Rules) -> frozenset[int]:
     return frozenset().union(*(reads[node] for node in concat(cell, rules)))
 
 
-def to_text(arch: NdsArch, rules: Rules) -> str:
-    """The ``net`` object of an NDS file as JSON text without spaces."""
-    genotype = {
+def _genotype(arch: NdsArch, rules: Rules) -> dict[str, Any]:
+    return {
         "normal": arch.normal,
         "normal_concat": concat(arch.normal, rules),
         "reduce": arch.reduce,
         "reduce_concat": concat(arch.reduce, rules),
     }
-    return json.dumps({"genotype": genotype, "width": arch.width, "depth": arch.depth}, separators=(",", ":"))
+
+
+def notations(arch: NdsArch, rules: Rules) -> tuple[Notation, ...]:
+    """The notations of a space that has cells, with one architecture as the example."""
+    genotype = json.loads(json.dumps(_genotype(arch, rules)))
+    cells = {name: [[tuple(edge) for edge in pair] for pair in zip(*[iter(genotype[name])] * 2, strict=True)]
+             for name in ("normal", "reduce")}  # fmt: skip
+    flat = {name: [edge for pair in cells[name] for edge in pair] for name in cells}
+    text = ", ".join(f"{key}={flat.get(key, genotype[key])}" for key in _KEYS)
+    if rules.concat_all:
+        text = text.replace(str(genotype["normal_concat"]), f"range(2, {rules.nodes + 2})")
+    sizes = "width and depth are the space's"
+    found = [
+        Notation("Genotype", f"Genotype({text})", f"what DARTS and its successors print; {sizes}"),
+        Notation("genotype object", genotype, f"the same as JSON; {sizes}"),
+        Notation("genotype tuple", [genotype[key] for key in _KEYS], f"a Genotype as a plain list; {sizes}"),
+        Notation("pairs by node", {name: cells[name] for name in cells}, f"two edges a node; {sizes}"),
+        Notation("choices, NNI", {
+            f"{name}/{part}_{node}_{place}": edge[part == "input"]
+            for name in cells for node, pair in enumerate(cells[name], start=2)
+            for place, edge in enumerate(pair) for part in ("op", "input")
+        }, f"NNI: an operation and an input for each edge; {sizes}"),
+    ]  # fmt: skip
+    if rules.compact_ops and all(op != NONE for cell in (arch.normal, arch.reduce) for op, _ in cell):
+        pairs = [[(source, rules.compact_ops.index(op)) for op, source in flat[name]] for name in cells]
+        meaning = ", ".join(f"{code} {op}" for code, op in enumerate(rules.compact_ops))
+        found.append(Notation("index pairs", str(pairs), f"NASLib and NAS-Bench-301: (input, operation); {meaning}"))
+        primitives = {name: [[rules.compact_ops.index(op) + 1, source] for op, source in flat[name]] for name in cells}
+        meaning = "(operation, input), operations as DARTS numbers them: 0 none, then the same"
+        found.append(Notation("genotype of indices", primitives, meaning))
+    return tuple(found)
+
+
+# How the field's tools call operations that have another name in NDS.
+_ALIASES = {"identity": SKIP, "skip": SKIP, "zero": NONE}
+
+
+def genotype_text(arch: NdsArch, rules: Rules) -> str:
+    """The genotype alone as JSON text without spaces."""
+    return json.dumps(_genotype(arch, rules), separators=(",", ":"))
+
+
+def to_text(arch: NdsArch, rules: Rules) -> str:
+    """The ``net`` object of an NDS file as JSON text without spaces."""
+    return json.dumps(
+        {"genotype": _genotype(arch, rules), "width": arch.width, "depth": arch.depth}, separators=(",", ":")
+    )
 
 
 # --- the set of genotypes ------------------------------------------------------------------------------------

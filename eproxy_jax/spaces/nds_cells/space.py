@@ -3,8 +3,7 @@
 Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; docs/spaces.md gives the
 skeleton.
 
-Notations read by ``parse``: the ``net`` object of an NDS file, as it is or as JSON text. What it means, and which
-genotypes there are, says ``notation.py``.
+:meth:`NdsCells.notations` lists the notations. What they mean, and which genotypes there are, says ``notation.py``.
 
 Architectures of one width share a program, whatever their genotype and depth (up to 23 cells; then up to 44, and
 so on): the published networks of a space have three to five widths. Spaces with dense 7x1-1x7 convolutions have two
@@ -17,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -29,6 +29,7 @@ from typing_extensions import override
 from eproxy_jax import sampling
 from eproxy_jax.nn import layers
 from eproxy_jax.spaces import base
+from eproxy_jax.spaces.base import Notation
 from eproxy_jax.spaces.interpreter import bank, loop
 from eproxy_jax.spaces.nds_cells import budget, cell_ops, encoding, interpreter, notation, program, published_counts
 from eproxy_jax.spaces.nds_cells.encoding import Machine
@@ -38,33 +39,60 @@ from eproxy_jax.spaces.nds_cells.program import NUM_STAGES, STEM_NODES
 
 _MIN_PLACES = 7  # normal cells of a stage that a program holds: what the design spaces' 22 cells need
 _POOLS = ("max_pool_3x3", "avg_pool_3x3")
+_SEPARABLE = ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")
+_COMPACT_OPS = (*_POOLS, "skip_connect", *_SEPARABLE)  # as NASLib and NAS-Bench-301 number them
+_NDS_PAPER = 'Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019'
 
 
 @dataclasses.dataclass(frozen=True)
-class _NdsCells(base.SearchSpace):
-    """What the five spaces share. Subclasses give ``name`` and ``rules``.
+class NdsCells(base.SearchSpace):
+    """What the spaces share. Subclasses give ``name`` and ``rules``.
 
     Attributes:
       width_divisor: widths are divided by it (and rounded up): a size for small machines.
+      width: width of a genotype that comes without one; by default that of NDS's networks of one fixed size.
+      depth: depth of a genotype that comes without one; the same.
     """
 
     width_divisor: int = 1
+    width: int = 32
+    depth: int = 22
 
     rules: ClassVar[Rules]
+    paper: ClassVar[str] = _NDS_PAPER
 
     def __post_init__(self):
         base.check_positive(self)
+        if not notation.MIN_DEPTH <= self.depth <= notation.MAX_DEPTH:
+            raise ValueError(
+                f"{type(self).__name__}.depth: expected {notation.MIN_DEPTH} to {notation.MAX_DEPTH} cells, "
+                f"got {self.depth}"
+            )
 
     # --- strings ---------------------------------------------------------------------------------------------
 
     @override
     def parse(self, source: Any) -> NdsArch:
-        """Read an architecture: the ``net`` object of an NDS file, or its JSON text.
+        """Read an architecture: the ``net`` object of an NDS file, or a genotype at the space's width and depth.
 
         Raises:
           ValueError: not an architecture of the space.
         """
-        return notation.parse(source, self.rules)
+        return notation.parse(source, self.rules, self.width, self.depth)
+
+    @override
+    def notations(self) -> tuple[Notation, ...]:
+        arch = _example(self.rules, self.width, self.depth)
+        net = {**json.loads(self.format(arch)), "aux": False, "drop_prob": 0.0}
+        return (
+            Notation("net", net, "a row of an NDS file: genotype, width and depth; other keys are ignored"),
+            *notation.notations(arch, self.rules),
+        )
+
+    @override
+    def identity(self) -> dict[str, Any]:
+        """The sizes that losses depend on: width and depth are the architecture's own."""
+        return {**super().identity(), "sizes": {"width_divisor": self.width_divisor}}
 
     @override
     def format(self, arch: NdsArch) -> str:
@@ -163,6 +191,13 @@ class _NdsCells(base.SearchSpace):
         quarter = -(-largest // 4)
         is_small = _heaviest(self.rules) > 4 and _rows(arch, self.rules, width) <= quarter
         return NdsGroup(self.rules, width, places, quarter if is_small else largest)
+
+
+def _example(rules: Rules, width: int, depth: int) -> NdsArch:
+    """A network that has several operations, for examples."""
+    ops = [op for op in rules.ops if op != cell_ops.NONE][-4:]
+    edges = tuple((ops[(3 * node + side) % 4], node + side) for node in range(rules.nodes) for side in (0, 1))
+    return NdsArch(edges, (*edges[:-1], (ops[0], 0)), width, depth)
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -310,7 +345,7 @@ def _init_bank(key: Array, group: NdsGroup, kernels: encoding.Kernels, dtype: An
 
 @base.register("nds_darts")
 @dataclasses.dataclass(frozen=True)
-class NdsDarts(_NdsCells):
+class NdsDarts(NdsCells):
     """The DARTS space of NDS: four nodes, all of them the output.
 
     Example:
@@ -325,12 +360,13 @@ class NdsDarts(_NdsCells):
         ("none", "skip_connect", *_POOLS, "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"),
         nodes=4,
         concat_all=True,
+        compact_ops=_COMPACT_OPS,
     )
 
 
 @base.register("nds_enas")
 @dataclasses.dataclass(frozen=True)
-class NdsEnas(_NdsCells):
+class NdsEnas(NdsCells):
     """The ENAS space of NDS: five nodes, of which those that no other node reads are the output."""
 
     name: ClassVar[str] = "nds_enas"
@@ -341,7 +377,7 @@ class NdsEnas(_NdsCells):
 
 @base.register("nds_pnas")
 @dataclasses.dataclass(frozen=True)
-class NdsPnas(_NdsCells):
+class NdsPnas(NdsCells):
     """The PNAS space of NDS: five nodes, all of them the output."""
 
     name: ClassVar[str] = "nds_pnas"
@@ -355,7 +391,7 @@ class NdsPnas(_NdsCells):
 
 @base.register("nds_nasnet")
 @dataclasses.dataclass(frozen=True)
-class NdsNasnet(_NdsCells):
+class NdsNasnet(NdsCells):
     """The NASNet space of NDS: five nodes, of which those that no other node reads are the output."""
 
     name: ClassVar[str] = "nds_nasnet"
@@ -372,7 +408,7 @@ class NdsNasnet(_NdsCells):
 
 @base.register("nds_amoeba")
 @dataclasses.dataclass(frozen=True)
-class NdsAmoeba(_NdsCells):
+class NdsAmoeba(NdsCells):
     """The AmoebaNet space of NDS: five nodes, of which those that no other node reads are the output."""
 
     name: ClassVar[str] = "nds_amoeba"

@@ -2,11 +2,8 @@
 
 Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as docs/spaces.md gives it.
 
-Notations read by ``parse``:
-  * ``64-MACROCODE-basic``: a digit a module; 1 keeps the shape, 2 doubles the channels, 3 halves the size, 4 both
-  * the digits as a sequence, ``(2, 3, 1, 1)``
-
-Which codes there are, and how they are built, says ``macro_code.py``.
+:meth:`TransNasMacro.notations` lists the notations. Which codes there are, and how they are built, says
+``macro_code.py``.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ from typing_extensions import override
 from eproxy_jax import sampling
 from eproxy_jax.nn import layers, marks
 from eproxy_jax.spaces import base
+from eproxy_jax.spaces.base import Notation
 from eproxy_jax.spaces.interpreter import bank
 from eproxy_jax.spaces.transnas import macro_code
 from eproxy_jax.spaces.transnas.macro_code import MAX_MODULES, Code
@@ -52,6 +50,7 @@ class TransNasMacro(base.SearchSpace, base.Group):
     stem_channels: int = 64
 
     name: ClassVar[str] = "transnas_macro"
+    paper: ClassVar[str] = 'Duan et al., "TransNAS-Bench-101", CVPR 2021'
 
     def __post_init__(self):
         base.check_positive(self)
@@ -60,7 +59,17 @@ class TransNasMacro(base.SearchSpace, base.Group):
 
     @override
     def parse(self, source: Any) -> Code:
-        return macro_code.check_code(macro_code.parse_string(source) if isinstance(source, str) else source, source)
+        return macro_code.parse(source)
+
+    @override
+    def notations(self) -> tuple[Notation, ...]:
+        meaning = "a digit a module: 1 keeps the shape, 2 doubles the channels, 3 halves the size, 4 does both"
+        return (
+            Notation("string", "64-2311-basic", f"the benchmark: {meaning}"),
+            Notation("digits", [2, 3, 1, 1], "the digits one by one"),
+            Notation("number", 2311, "the digits as one number"),
+            Notation("NASLib codes", "(2, 3, 1, 1, 0, 0)", "the digits one by one, with zeros up to six"),
+        )
 
     @override
     def format(self, arch: Code) -> str:
@@ -136,7 +145,7 @@ class TransNasMacro(base.SearchSpace, base.Group):
 
     @override
     def to_flax(self, arch: Code, num_classes: int | None = None) -> TransNasMacroNet:
-        code = macro_code.check_code(arch, arch)
+        code = macro_code.parse(arch)
         return TransNasMacroNet(code, stem_channels=self.stem_channels, num_classes=num_classes)
 
     @override

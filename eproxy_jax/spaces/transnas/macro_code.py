@@ -18,7 +18,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from eproxy_jax.errors import did_you_mean
+from eproxy_jax.errors import did_you_mean, quoted
+from eproxy_jax.spaces import literals
 from eproxy_jax.spaces.transnas.skeleton import as_read
 
 Code = tuple[int, ...]
@@ -83,53 +84,65 @@ def steps(code: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         yield 1, doubled, halved
 
 
-def parse_string(text: str) -> Code:
+def parse_string(text: str) -> list[int]:
     """The digits of ``64-MACROCODE-basic``, not checked yet.
 
     Raises:
       ValueError: something else than digits between the prefix and the block's name.
     """
-    parts = text.strip().split("-")
+    parts = text.split("-")
     if len(parts) != 3:
         raise ValueError(
-            f"not a TransNAS-Bench-101-macro string: {text!r}; expected '64-', the macro code and '-{BLOCK}', "
+            f"not a TransNAS-Bench-101-macro string: {quoted(text)}; expected '64-', the macro code and '-{BLOCK}', "
             f"like {_EXAMPLE!r}"
         )
     stem, code, block = parts
     if stem != "64":
         raise ValueError(
-            f"TransNAS-Bench-101-macro string {text!r} starts with {stem!r}: expected '64', like {_EXAMPLE!r}"
+            f"TransNAS-Bench-101-macro string {quoted(text)} starts with {quoted(stem)}: expected '64', "
+            f"like {_EXAMPLE!r}"
         )
     if re.fullmatch(r"\d_\d\d_\d\d\d", block):
         raise ValueError(
-            f"{text!r} ends in a cell, {block!r}: it is a string of the micro space; use the space 'transnas_micro', "
-            f"or end it in '-{BLOCK}' like {_EXAMPLE!r}"
+            f"{quoted(text)} ends in a cell, {block!r}: it is a string of the micro space; use the space "
+            f"'transnas_micro', or end it in '-{BLOCK}' like {_EXAMPLE!r}"
         )
     if block != BLOCK:
+        hint = did_you_mean(block, [BLOCK]) if len(block) < 40 else ""
         raise ValueError(
-            f"unknown block {block!r}{did_you_mean(block, [BLOCK])} in {text!r}: the macro space has {BLOCK!r} only, "
+            f"unknown block {quoted(block)}{hint} in {quoted(text)}: the macro space has {BLOCK!r} only, "
             f"like {_EXAMPLE!r}"
         )
-    if not re.fullmatch("[0-9]*", code):
+    if not re.fullmatch("[0-9]{0,18}", code):
         raise ValueError(
-            f"macro code {code!r} in {text!r}: expected {MIN_MODULES} to {MAX_MODULES} digits 1 to 4, like {_EXAMPLE!r}"
+            f"macro code {quoted(code)} in {quoted(text)}: expected {MIN_MODULES} to {MAX_MODULES} digits 1 to 4, "
+            f"like {_EXAMPLE!r}"
         )
-    return tuple(map(int, code))
+    return list(map(int, code))
 
 
-def check_code(code: Any, source: Any) -> Code:
-    """Digits as a tuple of ints.
+def parse(source: Any) -> Code:
+    """A code from the string, its digits as one number, or its digits one by one; zeros behind them are padding.
 
     Raises:
       ValueError: not a code of the space.
     """
-    integers = isinstance(code, Sequence) and all(isinstance(d, int) and not isinstance(d, bool) for d in code)
-    if not integers:
+    value = literals.plain(source, "not a TransNAS-Bench-101-macro code", repr(_EXAMPLE))
+    number = literals.integer(value)
+    if number is not None and number >= 0:
+        digits_found: list[int] | None = list(map(int, str(number))) if number < 10**18 else None
+    elif isinstance(value, str):
+        digits_found = parse_string(value)
+    else:
+        digits_found = literals.integers(value)
+        while digits_found and len(digits_found) > MIN_MODULES and digits_found[-1] == 0:  # NASLib's padding
+            digits_found.pop()
+    if digits_found is None:
         raise ValueError(
-            f"not a TransNAS-Bench-101-macro code: {source!r}; expected a string like {_EXAMPLE!r} "
+            f"not a TransNAS-Bench-101-macro code: {quoted(source)}; expected a string like {_EXAMPLE!r} "
             "or its digits like (2, 3, 1, 1)"
         )
-    wrong = problem(code)
+    wrong = problem(digits_found)
     if wrong:
-        raise ValueError(f"not a TransNAS-Bench-101-macro code: {source!r}: {wrong}")
-    return tuple(code)
+        raise ValueError(f"not a TransNAS-Bench-101-macro code: {quoted(source)}: {wrong}")
+    return tuple(digits_found)

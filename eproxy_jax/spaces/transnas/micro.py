@@ -2,9 +2,8 @@
 
 Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as docs/spaces.md gives it.
 
-Notations read by ``parse``:
-  * ``64-41414-3_21_013``: stem channels, macro code, then one digit per edge grouped by target node
-  * nested operation codes ``[[3], [2, 1], [0, 1, 3]]``, codes as in ``OPS``
+:meth:`TransNasMicro.notations` lists the notations. Digits, flat or nested, mean the same in all of them: NASLib
+numbers and orders this benchmark's edges as its strings do.
 """
 
 from __future__ import annotations
@@ -18,11 +17,13 @@ import jax.numpy as jnp
 from jax import Array
 from typing_extensions import override
 
+from eproxy_jax.errors import quoted
 from eproxy_jax.nn import initializers, layers, marks
-from eproxy_jax.spaces import base
+from eproxy_jax.spaces import base, literals
+from eproxy_jax.spaces.base import Notation
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, NONE, NUM_EDGES, SKIP, Cell
-from eproxy_jax.spaces.cells.space import CellSpace, check_cell, parse_nested
+from eproxy_jax.spaces.cells.space import CellNames, CellSpace, check_cell
 from eproxy_jax.spaces.transnas.skeleton import (
     NUM_TAPS,
     Stem,
@@ -36,6 +37,8 @@ from eproxy_jax.spaces.transnas.skeleton import (
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")
 _PREFIX = "64-41414-"  # the one macro skeleton of the micro space
 _EXAMPLE = "64-41414-3_21_013"
+_STRING = re.compile(rf"(?:{_PREFIX})?([0-9])_([0-9])([0-9])_([0-9])([0-9])([0-9])")
+_NAMES = CellNames("TransNAS-Bench-101-micro", OPS, _EXAMPLE)
 
 
 @base.register("transnas_micro")
@@ -43,7 +46,7 @@ _EXAMPLE = "64-41414-3_21_013"
 class TransNasMicro(CellSpace):
     """The TransNAS-Bench-101 micro space.
 
-    An architecture is a tuple of six operation codes (see ``cells/graph.py``).
+    An architecture is a ``Cell`` of six operation codes (see ``cells/graph.py``).
 
     Attributes:
       stem_channels: channels that enter the first module (64 in the benchmark); even.
@@ -59,6 +62,7 @@ class TransNasMicro(CellSpace):
     macro: str = "41414"
 
     name: ClassVar[str] = "transnas_micro"
+    paper: ClassVar[str] = 'Duan et al., "TransNAS-Bench-101", CVPR 2021'
     num_ops: ClassVar[int] = len(OPS)
     affine: ClassVar[bool] = True
     weighted_input_skip: ClassVar[bool] = True
@@ -67,21 +71,40 @@ class TransNasMicro(CellSpace):
         base.check_positive(self)
         if self.stem_channels % 2:
             raise ValueError(f"TransNasMicro.stem_channels: expected an even integer, got {self.stem_channels}")
-        if not re.fullmatch("[1-4]{3,}", self.macro):
-            raise ValueError(f"TransNasMicro.macro: expected at least three digits 1 to 4, got {self.macro!r}")
+        if not isinstance(self.macro, str) or not re.fullmatch("[1-4]{3,8}", self.macro):
+            raise ValueError(f"TransNasMicro.macro: expected three to eight digits 1 to 4, got {quoted(self.macro)}")
 
     @override
     def parse(self, source: Any) -> Cell:
-        if not isinstance(source, str):
-            return parse_nested(source, len(OPS), "TransNAS-Bench-101-micro", _EXAMPLE)
-        text = source.strip()
-        if not text.startswith(_PREFIX) or not re.fullmatch(r"\d_\d\d_\d\d\d", text[len(_PREFIX) :]):
-            raise ValueError(
-                f"not a TransNAS-Bench-101-micro string: {source!r}; expected {_PREFIX!r} and one digit per edge "
-                f"like {_EXAMPLE!r}"
-            )
-        codes = [int(digit) for digit in text[len(_PREFIX) :].replace("_", "")]
-        return check_cell(codes, len(OPS), f"TransNAS-Bench-101-micro string {text!r}")
+        if isinstance(source, Cell):
+            return check_cell(source, len(OPS), "TransNAS-Bench-101-micro cell")
+        value = literals.plain(source, "not a TransNAS-Bench-101-micro cell", repr(_EXAMPLE))
+        if isinstance(value, str):
+            match = _STRING.fullmatch(value)
+            if not match:
+                raise ValueError(
+                    f"not a TransNAS-Bench-101-micro string: {quoted(source)}; expected {_PREFIX!r} and one digit per "
+                    f"edge like {_EXAMPLE!r}"
+                )
+            return check_cell(list(map(int, match.groups())), len(OPS), f"TransNAS-Bench-101-micro string {value!r}")
+        codes = literals.integers(value)
+        if codes is not None and len(codes) == NUM_EDGES:
+            return check_cell(codes, len(OPS), f"TransNAS-Bench-101-micro cell {quoted(source)}")
+        return _NAMES.parse(value)
+
+    @override
+    def notations(self) -> tuple[Notation, ...]:
+        codes = ", ".join(f"{code} {op}" for code, op in enumerate(OPS))
+        names = [["nor_conv_3x3"], ["nor_conv_1x1", "skip_connect"], ["none", "skip_connect", "nor_conv_3x3"]]
+        return (
+            Notation("string", _EXAMPLE, f"the benchmark: a digit an edge, grouped by target node; {codes}"),
+            Notation("string without prefix", "3_21_013", "the same cell; 64-41414 is the only skeleton"),
+            Notation("NASLib codes", "(3, 2, 1, 0, 1, 3)", "the same digits, flat"),
+            Notation("nested codes", [[3], [2, 1], [0, 1, 3]], "the same digits, node by node"),
+            Notation("nested names", names, "the same, by name"),
+            Notation("node tuples", [[[op, source] for source, op in enumerate(node)] for node in names],
+                     "(operation, source) pairs, node by node"),
+        )  # fmt: skip
 
     @override
     def format(self, arch: Cell) -> str:
@@ -112,7 +135,7 @@ class TransNasMicro(CellSpace):
     @override
     def max_macs(self) -> int:
         """MACs of the cell with six 3x3 convolutions."""
-        return self.macs((CONV3X3,) * NUM_EDGES)
+        return self.macs(Cell((CONV3X3,) * NUM_EDGES))
 
     @override
     def params(self, arch: Cell) -> int:

@@ -1,0 +1,116 @@
+"""The commands that write files, how to start them under faults, and when two folders are the same.
+
+A new command of ``eproxy`` that writes anything belongs into ``COMMANDS``: a test asks for it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import tiny
+from helpers import ROOT
+
+CONFIG = ["--config", f"{ROOT}/tests/tiny_config.py"]
+# By name: the flags, and the file of results whose last lines are cut.
+COMMANDS = {
+    "score": (["score", *CONFIG, "--sample", "12", "--seed", "1", "--chunk-size", "2", "--no-plot"], "scores.jsonl"),
+    "score, fitted": (
+        ["score", *CONFIG, "--sample", "8", "--seed", "1", "--settings", "{inputs}/fitted.json", "--no-plot"],
+        "scores.member1.jsonl",
+    ),
+    "dps": (
+        ["dps", *CONFIG, "--truth", "{inputs}/truth.json", "--num-labels", "6", "--num-evaluations", "12", "--num-eval",
+         "10", "--ensemble", "2", "--random-search", "--no-plot"],
+        "history.evolution.jsonl",
+    ),
+    "bank": (["bank", *CONFIG, "--sample", "12", "--num-settings", "3"], "bank.jsonl"),
+}  # fmt: skip
+WRITE_NOTHING = ("plan", "spaces", "convert")  # on standard output, or again and whole
+
+
+def make_inputs(folder: Path) -> None:
+    """Write the files that the commands read."""
+    space = tiny.Tiny()
+    pairs = [[space.format(arch), float(space.macs(arch)) + i] for i, arch in enumerate(space.sample(30, 0))]
+    (folder / "truth.json").write_text(json.dumps(pairs))
+    branch = {"transform_channels": 8, "target_channels": 4, "barrier_kernel": 1}
+    members = [
+        {"settings": {"num_steps": 3, "lr": lr, "branches": [branch]}, "macs_weight": 0.3, "params_weight": 0.1}
+        for lr in (1.0, 0.5)
+    ]
+    (folder / "fitted.json").write_text(json.dumps({"members": members}))
+
+
+class Server:
+    """The process of ``server.py``, which starts commands in a moment.
+
+    Args:
+      folder: an empty folder for its files.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder, self._count = folder, 0
+        make_inputs(folder)
+        paths = [str(ROOT), str(ROOT / "tests"), *sys.path]
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(Path(__file__).with_name("server.py"))],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self._ended: dict[int, int] = {}
+
+    def start(self, name: str, workdir: Path, **fault: Any) -> int:
+        """Start a command; returns the number of its process."""
+        self._count += 1
+        flags = [flag.format(inputs=self._folder) for flag in COMMANDS[name][0]]
+        request = {
+            "argv": [*flags, "--workdir", str(workdir)], "log": str(self._folder / f"log{self._count}"), "fault": fault,
+        }  # fmt: skip
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        while "status" in (answer := self._answer()):
+            self._ended[answer["pid"]] = answer["status"]
+        return answer["pid"]
+
+    def wait(self, pid: int) -> int:
+        """Wait for a process; returns its exit status, -9 for a kill."""
+        while pid not in self._ended:
+            answer = self._answer()
+            self._ended[answer["pid"]] = answer["status"]
+        return self._ended[pid]
+
+    def run(self, name: str, workdir: Path, **fault: Any) -> int:
+        """Run a command to its end; returns the exit status."""
+        return self.wait(self.start(name, workdir, **fault))
+
+    def log(self) -> str:
+        """What the command started last has printed."""
+        return (self._folder / f"log{self._count}").read_text()
+
+    def _answer(self) -> dict[str, int]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the server has ended"
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the server."""
+        self._process.communicate()
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """What a finished command has left: lines to the byte, records without times and versions of themselves."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            found[path.name] = _timeless(json.loads(path.read_text())) if path.suffix == ".json" else path.read_bytes()
+    return found
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _timeless(part) for name, part in value.items() if name not in ("seconds", "command")}
+    return [_timeless(part) for part in value] if isinstance(value, list) else value
