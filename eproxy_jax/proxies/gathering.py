@@ -85,7 +85,7 @@ class Patterns(NamedTuple):
 def add_pattern(state: Patterns, x: Array) -> Patterns:
     """Add the inputs of a ReLU, [B, H, W, C]."""
     used = live(x)
-    signs = jnp.where(x > 0, 1, -1).astype(x.dtype) * used
+    signs = jnp.where(x > 0, 1, -1).astype(x.dtype) * norms.per_channel(used)
     rows = signs.reshape(x.shape[0], -1)
     pixels = x.shape[1] * x.shape[2]
     return Patterns(state.agreement + rows @ rows.T, state.units + pixels * jnp.sum(used))
