@@ -50,7 +50,7 @@ def existing(path: str | os.PathLike[str], what: str = "file") -> Path:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise FileNotFoundError(f"no {what} at {str(path)!r}") from None
+        raise FileNotFoundError(f"no {what} at {quoted(str(path))}") from None
     _check_regular(path, mode)
     return path
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from eproxy_jax.errors import did_you_mean
+from eproxy_jax.errors import did_you_mean, quoted
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Num
@@ -130,7 +130,9 @@ def default_images(
       ValueError: unknown kind.
     """
     if kind not in GENERATORS:
-        raise ValueError(f"unknown images {kind!r}{did_you_mean(kind, GENERATORS)}; known: {', '.join(GENERATORS)}")
+        raise ValueError(
+            f"unknown images {quoted(kind)}{did_you_mean(kind, GENERATORS)}; known: {', '.join(GENERATORS)}"
+        )
     return jax.jit(GENERATORS[kind], static_argnums=(1, 2))(jax.random.key(_DEFAULT_SEED), num, size)
 
 

@@ -47,6 +47,8 @@ _FILES_OF_ONE_WORKER = (
     "test_readme.py",
     "test_public.py",
     "test_shapes.py",
+    "test_faults.py",
+    "test_errors.py",
 )
 
 

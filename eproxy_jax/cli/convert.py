@@ -11,6 +11,7 @@ from pathlib import Path
 from eproxy_jax import files
 from eproxy_jax.cli import common
 from eproxy_jax.cli.common import UsageError
+from eproxy_jax.errors import quoted
 
 _EPILOG = """\
 examples:
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if out.exists():
         raise UsageError(f"{out}: there is such a file: remove it, or name another --out")
     if not out.parent.is_dir():
-        raise UsageError(f"{out}: there is no folder {str(out.parent)!r}: make it, or name another --out")
+        raise UsageError(f"{out}: there is no folder {quoted(str(out.parent))}: make it, or name another --out")
     content = "".join(lines)
     files.write_atomically(out, content)
     print(f"archs:   {Path(out)}  ({content.count(chr(10))} architectures)")

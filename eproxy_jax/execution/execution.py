@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from eproxy_jax.errors import quoted
 from eproxy_jax.nn.precision import BFLOAT16_PRODUCTS
 
 Form = Literal["map", "vmap"]
@@ -118,7 +119,7 @@ class Execution:
         )
         for name, value, known in choices:
             if value not in known:
-                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+                raise ValueError(f"unknown {name} {quoted(value)}; known: {', '.join(known)}")
         for name, value in (("chunk_size", chunk_size), ("vmap_width", vmap_width)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected an integer >= 1, got {value}")

@@ -21,6 +21,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from eproxy_jax import files
+from eproxy_jax.errors import quoted
 
 _BLOCK = 2**20  # bytes read at once; no archive's directory is larger
 _MAX_HEADER = 10_000  # characters, as in NumPy
@@ -152,7 +153,9 @@ class Archive:
                         self.others.append(name)
                         continue
                 if header.offset + header.size != member.file_size:
-                    raise ValueError(f"{name!r} has {member.file_size:,} bytes, its header asks for another number")
+                    raise ValueError(
+                        f"{quoted(name)} has {member.file_size:,} bytes, its header asks for another number"
+                    )
                 self.headers[name] = header
 
     @contextlib.contextmanager
@@ -167,11 +170,11 @@ class Archive:
     def _check(member: zipfile.ZipInfo) -> None:
         name = member.filename[:60]
         if member.flag_bits & 1:
-            raise ValueError(f"{name!r} is encrypted: unpack it and save it with numpy.savez")
+            raise ValueError(f"{quoted(name)} is encrypted: unpack it and save it with numpy.savez")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{name!r} is packed by method {member.compress_type}: save it with numpy.savez")
+            raise ValueError(f"{quoted(name)} is packed by method {member.compress_type}: save it with numpy.savez")
         if member.file_size > max(_CHECKED_SIZE, _CHECKED_RATIO * member.compress_size):
-            raise ValueError(f"{name!r} claims to unpack to {member.file_size:,} bytes: no images pack so well")
+            raise ValueError(f"{quoted(name)} claims to unpack to {member.file_size:,} bytes: no images pack so well")
 
     def whole(self, name: str) -> np.ndarray:
         """Return a whole array.
@@ -181,7 +184,7 @@ class Archive:
         """
         header = self.headers[name]
         if header.size > _MAX_WHOLE:
-            raise ValueError(f"{self.path}: {name!r} has {header.size:,} bytes: save its images first axis first")
+            raise ValueError(f"{self.path}: {quoted(name)} has {header.size:,} bytes: save its images first axis first")
         with self._open() as archive, archive.open(f"{name}.npy") as file:
             content = b"".join(_blocks(file, header.offset + header.size))[header.offset :]
         return np.frombuffer(content, header.dtype).reshape(header.shape, order="F" if header.columns_first else "C")
@@ -201,7 +204,7 @@ class Archive:
             return self.whole(name)[rows]
         length = math.prod(header.shape[1:]) * header.dtype.itemsize
         if length > _MAX_ROW:
-            raise ValueError(f"{self.path}: {name!r} has images of {length:,} bytes each: make them smaller")
+            raise ValueError(f"{self.path}: {quoted(name)} has images of {length:,} bytes each: make them smaller")
         found = np.zeros((len(rows), length), np.uint8)
         with self._open() as archive, archive.open(f"{name}.npy") as file:
             # Row i is at [i, i + 1) * length behind the header. A block ends wherever it does.

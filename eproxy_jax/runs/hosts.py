@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 
+from eproxy_jax.errors import quoted
 from eproxy_jax.progress import format_seconds
 from eproxy_jax.runs import outputs
 from eproxy_jax.runs.meeting import EndedError, Guest, Host, Roll
@@ -100,7 +101,9 @@ def address_of(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     if not colon or not host or not (port.isascii() and port.isdigit()) or not 0 < int(port[:6]) < 2**16:
-        raise ValueError(f"--coordinator {text!r}: expected HOST:PORT, such as host0:1234, with a port of 1 to 65535")
+        raise ValueError(
+            f"--coordinator {quoted(text)}: expected HOST:PORT, such as host0:1234, with a port of 1 to 65535"
+        )
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 

@@ -117,7 +117,8 @@ def check_record(record: Mapping[str, Any] | None, out: Path, run: str, has_line
     if record.get("finished") is False and record.get("out") == out.name and not has_lines:
         return  # a run that was stopped before its first line
     raise ValueError(
-        f"{record_path(out)}: the record of another run ({quoted(record['run'])}; this one is {run!r}): {ELSEWHERE}"
+        f"{record_path(out)}: the record of another run ({quoted(record['run'])}; this one is {quoted(run)}): "
+        f"{ELSEWHERE}"
     )
 
 
@@ -142,7 +143,7 @@ def check_marked(path: Path, mark: str, value: str) -> None:
     if not isinstance(found, dict) or mark not in found:
         raise ValueError(f"{path}: not written by eproxy, and left as it is: {ELSEWHERE}")
     if found[mark] != value:
-        raise ValueError(f"{path}: of another {mark} ({quoted(found[mark])}; this one is {value!r}): {ELSEWHERE}")
+        raise ValueError(f"{path}: of another {mark} ({quoted(found[mark])}; this one is {quoted(value)}): {ELSEWHERE}")
 
 
 def differences(own: Any, other: Any, name: str = "") -> list[str]:

@@ -262,7 +262,7 @@ def register(name: str) -> Callable[[_Class], _Class]:
         origin = (None if file is None else str(Path(file).resolve()), space.__qualname__)
         if name in _REGISTRY and _ORIGINS[name] != origin:
             raise ValueError(
-                f"search space {name!r} is registered twice: {_place(_ORIGINS[name])} and {_place(origin)}; "
+                f"search space {quoted(name)} is registered twice: {_place(_ORIGINS[name])} and {_place(origin)}; "
                 "rename one of them"
             )
         _REGISTRY[name], _ORIGINS[name] = space, origin
@@ -295,12 +295,14 @@ def get(name: str, **sizes: Any) -> SearchSpace:
       15625
     """
     if name not in _REGISTRY:
-        raise ValueError(f"unknown search space {name!r}{did_you_mean(name, _REGISTRY)}; known: {', '.join(names())}")
+        raise ValueError(
+            f"unknown search space {quoted(name)}{did_you_mean(name, _REGISTRY)}; known: {', '.join(names())}"
+        )
     known = {field.name for field in dataclasses.fields(_REGISTRY[name])}
     for size in sizes:
         if size not in known:
             raise ValueError(
-                f"search space {name!r} has no size {size!r}{did_you_mean(size, known)}; "
+                f"search space {quoted(name)} has no size {quoted(size)}{did_you_mean(size, known)}; "
                 f"its sizes: {', '.join(sorted(known))}"
             )
     return _REGISTRY[name](**sizes)

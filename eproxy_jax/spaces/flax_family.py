@@ -258,8 +258,8 @@ def _known(family: FlaxFamily) -> _Known:
         for arch in archs:
             if family.format(arch) in texts:
                 raise ValueError(
-                    f"{family.name!r} has the architecture {arch!r} and the text of it, {family.format(arch)!r}: "
-                    "rename one of them"
+                    f"{family.name!r} has the architecture {quoted(arch)} and the text of it, "
+                    f"{quoted(family.format(arch))}: rename one of them"
                 )
     return _Known(archs, position, dict(zip(archs, given, strict=True)))
 

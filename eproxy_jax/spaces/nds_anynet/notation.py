@@ -235,7 +235,8 @@ def _fields_of(net: dict[Any, Any], block: str, where: str, named: bool, short: 
     literals.check_keys(net, needed, where, f"the keys {', '.join(needed)}")
     if not named and net[_BLOCK_TYPE] != block:
         raise ValueError(
-            f"{where}: {_BLOCK_TYPE} is {quoted(net[_BLOCK_TYPE])}; expected {block!r}; other blocks are other spaces"
+            f"{where}: {_BLOCK_TYPE} is {quoted(net[_BLOCK_TYPE])}; expected {quoted(block)}; "
+            "other blocks are other spaces"
         )
     return {field: net.get(field, []) for field in FIELDS}
 

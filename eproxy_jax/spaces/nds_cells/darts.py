@@ -99,7 +99,7 @@ class Darts(NdsCells):
         Raises:
           ValueError: ``num`` is less than 1.
         """
-        rng = np.random.default_rng(seed)
+        rng = sampling.generator(seed)
 
         def cell() -> notation.Cell:
             edges = []

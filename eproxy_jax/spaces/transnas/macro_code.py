@@ -104,7 +104,7 @@ def parse_string(text: str) -> list[int]:
         )
     if re.fullmatch(r"\d_\d\d_\d\d\d", block):
         raise ValueError(
-            f"{quoted(text)} ends in a cell, {block!r}: it is a string of the micro space; use the space "
+            f"{quoted(text)} ends in a cell, {quoted(block)}: it is a string of the micro space; use the space "
             f"'transnas_micro', or end it in '-{BLOCK}' like {_EXAMPLE!r}"
         )
     if block != BLOCK:
