@@ -19,7 +19,7 @@ LEVELS = (
     ("types",),
     ("spaces",),
     ("ranks", "images", "targets"),
-    ("proxy", "image_files"),
+    ("proxy", "proxies", "image_files"),
     ("execution",),
     ("scoring",),
     ("dps",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -118,6 +118,3 @@ def running_slot(values: Array, number: Array) -> Array:
 def with_slot(values: Array, number: Array, value: Array) -> Array:
     """A state array with an entry at a counter."""
     return lax.dynamic_update_index_in_dim(values, value, number, 0)
-
-
-Rules = Mapping[str, marks.Rule]

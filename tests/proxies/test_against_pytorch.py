@@ -184,7 +184,9 @@ def test_jacobians(case):
         kernel = kernel + on @ on.T + (1 - on) @ (1 - on).T
     close(ours["naswot"], torch.linalg.slogdet(kernel)[1].item(), 1e-4)
     rows = torch.autograd.grad(total, x)[0].reshape(BATCH, -1).numpy()
-    if np.abs(rows).max() < 1e-9:  # where batch norms come last, the sum of the logits is constant: only rounding is left
+    if (
+        np.abs(rows).max() < 1e-9
+    ):  # where batch norms come last, the sum of the logits is constant: only rounding is left
         return
     values = np.linalg.eigvalsh(np.corrcoef(rows)) + 1e-5
     close(ours["jacov"], -np.sum(np.log(values) + 1 / values), 1e-4)
