@@ -15,7 +15,7 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import jax
 from jax import Array, lax
@@ -96,12 +96,8 @@ feature.defvjp(lambda x: (feature(x), None), lambda _, grad: (mark("feature_grad
 # --- collections ---------------------------------------------------------------------------------------------
 
 
-class Rule(Protocol):
-    """What happens at a mark: (state, *operands, **static) -> (state, operands). The operands may be replaced."""
-
-    def __call__(self, state: Any, *operands: Array, **static: Any) -> tuple[Any, Sequence[Array]]:
-        """Return the next state, and what the network goes on with."""
-        ...
+# What happens at a mark: (state, *operands, **static) -> (next state, what the network goes on with).
+Rule: TypeAlias = Callable[..., tuple[Any, Sequence[Array]]]
 
 
 def observe(function: Callable[..., Any]) -> Rule:

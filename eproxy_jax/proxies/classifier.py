@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         kernel = self.param("kernel", initializers.conv_kernel, shape, self.dtype, init, None, None, channels)
         used = (jnp.arange(x.shape[-1]) < channels).astype(self.dtype)
         # One pixel of a convolution: so collections see the layer as they see the others.
-        logits = convolution.conv2d(x.mean((1, 2), keepdims=True), kernel * used[None, None, :, None])
+        logits: Any = convolution.conv2d(x.mean((1, 2), keepdims=True), kernel * used[None, None, :, None])
         return logits[:, 0, 0], taps
 
 

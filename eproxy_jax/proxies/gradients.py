@@ -127,7 +127,7 @@ def _log_of_sum(ratios: Array) -> Array:
 def _add_fisher(total: Array, x: Array, kernel: Array, grad: Array, stride: int) -> Array:
     """Add a convolution's Fisher information, counted once a weight."""
     with marks.unmarked():
-        out = convolution.conv2d(x, kernel, stride)
+        out: Any = convolution.conv2d(x, kernel, stride)
     of_channel = jnp.sum(out * grad, (1, 2))  # [B, C]
     weights = kernel.shape[0] * kernel.shape[1] * jnp.sum(live(x))
     return total + weights * jnp.sum(jnp.mean(of_channel**2, 0)) / 2
