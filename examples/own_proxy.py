@@ -8,6 +8,7 @@ batches, and uses all devices. Prints the networks by gradient norm, and how tha
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import eproxy_jax as ep
 
@@ -39,10 +40,11 @@ def main() -> None:
     archs = space.sample(8, seed=0)
     images = ep.standardize(ep.default_images(num=4, size=8))
     columns = ep.evaluate(gradient_norm, archs, space, key=0, shared=(images,))
+    norms = np.nan_to_num(columns["norm"], nan=-np.inf)  # networks that never see the images are not evaluated
     macs = [space.macs(arch) for arch in archs]
-    for i in sorted(range(len(archs)), key=lambda i: -columns["norm"][i]):
-        print(f"{columns['norm'][i]:9.5f}  {macs[i] / 1e6:5.2f} M MACs  {space.format(archs[i])}")
-    print(f"Spearman with MACs: {ep.rank_quality(columns['norm'], macs).spearman:.2f}")
+    for i in np.argsort(-norms):
+        print(f"{norms[i]:9.5f}  {macs[i] / 1e6:5.2f} M MACs  {space.format(archs[i])}")
+    print(f"Spearman with MACs: {ep.rank_quality(norms, macs).spearman:.2f}")
 
 
 if __name__ == "__main__":

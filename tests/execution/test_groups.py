@@ -188,7 +188,8 @@ def test_plan_of_the_whole_space():
     batches = Execution.of(jax.devices()[:1], "vmap", grouping="fine")
     fine = planner.plan(every, space, TINY, (16, 32, 32, 3), batches).to_dict()
     assert fine["architectures"] == 15625
-    assert fine["distinct"] == 5044 == sum(group["networks"] for group in fine["groups"])
+    assert fine["disconnected"] == 341  # strings, all of one function, which is not trained
+    assert fine["distinct"] == 5043 == sum(group["networks"] for group in fine["groups"])
     assert fine["programs"] == len(fine["groups"]) <= 24
     assert 1 < fine["flops_executed"] / fine["flops_needed"] < 1.5
     coarse = dataclasses.replace(batches, grouping="coarse")
@@ -214,7 +215,7 @@ def test_predicted_memory_is_near_the_compiled_programs(form):
     batch = images.default_images(num=16, size=16)
     ways = Execution.of(jax.devices()[:1], form, vmap_width=4, grouping="coarse")
     job = scoring.make_job(space, SETTINGS, batch, 0, ways)
-    archs = [space.canonical(arch) for arch in ARCHS]
+    archs = [space.canonical(arch) for arch in space.sample(8, 0) if space.is_connected(arch)]
     predicted = planner.plan(archs, space, SETTINGS, batch.shape, ways).groups[0].bytes_per_device
     assert 0.5 < predicted / job.evaluation.program(archs[0]).temp_bytes < 2
 
