@@ -53,10 +53,10 @@ class Forms(NamedTuple):
       input_gradient: ``scatter``: the transpose of patches, with the kernel as it lies. ``pointwise``: one product,
         then zeros between its pixels. ``strided``: one product without such zeros. ``convolution``: the forward
         convolution of the output's gradient with the flipped kernel, in a form of its own.
-      weight_gradient: ``patches``: one product. ``shifts``: a product each kernel position. ``products``: one product
+      weight_gradient: ``patches``: one product. ``shifts``: a product per kernel position. ``products``: one product
         of shifted rows and shifted columns. ``convolution``: XLA's, with images as channels; ``products`` in a batch.
-      batch: ``products``: patches and one batched product. ``grouped``: on CUDA one grouped convolution; elsewhere
-        products. Of forward and weight gradient.
+      batch: the form of forward and weight gradient under ``vmap``. ``products``: patches and one batched product.
+        ``grouped``: on CUDA one grouped convolution; elsewhere products.
     """
 
     forward: Literal["patches", "narrowing", "convolution"]

@@ -51,8 +51,8 @@ class Conv(nn.Module):
 class DepthwiseConv(nn.Module):
     """A convolution of each channel with a kernel of its own, with PyTorch's padding and initialisers.
 
-    Inside loops on CPUs ``flax.linen.Conv`` with one group a channel is slow; this is not. Its parameter has the shape
-    of that layer's. Its multiply-accumulates count in ``FlaxFamily.macs``.
+    Inside loops on CPUs ``flax.linen.Conv`` with one group per channel is slow; this is not. Its parameter has the
+    shape of that layer's. Its multiply-accumulates count in ``FlaxFamily.macs``.
 
     Attributes:
       kernel_size: odd.
@@ -175,7 +175,7 @@ class PaddedTap:
 
     @property
     def channels(self) -> Array:
-        """How many channels are in use."""
+        """The number of channels in use."""
         return jnp.asarray(self.widths)[self.level] if self.used is None else self.used
 
 

@@ -167,7 +167,7 @@ _ALIASES = {
     "conv_3x3": "nor_conv_3x3", "conv3x3": "nor_conv_3x3", "reluconvbn3x3": "nor_conv_3x3",
     "avgpool1x1": "avg_pool_3x3", "avgpool3x3": "avg_pool_3x3", "pool_3x3": "avg_pool_3x3",
 }  # fmt: skip
-# How they name an edge (source, target) in an object with one operation an edge.
+# How they name an edge (source, target) in an object with one operation per edge.
 _EDGE_KEYS: tuple[Callable[[tuple[int, int], int], Any], ...] = (
     lambda edge, _: f"{edge[1]}<-{edge[0]}",  # HPOBench
     lambda edge, _: f"{edge[0]}_{edge[1]}",  # NNI
