@@ -132,7 +132,7 @@ def linear_op(function: Callable[[Array], Array], gradient: Callable[[Array, Arr
     Args:
       function: x [B, H, W, C] -> [B, H, W, C].
       gradient: (x, gradient of the output) -> gradient of x.
-      affine: whether weights hold a scale and a bias, which then get zero gradients.
+      affine: whether the other operations' batch norms scale and shift, which decides the residual layout.
     """
 
     def forward(x: Array, weights: Any):
