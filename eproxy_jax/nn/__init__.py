@@ -1,4 +1,4 @@
-"""Everything networks are made of: primitives with their gradients, layers, initialisers."""
+"""This package holds everything networks are made of: primitives with their gradients, layers, initialisers."""
 
 from eproxy_jax.nn import choice, convolution, initializers, layers, norms, pooling, precision, resizing, windowed
 

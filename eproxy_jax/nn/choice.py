@@ -1,4 +1,4 @@
-"""Operations as data: pairs of forward and backward functions (``Op``) that one switch (``switch_op``) chooses from.
+"""This module lets data choose operations: one switch (``switch_op``) picks from forward and backward pairs (``Op``).
 
 A data-dependent choice must not store the union of the residuals of all its branches. So each operation is a pair of
 functions that share one residual layout.
@@ -21,7 +21,7 @@ from eproxy_jax.nn import convolution, marks, norms
 
 
 class Op(NamedTuple):
-    """One operation of a cell edge, as a pair of functions with a residual layout that all operations share.
+    """One operation of a cell edge: a pair of functions, with a residual layout that all operations of a choice share.
 
     Attributes:
       forward: (x, weights) -> (y, residual).
@@ -70,7 +70,7 @@ switch_op.defvjp(_switch_op_fwd, _switch_op_bwd)
 
 
 def narrow_conv_op(width: int, size: int) -> Op:
-    """Convolution that reads the first ``width`` channels of its input through the central positions of its kernel.
+    """Return a convolution that reads the first ``width`` input channels through the central positions of its kernel.
 
     Args:
       width: channels read.
@@ -94,7 +94,7 @@ def narrow_conv_op(width: int, size: int) -> Op:
 # Weights of an edge are a dict: "kernel" [3, 3, C_in, C_out] (1x1 operations use its centre) and, in affine spaces,
 # "scale" and "bias" [C_out]. The residual is (rstd [C_out], normalised output or None).
 def conv_bn_op(convolve: Callable[[Array, Array], Array], affine: bool) -> Op:
-    """The edge operation batch_norm(convolve(x, kernel)).
+    """Return the edge operation batch_norm(convolve(x, kernel)).
 
     Args:
       convolve: (x [B, H, W, C_in], kernel [3, 3, C_in, C_out]) -> [B, H', W', C_out].
@@ -127,7 +127,13 @@ def conv_bn_op(convolve: Callable[[Array, Array], Array], affine: bool) -> Op:
 
 
 def linear_op(function: Callable[[Array], Array], gradient: Callable[[Array, Array], Array], affine: bool) -> Op:
-    """The edge operation of a weightless linear ``function`` that keeps the shape, with ``gradient(x, grad)``."""
+    """Return the edge operation of a weightless linear ``function`` that keeps the shape.
+
+    Args:
+      function: x [B, H, W, C] -> [B, H, W, C].
+      gradient: (x, gradient of the output) -> gradient of x.
+      affine: whether the other operations' batch norms scale and shift, which decides the residual layout.
+    """
 
     def forward(x: Array, weights: Any):
         y = function(x)
@@ -142,17 +148,17 @@ def linear_op(function: Callable[[Array], Array], gradient: Callable[[Array, Arr
 
 
 def relu_conv3x3(stride: int) -> Callable[[Array, Array], Array]:
-    """ReLU, then the 3x3 convolution of an edge's kernel slot."""
+    """Return (x, kernel) -> the 3x3 convolution of ReLU(x) with an edge's kernel slot."""
     return lambda x, kernel: convolution.conv2d(marks.relu(x), kernel, stride)
 
 
 def relu_conv1x1(stride: int) -> Callable[[Array, Array], Array]:
-    """ReLU, then the 1x1 convolution in the centre of an edge's kernel slot."""
+    """Return (x, kernel) -> the 1x1 convolution of ReLU(x) with the centre of an edge's kernel slot."""
     return lambda x, kernel: convolution.conv2d(marks.relu(x), convolution.kernel_centre(kernel, 1), stride)
 
 
 def factorized_reduce(x: Array, kernel: Array, stride: int) -> Array:
-    """The convolution of a ``skip`` that changes shape, without its batch norm.
+    """Apply the convolution of a ``skip`` that changes shape, without its batch norm.
 
     At stride 2: ReLU, then two 1x1 convolutions to half the channels each, the second reading the input shifted by
     one pixel. At stride 1 (only the channels change): one 1x1 convolution.

@@ -1,6 +1,6 @@
-"""Convolutions that are fast in loops on CPUs and batch under ``vmap``.
+"""This module holds convolutions that are fast in loops on CPUs and batch under ``vmap``.
 
-Two needs shape them:
+Two needs shape the code:
 
 * XLA's CPU backend runs the weight gradient of ``lax.conv`` very slowly inside loops and conditionals
   (jax issue 12868). So ``conv2d`` brings its own gradient: the weight gradient is a plain convolution of transposed
@@ -45,7 +45,7 @@ _NARROWING_MIN_CHANNELS, _NARROWING = 256, 4
 
 
 class Forms(NamedTuple):
-    """The form of each direction of a convolution, and of a batch of convolutions with a kernel each.
+    """The way in which each direction of a convolution is computed, and a batch of convolutions with a kernel each.
 
     Attributes:
       forward: ``patches``: one product of patches and kernel. ``narrowing``: on CPUs one product for all kernel
@@ -53,10 +53,10 @@ class Forms(NamedTuple):
       input_gradient: ``scatter``: the transpose of patches, with the kernel as it lies. ``pointwise``: one product,
         then zeros between its pixels. ``strided``: one product without such zeros. ``convolution``: the forward
         convolution of the output's gradient with the flipped kernel, in a form of its own.
-      weight_gradient: ``patches``: one product. ``shifts``: a product each kernel position. ``products``: one product
+      weight_gradient: ``patches``: one product. ``shifts``: a product per kernel position. ``products``: one product
         of shifted rows and shifted columns. ``convolution``: XLA's, with images as channels; ``products`` in a batch.
-      batch: ``products``: patches and one batched product. ``grouped``: on CUDA one grouped convolution; elsewhere
-        products. Of forward and weight gradient.
+      batch: the form of forward and weight gradient under ``vmap``. ``products``: patches and one batched product.
+        ``grouped``: on CUDA one grouped convolution; elsewhere products.
     """
 
     forward: Literal["patches", "narrowing", "convolution"]
@@ -66,7 +66,7 @@ class Forms(NamedTuple):
 
 
 def forms_of(pixels: int, channels_in: int, channels_out: int, kernel_size: int, stride: int) -> Forms:
-    """Which forms a convolution takes, by its shape.
+    """Return the forms that a convolution of this shape takes.
 
     ``benchmarks/conv_forms.py`` times both forms of a batch, forward and training, at the shapes of several spaces.
 
@@ -118,12 +118,12 @@ def _pad_spatial(x: Array, pad: int) -> Array:
 
 
 def strided_size(size: int, stride: int) -> int:
-    """Output pixels along an axis of ``size`` pixels: size / stride, rounded up."""
+    """Return the number of output pixels along an axis of ``size`` pixels: size / stride, rounded up."""
     return (size - 1) // stride + 1
 
 
 def spread(grad: Array, strides: Sequence[int], sizes: Sequence[int]) -> Array:
-    """Put the pixels of a map apart, with zeros between and after: where a strided window read from.
+    """Put each pixel of a map back where a strided window read it from, with zeros between and after.
 
     Args:
       grad: [B, H', W', C].
@@ -143,7 +143,7 @@ def spread(grad: Array, strides: Sequence[int], sizes: Sequence[int]) -> Array:
 
 
 def _shifts(x: Array, kernel_size: int, stride: int) -> list[list[Array]]:
-    """The k x k shifted (and strided) copies of ``x``, zero outside: rows of columns of [B, H', W', C]."""
+    """Return the k x k shifted (and strided) copies of ``x``, zero outside: rows of columns of [B, H', W', C]."""
     height, width = (strided_size(n, stride) for n in x.shape[1:3])
     padded = _pad_spatial(x, kernel_size // 2)
     return [
@@ -156,7 +156,7 @@ def _shifts(x: Array, kernel_size: int, stride: int) -> list[list[Array]]:
 
 
 def patches(x: Array, kernel_size: int, stride: int = 1) -> Array:
-    """What each output position of a convolution reads, zero outside.
+    """Return what each output position of a convolution reads, zero outside.
 
     Args:
       x: [B, H, W, C].
@@ -186,7 +186,7 @@ def _lax_conv(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _narrowing_conv(x: Array, kernel: Array) -> Array:
-    """Convolution at stride 1 as one product for all kernel positions, whose results are then shifted and summed."""
+    """Convolve at stride 1 by one product for all kernel positions, whose results are then shifted and summed."""
     (batch, height, width, channels_in), size, channels_out = x.shape, kernel.shape[0], kernel.shape[-1]
     columns = jnp.moveaxis(kernel, 2, 0).reshape(channels_in, -1)
     out = precision.product(x.reshape(-1, channels_in), columns).reshape(batch, height, width, -1)
@@ -199,24 +199,24 @@ def _narrowing_conv(x: Array, kernel: Array) -> Array:
 
 
 def kernel_centre(kernel: Array, size: int) -> Array:
-    """The central ``size`` x ``size`` positions of kernels [..., k, k, C_in, C_out]."""
+    """Return the central ``size`` x ``size`` positions of kernels [..., k, k, C_in, C_out]."""
     margin = (kernel.shape[-3] - size) // 2
     return kernel[..., margin : margin + size, margin : margin + size, :, :]
 
 
 def _fold(x: Array) -> Array:
-    """[A, B, ...] -> [A * B, ...]."""
+    """Merge the two leading axes, [A, B, ...] -> [A * B, ...]."""
     return x.reshape(-1, *x.shape[2:])
 
 
 def _forms(shape: Sequence[int], channels_out: int, kernel_size: int, stride: int) -> Forms:
-    """:func:`forms_of` for an input of the shape [..., H, W, C_in]."""
+    """Return :func:`forms_of` an input of the shape [..., H, W, C_in]."""
     return forms_of(shape[-3] * shape[-2], shape[-1], channels_out, kernel_size, stride)
 
 
 @functools.cache
 def _forward(stride: int) -> Callable[[Array, Array], Array]:
-    """The forward convolution with its batching rule, for one stride."""
+    """Return the forward convolution for one stride, with its batching rule."""
 
     @custom_vmap
     def forward(x: Array, kernel: Array) -> Array:
@@ -246,7 +246,7 @@ def _forward(stride: int) -> Callable[[Array, Array], Array]:
 
 
 def _batched_conv(x: Array, kernel: Array, stride: int) -> Array:
-    """A batch of convolutions with a kernel each, [N, B, H, W, C_in], [N, k, k, C_in, C_out] -> [N, B, H', W', C_out].
+    """Convolve a batch, a kernel each: [N, B, H, W, C_in], [N, k, k, C_in, C_out] -> [N, B, H', W', C_out].
 
     On GPUs cuDNN's grouped convolutions are faster than products: benchmarks/results/conv_forms_gpu.md.
     """
@@ -257,7 +257,7 @@ def _batched_conv(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _batched_patches_conv(x: Array, kernel: Array, stride: int) -> Array:
-    """:func:`_batched_conv` as patches and one batched matrix product."""
+    """Compute :func:`_batched_conv` as patches and one batched matrix product."""
     size, channels_in, channels_out = kernel.shape[2:]
     columns = patches(_fold(x), size, stride)
     rows = columns.reshape(x.shape[0], -1, size * size * channels_in)
@@ -266,7 +266,7 @@ def _batched_patches_conv(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _grouped_conv(x: Array, kernel: Array, stride: int) -> Array:
-    """:func:`_batched_conv` as one grouped convolution."""
+    """Compute :func:`_batched_conv` as one grouped convolution."""
     (x, kernel), options = precision.operands(x, kernel)
     return _lax_grouped_conv(x, kernel, stride, options)
 
@@ -287,7 +287,7 @@ def _lax_grouped_conv(x: Array, kernel: Array, stride: int, options: dict[str, A
 
 
 def _grouped_weight_gradient(x: Array, grad: Array, kernel_size: int, stride: int) -> Array:
-    """The weight gradients of :func:`_grouped_conv`, [N, k, k, C_in, C_out]."""
+    """Return the weight gradients of :func:`_grouped_conv`, [N, k, k, C_in, C_out]."""
     # Rounded operands are float32 again: transposed, a convolution of bfloat16 would round its sums as well.
     rounded, options = precision.operands(x, grad)
     x, grad = (part.astype(x.dtype) for part in rounded)
@@ -296,12 +296,12 @@ def _grouped_weight_gradient(x: Array, grad: Array, kernel_size: int, stride: in
 
 
 def _flip(kernel: Array) -> Array:
-    """The kernel of the input gradient: spatially flipped, in and out channels exchanged."""
+    """Return the kernel of the input gradient: spatially flipped, with input and output channels exchanged."""
     return jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
 
 
 def _input_gradient(grad: Array, kernel: Array, stride: int, height: int, width: int) -> Array:
-    """D loss / d input, [B, height, width, C_in]."""
+    """Return d loss / d input, [B, height, width, C_in]."""
     size, channels_in, channels_out = kernel.shape[1:]
     form = forms_of(height * width, channels_in, channels_out, size, stride).input_gradient
     if form == "scatter":  # large kernels on small maps: no flipped copy of the kernel
@@ -317,7 +317,7 @@ def _input_gradient(grad: Array, kernel: Array, stride: int, height: int, width:
 
 
 def _strided_input_gradient(grad: Array, kernel: Array, stride: int, height: int, width: int) -> Array:
-    """The input gradient at stride s > 1 as one product, s x s pixels its channels: no zeros between positions."""
+    """Return the input gradient at stride s > 1 by one product whose channels are s x s pixels: no zeros in between."""
     size, channels_in, channels_out = kernel.shape[1:]
     pad = size // 2
     # Pixel s * i + a was read by output i + d at kernel position a + pad - s * d: for all a and d, a run of positions.
@@ -338,7 +338,7 @@ def _strided_input_gradient(grad: Array, kernel: Array, stride: int, height: int
 
 @functools.cache
 def _weight_gradient(kernel_size: int, stride: int) -> Callable[[Array, Array], Array]:
-    """(x, output gradient) -> d loss / d kernel, [k, k, C_in, C_out], with its batching rule."""
+    """Return (x, output gradient) -> d loss / d kernel, [k, k, C_in, C_out], with its batching rule."""
 
     @custom_vmap
     def gradient(x: Array, grad: Array) -> Array:
@@ -358,7 +358,7 @@ def _weight_gradient(kernel_size: int, stride: int) -> Callable[[Array, Array], 
 
 
 def _one_weight_gradient(x: Array, grad: Array, kernel_size: int, stride: int, convolve: bool) -> Array:
-    """D loss / d kernel, [k, k, C_in, C_out]; a convolution only where ``convolve`` allows it."""
+    """Return d loss / d kernel, [k, k, C_in, C_out]; use a convolution only where ``convolve`` allows it."""
     channels_in, channels_out = x.shape[-1], grad.shape[-1]
     form = _forms(x.shape, channels_out, kernel_size, stride).weight_gradient
     if form == "patches":
@@ -376,7 +376,7 @@ def _one_weight_gradient(x: Array, grad: Array, kernel_size: int, stride: int, c
 
 
 def _weight_products(x: Array, grad: Array, kernel_size: int) -> Array:
-    """The weight gradient at stride 1 as one product: ``x`` shifted up and down meets ``grad`` shifted left and right.
+    """Return the weight gradient at stride 1 by one product of ``x`` shifted up and down and ``grad`` left and right.
 
     Each pair of a row shift and a column shift is one kernel position, so k + k shifted copies do for k * k of them.
     """
@@ -390,10 +390,11 @@ def _weight_products(x: Array, grad: Array, kernel_size: int) -> Array:
 
 
 def _weight_convolution(x: Array, grad: Array, kernel_size: int) -> Array:
-    """The weight gradient at stride 1 as one convolution.
+    """Return the weight gradient at stride 1 by one convolution.
 
-    Channels are the images, images the channels. With the operands transposed beforehand XLA's CPU backend hands it to
-    its library, in loops too; left to the convolution's dimension numbers it would run the loop of jax issue 12868.
+    The channels serve as images, and the images as channels. With the operands transposed beforehand, XLA's CPU
+    backend hands it to its library, in loops too. Left to the convolution's dimension numbers, it would run the loop
+    of jax issue 12868.
     """
     pad = kernel_size // 2
     (x, grad), options = precision.operands(jnp.transpose(x, (3, 1, 2, 0)), jnp.transpose(grad, (1, 2, 0, 3)))
@@ -403,10 +404,10 @@ def _weight_convolution(x: Array, grad: Array, kernel_size: int) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv2d(x: Array, kernel: Array, stride: int = 1) -> Array:
-    """Convolution without bias, PyTorch's "same" padding (``k // 2`` zeros on every side).
+    """Convolve without bias, with PyTorch's "same" padding (``k // 2`` zeros on every side).
 
-    Fast inside ``lax.map``/``lax.scan``/``lax.switch`` on the CPU, and a batched matrix product under ``vmap`` when
-    each candidate has a kernel of its own.
+    It is fast inside ``lax.map``/``lax.scan``/``lax.switch`` on the CPU. Under ``vmap``, when each candidate has a
+    kernel of its own, it becomes one batched matrix product (on CUDA a grouped convolution, where that is faster).
 
     Args:
       x: [B, H, W, C_in].
@@ -441,7 +442,7 @@ conv2d.defvjp(_conv2d_fwd, _conv2d_bwd)
 
 @jax.custom_vjp
 def frozen_conv2d(x: Array, kernel: Array) -> Array:
-    """``conv2d`` at stride 1 whose kernel has no gradient: the convolution of the barrier layer.
+    """Apply ``conv2d`` at stride 1 without a gradient for the kernel: the convolution of the barrier layer.
 
     The gradient flows through to ``x``; for the kernel nothing is computed at all.
 
@@ -462,7 +463,7 @@ frozen_conv2d.defvjp(
 
 
 def halving_conv2d(x: Array, kernel: Array) -> Array:
-    """Two 1x1 convolutions at stride 2 to half the channels each, the second of the input shifted by one pixel.
+    """Apply two 1x1 convolutions at stride 2 to half the channels each, the second to the input shifted by one pixel.
 
     Args:
       x: [B, H, W, C_in].
@@ -477,7 +478,7 @@ def halving_conv2d(x: Array, kernel: Array) -> Array:
 
 
 def grouped_conv2d(x: Array, kernel: Array, groups: int, stride: int = 1) -> Array:
-    """:func:`conv2d` whose channels fall into groups that do not meet: one batched product over the groups' patches.
+    """Apply :func:`conv2d` within each group of channels, as one batched product over the groups' patches.
 
     Its gradients are batched products as well, and so are all of them under ``vmap``.
 

@@ -1,7 +1,8 @@
-"""Weight initialisers whose kind is data, so that one compiled program serves every initialisation gene.
+"""This module holds weight initialisers whose kind is data, so that one compiled program serves all of them.
 
-A kind is an index into ``INITS``. Each is one unit distribution (uniform on [-1, 1) or standard normal) times a scale
-that depends on the fans; fans count the kernel's area, as PyTorch's do.
+A kind is an index into ``INITS``, one of the settings that the search varies. Each kind is a unit distribution
+(uniform on [-1, 1) or standard normal) times a scale that depends on the fans (numbers of inputs and outputs). Fans
+count the kernel's area, as PyTorch's do.
 
 Source: docs/method.md, steps 1 and 4. PyTorch's default initialisers unless the settings say xavier or kaiming, uniform
 or normal; kaiming with fan_out and the ReLU gain; biases 0.01 for xavier, 0 for kaiming.
@@ -25,12 +26,12 @@ UNIT_NORMAL = len(INITS) + 1  # standard normal whatever the fans
 
 
 def init_index(name: str) -> int:
-    """The position of an initialiser's name in ``INITS``."""
+    """Return the position of an initialiser's name in ``INITS``."""
     return INITS.index(name)
 
 
 def _scales(fan_in: Array, fan_out: Array) -> Array:
-    """Scale of each kind's unit distribution, [len(INITS) + 2, ...]."""
+    """Return the scale of each kind's unit distribution, [len(INITS) + 2, ...]."""
     shape = jnp.broadcast_shapes(fan_in.shape, fan_out.shape)
     fan_in, fan_out = jnp.broadcast_to(fan_in, shape), jnp.broadcast_to(fan_out, shape)
     return jnp.stack(
@@ -49,7 +50,7 @@ def _scales(fan_in: Array, fan_out: Array) -> Array:
 def unit_scale(
     shape: Any, dtype, init: Array | int, area: Any = None, features: Any = None, inputs: Any = None
 ) -> Array:
-    """What a unit draw of :func:`conv_kernel` is multiplied with; arguments as there, sizes may be traced."""
+    """Return what a unit draw of :func:`conv_kernel` is multiplied by; arguments as there, sizes may be traced."""
     positions = jnp.asarray(shape[-4] * shape[-3] if area is None else area, dtype)
     outputs = jnp.asarray(shape[-1] if features is None else features, dtype)
     channels_in = jnp.asarray(shape[-2] if inputs is None else inputs, dtype)
@@ -57,7 +58,7 @@ def unit_scale(
 
 
 def is_normal(init: Array | int) -> Array:
-    """Whether the unit distribution is the standard normal one (else uniform on [-1, 1))."""
+    """Return whether the unit distribution is the standard normal one (else uniform on [-1, 1))."""
     init = jnp.asarray(init)
     return (init == INITS.index("xavier_normal")) | (init >= INITS.index("kaiming_normal"))
 
@@ -80,7 +81,7 @@ def conv_kernel(
     features: Array | None = None,
     inputs: Array | None = None,
 ) -> Array:
-    """Convolution kernels.
+    """Draw convolution kernels.
 
     Args:
       key: typed key; consumed.
@@ -107,7 +108,7 @@ def conv_kernel(
 
 
 def conv_bias(key: Array, shape: tuple[int, ...], dtype, fan_in: Any, init: Array | int = 0) -> Array:
-    """Convolution biases: uniform +-1/sqrt(fan_in) by default, 0.01 for xavier, 0 for kaiming.
+    """Draw convolution biases: uniform +-1/sqrt(fan_in) by default, 0.01 for xavier, 0 for kaiming.
 
     Args:
       key: typed key; consumed.
@@ -123,7 +124,7 @@ def conv_bias(key: Array, shape: tuple[int, ...], dtype, fan_in: Any, init: Arra
 
 
 def scaled_bias(unit: Array, fan_in: Any, init: Array | int) -> Array:
-    """:func:`conv_bias` out of unit draws on [-1, 1), which all kinds but the default leave unused."""
+    """Return :func:`conv_bias` from unit draws on [-1, 1), which all kinds but the default leave unused."""
     init, dtype = jnp.asarray(init), unit.dtype
     constant = jnp.where(init < INITS.index("kaiming_uniform"), jnp.asarray(0.01, dtype), jnp.asarray(0, dtype))
     return jnp.where(init == 0, unit / jnp.sqrt(jnp.asarray(fan_in, dtype)), constant)

@@ -1,4 +1,4 @@
-"""Linen layers around the primitive operations.
+"""This module wraps the primitive operations in Linen layers.
 
 Stand-alone modules use ``Conv`` and ``BatchNorm``. Universal modules use the same layers for what every architecture of
 a space shares.
@@ -19,7 +19,7 @@ _RUNNING_MOMENTUM = 0.9  # running = 0.9 running + 0.1 batch: PyTorch's momentum
 
 
 class Conv(nn.Module):
-    """Convolution with PyTorch's padding and initialisers.
+    """A convolution with PyTorch's padding and initialisers.
 
     Attributes:
       features: output channels.
@@ -37,7 +37,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, init: Array | int = 0) -> Array:
-        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]; ``init`` indexes ``initializers.INITS``."""
+        """Map [B, H, W, C_in] to [B, H / stride, W / stride, features]; ``init`` indexes ``initializers.INITS``."""
         size, channels = self.kernel_size, x.shape[-1]
         kernel = self.param("kernel", initializers.conv_kernel, (size, size, channels, self.features), self.dtype, init)
         x = convolution.conv2d(x, kernel, self.stride)
@@ -49,10 +49,10 @@ class Conv(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """Convolution of each channel with a kernel of its own, with PyTorch's padding and initialisers.
+    """A convolution of each channel with a kernel of its own, with PyTorch's padding and initialisers.
 
-    Inside loops on CPUs ``flax.linen.Conv`` with one group a channel is slow; this is not. Its parameter has the shape
-    of that layer's. Its multiply-accumulates count in ``FlaxFamily.macs``.
+    Inside loops on CPUs ``flax.linen.Conv`` with one group per channel is slow; this is not. Its parameter has the
+    shape of that layer's. Its multiply-accumulates count in ``FlaxFamily.macs``.
 
     Attributes:
       kernel_size: odd.
@@ -70,7 +70,7 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, init: Array | int = 0) -> Array:
-        """[B, H, W, C] -> [B, H / stride, W / stride, C]; ``init`` indexes ``initializers.INITS``."""
+        """Map [B, H, W, C] to [B, H / stride, W / stride, C]; ``init`` indexes ``initializers.INITS``."""
         size, channels = self.kernel_size, x.shape[-1]
         kernel = self.param("kernel", initializers.conv_kernel, (size, size, 1, channels), self.dtype, init)
         x = windowed.depthwise_conv2d(x, kernel[:, :, 0], self.stride, self.dilation)
@@ -95,7 +95,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
-        """[B, H, W, C] -> [B, H, W, C]; batch statistics when ``train``, running averages otherwise."""
+        """Normalise [B, H, W, C] by batch statistics when ``train``, by running averages otherwise."""
         channels = x.shape[-1]
         if self.track:
             mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), self.dtype)
@@ -122,7 +122,7 @@ class BatchNorm(nn.Module):
 
 
 class ConvBnRelu(nn.Module):
-    """Convolution without bias, batch norm, ReLU.
+    """A convolution without bias, then batch norm and ReLU.
 
     Attributes:
       features: output channels.
@@ -140,7 +140,7 @@ class ConvBnRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = True, init: Array | int = 0) -> Array:
-        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]; ``init`` indexes ``initializers.INITS``."""
+        """Map [B, H, W, C_in] to [B, H / stride, W / stride, features]; ``init`` indexes ``initializers.INITS``."""
         x = Conv(self.features, self.kernel_size, self.stride, dtype=self.dtype, name="conv")(x, init)
         return marks.relu(BatchNorm(True, self.track, self.dtype, name="norm")(x, train))
 
@@ -175,12 +175,12 @@ class PaddedTap:
 
     @property
     def channels(self) -> Array:
-        """How many channels are in use."""
+        """The number of channels in use."""
         return jnp.asarray(self.widths)[self.level] if self.used is None else self.used
 
 
 class TapConv(nn.Module):
-    """:class:`Conv` at stride 1 on a :class:`PaddedTap`: work and fans are those of the channels in use.
+    """A :class:`Conv` at stride 1 on a :class:`PaddedTap`: work and fans are those of the channels in use.
 
     Attributes:
       features: output channels.
@@ -194,7 +194,7 @@ class TapConv(nn.Module):
 
     @nn.compact
     def __call__(self, tap: PaddedTap, init: Array | int = 0) -> Array:
-        """[B, 8, 8, C_max] -> [B, 8, 8, features]."""
+        """Map [B, 8, 8, C_max] to [B, 8, 8, features]."""
         size, channels = self.kernel_size, tap.channels.astype(self.dtype)
         shape = (size, size, tap.widths[-1], self.features)
         kernel = self.param("kernel", initializers.conv_kernel, shape, self.dtype, init, None, None, channels)

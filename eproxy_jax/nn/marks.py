@@ -77,13 +77,13 @@ def unmarked() -> Iterator[None]:
 
 
 def relu(x: Array) -> Array:
-    """ReLU; collections see its input under the name ``relu``."""
+    """Apply ReLU; collections see its input under the name ``relu``."""
     return jax.nn.relu(mark("relu", x))
 
 
 @jax.custom_vjp
 def feature(x: Array) -> Array:
-    """The output of the stem, of a cell or of a block, [B, H, W, C].
+    """Mark ``x``, the output of the stem, of a cell or of a block, [B, H, W, C], and return it.
 
     Collections see it under the name ``feature``, and its gradient under ``feature_gradient``.
     """
@@ -167,7 +167,7 @@ class _Walk:
         self._alive: list[Any] = []  # keeps the traces whose ids are keys
 
     def _has_marks(self, jaxpr: Any) -> bool:
-        """Whether a trace, or one inside it, has a mark with a rule."""
+        """Return whether a trace, or one inside it, has a mark with a rule."""
         jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
         if id(jaxpr) not in self._known:
             self._alive.append(jaxpr)

@@ -1,4 +1,4 @@
-"""Batch norm on batch statistics: per-channel arithmetic and its gradients."""
+"""This module computes batch norm on batch statistics: per-channel arithmetic and its gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BATCH_NORM_EPSILON = 1e-5  # PyTorch's default, which the protocol inherits.
 
 
 def per_channel(vector: Array) -> Array:
-    """[C] -> [1, 1, 1, C], to meet an NHWC array without implicit rank promotion."""
+    """Reshape [C] to [1, 1, 1, C], to meet an NHWC array without implicit rank promotion."""
     return vector[None, None, None, :]
 
 
@@ -22,7 +22,7 @@ def affine(x: Array, scale: Array, bias: Array) -> Array:
 
 
 def standardize(x: Array) -> tuple[Array, Array]:
-    """Standardise each channel over the batch: (normalised [B, H, W, C], reciprocal deviation [C])."""
+    """Standardise each channel over the batch; return (normalised [B, H, W, C], reciprocal deviation [C])."""
     centred = x - jnp.mean(x, (0, 1, 2), keepdims=True)
     rstd = lax.rsqrt(jnp.mean(centred * centred, (0, 1, 2)) + BATCH_NORM_EPSILON)
     _, normalized, rstd = mark("norm", x, centred * per_channel(rstd), rstd)
@@ -30,7 +30,7 @@ def standardize(x: Array) -> tuple[Array, Array]:
 
 
 def normalize_gradient(grad: Array, normalized: Array, rstd: Array) -> Array:
-    """Gradient through :func:`standardize`: its output's gradient and its two outputs -> [B, H, W, C]."""
+    """Return the gradient through :func:`standardize`, [B, H, W, C], from its output's gradient and its two outputs."""
     mean_grad = jnp.mean(grad, (0, 1, 2), keepdims=True)
     mean_projection = jnp.mean(grad * normalized, (0, 1, 2), keepdims=True)
     through = per_channel(rstd) * (grad - mean_grad - normalized * mean_projection)
@@ -38,14 +38,14 @@ def normalize_gradient(grad: Array, normalized: Array, rstd: Array) -> Array:
 
 
 def affine_normalize_gradient(grad: Array, normalized: Array, rstd: Array, scale: Array) -> tuple[Array, Array, Array]:
-    """Gradients through :func:`standardize` and then :func:`affine`: (of the input, of the scale, of the bias)."""
+    """Return gradients through :func:`standardize` and then :func:`affine`: of the input, the scale and the bias."""
     vectors = jnp.sum(grad * normalized, (0, 1, 2)), jnp.sum(grad, (0, 1, 2))
     return normalize_gradient(grad * per_channel(scale), normalized, rstd), *vectors
 
 
 @jax.custom_vjp
 def normalize(x: Array) -> Array:
-    """Batch norm with batch statistics and without affine parameters.
+    """Apply batch norm with batch statistics and without affine parameters.
 
     Args:
       x: [B, H, W, C].

@@ -1,4 +1,4 @@
-"""2x2 and 3x3 pools whose gradients are fast on CPUs and go where PyTorch's go."""
+"""This module holds 2x2 and 3x3 pools whose gradients are fast on CPUs and go where PyTorch's go."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from jax.custom_batching import custom_vmap
 
 
 def _triples(padded: Array, axis: int) -> list[Array]:
-    """The previous, same and next pixel along an axis, of all but its first and last pixel."""
+    """Return the previous, same and next pixel along an axis, of all but its first and last pixel."""
     size = padded.shape[axis] - 2
     return [lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3)]
 
 
 def _window_sum_3x3(x: Array) -> Array:
-    """Sum over 3x3 windows, zero outside.
+    """Sum each 3x3 window, zero outside.
 
     Separable shifted adds are faster on the CPU than ``reduce_window``, and faster still padded once instead of before
     either direction.
@@ -27,7 +27,7 @@ def _window_sum_3x3(x: Array) -> Array:
 
 
 def _inverse_window_counts(x: Array) -> Array:
-    """1 / number of real pixels in each 3x3 window, [1, H, W, 1]."""
+    """Return 1 / number of real pixels in each 3x3 window, [1, H, W, 1]."""
 
     def counts(size: int) -> Array:
         position = jnp.arange(size)
@@ -38,7 +38,7 @@ def _inverse_window_counts(x: Array) -> Array:
 
 @jax.custom_vjp
 def avg_pool_3x3(x: Array) -> Array:
-    """3x3 average pool at stride 1 that does not count the padding.
+    """Apply a 3x3 average pool at stride 1 that does not count the padding.
 
     Args:
       x: [B, H, W, C].
@@ -50,7 +50,7 @@ def avg_pool_3x3(x: Array) -> Array:
 
 
 def avg_pool_gradient(grad: Array) -> Array:
-    """The transpose of ``avg_pool_3x3``, [B, H, W, C] -> [B, H, W, C]."""
+    """Apply the transpose of ``avg_pool_3x3``, [B, H, W, C] -> [B, H, W, C]."""
     return _window_sum_3x3(grad * _inverse_window_counts(grad))
 
 
@@ -58,20 +58,20 @@ avg_pool_3x3.defvjp(lambda x: (avg_pool_3x3(x), None), lambda _, grad: (avg_pool
 
 
 def avg_pool_2x2(x: Array) -> Array:
-    """2x2 average pool at stride 2, [B, H, W, C] -> [B, H // 2, W // 2, C] (an odd last row or column is dropped)."""
+    """Apply a 2x2 average pool at stride 2, [B, H, W, C] -> [B, H // 2, W // 2, C]; drop an odd last row or column."""
     b, h, w, c = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
     return x.mean((2, 4))
 
 
 def _windows_2x2(x: Array) -> list[Array]:
-    """The four pixels of each 2x2 window, row by row: arrays [B, H // 2, W // 2, C]."""
+    """Return the four pixels of each 2x2 window, row by row: arrays [B, H // 2, W // 2, C]."""
     height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
     return [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
 
 
 def _first_largest(values: list[Array]) -> list[Array]:
-    """Where each of the arrays is the first of the largest, one mask an array; exactly one holds at each element.
+    """Return one mask per array: where it is the first of the largest. Exactly one mask is true at each element.
 
     Values are compared with each other, never with a pool's output: XLA may compute the input once for the pool and
     again for its gradient, rounded differently, and equality with the output then holds nowhere.
@@ -87,7 +87,7 @@ def _first_largest(values: list[Array]) -> list[Array]:
 
 @jax.custom_vjp
 def max_pool_2x2(x: Array) -> Array:
-    """2x2 max pool at stride 2, [B, H, W, C] -> [B, H // 2, W // 2, C] (an odd last row or column is dropped).
+    """Apply a 2x2 max pool at stride 2, [B, H, W, C] -> [B, H // 2, W // 2, C]; drop an odd last row or column.
 
     Among equal pixels of a window the first one takes the gradient, as in PyTorch: maps that went through a max pool
     are full of ties, which ``jnp.max`` would split.
@@ -107,7 +107,7 @@ max_pool_2x2.defvjp(lambda x: (max_pool_2x2(x), x), _max_pool_2x2_bwd)
 
 
 def _neighbours(x: Array, axis: int) -> list[Array]:
-    """The previous, same and next pixel along an axis, minus infinity outside."""
+    """Return the previous, same and next pixel along an axis, minus infinity outside."""
     pads = [(0, 0)] * 4
     pads[axis] = (1, 1)
     return _triples(jnp.pad(x, pads, constant_values=-jnp.inf), axis)
@@ -129,7 +129,7 @@ def _max_of_3_gradient(x: Array, grad: Array, axis: int) -> Array:
 
 
 def _window_max(x: Array) -> Array:
-    """3x3 max pool of [A, B, H, W, C]."""
+    """Apply a 3x3 max pool to [A, B, H, W, C]."""
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, 3, 3, 1), (1, 1, 1, 1, 1), "SAME")
 
 
@@ -151,7 +151,7 @@ def _max_pool_3x3_batched(axis_size: int, in_batched: list[bool], x: Array):
 
 @custom_vmap
 def max_pool_3x3_gradient(x: Array, grad: Array) -> Array:
-    """Gradient of ``max_pool_3x3`` from its input and its output's gradient, [B, H, W, C]."""
+    """Return the gradient of ``max_pool_3x3``'s input, [B, H, W, C], from that input and its output's gradient."""
     return _max_of_3_gradient(x, _max_of_3_gradient(_max_of_3(x, 2), grad, 1), 2)
 
 
@@ -166,10 +166,10 @@ def _max_pool_3x3_gradient_batched(axis_size: int, in_batched: list[bool], x: Ar
 
 @jax.custom_vjp
 def max_pool_3x3(x: Array) -> Array:
-    """3x3 max pool at stride 1 whose padding never wins.
+    """Apply a 3x3 max pool at stride 1 whose padding never wins.
 
-    Rows first, then columns: a third of the comparisons, and on the CPU no select-and-scatter in the gradient. Among
-    equal pixels the first one of the window (row by row) takes the gradient, as in PyTorch.
+    Rows are pooled first, then columns: that takes fewer comparisons, and on the CPU no select-and-scatter in the
+    gradient. Among equal pixels the first one of the window (row by row) takes the gradient, as in PyTorch.
 
     Args:
       x: [B, H, W, C].

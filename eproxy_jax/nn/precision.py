@@ -1,4 +1,4 @@
-"""Matrix products at the precision of the context."""
+"""This module computes matrix products at the precision of the context."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ BFLOAT16_PRODUCTS = "BF16_BF16_F32"
 
 
 def operands(*arrays: Array) -> tuple[tuple[Array, ...], dict[str, Any]]:
-    """Operands of a product and its options, at the precision of the context.
+    """Return the operands of a product and its options, at the precision of the context.
 
-    Rounded here and not by the compiler, for XLA's CPU backend ignores ``jax.default_matmul_precision``.
+    They are rounded here and not by the compiler, for XLA's CPU backend ignores ``jax.default_matmul_precision``.
     """
     bfloat16 = jax.config.jax_default_matmul_precision == BFLOAT16_PRODUCTS  # pyright: ignore[reportAttributeAccessIssue]
     if not bfloat16 or any(array.dtype != jnp.float32 for array in arrays):
@@ -25,7 +25,7 @@ def operands(*arrays: Array) -> tuple[tuple[Array, ...], dict[str, Any]]:
 
 
 def product(a: Array, b: Array) -> Array:
-    """``a @ b``, as the programs compute products; convolutions round alike.
+    """Return ``a @ b``, as the programs compute products; convolutions round alike.
 
     Inside ``jax.default_matmul_precision(BFLOAT16_PRODUCTS)`` operands are rounded to bfloat16 and summed in float32.
 

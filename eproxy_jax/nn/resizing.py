@@ -1,4 +1,4 @@
-"""Resizing of feature maps with PyTorch's rounding."""
+"""This module resizes feature maps with PyTorch's rounding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jax import Array, lax
 
 
 def resize_nearest(x: Array, size: int) -> Array:
-    """Nearest-neighbour resize of both spatial directions with PyTorch's rounding: source = floor(i * in / out).
+    """Resize both spatial directions to the nearest neighbour with PyTorch's rounding: source = floor(i * in / out).
 
     Args:
       x: [B, H, W, C].
@@ -34,7 +34,7 @@ def resize_nearest(x: Array, size: int) -> Array:
 
 @functools.cache
 def _bilinear_weights(old: int, size: int) -> np.ndarray:
-    """What each of ``size`` pixels takes of each of ``old``, [size, old]: half-pixel centres, edges repeated."""
+    """Return what each of ``size`` pixels takes of each of ``old``, [size, old]: half-pixel centres, edges repeated."""
     source = np.maximum((np.arange(size) + 0.5) * old / size - 0.5, 0)
     low = np.minimum(source.astype(int), old - 1)
     share = np.where(low < old - 1, source - low, 0)
@@ -45,7 +45,7 @@ def _bilinear_weights(old: int, size: int) -> np.ndarray:
 
 
 def resize_bilinear(x: Array, height: int, width: int) -> Array:
-    """Bilinear resize as PyTorch's ``interpolate(mode="bilinear", align_corners=False)`` does it: no smoothing.
+    """Resize bilinearly as PyTorch's ``interpolate(mode="bilinear", align_corners=False)`` does: no smoothing.
 
     Args:
       x: [B, H, W, C].
@@ -68,11 +68,11 @@ def resize_bilinear(x: Array, height: int, width: int) -> Array:
 
 
 def upsample_2x(x: Array) -> Array:
-    """Each pixel four times, [B, H, W, C] -> [B, 2 H, 2 W, C]: PyTorch's nearest upsampling by two."""
+    """Repeat each pixel four times, [B, H, W, C] -> [B, 2 H, 2 W, C]: PyTorch's nearest upsampling by two."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def upsample_2x_gradient(grad: Array) -> Array:
-    """The transpose of ``upsample_2x``, [B, 2 H, 2 W, C] -> [B, H, W, C]."""
+    """Apply the transpose of ``upsample_2x``, [B, 2 H, 2 W, C] -> [B, H, W, C]."""
     b, h, w, c = grad.shape
     return grad.reshape(b, h // 2, 2, w // 2, 2, c).sum((2, 4))

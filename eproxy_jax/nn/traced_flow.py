@@ -1,4 +1,4 @@
-"""Says which outputs of a JAX function depend on an argument, from its trace: nothing is compiled and nothing runs."""
+"""This module tells from a trace which outputs of a JAX function depend on an argument: nothing is compiled or run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _outputs(jaxpr: core.Jaxpr, inputs: Sequence[bool]) -> list[bool]:
 
 
 def _results(equation: Any, operands: list[bool]) -> list[bool]:
-    """Which results of an equation depend on operands that do."""
+    """Return which results of an equation depend on the argument, given which operands do."""
     name, params, count = equation.primitive.name, equation.params, len(equation.outvars)
     if name == "cond" and not operands[0]:
         branches = [_outputs(branch.jaxpr, operands[1:]) for branch in params["branches"]]
@@ -64,7 +64,7 @@ def _results(equation: Any, operands: list[bool]) -> list[bool]:
 
 
 def _scan(params: dict[str, Any], operands: list[bool]) -> list[bool]:
-    """A loop's results; what is carried may depend only from the second turn on."""
+    """Return :func:`_results` of a ``scan``; what is carried may depend only from the second turn on."""
     consts, carried = params["num_consts"], params["num_carry"]
     while True:
         results = _outputs(params["jaxpr"].jaxpr, operands)

@@ -1,4 +1,4 @@
-"""Counts the work of any JAX function in its traced form: multiply-accumulates and the bytes that have to move.
+"""This module counts the work of any JAX function from its trace: multiply-accumulates and the bytes that must move.
 
 Counted are convolutions, matrix products and sums. Work of another form, such as a sum of shifted products, looks like
 any element-wise arithmetic in the trace. A function that does such work says how much it does, see :func:`counted`.
@@ -34,7 +34,7 @@ _COUNTED: dict[str, Callable[..., int]] = {}
 
 
 def counted(macs: Callable[..., int], static_argnums: Sequence[int] = ()) -> Callable[[_Function], _Function]:
-    """Decorator for a function whose work the trace does not show: says its multiply-accumulates.
+    """Return a decorator that states the multiply-accumulates of a function whose work the trace does not show.
 
     The function becomes a jitted one, whose call keeps its name in the trace of its caller. XLA inlines it.
 
@@ -68,7 +68,7 @@ def counted(macs: Callable[..., int], static_argnums: Sequence[int] = ()) -> Cal
 
 
 def operations(function: Callable[..., Any], *arguments: Any, platform: str = "cpu") -> Iterator[Operation]:
-    """Convolutions, matrix products, sums and calls of :func:`counted` functions in ``function(*arguments)``.
+    """Yield convolutions, matrix products, sums and calls of :func:`counted` functions in ``function(*arguments)``.
 
     Element-wise work is left out, for it can fuse into those. Loops count every turn where the number of turns is
     static, conditionals their most expensive branch. A ``while`` loop counts once.
@@ -87,7 +87,7 @@ def operations(function: Callable[..., Any], *arguments: Any, platform: str = "c
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> int:
-    """Multiply-accumulates of :func:`operations`.
+    """Return the multiply-accumulates of all :func:`operations`.
 
     Example:
       >>> x = jax.ShapeDtypeStruct((5, 2), "float32")
@@ -131,7 +131,7 @@ def _macs(name: str, params: dict[str, Any], avals: list[Any]) -> int:
 
 
 def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
-    """The traced functions that an equation calls."""
+    """Return the traced functions that an equation calls."""
     found = []
     for value in params.values():
         if isinstance(value, core.ClosedJaxpr):

@@ -1,8 +1,8 @@
-"""Loops over the positions of a window: depthwise and one-directional convolutions, pools of any odd size.
+"""This module loops over the positions of a window: depthwise and one-directional convolutions, pools of any odd size.
 
 Each turn of a loop is one shifted multiply-add, product or maximum. Gradients are written the same way. On CPUs a
-depthwise convolution inside a loop so is much faster than ``lax.conv`` with one group a channel, and compiles faster
-than the unrolled sum. Nothing here becomes a grouped convolution under ``vmap``: all is element-wise or a matrix
+depthwise convolution inside a loop is thus much faster than ``lax.conv`` with one group per channel, and compiles
+faster than the unrolled sum. Nothing here becomes a grouped convolution under ``vmap``: all is element-wise or a matrix
 product.
 
 The number of turns may be data: the functions with ``size`` (and ``dilation``) as an argument serve all kernel sizes
@@ -35,7 +35,7 @@ def _pad(x: Array, margins: Sequence[int], value: float = 0.0) -> Array:
 
 
 def _window(x: Array, start: Sequence[Index], size: Sequence[int], strides: Sequence[int]) -> Array:
-    """Every ``stride``-th pixel from ``start`` on, [B, *size, C]."""
+    """Return every ``stride``-th pixel from ``start`` on, [B, *size, C]."""
     extent = [(n - 1) * stride + 1 for n, stride in zip(size, strides, strict=True)]
     corner = [jnp.asarray(place, jnp.int32) for place in (0, *start, 0)]
     return lax.dynamic_slice(x, corner, (x.shape[0], *extent, x.shape[3]))[:, :: strides[0], :: strides[1]]
@@ -45,14 +45,14 @@ def _window(x: Array, start: Sequence[Index], size: Sequence[int], strides: Sequ
 
 
 def _place(n: Index, size: Index, dilation: Index, margin: int) -> tuple[Index, Index]:
-    """Where the window of a kernel position starts on a map with margins."""
+    """Return where the window of a kernel position starts on a map with margins."""
     return margin + (n // size - size // 2) * dilation, margin + (n % size - size // 2) * dilation
 
 
 def depthwise(
     x: Array, weights_at: Callable[[Array], Array], size: Index, dilation: Index, stride: int, margin: int
 ) -> Array:
-    """Convolution of each channel with a kernel of its own.
+    """Convolve each channel with a kernel of its own.
 
     Args:
       x: [B, H, W, C].
@@ -85,7 +85,7 @@ def depthwise_gradient(
     stride: int,
     margin: int,
 ) -> tuple[Array, Any]:
-    """Gradients of :func:`depthwise`.
+    """Return the gradients of :func:`depthwise`.
 
     Args:
       x: [B, H, W, C].
@@ -122,7 +122,7 @@ def _put_row(grads: Array, n: Array, row: Array) -> Array:
 
 
 def _forward_macs(x: tuple[int, ...], kernel: tuple[int, ...], out: tuple[int, ...]) -> int:
-    """K k C H' W' B, times the candidates of a batch."""
+    """Return k k C H' W' B, times the candidates of a batch."""
     del x
     return math.prod(out) * math.prod(kernel[-3:-1])
 
@@ -130,7 +130,7 @@ def _forward_macs(x: tuple[int, ...], kernel: tuple[int, ...], out: tuple[int, .
 def _gradient_macs(
     x: tuple[int, ...], kernel: tuple[int, ...], grad: tuple[int, ...], grad_x: tuple[int, ...], *_: tuple[int, ...]
 ) -> int:
-    """Of the input's gradient, which is a convolution at stride 1 of the spread ``grad``, and of the kernel's."""
+    """Return the MACs of the input's gradient (a stride-1 convolution of the spread ``grad``) and of the kernel's."""
     del x
     return (math.prod(grad_x) + math.prod(grad)) * math.prod(kernel[-3:-1])
 
@@ -153,7 +153,7 @@ def _depthwise_conv2d_gradient(x: Array, kernel: Array, grad: Array, stride: int
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def depthwise_conv2d(x: Array, kernel: Array, stride: int = 1, dilation: int = 1) -> Array:
-    """Convolution of each channel with a kernel of its own. :mod:`traced_work` counts its multiply-accumulates.
+    """Convolve each channel with a kernel of its own. :mod:`traced_work` counts the multiply-accumulates.
 
     Args:
       x: [B, H, W, C].
@@ -177,14 +177,14 @@ depthwise_conv2d.defvjp(
 
 
 def _line(axis: int, along: Any, across: Any) -> tuple[Any, Any]:
-    """A pair for both spatial axes: ``along`` for the axis, ``across`` for the other one."""
+    """Return a pair for both spatial axes: ``along`` for the axis, ``across`` for the other one."""
     return (along, across) if axis == 1 else (across, along)
 
 
 def line(
     x: Array, kernel_at: Callable[[Array], Array], features: int, size: Index, axis: int, stride: int, margin: int
 ) -> Array:
-    """Convolution with a kernel that is one pixel wide.
+    """Convolve with a kernel that is one pixel wide.
 
     Args:
       x: [B, H, W, C_in].
@@ -221,7 +221,7 @@ def line_gradient(
     stride: int,
     margin: int,
 ) -> tuple[Array, Any]:
-    """Gradients of :func:`line`; arguments and results as those of :func:`depthwise_gradient`."""
+    """Return the gradients of :func:`line`; arguments and results as those of :func:`depthwise_gradient`."""
     strides = _line(axis, stride, 1)
     transposed = lambda n: kernel_at(size - 1 - n).T  # noqa: E731
     grad_x = line(convolution.spread(grad, strides, x.shape[1:3]), transposed, x.shape[3], size, axis, 1, margin)
@@ -236,7 +236,7 @@ def line_gradient(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def line_conv(x: Array, kernel: Array, axis: int, stride: int = 1) -> Array:
-    """Convolution with a kernel that is one pixel wide: k x 1 along axis 1 (height), 1 x k along axis 2 (width).
+    """Convolve with a kernel that is one pixel wide: k x 1 along axis 1 (height), 1 x k along axis 2 (width).
 
     Args:
       x: [B, H, W, C_in].
@@ -263,7 +263,7 @@ line_conv.defvjp(lambda x, kernel, *args: (line_conv(x, kernel, *args), (x, kern
 
 
 def _line_max(x: Array, size: Index, axis: int, stride: int, margin: int) -> tuple[Array, Array]:
-    """The largest pixel of each window along an axis, and the place of the first such pixel in its window."""
+    """Return the largest pixel of each window along an axis, and the place of the first such pixel in its window."""
     strides = _line(axis, stride, 1)
     padded = _pad(x, _line(axis, margin, 0), -jnp.inf)
     out = [convolution.strided_size(n, s) for n, s in zip(x.shape[1:3], strides, strict=True)]
@@ -280,9 +280,9 @@ def _line_max(x: Array, size: Index, axis: int, stride: int, margin: int) -> tup
 def _line_max_gradient(
     place: Array, grad: Array, size: Index, axis: int, stride: int, margin: int, like: Array
 ) -> Array:
-    """Gradient of :func:`_line_max`, of the shape of ``like``, from its places and its maxima's gradient.
+    """Return the input gradient of :func:`_line_max`, shaped as ``like``, from its places and its maxima's gradient.
 
-    Places and not values, for values computed twice need not be equal.
+    It takes places and not values, for values computed twice need not be equal.
     """
     strides = _line(axis, stride, 1)
     extent = [(n - 1) * s + 1 for n, s in zip(grad.shape[1:3], strides, strict=True)]
@@ -298,12 +298,12 @@ def _line_max_gradient(
 
 
 def maxima(x: Array, size: Index, stride: int, margin: int) -> Array:
-    """:func:`max_pool` whose ``size`` may be traced; ``margin`` is at least ``size // 2``."""
+    """Apply :func:`max_pool` with a ``size`` that may be traced; ``margin`` is at least ``size // 2``."""
     return _line_max(_line_max(x, size, 2, stride, margin)[0], size, 1, stride, margin)[0]
 
 
 def maxima_gradient(x: Array, grad: Array, size: Index, stride: int, margin: int) -> Array:
-    """Gradient of :func:`maxima`: among equal pixels of a window the first one (row by row) takes it, as in PyTorch."""
+    """Return the gradient of :func:`maxima`: a window's first largest pixel (row by row) takes it, as in PyTorch."""
     rows, place_in_row = _line_max(x, size, 2, stride, margin)
     _, row = _line_max(rows, size, 1, stride, margin)
     grad_rows = _line_max_gradient(row, grad, size, 1, stride, margin, rows)
@@ -312,7 +312,7 @@ def maxima_gradient(x: Array, grad: Array, size: Index, stride: int, margin: int
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: Array, size: int, stride: int = 1) -> Array:
-    """Max pool whose padding never wins.
+    """Apply a max pool whose padding never wins.
 
     Args:
       x: [B, H, W, C].

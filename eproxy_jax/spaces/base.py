@@ -1,4 +1,4 @@
-"""The base class of search spaces, and the registry.
+"""This module holds the base class of search spaces, and the registry.
 
 A space turns strings into architectures, architectures into small integer arrays, and both into Flax modules. It is a
 frozen dataclass, hence hashable: equal spaces share compiled programs. CONTRIBUTING.md shows how to add one.
@@ -31,14 +31,14 @@ class Group(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, archs: Sequence[Any]) -> np.ndarray:
-        """Small integers, [A, ...]: what the universal module takes."""
+        """Encode architectures as small integers, [A, ...], which the universal module takes."""
 
     @abc.abstractmethod
     def universal(self, dtype: Any = ...) -> nn.Module:
-        """One module for all of the group: ``module(images, encoded, init) -> feature taps``, last stage first."""
+        """Return one module for all the group: ``module(images, encoded, init) -> feature taps``, last stage first."""
 
     def extract(self, arch: Any, universal_params: Any) -> dict[str, Any]:
-        """The parameters of the space's ``to_flax(arch)`` out of those of ``universal()``; leaves may be shared.
+        """Return the parameters of the space's ``to_flax(arch)`` from those of ``universal()``; leaves may be shared.
 
         Nothing in the package calls it. It serves parity with stand-alone networks: the tests of every space use it.
 
@@ -51,7 +51,12 @@ class Group(abc.ABC):
 
     @abc.abstractmethod
     def executed_macs(self, arch: Any) -> int:
-        """Multiply-accumulates that the program executes, in the map form, where ``macs`` of the arch are needed."""
+        """Return the multiply-accumulates that the program executes for this arch, where ``macs`` of them are needed.
+
+        Candidates run one after the other (``lax.map``): in batches (``vmap``) the program may execute more.
+
+        This is so when candidates run one after the other (``lax.map``); in batches (``vmap``) they may be more.
+        """
 
 
 class Notation(NamedTuple):
@@ -70,12 +75,12 @@ class Notation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SearchSpace(abc.ABC):
-    """Base of all search spaces: what the proxy, the runner and the command line need to know of one.
+    """Base of all search spaces: all that the proxy, the runner and the command line need to know of one.
 
     Subclasses are frozen dataclasses whose fields are the skeleton's sizes (widths, depths). The defaults of the
     fields are the benchmark's sizes. Every method with an architecture takes what ``parse`` returns.
 
-    By default a space is too large to enumerate, and is its own only group (then it derives from :class:`Group`, too).
+    By default a space is too large to enumerate, and is its own only group; it then derives from :class:`Group`, too.
 
     Attributes:
       name: the registry name.
@@ -100,10 +105,10 @@ class SearchSpace(abc.ABC):
 
     @abc.abstractmethod
     def format(self, arch: Any) -> str:
-        """The field's own string; ``parse(format(arch)) == arch``."""
+        """Write the architecture as the field's own string; ``parse(format(arch)) == arch``."""
 
     def notations(self) -> tuple[Notation, ...]:
-        """The notations that ``parse`` reads, each with an example; by default the string of ``format`` alone."""
+        """Return the notations that ``parse`` reads, each with an example; by default only the string of ``format``."""
         return (Notation("string", self.format(self.sample(1, 0)[0]), "what format() writes"),)
 
     # --- the set of architectures ----------------------------------------------------------------------------
@@ -119,7 +124,7 @@ class SearchSpace(abc.ABC):
         return "uncounted architectures" if self.num_archs is None else f"{self.num_archs:,} architectures"
 
     def enumerate(self) -> Iterator[Any]:
-        """Every architecture, in a fixed order.
+        """Return every architecture, in a fixed order.
 
         Raises:
           ValueError: the space is too large to enumerate.
@@ -128,14 +133,14 @@ class SearchSpace(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, num: int, seed: int) -> list[Any]:
-        """Distinct architectures drawn uniformly, in the order drawn.
+        """Draw distinct architectures uniformly, and return them in the order drawn.
 
         Raises:
           ValueError: ``num`` is less than 1, or more than there are.
         """
 
     def neighbours(self, arch: Any) -> list[Any]:
-        """The architectures one mutation away. For searches over architectures: scoring does without.
+        """Return the architectures one mutation away. Searches over architectures need them, scoring does not.
 
         Raises:
           NotImplementedError: the space does not say which.
@@ -144,10 +149,10 @@ class SearchSpace(abc.ABC):
 
     @abc.abstractmethod
     def canonical(self, arch: Any) -> Any:
-        """The representative of all architectures that compute the same function, without dead work."""
+        """Return the representative of all architectures that compute the same function, without dead work."""
 
     def is_connected(self, arch: Any) -> bool:
-        """Whether the network's output depends on the image: the graph says, nothing runs.
+        """Return whether the network's output depends on the image: the graph says so, nothing runs.
 
         A disconnected network computes a constant, so its accuracy is chance. It is never trained and ranks last. The
         output is the last stage's map. Earlier feature taps may see the image all the same.
@@ -161,9 +166,9 @@ class SearchSpace(abc.ABC):
     # --- programs --------------------------------------------------------------------------------------------
 
     def group(self, arch: Any) -> Group:
-        """What the canonical architecture shares its compiled program with: few programs, quickly compiled.
+        """Return the group that the canonical architecture shares its compiled program with. Groups are few.
 
-        By default the space itself, which then is a :class:`Group`.
+        By default it is the space itself, which then is a :class:`Group`.
 
         Raises:
           TypeError: the space is no group, and does not override this method.
@@ -177,16 +182,19 @@ class SearchSpace(abc.ABC):
         return self
 
     def fine_group(self, arch: Any) -> Group:
-        """The same where more programs may be compiled, so that a batch of candidates wastes less work.
+        """Return the group where more programs may be compiled, so that a batch of candidates wastes less work.
 
-        By default :meth:`group`. That is not to say that nothing is wasted. Under ``vmap`` the candidates of a batch
+        By default it is :meth:`group`, which may waste work all the same. Under ``vmap`` the candidates of a batch
         pay for each other's work wherever an operation is data (``nasbench101``, ``transnas_micro``): every operation
         runs for all of them, at full width, and one result is selected.
         """
         return self.group(arch)
 
     def executed_macs(self, arch: Any) -> int:
-        """Multiply-accumulates that the program of the arch's group executes; of a space as its own group, ``macs``."""
+        """Return the multiply-accumulates that the program of the arch's group executes.
+
+        They are ``macs`` for a space that is its own group.
+        """
         group = self.group(arch)
         return self.macs(arch) if group is self else group.executed_macs(arch)
 
@@ -194,32 +202,32 @@ class SearchSpace(abc.ABC):
 
     @abc.abstractmethod
     def macs(self, arch: Any) -> int:
-        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image, classifier excluded."""
+        """Return the multiply-accumulates of the backbone's convolutions for one 3x32x32 image, classifier excluded."""
 
     @abc.abstractmethod
     def max_macs(self) -> int:
-        """The largest ``macs`` in the space."""
+        """Return the largest ``macs`` in the space."""
 
     @abc.abstractmethod
     def params(self, arch: Any) -> int:
-        """Trainable parameters of the backbone, classifier excluded."""
+        """Count the trainable parameters of the backbone, classifier excluded."""
 
     def full_sizes(self, arch: Any) -> tuple[int, int]:
-        """(MACs, parameters) of the network that is trained in earnest, whatever sizes the proxy runs at.
+        """Return (MACs, parameters) of the network that is trained in earnest, whatever sizes the proxy runs at.
 
-        By default those of the canonical backbone at the benchmark's sizes. Override it where the network that is
-        trained in earnest is another one, as for NDS on ImageNet.
+        By default these are those of the canonical backbone at the benchmark's sizes. Override it where another network
+        is trained in earnest, as for NDS on ImageNet.
         """
         full = self._full()
         arch = full.canonical(arch)
         return full.macs(arch), full.params(arch)
 
     def _full(self) -> SearchSpace:
-        """The space at the benchmark's sizes."""
+        """Return the space at the benchmark's sizes."""
         return type(self)()
 
     def identity(self) -> dict[str, Any]:
-        """What losses depend on of the space, as plain data that JSON can hold: equal ones, equal networks.
+        """Return what losses depend on of the space, as plain JSON data: equal data mean equal networks.
 
         That is its name and sizes; of a space that a user wrote, the fingerprint of its source as well.
         """
@@ -232,13 +240,13 @@ class SearchSpace(abc.ABC):
 
     @abc.abstractmethod
     def tap_channels(self, arch: Any) -> tuple[int, ...]:
-        """Channels of the feature taps, last stage first."""
+        """Return the channels of the feature taps, last stage first."""
 
     @abc.abstractmethod
     def to_flax(self, arch: Any, num_classes: int | None = None) -> nn.Module:
-        """A stand-alone module of exactly this network, a ``StandAloneNet``.
+        """Build a stand-alone module of exactly this network, a ``StandAloneNet``.
 
-        With ``num_classes`` it ends in a classifier, and goes on to train.
+        With ``num_classes`` it ends in a classifier and can be trained.
         """
 
 
@@ -248,7 +256,7 @@ _ORIGINS: dict[str, tuple[str | None, str]] = {}
 
 
 def register(name: str) -> Callable[[_Class], _Class]:
-    """Class decorator that adds a space to the registry, for use in the body of a module.
+    """Return a class decorator that adds a space to the registry, for use in the body of a module.
 
     A file that is loaded again replaces its own spaces, under whatever module name it is loaded: a space that is
     defined in a config can be imported from it as well.
@@ -276,12 +284,12 @@ def _place(origin: tuple[str | None, str]) -> str:
 
 
 def names() -> tuple[str, ...]:
-    """Registered space names, sorted."""
+    """Return the registered space names, sorted."""
     return tuple(sorted(_REGISTRY))
 
 
 def get(name: str, **sizes: Any) -> SearchSpace:
-    """The search space of that name.
+    """Return the search space of that name.
 
     Args:
       name: a registry name, see :func:`names`.
@@ -309,26 +317,26 @@ def get(name: str, **sizes: Any) -> SearchSpace:
 
 
 def arch_identity(space: SearchSpace, arch: Any) -> np.ndarray:
-    """Hash of the canonical form, uint32 [2]: folded into the key, it gives equal functions equal randomness."""
+    """Hash the canonical form, uint32 [2]: folded into the key, the hash gives equal functions equal randomness."""
     text = space.format(space.canonical(arch))
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return np.frombuffer(digest, "<u4").astype(np.uint32)
 
 
 def size_measures(space: SearchSpace, archs: Iterable[Any]) -> np.ndarray:
-    """MACs and parameters in full (``full_sizes``): [2, A], what blends by rank work on."""
+    """Return MACs and parameters in full (``full_sizes``), [2, A]: blends by rank use them."""
     return np.asarray([space.full_sizes(arch) for arch in archs], float).T
 
 
 def effective_macs(space: SearchSpace, arch: Any) -> int:
-    """MACs of the canonical backbone; 0 for a disconnected network, all of whose work is dead."""
+    """Return the MACs of the canonical backbone; 0 for a disconnected network, all of whose work is dead."""
     return space.macs(space.canonical(arch)) if space.is_connected(arch) else 0
 
 
 def macs_fractions(space: SearchSpace, archs: Iterable[Any]) -> np.ndarray:
-    """Effective MACs over the largest of the space: [A], in [0, 1], what ``alpha`` blends in.
+    """Return effective MACs over the largest of the space, [A] in [0, 1]: ``alpha`` blends them into scores.
 
-    A network that is larger than the space's largest (one of a file, of another width) counts as the largest.
+    A network larger than the space's largest (one from a file, of another width) counts as the largest.
     """
     largest = max(space.max_macs(), 1)  # 0 in a family without convolutions and products
     return np.minimum(np.asarray([effective_macs(space, arch) for arch in archs]) / largest, 1.0)

@@ -1,7 +1,7 @@
-"""A user's own family of networks: any function from an architecture to a Flax module.
+"""This module makes a search space of a user's own networks: any function from an architecture to a Flax module.
 
-Nothing but the function and the list of architectures is asked for. Each architecture is a group of its own, hence one
-compilation each; where that takes too long, write a universal module (CONTRIBUTING.md).
+It asks for nothing but the function and the list of architectures. Each architecture is a group of its own, so each
+is compiled once; where that takes too long, write a universal module (CONTRIBUTING.md).
 
   def build(arch):                  # arch: any JSON value, such as (width, depth) or {"width": 16, "depth": 2}
       return MyNet(*arch)           # MyNet()(images [B, H, W, 3]) -> feature maps [B, H', W', C'], last one first
@@ -73,7 +73,7 @@ class FlaxFamily(base.SearchSpace):
 
     @abc.abstractmethod
     def build(self, arch: Any) -> Any:
-        """The network of an architecture: ``module(images) -> feature maps [B, H, W, C]``, last one first.
+        """Build the network of an architecture: ``module(images) -> feature maps [B, H, W, C]``, last one first.
 
         It gets the architecture as ``archs`` has it, and returns a module of ``flax.linen`` or ``flax.nnx``.
         """
@@ -87,7 +87,7 @@ class FlaxFamily(base.SearchSpace):
         """
 
     def network(self, arch: Any) -> OwnNetwork:
-        """The network of an architecture, built anew.
+        """Return the network of an architecture, built anew.
 
         Raises:
           NetworkError: the user's function fails, or returns no module.
@@ -105,7 +105,7 @@ class FlaxFamily(base.SearchSpace):
 
     @override
     def parse(self, source: Any) -> Any:
-        """An architecture from itself, from lists and dicts in place of its tuples and mappings, or from JSON text.
+        """Read an architecture from itself, from lists and dicts for its tuples and mappings, or from JSON text.
 
         A string that is an architecture itself ("12012100") is taken as it is, and read as JSON only if it is none.
 
@@ -131,12 +131,12 @@ class FlaxFamily(base.SearchSpace):
 
     @override
     def format(self, arch: Any) -> str:
-        """The architecture as JSON; keys of mappings in alphabetical order."""
+        """Write the architecture as JSON; keys of mappings are in alphabetical order."""
         return json.dumps(_thawed(arch), sort_keys=True)
 
     @override
     def enumerate(self) -> Iterator[Any]:
-        """Every architecture, in the order given."""
+        """Return every architecture, in the order given."""
         return iter(_known(self).archs)
 
     @override
@@ -146,7 +146,7 @@ class FlaxFamily(base.SearchSpace):
 
     @override
     def neighbours(self, arch: Any) -> list[Any]:
-        """Architectures that differ in one entry of the tuple or mapping; all others, where they are neither."""
+        """Return architectures that differ in one entry of the tuple or mapping; if it is neither, all others."""
         entries = _entries(arch)
         if entries is None:
             return [other for other in _known(self).archs if other != arch]
@@ -161,12 +161,12 @@ class FlaxFamily(base.SearchSpace):
 
     @override
     def canonical(self, arch: Any) -> Any:
-        """The architecture itself: what a function builds is not looked into."""
+        """Return the architecture itself: what a function builds is not looked into."""
         return arch
 
     @override
     def is_connected(self, arch: Any) -> bool:
-        """Whether the module's last map depends on the images. Its trace decides: what is not read does not count.
+        """Return whether the module's last map depends on the images, by its trace: what is not read does not count.
 
         A product with a weight that is always zero is not seen through: such a network counts as connected.
         """
@@ -174,32 +174,32 @@ class FlaxFamily(base.SearchSpace):
 
     @override
     def group(self, arch: Any) -> FlaxGroup:
-        """A group of this architecture alone."""
+        """Return a group of this architecture alone."""
         return FlaxGroup(self, arch)
 
     @override
     def macs(self, arch: Any) -> int:
-        """Multiply-accumulates of convolutions and matrix products for one 3x32x32 image, counted in the trace."""
+        """Count the multiply-accumulates of convolutions and matrix products for one 3x32x32 image, in the trace."""
         return _sizes(self, arch)[0]
 
     @override
     def max_macs(self) -> int:
-        """The largest ``macs``; traces every network of the family once."""
+        """Return the largest ``macs``; this traces every network of the family once."""
         return max(self.macs(arch) for arch in _known(self).archs)
 
     @override
     def params(self, arch: Any) -> int:
-        """Parameters of the module."""
+        """Count the parameters of the module."""
         return _sizes(self, arch)[1]
 
     @override
     def full_sizes(self, arch: Any) -> tuple[int, int]:
-        """(MACs, parameters) of the module: it is not known to have other sizes."""
+        """Return (MACs, parameters) of the module: it is not known to have other sizes."""
         return _sizes(self, arch)[:2]
 
     @override
     def identity(self) -> dict[str, Any]:
-        """Name, sizes, and the fingerprint of the class that builds the networks: other code, other networks.
+        """Return name, sizes, and the fingerprint of the class that builds the networks: other code, other networks.
 
         Sizes that are no plain numbers or texts have fingerprints, too.
         """
@@ -217,7 +217,7 @@ class FlaxFamily(base.SearchSpace):
 
     @override
     def to_flax(self, arch: Any, num_classes: int | None = None) -> nn.Module:
-        """The module itself; an NNX module behind Flax's bridge, in training mode.
+        """Return the module itself; an NNX module comes through Flax's bridge, in training mode.
 
         Raises:
           NetworkError: the user's function fails, or returns no module.
@@ -245,11 +245,11 @@ class _Known:
 
 @functools.cache
 def _known(family: FlaxFamily) -> _Known:
-    """The architectures of a family, read once.
+    """Return the architectures of a family, read once.
 
     Raises:
-      ValueError: none, one that is no value of JSON or stands twice, or a string that is also the JSON text of another
-        architecture, so that reading it back is ambiguous.
+      ValueError: there are none; one is no JSON value or stands twice; or one is a string that is also the JSON text of
+      another, so that reading it back is ambiguous.
     """
     given = (isinstance(family, FromFlax) and family.originals) or family.archs
     archs = _distinct(given, family.name)
@@ -265,7 +265,7 @@ def _known(family: FlaxFamily) -> _Known:
 
 
 def _distinct(given: Sequence[Any], name: str) -> tuple[Any, ...]:
-    """Architectures in hashable form, each once."""
+    """Return architectures in hashable form, each once."""
     try:
         archs = tuple(_frozen(arch) for arch in given)
     except (ValueError, RecursionError) as error:
@@ -282,7 +282,7 @@ def _distinct(given: Sequence[Any], name: str) -> tuple[Any, ...]:
 
 @functools.cache
 def _sizes(family: FlaxFamily, arch: Any) -> tuple[int, int, tuple[int, ...], bool]:
-    """(MACs, parameters, channels of the taps, whether the last map depends on the images)."""
+    """Return (MACs, parameters, channels of the taps, whether the last map depends on the images)."""
     network, images = family.network(arch), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(_KEY), x), images)
     params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -296,7 +296,7 @@ def _sizes(family: FlaxFamily, arch: Any) -> tuple[int, int, tuple[int, ...], bo
 
 
 def _frozen(value: Any) -> Any:
-    """Lists as tuples and dicts as ``FrozenDict``, at every depth: hashable.
+    """Make a value hashable: lists become tuples and dicts ``FrozenDict``, at every depth.
 
     Raises:
       ValueError: something that JSON has no value for.
@@ -315,7 +315,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _has_booleans_of(value: Any, arch: Any) -> bool:
-    """Whether two equal values have true and false in the same places: Python has ``True == 1``."""
+    """Return whether two equal values have true and false in the same places: Python has ``True == 1``."""
     if isinstance(arch, Mapping):
         return all(_has_booleans_of(value[key], part) for key, part in arch.items())
     if isinstance(arch, tuple):
@@ -324,21 +324,21 @@ def _has_booleans_of(value: Any, arch: Any) -> bool:
 
 
 def _thawed(value: Any) -> Any:
-    """What ``json`` can write of an architecture."""
+    """Return an architecture as values that ``json`` can write."""
     if isinstance(value, Mapping):
         return {key: _thawed(part) for key, part in value.items()}
     return [_thawed(part) for part in value] if isinstance(value, tuple) else value
 
 
 def _entries(arch: Any) -> dict[Any, Any] | None:
-    """The entries of a tuple or mapping by place or key; None of anything else."""
+    """Return the entries of a tuple or mapping by place or key; None for anything else."""
     if isinstance(arch, Mapping):
         return dict(arch)
     return dict(enumerate(arch)) if isinstance(arch, tuple) else None
 
 
 def _warn_of_small_maps(family: FlaxFamily, images: Array, taps: Sequence[Array]) -> None:
-    """Say that a network sees next to nothing. Python shows a warning of equal text once."""
+    """Warn that a network's maps are too small to tell much. Python shows a warning of equal text once."""
     small = sorted({tap.shape[1:3] for tap in taps if max(tap.shape[1:3]) <= _SMALL_MAP})
     if small:
         sizes = ", ".join(f"{height}x{width}" for height, width in small)
@@ -365,7 +365,7 @@ class FlaxNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, encoded: Array, init: Array | int = 0) -> list[Array]:
-        """Feature taps, last one first.
+        """Return the feature taps, last one first.
 
         Args:
           images: [B, H, W, 3].
@@ -411,17 +411,17 @@ class FlaxGroup(base.Group):
 
     @override
     def encode(self, archs: Sequence[Any]) -> np.ndarray:
-        """Zeros, int32 [A, 1]: the architecture is static."""
+        """Return zeros, int32 [A, 1]: the architecture is static."""
         return np.zeros((len(archs), 1), np.int32)
 
     @override
     def universal(self, dtype: Any = jnp.float32) -> FlaxNetwork:
-        """The architecture's module."""
+        """Return the architecture's module."""
         return FlaxNetwork(self.family, self.arch, dtype)
 
     @override
     def extract(self, arch: Any, universal_params: Any) -> dict[str, Any]:
-        """The module's own parameters."""
+        """Return the module's own parameters."""
         del arch
         return universal_params["network"]
 
@@ -432,7 +432,7 @@ class FlaxGroup(base.Group):
 
 @dataclasses.dataclass(frozen=True)
 class FromFlax(FlaxFamily):
-    """See :func:`from_flax`."""
+    """The family that :func:`from_flax` returns."""
 
     function: Callable[..., Any]
     choices: tuple[Any, ...]
@@ -464,13 +464,13 @@ class FromFlax(FlaxFamily):
 
     @override
     def identity(self) -> dict[str, Any]:
-        """Name, and the fingerprints of the architectures and of the function that builds the networks."""
+        """Return name, and the fingerprints of the architectures and of the function that builds the networks."""
         archs = {"archs": sources.source_fingerprint(self.choices)}
         return {"space": self.name, "sizes": archs, "source": sources.source_fingerprint(self.function)}
 
 
 def from_flax(function: Callable[..., Any], archs: Sequence[Any], name: str = "from_flax") -> FromFlax:
-    """A search space out of a function that builds networks.
+    """Return a search space made of a function that builds networks.
 
     Args:
       function: architecture -> Linen or NNX module; ``module(images [B, H, W, 3])`` gives feature maps [B, H', W', C'],

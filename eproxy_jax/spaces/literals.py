@@ -106,7 +106,7 @@ def misspelt(found: Iterable[Any], missing: Sequence[str]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A value of an object; where a table's row became the object, lists are text."""
+    """Return an object's value as a plain value; where a table's row became the object, lists are text."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "(", "{"):
         return value
     try:
@@ -134,7 +134,7 @@ def _plain_text(source: str) -> Any:
 
 
 def read(text: str) -> Any:
-    """Return the value of a literal; several ones separated by commas are a list.
+    """Return the value of a literal; several of them separated by commas are a list.
 
     Raises:
       ValueError: not a literal; says where it stops being one.
@@ -261,7 +261,7 @@ class _Reader:
         self.place = 0
 
     def error(self, position: int, wanted: str = "a value") -> ValueError:
-        """What to raise at a position of the text."""
+        """Return the error to raise at a position of the text."""
         rest = self.text[position:].strip()
         found = quoted(rest[:20]) if rest else "the end"
         return ValueError(
@@ -269,25 +269,25 @@ class _Reader:
         )
 
     def fail(self, wanted: str) -> ValueError:
-        """What to raise at the next token."""
+        """Return the error to raise at the next token."""
         at = self.tokens[self.place][2] if self.place < len(self.tokens) else len(self.text)
         return self.error(at, wanted)
 
     def mark(self) -> str:
-        """The next token where it is a mark, else nothing."""
+        """Return the next token if it is a mark, else nothing."""
         if self.place < len(self.tokens):
             kind, text, _ = self.tokens[self.place]
             return text if kind == "mark" else ""
         return ""
 
     def skip(self, mark: str):
-        """Go behind a mark that must be there."""
+        """Move past a mark that must be there."""
         if self.mark() != mark:
             raise self.fail(repr(mark))
         self.place += 1
 
     def top(self) -> Any:
-        """The whole text."""
+        """Read the whole text."""
         values = [self.value()]
         single = True
         while self.mark() == ",":
@@ -300,7 +300,7 @@ class _Reader:
         return values[0] if single else values
 
     def value(self) -> Any:
-        """One value."""
+        """Read one value."""
         if self.place >= len(self.tokens):
             raise self.fail("a value")
         kind, text, _ = self.tokens[self.place]
@@ -320,7 +320,7 @@ class _Reader:
         return _WORDS.get(text, text)
 
     def sequence(self, opening: str) -> Any:
-        """A list or a tuple; commas may be missing. One value in parentheses is that value."""
+        """Read a list or a tuple; commas may be missing. One value in parentheses is that value."""
         self.place += 1
         values, comma = [], False
         while self.mark() != _CLOSING[opening]:
@@ -332,7 +332,7 @@ class _Reader:
         return values[0] if opening == "(" and len(values) == 1 and not comma else values
 
     def mapping(self) -> dict[Any, Any]:
-        """A dict; keys are strings, numbers, or tuples of them."""
+        """Read a dict; keys are strings, numbers, or tuples of them."""
         self.place += 1
         pairs = []
         while self.mark() != "}":
@@ -347,7 +347,7 @@ class _Reader:
         return _object(pairs)
 
     def call(self, name: str) -> Any:
-        """A record ``Name(key=value)``, a range, an array, or a wrapped value."""
+        """Read a record ``Name(key=value)``, a range, an array, or a wrapped value."""
         self.place += 1
         values, pairs = [], []
         while self.mark() != ")":

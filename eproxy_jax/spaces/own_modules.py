@@ -66,7 +66,7 @@ def explained(arch: Any, what: str = "network") -> Iterator[None]:
 
 
 def _place(error: BaseException) -> tuple[str, bool]:
-    """The innermost line of the user's own code; and whether there is none and this package raised the error."""
+    """Return the innermost line of the user's own code; and whether there is none and this package raised the error."""
     place, module = "", ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         module = str(frame.f_globals.get("__name__"))
@@ -181,7 +181,7 @@ class OwnNetwork:
         return {**self._keywords, "init": init} if self.takes_init else self._keywords
 
     def _refuse_running_averages(self, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        """Look at each batch norm as it is called."""
+        """Look at each batch norm as it is called, and refuse running averages."""
         if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
             given = kwargs.get("use_running_average", args[1] if len(args) > 1 else None)
             if (context.module.use_running_average if given is None else given) is True:
@@ -211,7 +211,7 @@ def _is_map(tap: Any, batch: int) -> bool:
 
 
 def _parameters(function: Any) -> dict[str, inspect.Parameter]:
-    """The parameters of a function; of a class those of its ``__init__``, which NNX's metaclass hides."""
+    """Return the parameters of a function; of a class those of its ``__init__``, which NNX's metaclass hides."""
     if isinstance(function, functools.partial):
         left = list(_parameters(function.func).items())[len(function.args) :]
         return {name: parameter for name, parameter in left if name not in function.keywords}
@@ -228,7 +228,7 @@ def _other_keys(key: Array) -> dict[str, Array]:
 
 
 def _rngs() -> nnx.Rngs:
-    """Streams for a module that is only looked at."""
+    """Return random streams for a module that is only looked at."""
     return nnx.Rngs(_KEY)
 
 

@@ -1,4 +1,4 @@
-"""What stand-alone networks of all spaces share: feature taps, and a classifier on the last of them."""
+"""This module holds what stand-alone networks of all spaces share: feature taps, and a classifier on the last one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StandAloneNet(nn.Module, kw_only=True):
             self.classifier = nn.Dense(self.num_classes, dtype=self.dtype, param_dtype=self.dtype)
 
     def features(self, images: Array, train: bool = True) -> list[Array]:
-        """Feature taps, last one first.
+        """Return the feature taps, last one first.
 
         Args:
           images: [B, H, W, 3].
@@ -43,12 +43,12 @@ class StandAloneNet(nn.Module, kw_only=True):
         raise NotImplementedError
 
     def before_pooling(self, tap: Array, train: bool) -> Array:
-        """What stands between the last tap and the average over its pixels, [B, H', W', C'] -> [B, H', W', C']."""
+        """Apply what stands between the last tap and its average over pixels, [B, H', W', C'] -> [B, H', W', C']."""
         del train
         return tap
 
     def __call__(self, images: Array, train: bool = True) -> Array | list[Array]:
-        """Class logits [B, num_classes]; the feature taps for a backbone only."""
+        """Return class logits [B, num_classes]; for a backbone only, the feature taps."""
         taps = self.features(images, train)
         if self.num_classes is None:
             return taps

@@ -1,1 +1,1 @@
-"""Four-node cells: what NAS-Bench-201 and TransNAS-Bench-101-micro share."""
+"""This package holds four-node cells, which NAS-Bench-201 and TransNAS-Bench-101-micro share."""

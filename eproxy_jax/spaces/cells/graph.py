@@ -1,4 +1,4 @@
-"""The graph side of four-node cells: what NAS-Bench-201 and TransNAS-Bench-101-micro cells compute.
+"""This module treats four-node cells as graphs: it tells what NAS-Bench-201 and TransNAS-Bench-101-micro cells compute.
 
 A cell (:class:`Cell`) is a tuple of six operation codes, one per edge, in the order of the benchmarks' strings:
 (0->1), (0->2), (1->2), (0->3), (1->3), (2->3). Node 0 is the cell's input, node 3 its output; a node is the sum of
@@ -21,8 +21,8 @@ EDGES: tuple[tuple[int, int], ...] = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2
 class Cell(tuple[int, ...]):
     """A parsed cell: six operation codes of this package, in the order of ``EDGES``.
 
-    A type of its own, because six plain numbers are another notation, with NASLib's codes and order. It equals and
-    hashes as the tuple of its codes.
+    It is a type of its own, because six plain numbers are another notation, with NASLib's codes and order. It equals
+    and hashes as the tuple of its codes.
 
     Example:
       >>> Cell((3, 0, 0, 0, 1, 0)) == (3, 0, 0, 0, 1, 0)
@@ -38,7 +38,7 @@ _Value = tuple  # sorted terms
 
 
 def _values(cell: Cell, affine: bool, weighted_input_skip: bool) -> _Value:
-    """The output node as a sorted sum of terms; skips are merged into the sum, dead terms are gone."""
+    """Return the output node as a sorted sum of terms; skips are merged into the sum, dead terms are gone."""
     nodes: list[_Value] = [(("input",),)]
     for target in (1, 2, 3):
         terms: list[_Term] = []
@@ -75,7 +75,7 @@ def _render(value: _Value, names: dict[int, str]) -> str:
 
 
 def _weighted_edges(value: _Value) -> dict[int, str]:
-    """Edges with weights that the value needs, with the structure (weights not named) that each computes."""
+    """Return the edges with weights that the value needs, with the structure (weights not named) that each computes."""
     found: dict[int, str] = {}
     for term in value:
         if term == ("input",):
@@ -104,7 +104,7 @@ def _key_of_value(value: _Value) -> str:
 
 
 def function_key(cell: Cell, *, affine: bool, weighted_input_skip: bool) -> str:
-    """The function a cell computes, as text.
+    """Return the function that a cell computes, as text.
 
     Args:
       cell: six operation codes.
@@ -125,7 +125,7 @@ def function_key(cell: Cell, *, affine: bool, weighted_input_skip: bool) -> str:
 
 
 def is_connected(cell: Cell) -> bool:
-    """Whether the output node depends on the input: a path of edges that are not ``none`` leads there.
+    """Return whether the output node depends on the input: a path of edges that are not ``none`` leads there.
 
     A trained bias behind a convolution of zeros is a constant: it connects nothing.
 
@@ -141,5 +141,5 @@ def is_connected(cell: Cell) -> bool:
 
 
 def all_cells(ops: Sequence[int]) -> Iterator[Cell]:
-    """Every cell over the given operation codes, in lexicographic order."""
+    """Return every cell over the given operation codes, in lexicographic order."""
     return map(Cell, itertools.product(ops, repeat=NUM_EDGES))

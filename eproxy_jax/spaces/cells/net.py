@@ -1,4 +1,4 @@
-"""The network side of four-node cells: Flax modules that NAS-Bench-201, NATS-Bench and TransNAS-Bench-101 share."""
+"""This module holds Flax modules for four-node cells, which NAS-Bench-201, NATS-Bench and TransNAS-Bench-101 share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ReluConvBn(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
-        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
+        """Map [B, H, W, C_in] to [B, H / stride, W / stride, features]."""
         x = layers.Conv(self.features, self.kernel_size, self.stride, dtype=self.dtype, name="conv")(marks.relu(x))
         return layers.BatchNorm(self.affine, self.track, self.dtype, name="norm")(x, train)
 
@@ -45,7 +45,7 @@ class FactorizedReduce(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
-        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
+        """Map [B, H, W, C_in] to [B, H / stride, W / stride, features]."""
         kernel = self.param("kernel", initializers.conv_kernel, (1, 1, x.shape[-1], self.features), self.dtype)
         x = choice.factorized_reduce(x, kernel, self.stride)
         return layers.BatchNorm(self.affine, self.track, self.dtype, name="norm")(x, train)
@@ -63,7 +63,7 @@ class CellNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
-        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
+        """Map [B, H, W, C_in] to [B, H / stride, W / stride, features]."""
         reshapes = self.stride > 1 or x.shape[-1] != self.features
         height, width = (-(-n // self.stride) for n in x.shape[1:3])
         zeros = jnp.zeros((x.shape[0], height, width, self.features), x.dtype)
@@ -105,7 +105,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = True, init: Array | int = 0) -> Array:
-        """[B, H, W, C] -> [B, H / 2, W / 2, features]."""
+        """Map [B, H, W, C] to [B, H / 2, W / 2, features]."""
         y = layers.Conv(self.features, 3, 2, dtype=self.dtype, name="conv_a")(marks.relu(x), init)
         y = layers.BatchNorm(True, self.track, self.dtype, name="norm_a")(y, train)
         y = layers.Conv(self.features, 3, dtype=self.dtype, name="conv_b")(marks.relu(y), init)
@@ -118,7 +118,7 @@ class ResidualBlock(nn.Module):
 
 
 def edge_ops(num_ops: int, *, affine: bool, stride: int, reshapes: bool) -> tuple[choice.Op, ...]:
-    """The operations of one edge of a universal cell, indexed by operation code.
+    """Return the operations of one edge of a universal cell, indexed by operation code.
 
     Args:
       num_ops: how many of the codes the space uses (4 or 5).
@@ -159,7 +159,7 @@ def _reshaping_zero(stride: int, affine: bool) -> choice.Op:
 
 
 def edge_area(cell: Array, edges: tuple[int, ...], dtype: Any) -> Array:
-    """Kernel positions that each edge's operation uses (9 or 1), [len(edges), 1, 1, 1, 1]: what its fans count."""
+    """Return the kernel positions that each edge's fans count (9 or 1), [len(edges), 1, 1, 1, 1]."""
     codes = jnp.stack([cell[e] for e in edges])
     return jnp.where(codes == CONV3X3, 9, 1).astype(dtype)[:, None, None, None, None]
 
@@ -171,7 +171,7 @@ def apply_cell(
     input_ops: tuple[choice.Op, ...],
     inner_ops: tuple[choice.Op, ...],
 ) -> Array:
-    """One universal cell.
+    """Run one universal cell, whose operations are data.
 
     Args:
       x: [B, H, W, C_in].

@@ -1,4 +1,4 @@
-"""Spaces of four-node cells share notation, enumeration, sampling, mutation and canonical form."""
+"""This module holds what spaces of four-node cells share: notation, enumeration, sampling, mutation, canonical form."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CellSpace(base.SearchSpace, base.Group):
 
     @override
     def enumerate(self) -> Iterator[Cell]:
-        """Every cell in lexicographic order of the edges' operation codes."""
+        """Return every cell in lexicographic order of the edges' operation codes."""
         return all_cells(range(self.num_ops))
 
     @override
@@ -47,7 +47,7 @@ class CellSpace(base.SearchSpace, base.Group):
 
     @override
     def neighbours(self, arch: Cell) -> list[Cell]:
-        """The cells that differ in one edge's operation."""
+        """Return the cells that differ in one edge's operation."""
         return [
             Cell((*arch[:edge], op, *arch[edge + 1 :]))
             for edge in range(NUM_EDGES)
@@ -57,23 +57,23 @@ class CellSpace(base.SearchSpace, base.Group):
 
     @override
     def canonical(self, arch: Cell) -> Cell:
-        """The cheapest cell that computes the same function: no dead edges, skips collapsed, sums in one order."""
+        """Return the cheapest cell of the same function: no dead edges, skips collapsed, sums in one order."""
         representatives, key_of = _canonical_tables(self.num_ops, self.affine, self.weighted_input_skip)
         return representatives[key_of[arch]]
 
     @override
     def is_connected(self, arch: Cell) -> bool:
-        """Whether the cell's output depends on its input. No shortcut leads around a cell, so one cut cuts all."""
+        """Return whether the cell's output depends on its input. No shortcut leads around a cell."""
         return is_connected(arch)
 
     @override
     def encode(self, archs: Sequence[Cell]) -> np.ndarray:
-        """Operation codes, int32 [A, 6]."""
+        """Encode cells as operation codes, int32 [A, 6]."""
         return np.asarray(archs, np.int32).reshape(-1, NUM_EDGES)
 
 
 def check_cell(codes: Sequence[Any], num_ops: int, what: str) -> Cell:
-    """Six operation codes of this package as a cell.
+    """Return six operation codes of this package as a cell.
 
     Raises:
       ValueError: not six codes, or a code out of range.
@@ -99,10 +99,10 @@ class CellNames:
     example: str
 
     def code(self, op: Any) -> int:
-        """The code of an operation: a code, or a name as any of the field's tools writes it.
+        """Return the code of an operation, given as a code or as a name that any of the field's tools writes.
 
         Raises:
-          ValueError: no operation of the space.
+          ValueError: not an operation of the space.
         """
         code = literals.integer(op)
         if code is not None:
@@ -118,7 +118,7 @@ class CellNames:
         return self.ops.index(name)
 
     def parse(self, value: Any) -> Cell:
-        """A cell from plain values: nested codes or names, node tuples, or one operation an edge.
+        """Read a cell from plain values: nested codes or names, node tuples, or one operation per edge.
 
         Raises:
           ValueError: none of these; says what and shows an example.
@@ -137,7 +137,7 @@ class CellNames:
         )
 
     def _by_source(self, node: list[Any]) -> list[Any]:
-        """Operations of a node in the order of their sources; entries may be (operation, source) pairs."""
+        """Return the operations of a node in the order of their sources; entries may be (operation, source) pairs."""
         if not all(isinstance(entry, list) for entry in node):
             return node
         found = {}
@@ -152,7 +152,7 @@ class CellNames:
         return [found[source] for source in range(len(node))]
 
     def _by_edge(self, value: dict[Any, Any]) -> dict[tuple[int, int], Any] | None:
-        """Operations by edge (source, target) where an object names all six edges; other keys are ignored."""
+        """Return operations by edge (source, target) if an object names all six edges; other keys are ignored."""
         for key_of in _EDGE_KEYS:
             keys = {edge: key_of(edge, number) for number, edge in enumerate(EDGES)}
             if all(key in value for key in keys.values()):
@@ -167,7 +167,7 @@ _ALIASES = {
     "conv_3x3": "nor_conv_3x3", "conv3x3": "nor_conv_3x3", "reluconvbn3x3": "nor_conv_3x3",
     "avgpool1x1": "avg_pool_3x3", "avgpool3x3": "avg_pool_3x3", "pool_3x3": "avg_pool_3x3",
 }  # fmt: skip
-# How they name an edge (source, target) in an object with one operation an edge.
+# How they name an edge (source, target) in an object with one operation per edge.
 _EDGE_KEYS: tuple[Callable[[tuple[int, int], int], Any], ...] = (
     lambda edge, _: f"{edge[1]}<-{edge[0]}",  # HPOBench
     lambda edge, _: f"{edge[0]}_{edge[1]}",  # NNI
@@ -180,7 +180,7 @@ _EDGE_KEYS: tuple[Callable[[tuple[int, int], int], Any], ...] = (
 
 @functools.cache
 def _canonical_tables(num_ops: int, affine: bool, weighted_input_skip: bool) -> tuple[dict[Any, Cell], dict[Cell, Any]]:
-    """Function key -> cheapest cell, and cell -> function key. A fraction of a second for 15,625 cells."""
+    """Map function keys to cheapest cells, and cells to function keys. This takes under a second for 15,625 cells."""
     key_of: dict[Cell, Any] = {}
     best: dict[Any, tuple[tuple[int, int, Cell], Cell]] = {}
     for cell in all_cells(range(num_ops)):

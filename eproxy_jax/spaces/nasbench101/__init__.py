@@ -1,1 +1,1 @@
-"""NAS-Bench-101."""
+"""This package holds the search space NAS-Bench-101."""

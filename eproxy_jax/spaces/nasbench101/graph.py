@@ -1,4 +1,4 @@
-"""The graph side of NAS-Bench-101 cells: validity, pruning, canonical labelling, channels, enumeration.
+"""This module treats NAS-Bench-101 cells as graphs: validity, pruning, canonical labelling, channels, enumeration.
 
 A cell is a pair ``(matrix, ops)``: an upper-triangular 0/1 matrix as a tuple of rows (``matrix[i][j]``: an edge from
 vertex i to vertex j) and one operation name per vertex. Vertex 0 is the cell's input, the last one its output.
@@ -29,7 +29,7 @@ Cell = tuple[Matrix, tuple[str, ...]]
 
 
 def check_cell(matrix: Sequence[Sequence[int]], ops: Sequence[str], what: str) -> Cell:
-    """A cell by the benchmark's rules: the limits on vertices and edges count what is left after pruning.
+    """Check a cell by the benchmark's rules, and return it. The limits on vertices and edges hold after pruning.
 
     Args:
       matrix: V rows of V numbers.
@@ -84,7 +84,7 @@ def _check_forward(rows: tuple[tuple, ...], what: str) -> None:
 
 
 def live_vertices(matrix: Matrix) -> list[int]:
-    """Vertices on a path from the input to the output, ascending; empty when there is no path."""
+    """Return the vertices on a path from the input to the output, ascending; none when there is no path."""
     size = len(matrix)
     fed = [True] + [False] * (size - 1)
     for j in range(1, size):
@@ -96,7 +96,7 @@ def live_vertices(matrix: Matrix) -> list[int]:
 
 
 def prune(cell: Cell) -> Cell:
-    """The cell without the vertices that are on no path from input to output; the others keep their order."""
+    """Return the cell without the vertices that are on no path from input to output; the others keep their order."""
     matrix, ops = cell
     live = live_vertices(matrix)
     if len(live) == len(ops):
@@ -105,7 +105,7 @@ def prune(cell: Cell) -> Cell:
 
 
 def vertex_channels(matrix: Matrix, channels_in: int, channels: int) -> list[int]:
-    """Channels of each vertex of a pruned cell.
+    """Return the channels of each vertex of a pruned cell.
 
     The interior vertices that feed the output share its channels, the first ones taking one more each where they do
     not divide; every other interior vertex is as wide as the widest that it feeds.
@@ -139,7 +139,7 @@ def vertex_channels(matrix: Matrix, channels_in: int, channels: int) -> list[int
 
 
 def _orders(matrix: Matrix) -> Iterator[tuple[int, ...]]:
-    """Every topological order of a pruned cell's vertices, input first and output last."""
+    """Return every topological order of a pruned cell's vertices, input first and output last."""
     last = len(matrix) - 1
 
     def extend(order: tuple[int, ...], left: frozenset[int]) -> Iterator[tuple[int, ...]]:
@@ -154,7 +154,7 @@ def _orders(matrix: Matrix) -> Iterator[tuple[int, ...]]:
 
 @functools.lru_cache(maxsize=1 << 17)
 def canonical(cell: Cell) -> Cell:
-    """The one representative of all cells that are isomorphic to this one after pruning.
+    """Return the one representative of all cells that are isomorphic to this one after pruning.
 
     It is the smallest, lexicographically by matrix and then by ops, among the relabellings whose matrix is upper
     triangular. Two cells have equal canonical forms if and only if their pruned graphs are isomorphic.
@@ -181,13 +181,13 @@ class Graph(NamedTuple):
     labellings: tuple[tuple[str, ...], ...]
 
     def cell(self, number: int) -> Cell:
-        """The cell with labelling ``number``."""
+        """Return the cell with labelling ``number``."""
         return self.matrix, (INPUT, *self.labellings[number], OUTPUT)
 
 
 @functools.cache
 def _labellings(num: int, symmetries: frozenset[tuple[int, ...]]) -> tuple[tuple[str, ...], ...]:
-    """Ops of ``num`` interior vertices that no symmetry of the graph makes smaller, in lexicographic order."""
+    """Return ops of ``num`` interior vertices that no symmetry of the graph makes smaller, in lexicographic order."""
     return tuple(
         ops
         for ops in itertools.product(OPS, repeat=num)
@@ -197,7 +197,7 @@ def _labellings(num: int, symmetries: frozenset[tuple[int, ...]]) -> tuple[tuple
 
 @functools.cache
 def graphs(size: int) -> tuple[Graph, ...]:
-    """Every canonical graph of ``size`` vertices, all live, with at most nine edges; in lexicographic order.
+    """Return every canonical graph of ``size`` vertices, all live, with at most nine edges; in lexicographic order.
 
     A graph is a number whose bits are the matrix's upper triangle, row by row, so that smaller numbers are smaller
     matrices. All graphs go through all relabellings at once: half a second for seven vertices.
@@ -236,13 +236,13 @@ def graphs(size: int) -> tuple[Graph, ...]:
 
 
 def all_graphs() -> Iterator[Graph]:
-    """The canonical graphs of two to seven vertices, computed as they are asked for."""
+    """Yield the canonical graphs of two to seven vertices, computed as they are asked for."""
     for size in range(2, MAX_VERTICES + 1):
         yield from graphs(size)
 
 
 def all_cells() -> Iterator[Cell]:
-    """Every canonical cell, by number of vertices, then lexicographically; 423,624 in all."""
+    """Yield every canonical cell, by number of vertices, then lexicographically; 423,624 in all."""
     for graph in all_graphs():
         for number in range(len(graph.labellings)):
             yield graph.cell(number)
@@ -250,12 +250,12 @@ def all_cells() -> Iterator[Cell]:
 
 @functools.cache
 def _ends() -> np.ndarray:
-    """Number of cells up to and with each graph of :func:`all_graphs`."""
+    """Return the number of cells up to and with each graph of :func:`all_graphs`."""
     return np.cumsum([len(graph.labellings) for graph in all_graphs()])
 
 
 def nth_cells(numbers: Sequence[int]) -> list[Cell]:
-    """The cells at given positions of :func:`all_cells`, without going through it."""
+    """Return the cells at given positions of :func:`all_cells`, without going through it."""
     ends, found = _ends(), list(all_graphs())
     places = np.searchsorted(ends, numbers, side="right")
     return [

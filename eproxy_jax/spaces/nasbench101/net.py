@@ -1,14 +1,14 @@
-"""The network side of NAS-Bench-101: the stand-alone modules, and the universal one that takes the cell as data.
+"""This module holds NAS-Bench-101's networks: stand-alone ones, and the universal one, which takes the cell as data.
 
-Widths are data too: a vertex is as wide as its share of the output. All interior vertices of a cell whose output has k
-feeding vertices are channels // k wide, or one more (a vertex that feeds others only is as wide as the widest of them).
-So there are four tiers of width, ceil(channels / k) for k = 1 to 4, and arrays are padded to the module's channels
-between operations, each of which works on its tier only. So convolutions do hardly more MACs than are needed, where
+Widths are data too: a vertex is as wide as its share of the output. If k vertices feed the output, all interior
+vertices are channels // k wide, or one more. (A vertex that feeds others only is as wide as the widest of them.) So
+there are four tiers of width, ceil(channels / k) for k = 1 to 4. Arrays are padded to the module's channels between
+operations, and each operation works on its tier only. So convolutions do hardly more MACs than are needed, where
 padding every vertex to the module's channels would multiply them. That is the ``map`` form; under ``vmap`` every vertex
 and projection slot runs at full width.
 
-Padded channels are zero everywhere: scale and bias of a batch norm are masked, hence its output and the gradient into
-its kernel, and a vertex masks the sum that it reads, which is the truncation of a wider source.
+Padded channels are zero everywhere. Scale and bias of a batch norm are masked, hence its output and the gradient into
+its kernel. A vertex masks the sum that it reads, which truncates a wider source.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class CellNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
-        """[B, H, W, C_in] -> [B, H, W, features]."""
+        """Map [B, H, W, C_in] to [B, H, W, features]."""
         matrix, names = self.cell
         last = len(names) - 1
         widths = graph.vertex_channels(matrix, x.shape[-1], self.features)
@@ -93,7 +93,7 @@ class NasBench101Net(StandAloneNet):
                 setattr(self, f"stack{stack}_module{module}", cell)
 
     def features(self, images: Array, train: bool = True) -> list[Array]:
-        """Feature taps at the end and before the two max-pools, last first.
+        """Return the feature taps at the end and before the two max-pools, last first.
 
         Args:
           images: [B, H, W, 3].
@@ -116,7 +116,7 @@ class NasBench101Net(StandAloneNet):
 
 
 def _shift_channels(x: Array, offset: Array) -> Array:
-    """Move channels up by ``offset``, zeros below; what is pushed out is lost."""
+    """Move channels up by ``offset``, with zeros below; what is pushed out is lost."""
     channels = x.shape[-1]
     doubled = jnp.concatenate([jnp.zeros_like(x), x], axis=-1)
     return lax.dynamic_slice_in_dim(doubled, channels - offset, channels, axis=-1)
@@ -133,7 +133,7 @@ class UniversalCell(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, op: Array, widths: Array, edges: Array, init: Array | int = 0) -> Array:
-        """One cell.
+        """Run one cell.
 
         Args:
           x: [B, H, W, C_in].
@@ -199,7 +199,7 @@ class UniversalNasBench101(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, cell: Array, init: Array | int = 0) -> list[Array]:
-        """Feature taps at the end and before the two max-pools, last first.
+        """Return the feature taps at the end and before the two max-pools, last first.
 
         Args:
           images: [B, H, W, 3].

@@ -1,4 +1,4 @@
-"""Notations of NAS-Bench-101 cells: a matrix with names or codes of operations, and flat lists of both."""
+"""This module reads NAS-Bench-101 cells: a matrix with names or codes of operations, or flat lists of both."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _of_object(value: dict[Any, Any], source: Any) -> tuple[list[Any], list[Any]
 
 
 def _of_flat(codes: list[int], source: Any) -> tuple[list[Any], list[Any]]:
-    """NASLib's flat tuple: n * n entries of the matrix, and n codes."""
+    """Read NASLib's flat tuple: n * n entries of the matrix, and n codes."""
     size = next((n for n in range(2, MAX_VERTICES + 1) if n * (n + 1) == len(codes)), None)
     if size is None:
         raise ValueError(
@@ -155,14 +155,14 @@ def _of_inputs(value: dict[Any, Any]) -> tuple[list[Any], list[Any]]:
 
 
 def _row(row: Any) -> Any:
-    """A row of the matrix with whole numbers and truth values as ints."""
+    """Return a row of the matrix with whole numbers and truth values as ints."""
     if not isinstance(row, list):
         return row
     return [int(entry) if isinstance(entry, bool) or literals.integer(entry) is not None else entry for entry in row]
 
 
 def _names(ops: list[Any], size: int) -> list[Any]:
-    """Operations by name, one a vertex."""
+    """Return the operations by name, one per vertex."""
     codes = literals.integers(ops)
     if codes:
         if codes[0] == -1:
@@ -180,5 +180,5 @@ def _names(ops: list[Any], size: int) -> list[Any]:
 
 
 def to_text(cell: Cell) -> str:
-    """The pair as JSON text without spaces."""
+    """Write the pair as JSON text without spaces."""
     return json.dumps(cell, separators=(",", ":"))

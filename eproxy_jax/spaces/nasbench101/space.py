@@ -1,4 +1,4 @@
-"""NAS-Bench-101: one cell of up to seven vertices and nine edges with three operations, stacked in three stacks.
+"""This module defines NAS-Bench-101: a cell of up to 7 vertices, 9 edges and 3 operations, repeated in three stacks.
 
 Source: Ying et al., "NAS-Bench-101", ICML 2019; the skeleton as docs/spaces.md gives it.
 
@@ -34,7 +34,7 @@ class NasBench101(base.SearchSpace, base.Group):
     from input to output count for nothing and are never built.
 
     Where a stack's channels do not divide by the number of vertices that feed the output, the first of them get one
-    channel more, so that isomorphic cells can differ by a channel here and there. The benchmark gives them one entry
+    channel more. So isomorphic cells can differ by a channel here and there. The benchmark gives them one entry
     all the same, and so do we: ``canonical`` is one of them, and it is what is scored.
 
     Attributes:
@@ -84,7 +84,7 @@ class NasBench101(base.SearchSpace, base.Group):
 
     @override
     def format(self, arch: Cell) -> str:
-        """The pair as JSON text without spaces."""
+        """Write the pair as JSON text without spaces."""
         return notation.to_text(arch)
 
     # --- the set of cells ------------------------------------------------------------------------------------
@@ -96,12 +96,12 @@ class NasBench101(base.SearchSpace, base.Group):
 
     @override
     def enumerate(self) -> Iterator[Cell]:
-        """Every canonical cell, by number of vertices, then lexicographically; 423,624 in all."""
+        """Return every canonical cell, by number of vertices, then lexicographically; 423,624 in all."""
         return graph.all_cells()
 
     @override
     def sample(self, num: int, seed: int) -> list[Cell]:
-        """Distinct canonical cells drawn uniformly, each isomorphism class with equal chance, in the order drawn.
+        """Draw distinct canonical cells, each isomorphism class with equal chance; return them in the order drawn.
 
         Raises:
           ValueError: ``num`` is not in 1..num_archs.
@@ -110,7 +110,7 @@ class NasBench101(base.SearchSpace, base.Group):
 
     @override
     def neighbours(self, arch: Cell) -> list[Cell]:
-        """The valid cells with one vertex's op or one edge changed, as written: dead vertices stay in the matrix."""
+        """Return the valid cells with one vertex's op or one edge changed; dead vertices stay in the matrix."""
         matrix, ops = arch
         found = [
             (matrix, (*ops[:vertex], op, *ops[vertex + 1 :]))
@@ -129,13 +129,14 @@ class NasBench101(base.SearchSpace, base.Group):
 
     @override
     def canonical(self, arch: Cell) -> Cell:
-        """The representative of all cells with the same pruned graph, up to isomorphism."""
+        """Return the representative of all cells with the same pruned graph, up to isomorphism."""
         return graph.canonical(arch)
 
     @override
     def encode(self, archs: Sequence[Cell]) -> np.ndarray:
-        """One row a vertex slot: op code, channels in each stack, edges from each slot; int32 [A, 7, 11].
+        """Encode cells as int32 [A, 7, 11], a row per vertex slot.
 
+        A row holds the op code, the channels in each of the three stacks, and the edges from each of the seven slots.
         Slot 0 is the input, slot 6 the output; interior vertices of the pruned cell fill the slots from 1 on.
         """
         encoded = np.zeros((len(archs), graph.MAX_VERTICES, 1 + net.NUM_STACKS + graph.MAX_VERTICES), np.int32)
@@ -152,12 +153,12 @@ class NasBench101(base.SearchSpace, base.Group):
     # --- counts ----------------------------------------------------------------------------------------------
 
     def _stack_channels(self) -> list[tuple[int, int]]:
-        """(channels that enter, channels) of each stack."""
+        """Return (channels that enter, channels) of each stack."""
         channels = [self.stem_channels * 2**stack for stack in range(net.NUM_STACKS)]
         return list(zip([self.stem_channels, *channels[:-1]], channels, strict=True))
 
     def _counts(self, arch: Cell) -> Iterator[tuple[int, int, int]]:
-        """(kernel weights, batch-norm parameters, output positions for a 32-pixel image) of stem and modules."""
+        """Yield (kernel weights, batch-norm parameters, output positions for a 32-pixel image) of stem and modules."""
         matrix, ops = graph.prune(arch)
         yield 9 * 3 * self.stem_channels, 2 * self.stem_channels, 32 * 32
         for stack, (entering, channels) in enumerate(self._stack_channels()):
@@ -173,12 +174,12 @@ class NasBench101(base.SearchSpace, base.Group):
 
     @override
     def macs(self, arch: Cell) -> int:
-        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image; dead vertices have none."""
+        """Count the multiply-accumulates of the backbone's convolutions for a 3x32x32 image, without dead vertices."""
         return sum(weights * positions for weights, _, positions in self._counts(arch))
 
     @override
     def max_macs(self) -> int:
-        """MACs of a chain of five 3x3 convolutions, the first four of which also read the input.
+        """Return the MACs of a chain of five 3x3 convolutions, the first four of which also read the input.
 
         No vertex is wider than the module, so five 3x3 convolutions of full width are the most that vertices can
         cost. They need one edge out of each, which leaves four edges for projections, also of full width. Where
@@ -194,7 +195,7 @@ class NasBench101(base.SearchSpace, base.Group):
 
     @override
     def params(self, arch: Cell) -> int:
-        """Trainable parameters of the backbone; dead vertices have none."""
+        """Count the trainable parameters of the backbone; dead vertices have none."""
         return sum(weights + norms for weights, norms, _ in self._counts(arch))
 
     # --- modules ---------------------------------------------------------------------------------------------
@@ -215,7 +216,7 @@ class NasBench101(base.SearchSpace, base.Group):
 
     @override
     def extract(self, arch: Cell, universal_params: Any) -> dict[str, Any]:
-        """The parameters of ``to_flax(arch)`` out of those of ``universal()``, cut to each vertex's channels."""
+        """Return the parameters of ``to_flax(arch)`` from those of ``universal()``, cut to each vertex's channels."""
         matrix, ops = graph.prune(arch)
         params: dict[str, Any] = {"stem": universal_params["stem"]}
         last = len(ops) - 1

@@ -1,4 +1,4 @@
-"""Operations of the universal NAS-Bench-101 cell: which one runs, and how wide it is, is data.
+"""This module holds the universal NAS-Bench-101 cell's operations. Data say which one runs, and how wide it is.
 
 Each operation of :class:`Choice` has a width of its own under ``lax.map``; under ``vmap`` all run at full width.
 """
@@ -26,12 +26,12 @@ TIERS = range(1, graph.MAX_OUTPUT_FAN_IN + 1)
 
 
 def _widen(x: Array, like: Array) -> Array:
-    """Zeros after the end of each axis, up to the shape of ``like``."""
+    """Add zeros after the end of each axis, up to the shape of ``like``."""
     return jnp.pad(x, [(0, wide - narrow) for wide, narrow in zip(like.shape, x.shape, strict=True)])
 
 
 def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> choice_lib.Op:
-    """relu(batch_norm(conv(x))) on the first ``width`` channels.
+    """Return the operation relu(batch_norm(conv(x))) on the first ``width`` channels.
 
     Args:
       width: channels of the output that are computed; the rest are zeros.
@@ -66,7 +66,7 @@ def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> choice_lib
 
 
 def _weightless_op(function: Any, gradient: Any) -> choice_lib.Op:
-    """The operation ``function(x, C)``, with ``gradient(x, grad)``, in the residual layout of convolutions."""
+    """Return the operation ``function(x, C)``, with ``gradient(x, grad)``, in the residual layout of convolutions."""
 
     def forward(x: Array, weights: Any):
         y = function(x, weights["scale"].shape[0])
@@ -86,7 +86,7 @@ _POOL = _weightless_op(lambda x, channels: pooling.max_pool_3x3(x), pooling.max_
 
 
 def tier_widths(channels: int) -> list[int]:
-    """Width of the vertices of each tier: the output's channels over k, rounded up, for k = 1 to 4."""
+    """Return the width of the vertices of each tier: the output's channels over k, rounded up, for k = 1 to 4."""
     return [-(-channels // k) for k in TIERS]
 
 
@@ -105,7 +105,7 @@ class Choice(NamedTuple):
 
 @functools.cache
 def vertex_choice(channels: int) -> Choice:
-    """Operations of a vertex: not there, max pool, and both convolutions in each tier."""
+    """Return the operations of a vertex: not there, max pool, and both convolutions in each tier."""
     convs = [_conv_bn_relu_op(w, pointwise, True) for pointwise in (True, False) for w in tier_widths(channels)]
     full, tiers = convs[len(TIERS)], len(TIERS)
 
@@ -130,7 +130,7 @@ def vertex_choice(channels: int) -> Choice:
 
 @functools.cache
 def projection_choice(channels: int, widths: tuple[int, ...]) -> Choice:
-    """Operations of an edge from the input: not there, and the pointwise convolution of each width."""
+    """Return the operations of an edge from the input: not there, and the pointwise convolution of each width."""
     full = _conv_bn_relu_op(channels, True, False)
 
     def forward(index: Array, x: Array, weights: Any):
@@ -146,7 +146,7 @@ def projection_choice(channels: int, widths: tuple[int, ...]) -> Choice:
 
 @functools.cache
 def _halves(choice: Choice) -> tuple[Any, Any]:
-    """Forward and backward of a choice, each with a batching rule."""
+    """Return forward and backward of a choice, each with a batching rule."""
 
     def half(branches: list[Any], batched: Any) -> Any:
         @custom_vmap
@@ -171,9 +171,9 @@ def _halves(choice: Choice) -> tuple[Any, Any]:
 def choose(choice: Choice, index: Array, x: Array, weights: Any) -> Array:
     """Apply operation ``index`` of a choice, [B, H, W, C_in] -> [B, H, W, C].
 
-    Like ``ops.switch_op``, except under ``vmap`` over ``index``: there one convolution of full width serves all
-    convolutions, where ``switch_op`` would run each of them in each tier (and XLA's CPU backend, fusing what the
-    selects between them combine, would compile without end).
+    It works like ``choice.switch_op``, except under ``vmap`` over ``index``: there one convolution of full width
+    serves all convolutions. ``switch_op`` would run each of them in each tier, and XLA's CPU backend, fusing what the
+    selects between them combine, would compile without end.
     """
     return _halves(choice)[0](index, x, weights)[0]
 

@@ -1,1 +1,1 @@
-"""NAS-Bench-201."""
+"""This package holds the search space NAS-Bench-201."""

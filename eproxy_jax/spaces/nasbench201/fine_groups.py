@@ -1,11 +1,11 @@
-"""Groups NAS-Bench-201 cells by the number of 3x3 convolutions into each node: at most 2 x 3 x 4 = 24 programs.
+"""This module groups NAS-Bench-201 cells by the 3x3 convolutions into each node: at most 2 x 3 x 4 = 24 programs.
 
-In the one program of the space every edge can be any operation. That costs a conditional an edge where candidates run
+In the one program of the space every edge can be any operation. That costs a conditional per edge where candidates run
 one after the other, and all operations of all edges where they run in batches (``vmap``). Here the number of 3x3
-convolutions is fixed, which are most of a cell's work. Where they read from is data, and so are the other edges.
+convolutions, which are most of a cell's work, is fixed. Where they read from is data, and so are the other edges.
 
-In batches, every slot that is no 3x3 convolution computes a 1x1 convolution, used or not. One after the other, nothing
-is computed that is not needed.
+In batches, every slot that is no 3x3 convolution computes a 1x1 convolution, used or not. One after the other,
+nothing is computed that is not needed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LIGHT = (NONE, SKIP, CONV1X1, POOL)
 
 
 def slots(cell: Cell) -> tuple[int, ...]:
-    """The cell's edges in the order of a program: node by node, 3x3 convolutions first."""
+    """Return the cell's edges in the order of a program: node by node, 3x3 convolutions first."""
     return tuple(
         sorted(range(NUM_EDGES), key=lambda edge: (EDGES[edge][1], cell[edge] != CONV3X3, edge)),
     )
@@ -52,7 +52,7 @@ class ConvGroup(base.Group):
 
     @classmethod
     def of(cls, space: Any, cell: Cell) -> ConvGroup:
-        """The group of a cell."""
+        """Return the group of a cell."""
         return cls(space, tuple(sum(cell[e] == CONV3X3 for e, (_, t) in enumerate(EDGES) if t == n) for n in _NODES))
 
     @property
@@ -62,7 +62,7 @@ class ConvGroup(base.Group):
 
     @override
     def encode(self, archs: Sequence[Cell]) -> np.ndarray:
-        """int32 [A, 2, 6]: the edge of each slot, and the operation code of each edge."""
+        """Encode cells as int32 [A, 2, 6]: the edge of each slot, and the operation code of each edge."""
         return np.asarray([(slots(cell), cell) for cell in archs], np.int32).reshape(-1, 2, NUM_EDGES)
 
     @override
@@ -99,7 +99,7 @@ class GroupedNasBench201(UniversalNasBench201):
     heavy: tuple[bool, ...] = (False,) * NUM_EDGES
 
     def cells(self, x: Array, name: str, cell: Array, init: Array | int) -> Array:
-        """The cells of a stage, [B, H, W, C] -> [B, H, W, C]; ``name`` is that of their kernels."""
+        """Run the cells of a stage, [B, H, W, C] -> [B, H, W, C]; their kernels are the parameter ``name``."""
         shape = (self.cells_per_stage, NUM_EDGES, 3, 3, x.shape[-1], x.shape[-1])
         kernels = self.param(name, init_kernels, shape, self.dtype, init, cell, self.heavy)
         split = {kind: [layers.unstack(k) for k in layers.unstack(kernels[kind])] for kind in kernels}
@@ -111,7 +111,7 @@ class GroupedNasBench201(UniversalNasBench201):
 def init_kernels(
     key: Array, shape: tuple[int, ...], dtype: Any, init: Array | int, encoded: Array, heavy: tuple[bool, ...]
 ) -> dict[str, Array]:
-    """Kernels of the cells of a stage: the draws of the space's own program, sorted into slots.
+    """Draw the kernels of a stage's cells as the space's own program does, and sort them into slots.
 
     Args:
       key: typed key; consumed.
@@ -136,9 +136,10 @@ def init_kernels(
 
 
 def _choose(nodes: list[Array], source: Array) -> Array:
-    """``nodes[source]``.
+    """Return ``nodes[source]``.
 
-    A product with a one-hot vector: it moves no more than a gather, its gradient is no scatter, and it ends a fusion.
+    It is a product with a one-hot vector, which moves no more than a gather, has no scatter as gradient, and ends a
+    fusion.
     With a chain of selects, XLA's CPU backend took minutes to fuse a batch's whole cell.
     """
     if len(nodes) == 1:
@@ -148,7 +149,7 @@ def _choose(nodes: list[Array], source: Array) -> Array:
 
 
 def light_ops() -> tuple[choice.Op, ...]:
-    """Operations of a slot that is no 3x3 convolution, in the order of ``_LIGHT``."""
+    """Return the operations of a slot that is no 3x3 convolution, in the order of ``_LIGHT``."""
     table = net.edge_ops(POOL + 1, affine=False, stride=1, reshapes=False)
     return tuple(table[code] for code in _LIGHT)
 
@@ -156,7 +157,7 @@ def light_ops() -> tuple[choice.Op, ...]:
 def apply_cell(
     x: Array, encoded: Array, heavy_kernels: list[Array], light_kernels: list[Array], heavy: tuple[bool, ...]
 ) -> Array:
-    """One cell of a group's program.
+    """Run one cell of a group's program.
 
     Args:
       x: [B, H, W, C].

@@ -1,4 +1,4 @@
-"""The networks of NAS-Bench-201: stand-alone, and universal with the cell as data."""
+"""This module holds NAS-Bench-201's networks: stand-alone ones, and the universal one, which takes the cell as data."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class NasBench201Net(StandAloneNet):
 
     @override
     def features(self, images: Array, train: bool = True) -> list[Array]:
-        """Feature taps, last stage first.
+        """Return the feature taps, last stage first.
 
         Args:
           images: [B, H, W, 3].
@@ -68,7 +68,7 @@ class NasBench201Net(StandAloneNet):
 
     @override
     def before_pooling(self, tap: Array, train: bool) -> Array:
-        """Batch norm and ReLU, [B, H / 4, W / 4, 4 C] -> [B, H / 4, W / 4, 4 C]."""
+        """Apply batch norm and ReLU, [B, H / 4, W / 4, 4 C] -> [B, H / 4, W / 4, 4 C]."""
         return marks.relu(self.last_norm(tap, train))
 
 
@@ -91,7 +91,7 @@ class UniversalNasBench201(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, cell: Array, init: Array | int = 0) -> list[Array]:
-        """Feature taps, last stage first.
+        """Return the feature taps, last stage first.
 
         Args:
           images: [B, H, W, 3].
@@ -114,7 +114,10 @@ class UniversalNasBench201(nn.Module):
         return taps[::-1]
 
     def cells(self, x: Array, name: str, cell: Array, init: Array | int) -> Array:
-        """The cells of a stage, [B, H, W, C] -> [B, H, W, C]; ``name`` is that of their kernels [N, 6, 3, 3, C, C]."""
+        """Run the cells of a stage, [B, H, W, C] -> [B, H, W, C].
+
+        Their kernels, [N, 6, 3, 3, C, C], are the parameter ``name``.
+        """
         edge_ops = net.edge_ops(POOL + 1, affine=False, stride=1, reshapes=False)
         area = net.edge_area(cell, tuple(range(NUM_EDGES)), self.dtype)
         shape = (self.cells_per_stage, NUM_EDGES, 3, 3, x.shape[-1], x.shape[-1])

@@ -1,4 +1,4 @@
-"""NAS-Bench-201: one four-node cell with five operations, stacked in three stages.
+"""This module defines NAS-Bench-201: one four-node cell with five operations, repeated in three stages.
 
 Source: Dong and Yang, "NAS-Bench-201", ICLR 2020; the skeleton as docs/spaces.md gives it.
 
@@ -116,7 +116,7 @@ class NasBench201(CellSpace):
 
     @override
     def format(self, arch: Cell) -> str:
-        """``|op~source|+|...|`` with the operations' names."""
+        """Write the cell as ``|op~source|+|...|`` with the operations' names."""
         texts, edge = [], 0
         for target in (1, 2, 3):
             texts.append("|" + "|".join(f"{OPS[arch[edge + s]]}~{s}" for s in range(target)) + "|")
@@ -124,12 +124,12 @@ class NasBench201(CellSpace):
         return "+".join(texts)
 
     def _stages(self) -> list[tuple[int, int]]:
-        """(channels, spatial size for a 32-pixel image) of each stage."""
+        """Return (channels, spatial size for a 32-pixel image) of each stage."""
         return [(self.stem_channels * 2**i, 32 // 2**i) for i in range(NUM_STAGES)]
 
     @override
     def macs(self, arch: Cell) -> int:
-        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image, dead edges as written."""
+        """Count the multiply-accumulates of the backbone's convolutions for one 3x32x32 image, dead edges included."""
         stages = self._stages()
         area = sum({CONV1X1: 1, CONV3X3: 9}.get(op, 0) for op in arch)
         total = 9 * 3 * self.stem_channels * 32 * 32
@@ -141,12 +141,12 @@ class NasBench201(CellSpace):
 
     @override
     def max_macs(self) -> int:
-        """MACs of the cell with six 3x3 convolutions."""
+        """Return the MACs of the cell with six 3x3 convolutions."""
         return self.macs(Cell((CONV3X3,) * NUM_EDGES))
 
     @override
     def params(self, arch: Cell) -> int:
-        """Trainable parameters of the backbone, dead edges as written."""
+        """Count the trainable parameters of the backbone, dead edges included."""
         stages = self._stages()
         area = sum({CONV1X1: 1, CONV3X3: 9}.get(op, 0) for op in arch)
         total = 9 * 3 * self.stem_channels + 2 * self.stem_channels
@@ -172,7 +172,7 @@ class NasBench201(CellSpace):
 
     @override
     def fine_group(self, arch: Cell) -> ConvGroup:
-        """Cells with as many 3x3 convolutions into each node: 24 groups."""
+        """Return the group of cells with as many 3x3 convolutions into each node, one of 24."""
         return ConvGroup.of(self, arch)
 
     @override
@@ -192,7 +192,7 @@ class NasBench201(CellSpace):
 
 
 def _parse_string(text: str) -> Cell:
-    """The benchmark's string; outer bars of a node may be missing."""
+    """Read the benchmark's string; outer bars of a node may be missing."""
     groups = [group.strip() for group in text.split("+")]
     if len(groups) != 3 or "~" not in text:
         raise ValueError(f"not a NAS-Bench-201 string: {quoted(text)}; expected three node groups like {_EXAMPLE!r}")
@@ -215,7 +215,7 @@ def _parse_string(text: str) -> Cell:
 
 
 def _parse_naslib(codes: list[int], source: Any) -> Cell:
-    """NASLib's six codes, in its order of edges."""
+    """Read NASLib's six codes, in its order of edges."""
     if len(codes) != NUM_EDGES:
         raise ValueError(
             f"not a NAS-Bench-201 cell: {quoted(source)}; expected six codes as NASLib's '(4, 3, 3, 0, 0, 0)', nested "

@@ -1,1 +1,1 @@
-"""NATS-Bench, size search space."""
+"""This package holds the size search space of NATS-Bench."""

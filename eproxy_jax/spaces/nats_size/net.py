@@ -1,7 +1,7 @@
-"""The networks of NATS-Bench's size space: stand-alone, and universal with the widths as data.
+"""This module holds networks of NATS-Bench's size space: stand-alone ones, and the universal one, with widths as data.
 
-A stem, and five pieces of widths of their own: a cell, a residual block of stride 2, a cell, a block, a cell. The
-cell is the same in all networks.
+A network is a stem and five pieces, each of its own width: a cell, a residual block of stride 2, a cell, a block,
+a cell. The cell is the same in all networks.
 
 In the universal module every array has the capacity of its group. What is above a network's own width starts at zero
 and stays there: such kernels are zero, batch norm of zeros is zero, and gradients of both are zero.
@@ -53,7 +53,7 @@ class NatsSizeNet(StandAloneNet):
 
     @override
     def features(self, images: Array, train: bool = True) -> list[Array]:
-        """Feature taps, last stage first.
+        """Return the feature taps, last stage first.
 
         Args:
           images: [B, H, W, 3].
@@ -70,7 +70,7 @@ class NatsSizeNet(StandAloneNet):
 
     @override
     def before_pooling(self, tap: Array, train: bool) -> Array:
-        """Batch norm and ReLU, [B, H / 4, W / 4, C] -> [B, H / 4, W / 4, C]."""
+        """Apply batch norm and ReLU, [B, H / 4, W / 4, C] -> [B, H / 4, W / 4, C]."""
         return nn.relu(self.last_norm(tap, train))
 
 
@@ -80,7 +80,7 @@ class NatsSizeNet(StandAloneNet):
 def padded_kernel(
     key: Array, shape: tuple[int, ...], dtype: Any, init: Array | int, inputs: Any, features: Any, most: int
 ) -> Array:
-    """A kernel whose unused channels are zero.
+    """Draw a kernel whose unused channels are zero.
 
     The draw is that of the largest capacity, so that groups of all capacities start from the same weights.
 
@@ -104,7 +104,7 @@ def padded_kernel(
 
 
 class PaddedConv(nn.Module):
-    """:class:`layers.Conv` between widths that are data."""
+    """A :class:`layers.Conv` between widths that are data."""
 
     features: int
     kernel_size: int
@@ -114,14 +114,14 @@ class PaddedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, inputs: Any, features: Any, init: Array | int) -> Array:
-        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
+        """Map [B, H, W, C_in] to [B, H / stride, W / stride, features]."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", padded_kernel, shape, self.dtype, init, inputs, features, self.most)
         return convolution.conv2d(x, kernel, self.stride)
 
 
 class PaddedReluConvBn(nn.Module):
-    """:class:`net.ReluConvBn` between widths that are data."""
+    """A :class:`net.ReluConvBn` between widths that are data."""
 
     features: int
     most: int
@@ -129,7 +129,7 @@ class PaddedReluConvBn(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, inputs: Array, features: Array, init: Array | int) -> Array:
-        """[B, H, W, C_in] -> [B, H, W, features]."""
+        """Map [B, H, W, C_in] to [B, H, W, features]."""
         conv = PaddedConv(self.features, 3, 1, self.most, self.dtype, name="conv")
         return layers.BatchNorm(True, dtype=self.dtype, name="norm")(conv(nn.relu(x), inputs, features, init))
 
@@ -143,7 +143,7 @@ class PaddedSkip(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, inputs: Array, features: Array, init: Array | int) -> Array:
-        """[B, H, W, C_in] -> [B, H, W, features]."""
+        """Map [B, H, W, C_in] to [B, H, W, features]."""
         shape = (1, 1, x.shape[-1], self.features)
         kernel = self.param("kernel", padded_kernel, shape, self.dtype, init, inputs, features, self.most)
         projected = layers.BatchNorm(True, dtype=self.dtype, name="norm")(convolution.conv2d(x, kernel, 1))
@@ -161,7 +161,7 @@ class PaddedCell(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, inputs: Array, features: Array, init: Array | int) -> Array:
-        """[B, H, W, C_in] -> [B, H, W, features]."""
+        """Map [B, H, W, C_in] to [B, H, W, features]."""
         nodes = [x]
         for target in (1, 2, 3):
             terms = []
@@ -183,7 +183,7 @@ class PaddedCell(nn.Module):
 
 
 class PaddedBlock(nn.Module):
-    """:class:`net.ResidualBlock` between widths that are data."""
+    """A :class:`net.ResidualBlock` between widths that are data."""
 
     features: int
     most: int
@@ -191,7 +191,7 @@ class PaddedBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, inputs: Array, features: Array, init: Array | int) -> Array:
-        """[B, H, W, C_in] -> [B, H / 2, W / 2, features]."""
+        """Map [B, H, W, C_in] to [B, H / 2, W / 2, features]."""
 
         def conv(x: Array, size: int, stride: int, width: Array, name: str) -> Array:
             return PaddedConv(self.features, size, stride, self.most, self.dtype, name=name)(x, width, features, init)
@@ -218,7 +218,7 @@ class UniversalNatsSize(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, widths: Array, init: Array | int = 0) -> list[layers.PaddedTap]:
-        """Feature taps, last stage first.
+        """Return the feature taps, last stage first.
 
         Args:
           images: [B, H, W, 3].

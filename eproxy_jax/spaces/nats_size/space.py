@@ -1,4 +1,4 @@
-"""NATS-Bench's size space: the widths of five pieces of a network whose cell is fixed.
+"""This module defines NATS-Bench's size space: the widths of five pieces of a network whose cell is fixed.
 
 Source: Dong, Liu, Musial and Gabrys, "NATS-Bench", TPAMI 2021. The cell is the one with the highest accuracy on
 CIFAR-100 in the topology space (``net.CELL``): five 3x3 convolutions, and a skip from its input to its output. The
@@ -50,7 +50,7 @@ class SizeGroup(base.Group):
 
     @override
     def encode(self, archs: Sequence[Widths]) -> np.ndarray:
-        """Channels of the five pieces, int32 [A, 5]."""
+        """Encode architectures as channels of the five pieces, int32 [A, 5]."""
         encoded = np.asarray([self.space.channels(arch) for arch in archs], np.int32).reshape(-1, NUM_PIECES)
         if np.any(encoded > np.asarray(self.capacities)):
             raise ValueError(f"an architecture is wider than {self.capacities}: encode it with its own group")
@@ -63,7 +63,7 @@ class SizeGroup(base.Group):
 
     @override
     def executed_macs(self, arch: Widths) -> int:
-        """Multiply-accumulates at the group's capacities."""
+        """Return the multiply-accumulates at the group's capacities."""
         return sum(kernel * positions for kernel, _, positions in _layers(self.capacities, projects=True))
 
     @override
@@ -142,7 +142,7 @@ class NatsSize(base.SearchSpace):
 
     @override
     def format(self, arch: Widths) -> str:
-        """``8:16:24:32:40``; widths as written, whatever ``channel_divisor`` is."""
+        """Write ``8:16:24:32:40``: widths as written, whatever ``channel_divisor`` is."""
         return ":".join(map(str, arch))
 
     @override
@@ -163,7 +163,7 @@ class NatsSize(base.SearchSpace):
 
     @override
     def enumerate(self) -> Iterator[Widths]:
-        """Every architecture, in lexicographic order of the widths."""
+        """Return every architecture, in lexicographic order of the widths."""
         return itertools.product(WIDTHS, repeat=NUM_PIECES)
 
     @override
@@ -174,7 +174,7 @@ class NatsSize(base.SearchSpace):
 
     @override
     def neighbours(self, arch: Widths) -> list[Widths]:
-        """The architectures with another width in one piece."""
+        """Return the architectures with another width in one piece."""
         return [
             (*arch[:place], width, *arch[place + 1 :])
             for place in range(NUM_PIECES)
@@ -184,23 +184,23 @@ class NatsSize(base.SearchSpace):
 
     @override
     def canonical(self, arch: Widths) -> Widths:
-        """The architecture itself: none has dead parts, and different ones compute different functions."""
+        """Return the architecture itself: none has dead parts, and different ones compute different functions."""
         return arch
 
     # --- programs --------------------------------------------------------------------------------------------
 
     def channels(self, arch: Widths) -> Widths:
-        """Channels of the five pieces: the widths over ``channel_divisor``."""
+        """Return the channels of the five pieces: the widths over ``channel_divisor``."""
         return tuple(width // self.channel_divisor for width in arch)
 
     @override
     def group(self, arch: Widths) -> SizeGroup:
-        """One group for all."""
+        """Return the one group of all."""
         return SizeGroup(self, (MAX_WIDTH // self.channel_divisor,) * NUM_PIECES)
 
     @override
     def fine_group(self, arch: Widths) -> SizeGroup:
-        """One of 32 groups: each piece has half the largest width, or all of it."""
+        """Return one of 32 groups: each piece has a capacity of half the largest width, or all of it."""
         half = MAX_WIDTH // 2
         capacities = (half if width <= half else MAX_WIDTH for width in arch)
         return SizeGroup(self, tuple(width // self.channel_divisor for width in capacities))
@@ -213,7 +213,7 @@ class NatsSize(base.SearchSpace):
 
     @override
     def max_macs(self) -> int:
-        """MACs of the network with 64 channels everywhere.
+        """Return the MACs of the network with the largest width, 64, everywhere.
 
         A cell whose width differs from its input's has one convolution more, on its skip; fewer channels save more.
         """
@@ -233,7 +233,7 @@ class NatsSize(base.SearchSpace):
 
 
 def _layers(widths: Widths, projects: bool = False) -> Iterator[tuple[int, int, int]]:
-    """(kernel weights, batch-norm channels, output positions) of each convolution.
+    """Yield (kernel weights, batch-norm channels, output positions) of each convolution.
 
     Args:
       widths: channels of the pieces.

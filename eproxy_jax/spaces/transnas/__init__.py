@@ -1,1 +1,1 @@
-"""TransNAS-Bench-101, micro and macro."""
+"""This package holds the micro and macro search spaces of TransNAS-Bench-101."""

@@ -1,9 +1,9 @@
-"""TransNAS-Bench-101, macro space: four to six modules of two residual blocks, each with its stride and widening.
+"""This module defines TransNAS-Bench-101's macro space: four to six modules, each with its stride and widening.
 
 Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as docs/spaces.md gives it.
 
-:meth:`TransNasMacro.notations` lists the notations. Which codes there are, and how they are built, says
-``macro_code.py``.
+A module is two residual blocks. :meth:`TransNasMacro.notations` lists the notations; ``macro_code.py`` says which codes
+there are, and how they are built.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class TransNasMacro(base.SearchSpace, base.Group):
 
     @override
     def format(self, arch: Code) -> str:
-        """``64-MACROCODE-basic``; 64 is part of the notation, whatever ``stem_channels`` is."""
+        """Write ``64-MACROCODE-basic``; 64 is part of the notation, whatever ``stem_channels`` is."""
         return f"64-{macro_code.digits(arch)}-{macro_code.BLOCK}"
 
     @property
@@ -83,7 +83,7 @@ class TransNasMacro(base.SearchSpace, base.Group):
 
     @override
     def enumerate(self) -> Iterator[Code]:
-        """Every code, short ones first, then in lexicographic order."""
+        """Return every code, short ones first, then in lexicographic order."""
         return iter(macro_code.all_codes())
 
     @override
@@ -93,7 +93,7 @@ class TransNasMacro(base.SearchSpace, base.Group):
 
     @override
     def neighbours(self, arch: Code) -> list[Code]:
-        """The codes with one digit changed, put in or taken out."""
+        """Return the codes with one digit changed, put in or taken out."""
         found: dict[Code, None] = {}
         for place in range(len(arch) + 1):
             head, tail = arch[:place], arch[place:]
@@ -105,22 +105,22 @@ class TransNasMacro(base.SearchSpace, base.Group):
 
     @override
     def canonical(self, arch: Code) -> Code:
-        """The code with a last 4 written as 2, which is what is built, where that is a code of the space.
+        """Return the code as built, with a last 4 written as 2, where that is a code of the space.
 
-        Halving or not makes no difference on maps of 1x1 either (a 4 there does what a 2 does), but which maps are that
-        small depends on the images, so such codes are not merged.
+        On maps of 1x1 pixel, too, halving makes no difference: a 4 does what a 2 does. But which maps are that small
+        depends on the images, so such codes are not merged.
         """
         built = macro_code.built(arch)
         return arch if macro_code.problem(built) else built
 
     @override
     def encode(self, archs: Sequence[Code]) -> np.ndarray:
-        """Digits as built, int32 [A, 6]; shorter codes have zeros in front."""
+        """Encode codes as digits as built, int32 [A, 6]; shorter codes have zeros in front."""
         rows = [(0,) * (MAX_MODULES - len(arch)) + macro_code.built(arch) for arch in archs]
         return np.asarray(rows, np.int32).reshape(-1, MAX_MODULES)
 
     def _blocks(self, arch: Code) -> list[tuple[BlockShape, int]]:
-        """Shape of each residual block, for 32-pixel images, and its output positions."""
+        """Return the shape of each residual block, for 32-pixel images, and its output positions."""
         sizes = map_sizes((8, 8))
         shapes = [block_shape(self.stem_channels, sizes, *step) for step in macro_code.steps(arch)]
         return [(shape, shape.size[0] * shape.size[1]) for shape in shapes]
@@ -131,7 +131,7 @@ class TransNasMacro(base.SearchSpace, base.Group):
 
     @override
     def max_macs(self) -> int:
-        """MACs of the code that doubles three times at once and halves at the end only."""
+        """Return the MACs of the code that doubles three times at once and halves at the end only."""
         return self.macs((2, 2, 2, 1, 1, 3))
 
     @override
@@ -170,7 +170,10 @@ class TransNasMacro(base.SearchSpace, base.Group):
 
 
 class BasicBlock(nn.Module):
-    """conv3x3-BN-ReLU-conv3x3-BN plus shortcut, ReLU; a 1x1 convolution and BN on the shortcut where ``projects``."""
+    """A residual block: conv3x3-BN-ReLU-conv3x3-BN plus shortcut, then ReLU.
+
+    Where ``projects``, the shortcut is a 1x1 convolution and batch norm.
+    """
 
     features: int
     stride: int = 1
@@ -180,7 +183,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
-        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
+        """Map [B, H, W, C_in] to [B, H / stride, W / stride, features]."""
 
         def conv_norm(x: Array, size: int, stride: int, suffix: str) -> Array:
             x = layers.Conv(self.features, size, stride, dtype=self.dtype, name=f"conv_{suffix}")(x)
@@ -203,10 +206,10 @@ class TransNasMacroNet(TransNasNet):
     piece: ClassVar[str] = "block"
 
     def macro_code(self) -> str:
-        """Digits 1 to 4, one a module."""
+        """Return the macro code, digits 1 to 4, one per module."""
         return macro_code.digits(self.code)
 
     def make_piece(self, channels_in: int, channels: int, stride: int) -> nn.Module:
-        """A residual block, [B, H, W, channels_in] -> [B, H / stride, W / stride, channels]."""
+        """Build a residual block, [B, H, W, channels_in] -> [B, H / stride, W / stride, channels]."""
         projects = stride > 1 or channels_in != channels
         return BasicBlock(channels, stride, projects, self.track, self.dtype)

@@ -1,6 +1,6 @@
-"""Macro codes of TransNAS-Bench-101: which there are, what their digits mean, how they are read.
+"""This module reads macro codes of TransNAS-Bench-101, and says which there are and what their digits mean.
 
-Digits, one a module: 1 keeps the shape, 2 doubles the channels, 3 halves the size, 4 does both.
+A code has one digit per module: 1 keeps the shape, 2 doubles the channels, 3 halves the size, 4 does both.
 
 Codes have 4 to 6 digits, 1 to 4 of which halve and 1 to 3 double: 3,256 codes, the paper's number. The published
 results leave out one of them (``UNPUBLISHED``), in all seven tasks and for no reason in its digits, and so does this
@@ -32,17 +32,17 @@ _EXAMPLE = "64-2311-basic"
 
 
 def halvings(code: Sequence[int]) -> int:
-    """How many digits halve the size."""
+    """Count the digits that halve the size."""
     return sum(digit in (3, 4) for digit in code)
 
 
 def doublings(code: Sequence[int]) -> int:
-    """How many digits double the channels."""
+    """Count the digits that double the channels."""
     return sum(digit in (2, 4) for digit in code)
 
 
 def problem(code: Sequence[int]) -> str:
-    """What is wrong with a code, or nothing."""
+    """Return what is wrong with a code, or nothing."""
     for position, digit in enumerate(code, start=1):
         if digit not in (1, 2, 3, 4):
             return f"digit {position} is {digit}; expected 1 (neither), 2 (channels double), 3 (stride 2) or 4 (both)"
@@ -59,24 +59,24 @@ def problem(code: Sequence[int]) -> str:
 
 @functools.cache
 def all_codes() -> tuple[Code, ...]:
-    """Every code of the space, short ones first, then in lexicographic order."""
+    """Return every code of the space, short ones first, then in lexicographic order."""
     lengths = range(MIN_MODULES, MAX_MODULES + 1)
     codes = itertools.chain(*(itertools.product((1, 2, 3, 4), repeat=length) for length in lengths))
     return tuple(code for code in codes if not problem(code))
 
 
 def digits(code: Sequence[int]) -> str:
-    """The code as text."""
+    """Return the code as text."""
     return "".join(map(str, code))
 
 
 def built(code: Sequence[int]) -> Code:
-    """The digits that are built: a last 4 is read as 2."""
+    """Return the digits that are built: a last 4 is read as 2."""
     return tuple(map(int, as_read(digits(code))))
 
 
 def steps(code: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(digit, doublings before, halvings before) of each block as built; a module's second block has digit 1."""
+    """Yield (digit, doublings before, halvings before) of each block as built; a module's second block has digit 1."""
     doubled = halved = 0
     for digit in built(code):
         yield digit, doubled, halved
@@ -85,10 +85,10 @@ def steps(code: Sequence[int]) -> Iterator[tuple[int, int, int]]:
 
 
 def parse_string(text: str) -> list[int]:
-    """The digits of ``64-MACROCODE-basic``, not checked yet.
+    """Return the digits of ``64-MACROCODE-basic``, not checked yet.
 
     Raises:
-      ValueError: something else than digits between the prefix and the block's name.
+      ValueError: something other than digits between the prefix and the block's name.
     """
     parts = text.split("-")
     if len(parts) != 3:
@@ -122,7 +122,7 @@ def parse_string(text: str) -> list[int]:
 
 
 def parse(source: Any) -> Code:
-    """A code from the string, its digits as one number, or its digits one by one; zeros behind them are padding.
+    """Read a code from the string, its digits as one number, or its digits one by one; zeros behind them are padding.
 
     Raises:
       ValueError: not a code of the space.

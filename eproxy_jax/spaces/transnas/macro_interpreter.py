@@ -1,4 +1,4 @@
-"""The interpreter of TransNAS macro networks: chains of residual blocks whose number, widths and strides are data.
+"""This module interprets TransNAS macro networks: chains of residual blocks whose number, widths and strides are data.
 
 Blocks of all shapes live in one program; a network says which runs when and where its arrays lie. Weights lie one after
 the other in one bank, activations on one tape. Nothing is padded: a block reads and writes exactly its own size at an
@@ -49,7 +49,7 @@ class BlockShape:
 
     @property
     def steps(self) -> tuple[ConvNorm, ...]:
-        """In the order of the bank: both 3x3 convolutions, then the shortcut's if any."""
+        """The convolutions in the order of the bank: both 3x3 ones, then the shortcut's if any."""
         both = (
             ConvNorm((3, 3, self.channels_in, self.channels), self.stride),
             ConvNorm((3, 3, self.channels, self.channels)),
@@ -84,7 +84,7 @@ class TrunkSpec:
 
     Attributes:
       batch: B.
-      blocks: the shapes that a network may choose from.
+      blocks: the shapes that a network's blocks may have.
       taps: (height, width, channels) of the outputs that may be tapped.
       tap_positions: which blocks of the chain are tapped, in the order of the result.
       tap_channels: channels of the result, those above a tap's own being zero.
@@ -145,7 +145,7 @@ class _Block(NamedTuple):
     shape: BlockShape
 
     def _places(self, weights: Weights, at: Blocks) -> list[Place]:
-        """Where the weights of its steps lie."""
+        """Return where the weights of its steps lie."""
         places, row = [], at.row
         for number, step in enumerate(self.shape.steps):
             places.append(Place(row, at.scale + number * self.shape.channels))
@@ -160,7 +160,7 @@ class _Block(NamedTuple):
         return self.batch, *self.shape.size, self.shape.channels
 
     def forward(self, weights: Weights, at: Blocks, carry: _Written) -> _Written:
-        """What is written, with both normalised convolutions and the output."""
+        """Return what is written, with both normalised convolutions and the output."""
         steps, places = self.shape.steps, self._places(weights, at)
         x = self._input(carry.tape, at)
         first = steps[0].forward(weights, places[0], x)
@@ -176,7 +176,7 @@ class _Block(NamedTuple):
     def backward(
         self, weights: Weights, written: _Written, at: Blocks, carry: tuple[Array, Weights]
     ) -> tuple[Array, Weights]:
-        """(gradient of the input, gradients of weights) from (gradient of the output, gradients so far).
+        """Return (gradient of the input, gradients of weights) from (gradient of the output, gradients so far).
 
         The shortcut's convolution is computed again instead of a third array on the tape.
         """
@@ -198,13 +198,13 @@ class _Block(NamedTuple):
 
 
 def _widen(spec: TrunkSpec, x: Array) -> Array:
-    """[B, H, W, C] -> [B, 8, 8, tap_channels]: nearest resize, zero channels."""
+    """Resize to the nearest pixel and add zero channels, [B, H, W, C] -> [B, 8, 8, tap_channels]."""
     x = resizing.resize_nearest(x, TARGET_SIZE)
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, spec.tap_channels - x.shape[-1])))
 
 
 def _forward(spec: TrunkSpec, stem: Array, weights: Weights, network: Network) -> tuple[Array, _Written]:
-    """Taps [T, B, 8, 8, C], and what the backward pass needs."""
+    """Return the taps [T, B, 8, 8, C], and what the backward pass needs."""
     dtype = stem.dtype
     tape = write(lax.empty((spec.tape,), dtype), 0, stem)
     start = _Written(tape, lax.empty(weights.scale.shape, dtype))
@@ -233,7 +233,7 @@ def _backward(
     written: _Written,
     grad_taps: Array,
 ) -> tuple[Array, Weights]:
-    """Gradients of the stem's output, whose shape is ``stem``, and of the weights."""
+    """Return the gradients of the stem's output, whose shape is ``stem``, and of the weights."""
     longest = spec.batch * max(max(shape.inputs, shape.outputs) for shape in spec.blocks)
     slots = np.full(len(network.blocks.block), -1, np.int32)
     slots[list(spec.tap_positions)] = np.arange(len(spec.tap_positions))

@@ -1,9 +1,9 @@
-"""The universal network of the TransNAS-Bench-101 macro space: widths and strides are data.
+"""This module holds the universal network of the TransNAS-Bench-101 macro space: widths and strides are data.
 
-Convolutions execute what a network needs. Two things differ: the backward pass computes the shortcut again, and a
-single pixel, where 8 of 9 kernel positions read padding, saves those. Initialisation and the optimiser work on the
-whole bank, which is as long as the largest network needs. Each block shape is compiled by itself, so a program of large
-images takes long to compile.
+Convolutions execute what a network needs, but for two things: the backward pass computes the shortcut again, and on
+maps of a single pixel the 8 of 9 kernel positions that read padding are left out. Initialisation and the optimiser
+work on the whole bank, which is as long as the largest network needs. Each block shape is compiled by itself, so a
+program of large images takes long to compile.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from eproxy_jax.spaces.transnas.skeleton import CELLS_PER_MODULE, NUM_TAPS, Stem
 
 
 def map_sizes(stem_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """Height and width after 0, 1, ... halvings."""
+    """Return height and width after 0, 1, ... halvings."""
     sizes = [stem_size]
     for _ in range(MAX_HALVINGS):
         height, width = sizes[-1]
@@ -37,7 +37,7 @@ def map_sizes(stem_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
 def block_shape(
     stem_channels: int, sizes: Sequence[tuple[int, int]], kind: int, doublings: int, halvings: int
 ) -> BlockShape:
-    """The block that a digit stands for after so many doublings and halvings; 1 also is a module's second block."""
+    """Return the block that a digit stands for after so many doublings and halvings; a module's second block is 1."""
     channels, size_in = stem_channels * 2**doublings, sizes[halvings]
     size = sizes[halvings + macro_code.halvings([kind])]
     # On a single pixel a stride makes no difference: one program less.
@@ -102,7 +102,7 @@ def _tables(stem_channels: int, batch: int, stem_size: tuple[int, int]) -> _Tabl
 
 
 def placed(tables: _Tables, code: Array) -> Network:
-    """Where the arrays of a network are.
+    """Return where the arrays of a network are.
 
     Args:
       tables: of the size of its images.
@@ -159,7 +159,7 @@ class UniversalTransNasMacro(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, code: Array, init: Array | int = 0) -> list[layers.PaddedTap]:
-        """Feature taps after the last three modules, last first.
+        """Return the feature taps after the last three modules, last first.
 
         Args:
           images: [B, H, W, 3].
@@ -181,7 +181,7 @@ class UniversalTransNasMacro(nn.Module):
 
 
 def _init_bank(key: Array, tables: _Tables, network: Network, dtype: Any, init: Array | int) -> Array:
-    """Kernels of all blocks, [R, U], each row scaled by the fans of the kernel that it is part of."""
+    """Draw the kernels of all blocks, [R, U], each row scaled by the fans of the kernel that it is part of."""
     unit, shapes = tables.trunk.blocks[0].channels_in, tables.trunk.blocks
     # [blocks + 1, 3, 4]: a block without a shortcut's kernel has an empty one there, and no block has three.
     kernels = np.zeros((len(shapes) + 1, 3, 4), np.int64)

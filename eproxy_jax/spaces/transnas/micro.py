@@ -1,4 +1,4 @@
-"""TransNAS-Bench-101, micro (cell-level) space: one four-node cell with four operations in a fixed macro skeleton.
+"""This module defines TransNAS-Bench-101's micro space: a four-node cell with four operations, in a fixed skeleton.
 
 Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as docs/spaces.md gives it.
 
@@ -108,12 +108,12 @@ class TransNasMicro(CellSpace):
 
     @override
     def format(self, arch: Cell) -> str:
-        """``64-41414-a_bc_def``."""
+        """Write the cell as ``64-41414-a_bc_def``, a digit per edge."""
         a, b, c, d, e, f = arch
         return f"{_PREFIX}{a}_{b}{c}_{d}{e}{f}"
 
     def _edge_weights(self, arch: Cell) -> list[tuple[int, int, int]]:
-        """(kernel weights, batch-norm parameters, output positions) of every weighted edge of every cell."""
+        """Return (kernel weights, batch-norm parameters, output positions) of every weighted edge of every cell."""
         found = []
         for shape in module_shapes(self.macro, self.stem_channels):
             for channels_in, stride in shape.cells():
@@ -128,23 +128,23 @@ class TransNasMicro(CellSpace):
 
     @override
     def macs(self, arch: Cell) -> int:
-        """Multiply-accumulates of the backbone's convolutions for one 3x32x32 image, dead edges as written."""
+        """Count the multiply-accumulates of the backbone's convolutions for one 3x32x32 image, dead edges included."""
         weights = self._edge_weights(arch)
         return stem_macs(self.stem_channels) + sum(kernel * positions for kernel, _, positions in weights)
 
     @override
     def max_macs(self) -> int:
-        """MACs of the cell with six 3x3 convolutions."""
+        """Return the MACs of the cell with six 3x3 convolutions."""
         return self.macs(Cell((CONV3X3,) * NUM_EDGES))
 
     @override
     def params(self, arch: Cell) -> int:
-        """Trainable parameters of the backbone, dead edges as written."""
+        """Count the trainable parameters of the backbone, dead edges included."""
         return stem_params(self.stem_channels) + sum(kernel + norm for kernel, norm, _ in self._edge_weights(arch))
 
     @override
     def _full(self) -> TransNasMicro:
-        """The same modules at the benchmark's width."""
+        """Return the space with the same modules at the benchmark's width."""
         return TransNasMicro(macro=self.macro)
 
     @override
@@ -205,11 +205,11 @@ class TransNasMicroNet(TransNasNet):
     piece: ClassVar[str] = "cell"
 
     def macro_code(self) -> str:
-        """Digits 1 to 4, one a module."""
+        """Return the macro code, digits 1 to 4, one per module."""
         return self.macro
 
     def make_piece(self, channels_in: int, channels: int, stride: int) -> nn.Module:
-        """A cell, [B, H, W, channels_in] -> [B, H / stride, W / stride, channels]."""
+        """Build a cell, [B, H, W, channels_in] -> [B, H / stride, W / stride, channels]."""
         del channels_in  # a cell sees it
         return net.CellNet(self.cell, channels, stride, True, self.track, self.dtype)
 
@@ -226,7 +226,7 @@ class UniversalCell(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, cell: Array, init: Array | int = 0) -> Array:
-        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
+        """Map [B, H, W, C_in] to [B, H / stride, W / stride, features]."""
         reshapes = self.stride > 1 or x.shape[-1] != self.features
         weights: list[Any] = [{} for _ in range(NUM_EDGES)]
         for group, edges, fan in (
@@ -261,7 +261,7 @@ class UniversalTransNasMicro(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, cell: Array, init: Array | int = 0) -> list[Array]:
-        """Feature taps after the last three modules, last first.
+        """Return the feature taps after the last three modules, last first.
 
         Args:
           images: [B, H, W, 3].

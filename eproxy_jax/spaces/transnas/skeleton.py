@@ -1,4 +1,4 @@
-"""What the micro and the macro space of TransNAS-Bench-101 share: stem, macro codes, module shapes.
+"""This module holds what the micro and macro spaces of TransNAS-Bench-101 share: stem, macro codes, module shapes.
 
 Source: Duan et al., "TransNAS-Bench-101", CVPR 2021; the skeleton as docs/spaces.md gives it.
 """
@@ -20,7 +20,7 @@ NUM_TAPS = 3
 
 
 def as_read(macro: str) -> str:
-    """The macro code that is built: a last digit of 4 is read as 2, so that 32-pixel images suffice (docs/spaces.md).
+    """Return the macro code as built: a last digit of 4 is read as 2, so that 32-pixel images suffice (docs/spaces.md).
 
     Example:
       >>> as_read("41414")
@@ -39,12 +39,12 @@ class ModuleShape:
     size: int
 
     def cells(self) -> list[tuple[int, int]]:
-        """(input channels, stride) of each of the module's cells."""
+        """Return (input channels, stride) of each of the module's cells."""
         return [(self.channels_in, self.stride)] + [(self.channels, 1)] * (CELLS_PER_MODULE - 1)
 
 
 def module_shapes(macro: str, stem_channels: int) -> list[ModuleShape]:
-    """The modules that a macro code stands for.
+    """Return the modules that a macro code stands for.
 
     Digits: 1 keeps the shape, 2 doubles the channels, 3 halves the size, 4 does both; a last 4 counts as 2.
 
@@ -66,17 +66,17 @@ def module_shapes(macro: str, stem_channels: int) -> list[ModuleShape]:
 
 
 def tap_channels(macro: str, stem_channels: int) -> tuple[int, ...]:
-    """Channels after the last three modules, last first."""
+    """Return the channels after the last three modules, last first."""
     return tuple(shape.channels for shape in module_shapes(macro, stem_channels)[::-1][:NUM_TAPS])
 
 
 def stem_macs(features: int) -> int:
-    """Multiply-accumulates of :class:`Stem` for one 3x32x32 image."""
+    """Count the multiply-accumulates of :class:`Stem` for one 3x32x32 image."""
     return 9 * 3 * (features // 2) * 16 * 16 + 9 * (features // 2) * features * 8 * 8
 
 
 def stem_params(features: int) -> int:
-    """Trainable parameters of :class:`Stem`."""
+    """Count the trainable parameters of :class:`Stem`."""
     half = features // 2
     return 9 * 3 * half + 2 * half + 9 * half * features + 2 * features
 
@@ -90,7 +90,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = True, init: Array | int = 0) -> Array:
-        """[B, H, W, 3] -> [B, H / 4, W / 4, features]."""
+        """Map [B, H, W, 3] to [B, H / 4, W / 4, features]."""
         x = layers.Conv(self.features // 2, 3, 2, dtype=self.dtype, name="conv_a")(images, init)
         x = marks.relu(layers.BatchNorm(True, self.track, self.dtype, name="norm_a")(x, train))
         x = layers.Conv(self.features, 3, 2, dtype=self.dtype, name="conv_b")(x, init)
@@ -111,11 +111,11 @@ class TransNasNet(StandAloneNet, kw_only=True):
     piece: ClassVar[str]
 
     def macro_code(self) -> str:
-        """Digits 1 to 4, one a module."""
+        """Return the macro code, digits 1 to 4, one per module."""
         raise NotImplementedError
 
     def make_piece(self, channels_in: int, channels: int, stride: int) -> nn.Module:
-        """A module ``(x, train)``, [B, H, W, channels_in] -> [B, H / stride, W / stride, channels]."""
+        """Build a module ``(x, train)``, [B, H, W, channels_in] -> [B, H / stride, W / stride, channels]."""
         raise NotImplementedError
 
     def setup(self):
@@ -127,7 +127,7 @@ class TransNasNet(StandAloneNet, kw_only=True):
                 setattr(self, f"module{m}_{self.piece}{n}", self.make_piece(channels_in, shape.channels, stride))
 
     def features(self, images: Array, train: bool = True) -> list[Array]:
-        """Feature taps after the last three modules, last first.
+        """Return the feature taps after the last three modules, last first.
 
         Args:
           images: [B, H, W, 3].
