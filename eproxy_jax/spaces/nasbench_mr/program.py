@@ -1,4 +1,4 @@
-"""NAS-Bench-MR networks as lists of convolutions: which run in which order, and what each reads and adds.
+"""This module turns NAS-Bench-MR networks into lists of convolutions: their order, and what each reads and adds.
 
 The network, as the benchmark's authors built it (Ding et al., ICLR 2022; their published code). Level l has maps of
 1 / 2**l of the images' height and width.
@@ -52,7 +52,7 @@ _TURNS = NUM_TAPS
 
 @dataclasses.dataclass(frozen=True)
 class ConvShape:
-    """What one compiled convolution of the program does; it serves all convolutions up to its width.
+    """One compiled convolution of the program. It serves all convolutions up to its width.
 
     Attributes:
       kind: ``SAME``, ``DOWN`` or ``UP``.
@@ -66,12 +66,12 @@ class ConvShape:
 
     @property
     def kernel_size(self) -> int:
-        """Of the convolution."""
+        """Kernel size of the convolution."""
         return 1 if self.kind == UP else 3
 
     @property
     def stride(self) -> int:
-        """Of the convolution."""
+        """Stride of the convolution."""
         return 2 if self.kind == DOWN else 1
 
     @property
@@ -100,7 +100,7 @@ CONV_SHAPES = tuple(
 
 
 def conv_shape(kind: str, level: int, channels: int) -> int:
-    """Index into ``CONV_SHAPES`` of the narrowest that takes ``channels`` (of at most 128)."""
+    """Return the index into ``CONV_SHAPES`` of the narrowest shape that takes ``channels`` (of at most 128)."""
     return next(
         index
         for index, shape in enumerate(CONV_SHAPES)
@@ -109,7 +109,7 @@ def conv_shape(kind: str, level: int, channels: int) -> int:
 
 
 class Value(NamedTuple):
-    """What a convolution reads or adds.
+    """A value that a convolution reads or adds.
 
     Attributes:
       number: of the value.
@@ -128,7 +128,7 @@ _NOTHING = Value(ZERO, NOWHERE, 0)
 class ConvStep(NamedTuple):
     """One convolution of a network with its batch norm.
 
-    What it computes: ``relu(norm(conv(source)) + addend)`` inside a residual block, ``relu(norm(conv(source))) +
+    It computes ``relu(norm(conv(source)) + addend)`` inside a residual block, and ``relu(norm(conv(source))) +
     addend`` in a fusion (upsampled before the sum from a lower level).
 
     Attributes:
@@ -163,7 +163,7 @@ class ConvSequence(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def conv_sequence(arch: Arch) -> ConvSequence:
-    """The convolutions of an architecture."""
+    """Return the convolutions of an architecture."""
     (first, second), modules, _ = arch
     steps: list[ConvStep] = []
 
@@ -268,7 +268,7 @@ class Encoded(NamedTuple):
 
 
 def _empty() -> Encoded:
-    """An encoded architecture without convolutions."""
+    """Return an encoded architecture without convolutions."""
     steps = Instructions(*(np.zeros(MAX_STEPS, np.int32) for _ in Instructions._fields))
     steps.shape[:] = -1
     taps = Taps(*(np.zeros((NUM_TAPS, NUM_LEVELS), np.int32) for _ in Taps._fields))
@@ -276,7 +276,7 @@ def _empty() -> Encoded:
 
 
 def encode(arch: Arch, divisor: int) -> np.ndarray:
-    """An architecture as one integer array, channels divided by ``divisor``; see :func:`decode`."""
+    """Encode an architecture as one integer array, channels divided by ``divisor``; see :func:`decode`."""
     network, (steps, taps, _, _) = conv_sequence(arch), _empty()
     started = {value.number for tap in network.taps for value in tap}
     for number, step in reversed(list(enumerate(network.steps))):
@@ -305,5 +305,5 @@ def encode(arch: Arch, divisor: int) -> np.ndarray:
 
 
 def decode(encoded: Array) -> Encoded:
-    """The parts of an encoded architecture."""
+    """Return the parts of an encoded architecture."""
     return loop.unpack(_empty(), encoded)
