@@ -81,7 +81,7 @@ def before(sizes: Array) -> Array:
 
 
 def owner_of_rows(rows: Array, total: int) -> Array:
-    """Return the kernel that each row of a bank is part of, [total].
+    """Return the index of the kernel that each row of a bank is part of, [total].
 
     Args:
       rows: [N], rows of each kernel. An empty kernel owns no row: the kernel after it starts at the same place.

@@ -80,7 +80,7 @@ def backward(step: Callable[[Any, Any], Any], instructions: Any, length: Any, ca
 
 
 def read_tap(read_map: Callable[[Array], Array], count: Array, tap: Array) -> Array:
-    """Read the maps that make a feature tap side by side, and resize them (nearest).
+    """Read the maps that together make a feature tap, and resize them (nearest).
 
     Args:
       read_map: (n) -> map [B, H, W, C].

@@ -138,7 +138,7 @@ class NasBenchMr(base.SearchSpace):
 
     @override
     def sample(self, num: int, seed: int) -> list[Arch]:
-        """Draw distinct architectures in order, each of the 27 numbers uniformly and for itself.
+        """Draw distinct architectures uniformly, each of the 27 numbers for itself. Returns them in the order drawn.
 
         Raises:
           ValueError: ``num`` is not positive.
