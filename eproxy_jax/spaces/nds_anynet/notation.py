@@ -74,7 +74,7 @@ class Rules:
     num_gs: tuple[int, ...] = ()
 
     def choices(self, field: str) -> tuple[Any, ...]:
-        """Return the values that the entries of a field may have behind the stem's."""
+        """Return the values that the entries of a field after the stem's may have."""
         return {"ds": self.depths, "ws": self.widths, "bot_muls": self.bot_muls, "num_gs": self.num_gs}[field]
 
     @property
