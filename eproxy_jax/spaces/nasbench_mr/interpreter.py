@@ -1,11 +1,11 @@
 """This module interprets NAS-Bench-MR networks: one compiled program runs many of them.
 
-Only the convolutions of a network run, one after the other, each one of the few shapes of ``CONV_SHAPES``, chosen by
-data. Weights lie one after the other in one bank, as long as the largest network needs. Values lie one after the other
-on a tape of rows as wide as the widest network: a pixel is a row, channels that are not in use are zero. So a
+Only the convolutions of a network run, one after the other. Each has one of the few shapes of ``CONV_SHAPES``, chosen
+by data. Weights lie one after the other in one bank, as long as the largest network needs. Values lie one after the
+other on a tape of rows as wide as the widest network: a pixel is a row, channels that are not in use are zero. So a
 convolution reads whatever width is its own. The normalised outputs, which only the backward pass reads, lie packed on a
-second tape. Gradients of values live in registers, for a value's gradient is needed from its last use back to its
-definition only.
+second tape. Gradients of values live in registers, because a value's gradient is needed only from its last use back to
+its definition.
 
 Unused channels need a mask in the weights' initialisation only: zero kernels give zero outputs, batch norm keeps them
 zero, and no gradient leaves zero.

@@ -1,10 +1,10 @@
 """This module says which architectures NAS-Bench-MR has, and reads and writes them.
 
-An architecture is a tuple (input channels, modules, last channels): channels of the two stem convolutions; one
-(branches, blocks of each branch, channels of each branch) per module; channels of the fused output. Its rules, from
-the benchmark: four stages of one to four modules each, stage s has s branches, all modules of a stage are alike, a
-branch has one to four residual blocks, and every number of channels is a multiple of 8 from 8 to 128. So 27 numbers
-make an architecture: 2 + 4 (modules a stage) + 10 (blocks) + 10 (channels) + 1.
+An architecture is a tuple (input channels, modules, last channels). Input channels are those of the two stem
+convolutions, last channels those of the fused output. A module is (branches, blocks of each branch, channels of each
+branch). The benchmark has these rules. There are four stages of one to four modules each. Stage s has s branches, and
+all modules of a stage are alike. A branch has one to four residual blocks. Every number of channels is a multiple of 8
+from 8 to 128. So 27 numbers make an architecture: 2 + 4 (modules a stage) + 10 (blocks) + 10 (channels) + 1.
 
 Source: Ding et al., "Learning Versatile Neural Architectures by Propagating Network Codes", ICLR 2022, and the
 benchmark's rows, all of which keep these rules.

@@ -6,21 +6,21 @@ The network, as the benchmark's authors built it (Ding et al., ICLR 2022; their 
 * Stem: two times conv3x3-BN-ReLU, at stride 1 here (docs/spaces.md), to the two input channels.
 * A module: fusion, then per branch its residual blocks (conv3x3-BN-ReLU-conv3x3-BN plus identity, ReLU). The branch at
   level l of a module has that module's channels; the fusion is what changes channels, so blocks never project.
-* Fusion: the new value of a branch that was there before is the sum of conv-BN-ReLU of itself (3x3) and of its
-  neighbours only: 3x3 at stride 2 from the level above, 1x1 and then nearest upsampling from the level below. A branch
-  that was not there before is conv3x3-BN-ReLU at stride 2 of the new value one level above. The first fusion reads the
-  stem.
+* Fusion: the new value of a branch that was there before is a sum. It adds conv-BN-ReLU of the branch itself (3x3) and
+  of its neighbours only: 3x3 at stride 2 from the level above, 1x1 and then nearest upsampling from the level below. A
+  branch that was not there before is conv3x3-BN-ReLU at stride 2 of the new value one level above. The first fusion
+  reads the stem.
 * End: all four branches, resized to the third one's size (1/4 of the images; bilinear), side by side, and
   conv1x1-BN-ReLU to the last channels.
 * Feature taps: the end; and the branches of the second and third last module, resized to 8x8 (bilinear), side by side.
 
-Fixed by docs/spaces.md: stride 1 in the stem, bilinear resizing, and the taps ("two and four modules earlier", where
-fusions and stacks of blocks count as modules of their own). Read out of the published code of the benchmark and of the
-proxy, because the data does not say: fusion of neighbours only, its 3x3 convolution from a branch to itself, ReLU
-inside the sum, fusion before the blocks, and the size at the end. The rows carry no counts to check this against, but
-its Spearman correlations of MACs / parameters with the nine tasks are those that were measured before with the
-published code: seg .51 / .60, seg-4x .45 / .37, 3ddet .41 / .34, cls-50-1000 .54 / .55, cls-10-1000 -.13 / -.15,
-cls-10c -.06 / -.02, cls-50-100 -.30 / -.30, video -.31 / -.33, video-p -.31 / -.33.
+docs/spaces.md fixes stride 1 in the stem, bilinear resizing, and the taps ("two and four modules earlier", where
+fusions and stacks of blocks count as modules of their own). The data does not say the rest. The published code of the
+benchmark and of the proxy says it: fusion of neighbours only, its 3x3 convolution from a branch to itself, ReLU inside
+the sum, fusion before the blocks, and the size at the end. The rows carry no counts to check this against. But the
+Spearman correlations of MACs / parameters with the nine tasks are those that were measured before with the published
+code: seg .51 / .60, seg-4x .45 / .37, 3ddet .41 / .34, cls-50-1000 .54 / .55, cls-10-1000 -.13 / -.15, cls-10c -.06 /
+-.02, cls-50-100 -.30 / -.30, video -.31 / -.33, video-p -.31 / -.33.
 """
 
 from __future__ import annotations

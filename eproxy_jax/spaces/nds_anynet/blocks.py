@@ -3,10 +3,10 @@
 These are the networks on 224-pixel ImageNet or 32-pixel CIFAR images, stem and classifier included: what a row's
 ``params`` and ``flops`` count. The backbone that Eproxy trains is smaller; its counts are methods of its space.
 
-The stem is a 3x3 convolution (stride 1), a 7x7 convolution and a max pool (stride 4), or three 3x3 convolutions of half
-the width, the width, and the width (stride 8), each convolution with a batch norm. A FLOP is one multiply-accumulate of
-a convolution or of the classifier, whose biases count too; batch norm, bias and activation add five for each output of
-a convolution, whether an activation follows or not; pools and additions are free.
+The stem depends on its stride: a 3x3 convolution (1), a 7x7 convolution and a max pool (4), or three 3x3 convolutions
+of half the width, the width, and the width (8). Each convolution has a batch norm. A FLOP is one multiply-accumulate of
+a convolution or of the classifier, whose biases count too. Batch norm, bias and activation add five FLOPs for each
+output of a convolution, whether an activation follows or not. Pools and additions are free.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; which values occur is read off
 the published results.
 
-A network is a stem and three or four stages. Every list of the official notation has the stem's entry first: ``ds``
-(depths), ``ws`` (widths), ``ss`` (strides), and in ResNeXt spaces ``bot_muls`` (hidden over outer width) and ``num_gs``
-(groups of the 3x3 convolution). Networks for ImageNet and for CIFAR differ in the stem, and in the residual and plain
-spaces in the number of stages.
+A network is a stem and three or four stages. Every list of the official notation has the stem's entry first. The lists
+are ``ds`` (depths), ``ws`` (widths), ``ss`` (strides), and in ResNeXt spaces ``bot_muls`` (hidden over outer width) and
+``num_gs`` (groups of the 3x3 convolution). Networks for ImageNet and for CIFAR differ in the stem, and in the residual
+and plain spaces in the number of stages.
 """
 
 from __future__ import annotations

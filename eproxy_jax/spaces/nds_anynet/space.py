@@ -4,11 +4,12 @@ Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", I
 skeleton: "as the architecture says", a 12-channel stem, taps after stages 2, 3, 4.
 
 We read that as follows. In the official lists the first entry is the stem. Its stride of 4 or 8 is for 224-pixel
-images. The published parameters are those of a stem without blocks (``blocks.py`` matches every row). The
-backbone has the 12-channel stem in its place, a 3x3 convolution with batch norm and ReLU at stride 1; the stem's entry
-changes nothing but the string. The stages behind it keep their strides, 1, 2, 2 (and 2): a 32-pixel image has maps of
-32, 16, 8 (and 4). Counted with the stem as stage 1, the three stages of ResNeXt are stages 2, 3, 4; counted without it,
-the last three of the four of the residual and plain spaces are. So taps are after the last three stages, in both.
+images. The published parameters are those of a stem without blocks (``blocks.py`` matches every row). The backbone has
+the 12-channel stem in its place, a 3x3 convolution with batch norm and ReLU at stride 1. So the stem's entry changes
+nothing but the string. The stages behind it keep their strides, 1, 2, 2 (and 2): a 32-pixel image has maps of 32, 16, 8
+(and 4). In ResNeXt spaces the stem counts as stage 1, and the three stages behind it are 2, 3, 4. Residual and plain
+spaces have four stages behind the stem, of which the last three are 2, 3, 4. So taps are after the last three stages,
+in both.
 
 Blocks. Each convolution has a batch norm behind it, and a ReLU behind that; the last ReLU stands behind the sum.
   * ``res_bottleneck_block``: conv1x1, grouped conv3x3 (takes the stride), conv1x1
@@ -17,9 +18,9 @@ Blocks. Each convolution has a batch norm behind it, and a ReLU behind that; the
 A shortcut has a 1x1 convolution and a batch norm where the shape changes.
 
 Programs. Weights and activations lie in tiles of 8 to 64 channels (``interpreter.py``). Depths, widths, bottlenecks and
-groups are data. The group of an architecture has the widest tile that pads its work by 30 % at most, and a capacity, of
-which the smallest suffices for all that is published. Both gradients are padded as the forward pass is. Initialisation
-and the optimiser work on the whole bank of weights, whatever a network uses of it.
+groups are data. The group of an architecture has the widest tile that pads its work by 30 % at most. It also has a
+capacity, of which the smallest suffices for all that is published. Both gradients are padded as the forward pass is.
+Initialisation and the optimiser work on the whole bank of weights, whatever a network uses of it.
 """
 
 from __future__ import annotations

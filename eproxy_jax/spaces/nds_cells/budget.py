@@ -1,7 +1,7 @@
-"""This module finds the largest network of an NDS design space, which bounds the parameters of its networks.
+"""This module finds the largest network of an NDS design space within the space's bound on parameters.
 
-All published networks of the cell spaces have fewer than six million parameters in their ImageNet form, and draws from
-the whole grid of widths and depths do not: 45 to 80 % of them have more. So that bound is part of the space.
+All published networks of the cell spaces have fewer than six million parameters in their ImageNet form. Of draws from
+the whole grid of widths and depths, 45 to 80 % have more. So that bound is part of the space.
 
 Parameters and MACs are sums over the edges of both cells, plus what the number of outputs of each cell adds. The
 largest network within a bound is thus a knapsack, solved by fronts: pairs (parameters, MACs) that no other pair beats

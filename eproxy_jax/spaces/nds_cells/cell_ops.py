@@ -109,7 +109,7 @@ FACTORIZED_REDUCE = Linear(convolution.halving_conv2d, 1, False, _square(2), (1,
 
 @functools.cache
 def units(op: str, stride: int) -> tuple[Unit, ...]:
-    """Return the units of an operation, none where it has no weights.
+    """Return the units of an operation; ``()`` where it has no weights.
 
     Raises:
       ValueError: no operation of that name.

@@ -146,8 +146,8 @@ def _changed(cell: notation.Cell, other: notation.Cell) -> list[tuple[str, int, 
 def _max_macs(rules: Rules, width: int, depth: int, width_divisor: int) -> int:
     """Return the MACs of the largest network. Edges add up, so all edges of one kind have the same best operation.
 
-    Edges of a normal cell are of one kind, those of a reduction cell of two: they read the cell's inputs with stride
-    2, or an earlier node, which all but the first node can.
+    Edges of a normal cell are of one kind, those of a reduction cell of two. They read the cell's inputs with stride 2,
+    or an earlier node, which the edges of all nodes but the first can.
     """
     edges, channels = 2 * rules.nodes, -(-width // width_divisor)
 

@@ -4,10 +4,10 @@ Those networks have a stem that reduces 224 pixels by 8 in three convolutions an
 score's backbone has neither. The counts are here to check operations, reductions and outputs of cells against every row
 of the files: both numbers come out exactly.
 
-What the files call flops counts, for one image: a multiply-accumulate of a convolution as one, an element that enters a
-ReLU as one, k * k for each output of a pool, an element of the last map for the average before the classifier, and
-weights and biases of the classifier. Batch norms and sums are free. A dilated convolution is counted as if it were not
-dilated but had the padding of one: the output it seems to have is larger than it is (k = 3: n + 2 instead of n).
+The files count flops for one image. A multiply-accumulate of a convolution, an element that enters a ReLU, and a weight
+or a bias of the classifier count one each. An element of the last map counts one too, for the average before the
+classifier. Each output of a k x k pool counts k * k. Batch norms and sums are free. A dilated convolution is counted as
+if it were not dilated but had the padding of one. Its output then seems larger than it is (k = 3: n + 2 instead of n).
 
 Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; the rules of counting are
 ours, found by fitting the rows.

@@ -5,11 +5,11 @@ skeleton.
 
 :meth:`NdsCells.notations` lists the notations. ``notation.py`` says what they mean, and which genotypes there are.
 
-Architectures of one width share a program, whatever their genotype and depth (up to 23 cells; then up to 44, and
-so on): the published networks of a space have three to five widths. Spaces with dense 7x1-1x7 convolutions have two
-programs a width, with a quarter of the largest network's weights and with all of them, because initialisation and
-optimiser work on the whole bank. Operations run on exactly the network's maps and kernels: MACs executed over MACs
-needed are 1.
+Architectures of one width share a program, whatever their genotype and depth (up to 23 cells; then up to 44, and so
+on). The published networks of a space have three to five widths. Spaces with dense 7x1-1x7 convolutions have two
+programs a width, with a quarter of the largest network's weights and with all of them. The reason is that
+initialisation and optimiser work on the whole bank. Operations run on exactly the network's maps and kernels: MACs
+executed over MACs needed are 1.
 """
 
 from __future__ import annotations
