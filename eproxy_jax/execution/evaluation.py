@@ -310,7 +310,7 @@ class _ColumnFile:
 
 
 def _differs(path: Path) -> Callable[[Any], str]:
-    """Return what to say of the file of another evaluation."""
+    """Return a function that gives the error message for the file of another evaluation."""
     return lambda _: (
         f"{path}: not of this evaluation: its function, space, key, form, versions or shared arrays differ: "
         f"{ANOTHER_OUT}"

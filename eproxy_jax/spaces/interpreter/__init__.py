@@ -1,1 +1,1 @@
-"""Networks as data: instructions run one after the other on weights in one bank and maps on one tape."""
+"""This package runs networks that are data: instructions work on weights in one bank and maps on one tape."""

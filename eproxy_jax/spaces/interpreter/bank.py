@@ -1,4 +1,4 @@
-"""A bank holds the weights of any network that a program serves, at places that are data.
+"""This module keeps the weights of any network that a program serves in one bank, at places that are data.
 
 Kernels lie one after the other in rows of one array, scales and biases of batch norms in two vectors. The arrays are
 as long as the largest network needs. A smaller network never reads what it does not use.
@@ -20,7 +20,7 @@ Path = tuple[str, ...]
 
 
 class Weights(NamedTuple):
-    """Weights of the largest network that a program serves, or gradients of them.
+    """The weights of the largest network that a program serves, or their gradients.
 
     Attributes:
       kernels: [R, U], each kernel flattened into rows.
@@ -37,38 +37,38 @@ class Weights(NamedTuple):
 
 
 def read(flat: Array, start: Any, shape: tuple[int, ...]) -> Array:
-    """The array of ``shape`` that begins at ``start``."""
+    """Return the array of ``shape`` that begins at ``start``."""
     return lax.dynamic_slice(flat, (start,), (int(np.prod(shape)),)).reshape(shape)
 
 
 def write(flat: Array, start: Any, values: Array) -> Array:
-    """``flat`` with ``values`` from ``start`` on."""
+    """Return ``flat`` with ``values`` from ``start`` on."""
     return lax.dynamic_update_slice(flat, values.reshape(-1), (start,))
 
 
 def read_rows(rows: Array, row: Array, shape: tuple[int, ...]) -> Array:
-    """The array of ``shape`` that fills the rows [R, U] from ``row`` on."""
+    """Return the array of ``shape`` that fills the rows [R, U] from ``row`` on."""
     size = (int(np.prod(shape)) // rows.shape[1], rows.shape[1])
     return lax.dynamic_slice(rows, (row, jnp.zeros_like(row)), size).reshape(shape)
 
 
 def write_rows(rows: Array, row: Array, values: Array) -> Array:
-    """``rows`` [R, U] with ``values`` in those from ``row`` on."""
+    """Return ``rows`` [R, U] with ``values`` in the rows from ``row`` on."""
     return lax.dynamic_update_slice(rows, values.reshape(-1, rows.shape[1]), (row, jnp.zeros_like(row)))
 
 
 def read_norm(weights: Weights, start: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Scales and biases of ``shape`` that begin at ``start``."""
+    """Return the scales and the biases of ``shape`` that begin at ``start``."""
     return read(weights.scale, start, shape), read(weights.bias, start, shape)
 
 
 def write_norm(weights: Weights, start: Array, scale: Array, bias: Array) -> Weights:
-    """``weights`` with scales and biases from ``start`` on."""
+    """Return ``weights`` with these scales and biases from ``start`` on."""
     return weights._replace(scale=write(weights.scale, start, scale), bias=write(weights.bias, start, bias))
 
 
 def write_kernel(weights: Weights, row: Array, kernel: Array) -> Weights:
-    """``weights`` with a kernel in the rows from ``row`` on."""
+    """Return ``weights`` with a kernel in the rows from ``row`` on."""
     return weights._replace(kernels=write_rows(weights.kernels, row, kernel))
 
 
@@ -76,15 +76,15 @@ def write_kernel(weights: Weights, row: Array, kernel: Array) -> Weights:
 
 
 def before(sizes: Array) -> Array:
-    """Where each of many arrays begins that lie one after the other, [N]."""
+    """Return where each of many arrays begins that lie one after the other, [N]."""
     return jnp.cumsum(sizes).astype(jnp.int32) - sizes
 
 
 def owner_of_rows(rows: Array, total: int) -> Array:
-    """Which of many kernels each row of a bank is part of, [total].
+    """Return the index of the kernel that each row of a bank is part of, [total].
 
     Args:
-      rows: [N], rows of each kernel; the one after an empty kernel starts where that one does and owns its rows.
+      rows: [N], rows of each kernel. An empty kernel owns no row: the kernel after it starts at the same place.
       total: rows of the bank. Those behind the last kernel count as its own.
     """
     owner = jnp.searchsorted(jnp.cumsum(rows), jnp.arange(total), side="right")
@@ -94,7 +94,7 @@ def owner_of_rows(rows: Array, total: int) -> Array:
 def init_rows(
     key: Array, shape: tuple[int, int], dtype: Any, init: Array | int, owner: Array, fans: tuple[Array, Array, Array]
 ) -> Array:
-    """Kernels of a whole bank: each row is scaled by the fans of the kernel that it is part of.
+    """Draw the kernels of a whole bank. The fans of a kernel scale each of its rows.
 
     Args:
       key: typed key; consumed.
@@ -110,7 +110,7 @@ def init_rows(
 
 
 def declare(module: nn.Module, kernels: Callable[[Array], Array], num_scales: int, dtype: Any) -> Weights:
-    """The parameters ``kernels``, ``scale`` and ``bias`` of a universal module.
+    """Declare the parameters ``kernels``, ``scale`` and ``bias`` of a universal module.
 
     Args:
       module: the module, inside its compact method.
@@ -129,7 +129,7 @@ def declare(module: nn.Module, kernels: Callable[[Array], Array], num_scales: in
 
 
 class KernelPlace(NamedTuple):
-    """Where a kernel lies.
+    """The place of a kernel in the bank.
 
     Attributes:
       row: its first row.
@@ -143,7 +143,7 @@ class KernelPlace(NamedTuple):
 
 
 class NormPlace(NamedTuple):
-    """Where the scales and biases of a batch norm lie.
+    """The place of the scales and biases of a batch norm.
 
     Attributes:
       start: position of the first.
@@ -155,7 +155,7 @@ class NormPlace(NamedTuple):
 
 
 def nested(leaves: Mapping[Path, Any]) -> dict[str, Any]:
-    """A tree of dicts out of its leaves by path."""
+    """Return a tree of dicts, from its leaves by path."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         branch = tree
@@ -166,12 +166,12 @@ def nested(leaves: Mapping[Path, Any]) -> dict[str, Any]:
 
 
 def extract_norm(universal_params: Any, place: Any) -> dict[str, Any]:
-    """Scale and bias at ``place``, a slice or indices."""
+    """Return the scale and the bias at ``place``, a slice or indices."""
     return {name: universal_params[name][place] for name in ("scale", "bias")}
 
 
 def extract(universal_params: Any, places: Mapping[Path, KernelPlace | NormPlace]) -> dict[str, Any]:
-    """The parameters of a stand-alone network's layers out of a universal module's.
+    """Return the parameters of a stand-alone network's layers, from those of a universal module.
 
     Args:
       universal_params: with ``kernels``, ``scale`` and ``bias``.

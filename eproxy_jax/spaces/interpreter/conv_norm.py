@@ -1,7 +1,7 @@
-"""The step that interpreters of residual networks share: a convolution and its batch norm, forward and backward.
+"""This module has the step that interpreters of residual networks share: a convolution and its batch norm.
 
-What follows a batch norm (an addend, ReLU) is the interpreters' own. Its input and its normalised output are kept for
-the backward pass, everything else is cheap to compute again.
+The step runs forward and backward. What follows a batch norm (an addend, ReLU) is the interpreters' own. Its input and
+its normalised output are kept for the backward pass. Everything else is cheap to compute again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from eproxy_jax.spaces.interpreter.bank import Weights, read, read_norm, read_ro
 
 
 class Place(NamedTuple):
-    """Where the weights of a step lie in the bank.
+    """The place of a step's weights in the bank.
 
     Attributes:
       row: first row of the kernel.
@@ -29,7 +29,7 @@ class Place(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What the backward pass reads of a step.
+    """The arrays of a step that its backward pass reads.
 
     Attributes:
       x: [B, H, W, C_in], input.
@@ -43,7 +43,7 @@ class Kept(NamedTuple):
 
 
 class ConvNorm(NamedTuple):
-    """A step as far as it is compiled.
+    """The part of a step that is compiled: its kernel shape and stride.
 
     Attributes:
       kernel: (k, k, C_in, C).
@@ -64,7 +64,7 @@ class ConvNorm(NamedTuple):
         return self.kernel[3]
 
     def _convolve(self, x: Array, kernel: Array) -> Array:
-        """``conv2d``; on a single pixel, where 8 of 9 kernel positions read padding only, it leaves them out."""
+        """Run ``conv2d``. On a single pixel, 8 of 9 kernel positions read padding only and are left out."""
         if x.shape[1] == x.shape[2] == 1 and kernel.shape[0] == 3:
             kernel = kernel[1:2, 1:2]
         return convolution.conv2d(x, kernel, self.stride)
@@ -75,13 +75,13 @@ class ConvNorm(NamedTuple):
         return Kept(x, *norms.standardize(self._convolve(x, kernel)))
 
     def output(self, weights: Weights, place: Place, normalized: Array) -> Array:
-        """The batch norm's output."""
+        """Return the batch norm's output."""
         return norms.affine(normalized, *read_norm(weights, place.scale, (self.channels,)))
 
     def backward(
         self, weights: Weights, place: Place, kept: Kept, grad: Array, grads: Weights
     ) -> tuple[Array, Weights]:
-        """Gradient of the input, and ``grads`` with those of the step's weights, from that of its output."""
+        """Return the gradient of the input, and ``grads`` with those of the weights; ``grad`` is that of the output."""
         scale = read(weights.scale, place.scale, (self.channels,))
         grad, *vectors = norms.affine_normalize_gradient(grad, kept.normalized, kept.rstd, scale)
         kernel = read_rows(weights.kernels, place.row, self.kernel)

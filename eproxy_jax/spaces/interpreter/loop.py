@@ -1,4 +1,4 @@
-"""An interpreter is a loop over instructions that are data: one compiled program runs many networks.
+"""This module loops over instructions that are data, so that one compiled program runs many networks.
 
 XLA copies whatever passes through a conditional, but updates the carry of a loop in place. So the function that an
 instruction chooses is no branch of ``lax.switch``: it is a loop of one turn among loops of none.
@@ -27,7 +27,7 @@ from eproxy_jax.types import TARGET_SIZE
 
 
 def apply_chosen(functions: Sequence[Callable[[Any], Any]], index: Array, carry: Any) -> Any:
-    """``functions[index](carry)``; ``carry`` itself where the index is -1. Updates the carry in place."""
+    """Return ``functions[index](carry)``, or ``carry`` itself where the index is -1. Updates the carry in place."""
     for number, function in enumerate(functions):
         state = (index == number, carry)
         carry = lax.while_loop(lambda s: s[0], lambda s, f=function: (jnp.zeros((), bool), f(s[1])), state)[1]
@@ -35,12 +35,12 @@ def apply_chosen(functions: Sequence[Callable[[Any], Any]], index: Array, carry:
 
 
 def pack(network: Any) -> np.ndarray:
-    """The arrays of a network as one row of int32."""
+    """Return the arrays of a network as one row of int32."""
     return np.concatenate([np.asarray(leaf, np.int32).reshape(-1) for leaf in jax.tree.leaves(network)])
 
 
 def unpack(like: Any, row: Array) -> Any:
-    """The inverse of :func:`pack`, for a network whose arrays have the shapes of those of ``like``."""
+    """Invert :func:`pack` for a network whose arrays have the shapes of those of ``like``."""
     leaves, treedef = jax.tree.flatten(like)
     ends = np.cumsum([leaf.size for leaf in leaves])
     parts = [row[end - leaf.size : end].reshape(leaf.shape) for leaf, end in zip(leaves, ends, strict=True)]
@@ -48,7 +48,7 @@ def unpack(like: Any, row: Array) -> Any:
 
 
 def instruction(instructions: Any, number: Array) -> Any:
-    """One of many: a NamedTuple of arrays [N, ...] -> the same of arrays [...]."""
+    """Return one of many instructions: a NamedTuple of arrays [N, ...] -> the same of arrays [...]."""
     return jax.tree.map(lambda field: lax.dynamic_index_in_dim(field, number, keepdims=False), instructions)
 
 
@@ -68,7 +68,7 @@ def forward(step: Callable[[Any, Any], Any], instructions: Any, length: Any, car
 
 
 def backward(step: Callable[[Any, Any], Any], instructions: Any, length: Any, carry: Any) -> Any:
-    """:func:`forward` from the last instruction to the first."""
+    """Run instructions as :func:`forward` does, from the last one to the first."""
 
     def reversed_step(number: Array, carry: Any) -> Any:
         return step(instruction(instructions, length - 1 - number), carry)
@@ -80,7 +80,7 @@ def backward(step: Callable[[Any, Any], Any], instructions: Any, length: Any, ca
 
 
 def read_tap(read_map: Callable[[Array], Array], count: Array, tap: Array) -> Array:
-    """Maps that are side by side a feature tap, resized (nearest).
+    """Read the maps that together make a feature tap, and resize them (nearest).
 
     Args:
       read_map: (n) -> map [B, H, W, C].
@@ -98,23 +98,23 @@ def read_tap(read_map: Callable[[Array], Array], count: Array, tap: Array) -> Ar
 
 
 def side_by_side(maps: Array) -> Array:
-    """[N, B, H, W, C] -> [B, H, W, N * C]."""
+    """Put maps side by side: [N, B, H, W, C] -> [B, H, W, N * C]."""
     maps = jnp.moveaxis(maps, 0, -2)
     return maps.reshape(*maps.shape[:-2], -1)
 
 
 def apart(tap: Array, count: int) -> Array:
-    """The inverse of :func:`side_by_side`, [..., H, W, N * C] -> [N, ..., H, W, C]."""
+    """Invert :func:`side_by_side`: [..., H, W, N * C] -> [N, ..., H, W, C]."""
     return jnp.moveaxis(tap.reshape(*tap.shape[:-1], count, -1), -2, 0)
 
 
 def transposed(linear: Callable[[Array], Array], shape: tuple[int, ...], grad: Array) -> Array:
-    """The gradient of the input, of ``shape``, of a linear function whose output's gradient is ``grad``."""
+    """Return the gradient of a linear function's input, of ``shape``, from its output's gradient ``grad``."""
     return jax.linear_transpose(linear, jax.ShapeDtypeStruct(shape, grad.dtype))(grad)[0]
 
 
 def tap_gradient(grad: Array, shape: tuple[int, ...]) -> Array:
-    """Gradient of a map of ``shape`` from that of its resized form, [B, 8, 8, C]."""
+    """Return the gradient of a map of ``shape``, from that of its resized form, [B, 8, 8, C]."""
     return transposed(lambda x: resizing.resize_nearest(x, TARGET_SIZE), shape, grad)
 
 
@@ -122,7 +122,7 @@ def tap_gradient(grad: Array, shape: tuple[int, ...]) -> Array:
 
 
 def differentiable(run_forward: Callable[..., Any], run_backward: Callable[..., Any]) -> Callable[..., Any]:
-    """A differentiable function out of its two passes; under ``vmap`` the candidates run one after the other.
+    """Make a differentiable function of its two passes. Under ``vmap`` the candidates run one after the other.
 
     Args:
       run_forward: (spec, stem, weights, network) -> (outputs, what the backward pass needs).

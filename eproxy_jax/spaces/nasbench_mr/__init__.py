@@ -1,1 +1,1 @@
-"""NAS-Bench-MR."""
+"""This package holds NAS-Bench-MR: notation, network, interpreter and space."""

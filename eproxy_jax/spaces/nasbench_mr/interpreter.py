@@ -1,11 +1,11 @@
-"""The interpreter of NAS-Bench-MR networks: many of them in one compiled program.
+"""This module interprets NAS-Bench-MR networks: one compiled program runs many of them.
 
-Only the convolutions of a network run, one after the other, each one of the few shapes of ``CONV_SHAPES``, chosen by
-data. Weights lie one after the other in one bank, as long as the largest network needs. Values lie one after the other
-on a tape of rows as wide as the widest network: a pixel is a row, channels that are not in use are zero. So a
+Only the convolutions of a network run, one after the other. Each has one of the few shapes of ``CONV_SHAPES``, chosen
+by data. Weights lie one after the other in one bank, as long as the largest network needs. Values lie one after the
+other on a tape of rows as wide as the widest network: a pixel is a row, channels that are not in use are zero. So a
 convolution reads whatever width is its own. The normalised outputs, which only the backward pass reads, lie packed on a
-second tape. Gradients of values live in registers, for a value's gradient is needed from its last use back to its
-definition only.
+second tape. Gradients of values live in registers, because a value's gradient is needed only from its last use back to
+its definition.
 
 Unused channels need a mask in the weights' initialisation only: zero kernels give zero outputs, batch norm keeps them
 zero, and no gradient leaves zero.
@@ -51,7 +51,7 @@ _SHARES = ((0.6, 0.4, 0.4, 0.5), (1.0, 1.0, 1.0, 1.0))
 
 @dataclasses.dataclass(frozen=True)
 class TapeSpec:
-    """The static side of the interpreter: what is compiled.
+    """The static side of the interpreter, which is compiled.
 
     Attributes:
       batch: B.
@@ -73,27 +73,27 @@ class TapeSpec:
         return self.channels // 8
 
     def map_size(self, level: int) -> tuple[int, int]:
-        """Height and width of maps."""
+        """Return the height and width of the maps of a level."""
         return self.height >> level, self.width >> level
 
     def rows(self, level: int) -> int:
-        """Pixels of a batch of maps."""
+        """Return the number of pixels in a batch of maps of a level."""
         height, width = self.map_size(level)
         return self.batch * height * width
 
     def channels_of(self, shape: ConvShape) -> int:
-        """Input and output channels of a shape."""
+        """Return the number of input channels of a shape, which is that of its output channels too."""
         return shape.eighths * self.unit
 
     @functools.cached_property
     def register_rows(self) -> tuple[int, ...]:
-        """Where the registers are, and how many rows they have in all."""
+        """First row of each register, and the number of rows of all together."""
         sizes = [self.rows(0)] * FIRST_BRANCH + [self.rows(i) for i in range(NUM_LEVELS)] * NUM_TAPS
         return (0, *map(int, np.cumsum(sizes)))
 
     @functools.cached_property
     def sizes(self) -> np.ndarray:
-        """Per shape: rows of values, numbers on the second tape, rows of the bank, scales; [shapes, 4]."""
+        """What each shape takes: rows of values, numbers on the second tape, rows of the bank, scales; [shapes, 4]."""
         table = []
         for shape in CONV_SHAPES:
             width = self.channels_of(shape)
@@ -102,28 +102,28 @@ class TapeSpec:
         return np.asarray(table, np.int64)
 
     def needs(self, arch: Arch) -> np.ndarray:
-        """The sums of ``sizes`` in a network, [4]."""
+        """Return the sums of ``sizes`` over the convolutions of a network, [4]."""
         return self.sizes[[step.shape for step in conv_sequence(arch).steps]].sum(0)
 
     @functools.cached_property
     def totals(self) -> np.ndarray:
-        """The most that ``needs`` can be, [4]."""
+        """The most that ``needs`` may be, [4]."""
         return np.floor(self.needs(LARGEST) * np.asarray(_SHARES[self.capacity])).astype(np.int64)
 
 
 @functools.cache
 def _smallest_specs() -> tuple[TapeSpec, ...]:
-    """Specs of one small image: shares do not depend on the sizes."""
+    """Return the specs for one small image, one per capacity: shares do not depend on the sizes."""
     return tuple(TapeSpec(1, 8, 8, 8, capacity) for capacity in range(len(_SHARES)))
 
 
 def capacity_of(arch: Arch) -> int:
-    """The smallest capacity whose tapes and bank are long enough for an architecture."""
+    """Return the smallest capacity whose tapes and bank are long enough for an architecture."""
     return next(spec.capacity for spec in _smallest_specs() if np.all(spec.needs(arch) <= spec.totals))
 
 
 class Places(NamedTuple):
-    """Where the arrays of a convolution are, which depends on the size of the images; [N], or scalars.
+    """Places of the arrays of a convolution, which depend on the size of the images; [N], or scalars.
 
     Attributes:
       source: row of its input among the values.
@@ -165,12 +165,12 @@ class Network(NamedTuple):
 
 
 def _of_shape(spec: TapeSpec, column: int, shape: Array) -> Array:
-    """A column of ``sizes`` by shape, 0 where there is none."""
+    """Look up a column of ``sizes`` by shape; 0 where there is no shape."""
     return jnp.asarray([*spec.sizes[:, column], 0], jnp.int32)[shape]
 
 
 def placed(spec: TapeSpec, parts: Encoded) -> Network:
-    """An encoded network with the places of its arrays."""
+    """Return an encoded network with the places of its arrays."""
     steps = parts.steps
     rows, norms, kernels, scales = (_of_shape(spec, column, steps.shape) for column in range(4))
     out = 2 * spec.rows(0) + before(rows)
@@ -193,7 +193,7 @@ def placed(spec: TapeSpec, parts: Encoded) -> Network:
 
 
 def _read_map(spec: TapeSpec, rows: Array, row: Any, level: int, channels: int) -> Array:
-    """[rows, C_max] -> [B, H, W, channels]."""
+    """Read a map: [rows, C_max] -> [B, H, W, channels]."""
     flat = lax.dynamic_slice(rows, (row, jnp.zeros_like(row)), (spec.rows(level), channels))
     return flat.reshape(spec.batch, *spec.map_size(level), channels)
 
@@ -205,7 +205,7 @@ def _write_map(rows: Array, row: Any, values: Array) -> Array:
 def _add_map(spec: TapeSpec, rows: Array, row: Any, level: int, values: Array, first: Array) -> Array:
     """Add to a register, or overwrite what it holds of an earlier value.
 
-    Overwriting, where clearing after the last read seems simpler: XLA would copy all registers, as it does wherever a
+    To clear a register after its last read seems simpler. But then XLA would copy all registers, as it does wherever a
     write does not depend on the reads that must come before it.
     """
     old = _read_map(spec, rows, row, level, values.shape[-1])
@@ -220,7 +220,7 @@ def _widen(x: Array, channels: int) -> Array:
 
 
 class _Written(NamedTuple):
-    """What the forward pass writes: values, normalised outputs, reciprocal deviations."""
+    """The arrays that the forward pass writes: values, normalised outputs, reciprocal deviations."""
 
     values: Array
     norms: Array
@@ -228,7 +228,7 @@ class _Written(NamedTuple):
 
 
 class _Conv(NamedTuple):
-    """Runs the convolutions of one shape."""
+    """The convolutions of one shape."""
 
     spec: TapeSpec
     shape: ConvShape
@@ -240,13 +240,13 @@ class _Conv(NamedTuple):
         return ConvNorm((size, size, channels, channels), self.shape.stride)
 
     def _maps(self, values: Array, at: Places) -> tuple[Array, Array]:
-        """Input and addend."""
+        """Read the input and the addend."""
         spec, shape, channels = self.spec, self.shape, self.step.channels
         x = _read_map(spec, values, at.source, shape.level, channels)
         return x, _read_map(spec, values, at.addend, shape.level_out, channels)
 
     def forward(self, weights: Weights, step: tuple[Instructions, Places], carry: _Written) -> _Written:
-        """What is written, with this convolution's."""
+        """Run the convolution and return what is written so far."""
         (does, at), (values, norms, rstds) = step, carry
         x, addend = self._maps(values, at)
         kept = self.step.forward(weights, at.weights, x)
@@ -261,7 +261,7 @@ class _Conv(NamedTuple):
     def backward(
         self, weights: Weights, written: _Written, step: tuple[Instructions, Places], carry: tuple[Array, Weights]
     ) -> tuple[Array, Weights]:
-        """(registers, gradients of weights) with this convolution's output's gradient handed on."""
+        """Hand on the gradient of this convolution's output; returns (registers, gradients of weights)."""
         spec, shape, channels = self.spec, self.shape, self.step.channels
         (does, at), (registers, grads) = step, carry
         # A loop of one turn: what reads registers inside a fused operation that others repeat makes XLA copy them all.
@@ -287,7 +287,7 @@ class _Conv(NamedTuple):
 
 
 class TapMaps(NamedTuple):
-    """Branches that feature taps read, absent branches zero; or gradients of them.
+    """The branches that feature taps read, absent branches zero; or their gradients.
 
     Attributes:
       last: [4, B, H / 4, W / 4, C], of the last module, resized to its third branch.
@@ -303,7 +303,7 @@ def _resize(spec: TapeSpec, slot: int, x: Array) -> Array:
 
 
 def _forward(spec: TapeSpec, stem: Array, weights: Weights, network: Network) -> tuple[TapMaps, _Written]:
-    """Tapped branches, and what the backward pass needs."""
+    """Return the tapped branches, and what the backward pass needs."""
     dtype, (rows, norms, _, scales) = stem.dtype, map(int, spec.totals)
     values = lax.empty((2 * spec.rows(0) + rows, spec.channels), dtype)
     values = lax.dynamic_update_slice(values, jnp.zeros((spec.rows(0), spec.channels), dtype), (0, 0))
@@ -335,7 +335,7 @@ def _backward(
     written: _Written,
     grads: TapMaps,
 ) -> tuple[Array, Weights]:
-    """Gradients of the stem's output and of the weights."""
+    """Return the gradients of the stem's output and of the weights."""
     del stem
     registers = jnp.zeros((spec.register_rows[-1], spec.channels), written.values.dtype)
     for slot, maps in enumerate((grads.last, *grads.others)):
@@ -373,7 +373,7 @@ def run(spec: TapeSpec, stem: Array, weights: Weights, network: Network) -> TapM
 
 
 def init_bank(key: Array, spec: TapeSpec, network: Network, dtype: Any, init: Array | int) -> Array:
-    """Kernels of all convolutions, [R, U]: scaled by their true fans, zero where channels are not in use.
+    """Draw the kernels of all convolutions, [R, U]: scaled by their true fans, zero where channels are not in use.
 
     Args:
       key: typed key; consumed.

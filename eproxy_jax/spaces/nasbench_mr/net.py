@@ -1,4 +1,4 @@
-"""The network side of NAS-Bench-MR: stand-alone modules, and the universal one that takes the network as data.
+"""This module has the Flax modules of NAS-Bench-MR: stand-alone networks, and one whose network is data.
 
 ``program.py`` says what the network is.
 """
@@ -32,14 +32,14 @@ def _check_images(images: Array) -> None:
 
 
 class ResidualBlock(nn.Module):
-    """conv3x3-BN-ReLU-conv3x3-BN plus identity, ReLU."""
+    """A residual block: conv3x3-BN-ReLU-conv3x3-BN plus identity, then ReLU."""
 
     track: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
-        """[B, H, W, C] -> [B, H, W, C]."""
+        """Run the block: [B, H, W, C] -> [B, H, W, C]."""
         y = x
         for suffix in ("a", "b"):
             y = layers.Conv(x.shape[-1], 3, dtype=self.dtype, name=f"conv_{suffix}")(y)
@@ -49,7 +49,7 @@ class ResidualBlock(nn.Module):
 
 
 def _resized(branches: list[Array], height: int, width: int) -> Array:
-    """Branches at one size, side by side."""
+    """Resize the branches to one size and put them side by side."""
     return jnp.concatenate([resizing.resize_bilinear(x, height, width) for x in branches], axis=-1)
 
 
@@ -88,7 +88,7 @@ class NasBenchMrNet(StandAloneNet):
         put("fuse_end", last, 1)
 
     def _module(self, m: int, branches: list[Array], train: bool) -> list[Array]:
-        """The values of the branches after a module, from those before it."""
+        """Return the values of the branches after a module, from those before it."""
         fused: list[Array] = []
         num_branches, blocks, _ = self.arch[1][m]
         for level in range(num_branches):
@@ -108,7 +108,7 @@ class NasBenchMrNet(StandAloneNet):
         return fused
 
     def _last_modules(self, images: Array, train: bool) -> list[list[Array]]:
-        """Branches of the last three modules, last first."""
+        """Return the branches of the last three modules, last module first."""
         _check_images(images)
         branches, outputs = [self.stem_b(self.stem_a(images, train), train)], []
         for m in range(len(self.arch[1])):
@@ -117,11 +117,11 @@ class NasBenchMrNet(StandAloneNet):
         return outputs[::-1][:NUM_TAPS]
 
     def _end(self, branches: list[Array], train: bool) -> Array:
-        """The branches fused into one, [B, H / 4, W / 4, C]."""
+        """Fuse the branches into one, [B, H / 4, W / 4, C]."""
         return self.fuse_end(_resized(branches, *branches[FUSED_LEVEL].shape[1:3]), train)
 
     def features(self, images: Array, train: bool = True) -> list[Array]:
-        """Feature taps: the end, then the branches of the second and third last module.
+        """Return the feature taps: the end, then the branches of the second and third last module.
 
         Args:
           images: [B, H, W, 3], sizes that are multiples of 8.
@@ -138,7 +138,7 @@ class NasBenchMrNet(StandAloneNet):
         return [end, *(_resized(branches, TARGET_SIZE, TARGET_SIZE) for branches in others)]
 
     def __call__(self, images: Array, train: bool = True) -> Array | list[Array]:
-        """Class logits [B, num_classes], from the end at its own size; the feature taps for a backbone only."""
+        """Return class logits [B, num_classes], from the end at its own size; the feature taps for a backbone only."""
         if self.num_classes is None:
             return self.features(images, train)
         return self.classifier(self._end(self._last_modules(images, train)[0], train).mean((1, 2)))
@@ -148,7 +148,7 @@ class NasBenchMrNet(StandAloneNet):
 
 
 class MaskedConvBnRelu(nn.Module):
-    """:class:`layers.ConvBnRelu` whose numbers of channels are data: unused ones have zero weights, and stay zero.
+    """A :class:`layers.ConvBnRelu` whose numbers of channels are data: unused ones have zero weights, and stay zero.
 
     Attributes:
       features: the most output channels.
@@ -162,7 +162,7 @@ class MaskedConvBnRelu(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, used: Array, features: Array, init: Array | int = 0) -> Array:
-        """[B, H, W, C_in] -> [B, H, W, self.features].
+        """Run the layer: [B, H, W, C_in] -> [B, H, W, self.features].
 
         Args:
           x: [B, H, W, C_in].
@@ -182,7 +182,7 @@ class MaskedConvBnRelu(nn.Module):
 
 
 def _side_by_side(maps: Array, channels: Array) -> Array:
-    """Branches [4, B, H, W, C], of which the first ``channels`` [4] are in use, without gaps: [B, H, W, 4 C]."""
+    """Join branches [4, B, H, W, C], of which the first ``channels`` [4] are in use, without gaps: [B, H, W, 4 C]."""
     *shape, most = maps.shape[1:]
     wide, start = jnp.zeros((*shape, NUM_LEVELS * most), maps.dtype), jnp.zeros((), channels.dtype)
     for level in range(NUM_LEVELS):
@@ -193,13 +193,13 @@ def _side_by_side(maps: Array, channels: Array) -> Array:
 
 
 def _padded_tap(features: Array, used: Array) -> layers.PaddedTap:
-    """A tap that is read at the next of four widths."""
+    """Return a tap that is read at the next of four widths."""
     quarter = features.shape[-1] // 4
     return layers.PaddedTap(features, (used - 1) // quarter, tuple(quarter * k for k in (1, 2, 3, 4)), used)
 
 
 class UniversalNasBenchMr(nn.Module):
-    """Every NAS-Bench-MR network up to a capacity in one module: the network is data.
+    """A module for every NAS-Bench-MR network up to a capacity: the network is data.
 
     Attributes:
       channels: the largest number of channels.
@@ -213,7 +213,7 @@ class UniversalNasBenchMr(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, encoded: Array, init: Array | int = 0) -> list[layers.PaddedTap]:
-        """Feature taps: the end, then the branches of the second and third last module.
+        """Return the feature taps: the end, then the branches of the second and third last module.
 
         Args:
           images: [B, H, W, 3], sizes that are multiples of 8.

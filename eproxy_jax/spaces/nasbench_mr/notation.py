@@ -1,10 +1,10 @@
-"""Architectures of NAS-Bench-MR: which there are, and how they are written.
+"""This module says which architectures NAS-Bench-MR has, and reads and writes them.
 
-An architecture is a tuple (input channels, modules, last channels): channels of the two stem convolutions; one
-(branches, blocks of each branch, channels of each branch) per module; channels of the fused output. Its rules, from
-the benchmark: four stages of one to four modules each, stage s has s branches, all modules of a stage are alike, a
-branch has one to four residual blocks, and every number of channels is a multiple of 8 from 8 to 128. So 27 numbers
-make an architecture: 2 + 4 (modules a stage) + 10 (blocks) + 10 (channels) + 1.
+An architecture is a tuple (input channels, modules, last channels). Input channels are those of the two stem
+convolutions, last channels those of the fused output. A module is (branches, blocks of each branch, channels of each
+branch). The benchmark has these rules. There are four stages of one to four modules each. Stage s has s branches, and
+all modules of a stage are alike. A branch has one to four residual blocks. Every number of channels is a multiple of 8
+from 8 to 128. So 27 numbers make an architecture: 2 + 4 (modules a stage) + 10 (blocks) + 10 (channels) + 1.
 
 Source: Ding et al., "Learning Versatile Neural Architectures by Propagating Network Codes", ICLR 2022, and the
 benchmark's rows, all of which keep these rules.
@@ -44,7 +44,7 @@ CHOICES = (CHANNELS,) * 2 + (REPEATS,) * NUM_STAGES + (BLOCKS,) * _PER_BRANCH + 
 
 
 def stages(arch: Arch) -> list[tuple[int, Module]]:
-    """(number of modules, the module) of each stage."""
+    """Return (number of modules, the module) of each stage."""
     modules = arch[1]
     found = []
     for branches in range(1, NUM_STAGES + 1):
@@ -54,7 +54,7 @@ def stages(arch: Arch) -> list[tuple[int, Module]]:
 
 
 def to_numbers(arch: Arch) -> tuple[int, ...]:
-    """The 27 numbers that make an architecture."""
+    """Return the 27 numbers that make an architecture."""
     staged = stages(arch)
     blocks = [n for _, module in staged for n in module[1]]
     channels = [c for _, module in staged for c in module[2]]
@@ -62,7 +62,7 @@ def to_numbers(arch: Arch) -> tuple[int, ...]:
 
 
 def from_numbers(numbers: Sequence[int]) -> Arch:
-    """The inverse of :func:`to_numbers`."""
+    """Invert :func:`to_numbers`."""
     values = iter(map(int, numbers))
 
     def take(count: int) -> tuple[int, ...]:
@@ -80,12 +80,12 @@ def from_numbers(numbers: Sequence[int]) -> Arch:
 
 
 def to_json(arch: Arch) -> str:
-    """The benchmark's notation, compact."""
+    """Write an architecture in the benchmark's notation, compact."""
     return json.dumps(dict(zip(KEYS, arch, strict=True)), separators=(",", ":"))
 
 
 def neighbours(arch: Arch) -> Iterator[Arch]:
-    """The architectures that differ in one of the 27 numbers."""
+    """Yield the architectures that differ in one of the 27 numbers."""
     numbers = to_numbers(arch)
     for place, choices in enumerate(CHOICES):
         for value in choices:
@@ -94,7 +94,7 @@ def neighbours(arch: Arch) -> Iterator[Arch]:
 
 
 def draw(rng: np.random.Generator) -> Arch:
-    """An architecture, uniformly; the generator moves on."""
+    """Draw an architecture uniformly. The generator moves on."""
     return from_numbers([choices[rng.integers(len(choices))] for choices in CHOICES])
 
 

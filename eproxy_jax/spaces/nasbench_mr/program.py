@@ -1,4 +1,4 @@
-"""NAS-Bench-MR networks as lists of convolutions: which run in which order, and what each reads and adds.
+"""This module turns NAS-Bench-MR networks into lists of convolutions: their order, and what each reads and adds.
 
 The network, as the benchmark's authors built it (Ding et al., ICLR 2022; their published code). Level l has maps of
 1 / 2**l of the images' height and width.
@@ -6,21 +6,21 @@ The network, as the benchmark's authors built it (Ding et al., ICLR 2022; their 
 * Stem: two times conv3x3-BN-ReLU, at stride 1 here (docs/spaces.md), to the two input channels.
 * A module: fusion, then per branch its residual blocks (conv3x3-BN-ReLU-conv3x3-BN plus identity, ReLU). The branch at
   level l of a module has that module's channels; the fusion is what changes channels, so blocks never project.
-* Fusion: the new value of a branch that was there before is the sum of conv-BN-ReLU of itself (3x3) and of its
-  neighbours only: 3x3 at stride 2 from the level above, 1x1 and then nearest upsampling from the level below. A branch
-  that was not there before is conv3x3-BN-ReLU at stride 2 of the new value one level above. The first fusion reads the
-  stem.
+* Fusion: the new value of a branch that was there before is a sum. It adds conv-BN-ReLU of the branch itself (3x3) and
+  of its neighbours only: 3x3 at stride 2 from the level above, 1x1 and then nearest upsampling from the level below. A
+  branch that was not there before is conv3x3-BN-ReLU at stride 2 of the new value one level above. The first fusion
+  reads the stem.
 * End: all four branches, resized to the third one's size (1/4 of the images; bilinear), side by side, and
   conv1x1-BN-ReLU to the last channels.
 * Feature taps: the end; and the branches of the second and third last module, resized to 8x8 (bilinear), side by side.
 
-Fixed by docs/spaces.md: stride 1 in the stem, bilinear resizing, and the taps ("two and four modules earlier", where
-fusions and stacks of blocks count as modules of their own). Read out of the published code of the benchmark and of the
-proxy, because the data does not say: fusion of neighbours only, its 3x3 convolution from a branch to itself, ReLU
-inside the sum, fusion before the blocks, and the size at the end. The rows carry no counts to check this against, but
-its Spearman correlations of MACs / parameters with the nine tasks are those that were measured before with the
-published code: seg .51 / .60, seg-4x .45 / .37, 3ddet .41 / .34, cls-50-1000 .54 / .55, cls-10-1000 -.13 / -.15,
-cls-10c -.06 / -.02, cls-50-100 -.30 / -.30, video -.31 / -.33, video-p -.31 / -.33.
+docs/spaces.md fixes stride 1 in the stem, bilinear resizing, and the taps ("two and four modules earlier", where
+fusions and stacks of blocks count as modules of their own). The data does not say the rest. The published code of the
+benchmark and of the proxy says it: fusion of neighbours only, its 3x3 convolution from a branch to itself, ReLU inside
+the sum, fusion before the blocks, and the size at the end. The rows carry no counts to check this against. But the
+Spearman correlations of MACs / parameters with the nine tasks are those that were measured before with the published
+code: seg .51 / .60, seg-4x .45 / .37, 3ddet .41 / .34, cls-50-1000 .54 / .55, cls-10-1000 -.13 / -.15, cls-10c -.06 /
+-.02, cls-50-100 -.30 / -.30, video -.31 / -.33, video-p -.31 / -.33.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _TURNS = NUM_TAPS
 
 @dataclasses.dataclass(frozen=True)
 class ConvShape:
-    """What one compiled convolution of the program does; it serves all convolutions up to its width.
+    """One compiled convolution of the program. It serves all convolutions up to its width.
 
     Attributes:
       kind: ``SAME``, ``DOWN`` or ``UP``.
@@ -66,12 +66,12 @@ class ConvShape:
 
     @property
     def kernel_size(self) -> int:
-        """Of the convolution."""
+        """Kernel size of the convolution."""
         return 1 if self.kind == UP else 3
 
     @property
     def stride(self) -> int:
-        """Of the convolution."""
+        """Stride of the convolution."""
         return 2 if self.kind == DOWN else 1
 
     @property
@@ -100,7 +100,7 @@ CONV_SHAPES = tuple(
 
 
 def conv_shape(kind: str, level: int, channels: int) -> int:
-    """Index into ``CONV_SHAPES`` of the narrowest that takes ``channels`` (of at most 128)."""
+    """Return the index into ``CONV_SHAPES`` of the narrowest shape that takes ``channels`` (of at most 128)."""
     return next(
         index
         for index, shape in enumerate(CONV_SHAPES)
@@ -109,7 +109,7 @@ def conv_shape(kind: str, level: int, channels: int) -> int:
 
 
 class Value(NamedTuple):
-    """What a convolution reads or adds.
+    """A value that a convolution reads or adds.
 
     Attributes:
       number: of the value.
@@ -128,7 +128,7 @@ _NOTHING = Value(ZERO, NOWHERE, 0)
 class ConvStep(NamedTuple):
     """One convolution of a network with its batch norm.
 
-    What it computes: ``relu(norm(conv(source)) + addend)`` inside a residual block, ``relu(norm(conv(source))) +
+    It computes ``relu(norm(conv(source)) + addend)`` inside a residual block, and ``relu(norm(conv(source))) +
     addend`` in a fusion (upsampled before the sum from a lower level).
 
     Attributes:
@@ -163,7 +163,7 @@ class ConvSequence(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def conv_sequence(arch: Arch) -> ConvSequence:
-    """The convolutions of an architecture."""
+    """Return the convolutions of an architecture."""
     (first, second), modules, _ = arch
     steps: list[ConvStep] = []
 
@@ -268,7 +268,7 @@ class Encoded(NamedTuple):
 
 
 def _empty() -> Encoded:
-    """An encoded architecture without convolutions."""
+    """Return an encoded architecture without convolutions."""
     steps = Instructions(*(np.zeros(MAX_STEPS, np.int32) for _ in Instructions._fields))
     steps.shape[:] = -1
     taps = Taps(*(np.zeros((NUM_TAPS, NUM_LEVELS), np.int32) for _ in Taps._fields))
@@ -276,7 +276,7 @@ def _empty() -> Encoded:
 
 
 def encode(arch: Arch, divisor: int) -> np.ndarray:
-    """An architecture as one integer array, channels divided by ``divisor``; see :func:`decode`."""
+    """Encode an architecture as one integer array, channels divided by ``divisor``; see :func:`decode`."""
     network, (steps, taps, _, _) = conv_sequence(arch), _empty()
     started = {value.number for tap in network.taps for value in tap}
     for number, step in reversed(list(enumerate(network.steps))):
@@ -305,5 +305,5 @@ def encode(arch: Arch, divisor: int) -> np.ndarray:
 
 
 def decode(encoded: Array) -> Encoded:
-    """The parts of an encoded architecture."""
+    """Return the parts of an encoded architecture."""
     return loop.unpack(_empty(), encoded)

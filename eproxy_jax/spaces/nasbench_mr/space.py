@@ -45,12 +45,12 @@ class NasBenchMrGroup(base.Group):
 
     @override
     def encode(self, archs: Sequence[Arch]) -> np.ndarray:
-        """Networks as data, int32 [A, N]; see ``program.encode``."""
+        """Encode networks as data, int32 [A, N]; see ``program.encode``."""
         return np.stack([encode(arch, self.channel_divisor) for arch in archs])
 
     @override
     def executed_macs(self, arch: Arch) -> int:
-        """MACs that the universal module executes, padded channels included."""
+        """Return the MACs that the universal module executes, padded channels included."""
         most = MAX_CHANNELS // self.channel_divisor
         total = _positions(0) * 27 * most + _positions(FUSED_LEVEL) * NUM_LEVELS * most**2
         for step in conv_sequence(arch).steps:
@@ -128,7 +128,7 @@ class NasBenchMr(base.SearchSpace):
 
     @override
     def format(self, arch: Arch) -> str:
-        """Compact JSON of the benchmark's dict; channels as written, whatever ``channel_divisor`` is."""
+        """Write the benchmark's dict as compact JSON; channels as read, whatever ``channel_divisor`` is."""
         return notation.to_json(arch)
 
     @property
@@ -138,7 +138,7 @@ class NasBenchMr(base.SearchSpace):
 
     @override
     def sample(self, num: int, seed: int) -> list[Arch]:
-        """Distinct architectures drawn uniformly, in the order drawn: each of the 27 numbers for itself.
+        """Draw distinct architectures uniformly, each of the 27 numbers for itself. Returns them in the order drawn.
 
         Raises:
           ValueError: ``num`` is not positive.
@@ -148,21 +148,21 @@ class NasBenchMr(base.SearchSpace):
 
     @override
     def neighbours(self, arch: Arch) -> list[Arch]:
-        """The architectures that differ in one of the 27 numbers."""
+        """Return the architectures that differ in one of the 27 numbers."""
         return list(notation.neighbours(arch))
 
     @override
     def canonical(self, arch: Arch) -> Arch:
-        """The architecture itself: none has dead parts, and different ones compute different functions."""
+        """Return the architecture itself: none has dead parts, and different ones compute different functions."""
         return arch
 
     @override
     def group(self, arch: Arch) -> NasBenchMrGroup:
-        """One of two groups: nine of ten networks of the benchmark, and those that need more memory."""
+        """Return one of two groups: nine of ten networks of the benchmark, and those that need more memory."""
         return NasBenchMrGroup(self.channel_divisor, interpreter.capacity_of(arch))
 
     def _channels(self, arch: Arch) -> tuple[int, int, int]:
-        """Channels of the first stem convolution, of the branches at the end together, and after their fusion."""
+        """Return the channels of the first stem convolution, of the last branches together, and after their fusion."""
         (first, _), modules, last = arch
         return first // self.channel_divisor, sum(modules[-1][2]) // self.channel_divisor, last // self.channel_divisor
 
@@ -178,7 +178,7 @@ class NasBenchMr(base.SearchSpace):
 
     @override
     def max_macs(self) -> int:
-        """MACs of the network with everything at its most."""
+        """Return the MACs of the network with everything at its most."""
         return self.macs(LARGEST)
 
     @override
@@ -192,7 +192,7 @@ class NasBenchMr(base.SearchSpace):
 
     @override
     def tap_channels(self, arch: Arch) -> tuple[int, ...]:
-        """Channels of the feature taps: of the end, and of the second and third last module's branches together."""
+        """Return the channels of the taps: the end's, then the second and third last module's branches together."""
         _, modules, last = arch
         return tuple(c // self.channel_divisor for c in (last, sum(modules[-2][2]), sum(modules[-3][2])))
 
@@ -202,5 +202,5 @@ class NasBenchMr(base.SearchSpace):
 
 
 def _positions(level: int) -> int:
-    """Pixels of one map."""
+    """Return the number of pixels in one map of a level."""
     return (_IMAGE_SIZE >> level) ** 2

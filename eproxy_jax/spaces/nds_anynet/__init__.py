@@ -1,1 +1,1 @@
-"""The staged spaces of NDS: ResNet, ResNeXt-A, ResNeXt-B, Vanilla."""
+"""This package holds the staged spaces of NDS: ResNet, ResNeXt-A, ResNeXt-B, Vanilla."""

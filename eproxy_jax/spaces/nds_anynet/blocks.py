@@ -1,12 +1,12 @@
-"""Parameters and FLOPs of the official NDS AnyNets, exactly as the published results state them.
+"""This module counts parameters and FLOPs of the official NDS AnyNets, exactly as the published results state them.
 
 These are the networks on 224-pixel ImageNet or 32-pixel CIFAR images, stem and classifier included: what a row's
-``params`` and ``flops`` count. The backbone that Eproxy trains is a smaller one; its counts are methods of its space.
+``params`` and ``flops`` count. The backbone that Eproxy trains is smaller; its counts are methods of its space.
 
-The stem is a 3x3 convolution (stride 1), a 7x7 convolution and a max pool (stride 4), or three 3x3 convolutions of half
-the width, the width, and the width (stride 8), each convolution with a batch norm. A FLOP is one multiply-accumulate of
-a convolution or of the classifier, whose biases count too; batch norm, bias and activation add five for each output of
-a convolution, whether an activation follows or not; pools and additions are free.
+The stem depends on its stride: a 3x3 convolution (1), a 7x7 convolution and a max pool (4), or three 3x3 convolutions
+of half the width, the width, and the width (8). Each convolution has a batch norm. A FLOP is one multiply-accumulate of
+a convolution or of the classifier, whose biases count too. Batch norm, bias and activation add five FLOPs for each
+output of a convolution, whether an activation follows or not. Pools and additions are free.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Conv(NamedTuple):
 
 
 def stem_convs(width: int, stride: int, size: int) -> list[Conv]:
-    """The convolutions of an official stem; ``size`` is that of the image."""
+    """Return the convolutions of an official stem; ``size`` is the height and width of the image."""
     if stride == 1:
         return [Conv(3, 3, width, 1, size)]
     if stride == 4:
@@ -76,14 +76,14 @@ class Block(NamedTuple):
 
     @property
     def all_convs(self) -> tuple[Conv, ...]:
-        """Its convolutions, the shortcut's first."""
+        """All convolutions of the block, the shortcut's first."""
         return self.convs if self.shortcut is None else (self.shortcut, *self.convs)
 
 
 def stage_blocks(
     arch: AnyNetArch, block: str, stage: int, channels_in: int, width: int, hidden: int, size: int
 ) -> Iterator[Block]:
-    """The blocks of a stage.
+    """Yield the blocks of a stage.
 
     Args:
       arch: depths, strides and groups.
@@ -112,7 +112,7 @@ def stage_blocks(
 
 
 def network_convs(arch: AnyNetArch, block: str, size: int) -> Iterator[Conv]:
-    """All convolutions of the official network."""
+    """Yield all convolutions of the official network."""
     yield from stem_convs(arch.ws[0], arch.ss[0], size)
     size //= arch.ss[0]
     for stage in range(1, len(arch.ds)):
@@ -123,19 +123,19 @@ def network_convs(arch: AnyNetArch, block: str, size: int) -> Iterator[Conv]:
 
 
 def _image(arch: AnyNetArch) -> tuple[int, int]:
-    """(height and width of the images, classes) of the data set that an architecture is for."""
+    """Return (height and width of the images, classes) of the data set that an architecture is for."""
     return (32, 10) if arch.ss[0] == 1 else (224, 1000)
 
 
 def published_params(arch: AnyNetArch, block: str) -> int:
-    """Parameters of the official network, a row's ``params``."""
+    """Count the parameters of the official network, a row's ``params``."""
     size, classes = _image(arch)
     convs = sum(conv.weights + 2 * conv.channels for conv in network_convs(arch, block, size))
     return convs + arch.ws[-1] * classes + classes
 
 
 def published_flops(arch: AnyNetArch, block: str) -> int:
-    """FLOPs of the official network for one image, a row's ``flops``."""
+    """Count the FLOPs of the official network for one image, a row's ``flops``."""
     size, classes = _image(arch)
     convs = sum(conv.macs + _FLOPS_BESIDE * conv.channels * conv.size**2 for conv in network_convs(arch, block, size))
     return convs + arch.ws[-1] * classes + classes

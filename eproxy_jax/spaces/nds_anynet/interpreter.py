@@ -1,4 +1,4 @@
-"""The interpreter of AnyNets: one small program for chains of convolutions of any number, width, grouping and wiring.
+"""This module interprets AnyNets: one small program runs convolutions of any number, width, grouping and wiring.
 
 Channels lie in tiles of a fixed width. An activation of C channels is ceil(C / tile) arrays [B, H, W, tile], one after
 the other on a tape. A kernel is one small matrix for each pair of an input and an output tile, one after the other in a
@@ -7,7 +7,7 @@ over tiles have as many turns as its widths ask for. So one program serves all w
 many convolutions as there are (map size, stride, kernel size): about ten. A grouped convolution meets the tiles of its
 own group only; groups narrower than a tile share one, and the weights between them are zero and stay zero.
 
-What is padded is the last tile of a width, and the tiles that several narrow groups share. Padded channels have zero
+The last tile of a width is padded, and so are the tiles that several narrow groups share. Padded channels have zero
 weights on both sides, hence stay zero and have no gradient.
 
 The chosen kind of convolution is no branch of ``lax.switch`` (``interpreter/loop.py`` says why), and under
@@ -33,7 +33,7 @@ from eproxy_jax.types import TARGET_SIZE
 
 @dataclasses.dataclass(frozen=True, order=True)
 class TileConv:
-    """A convolution of tiles as far as it is compiled.
+    """The part of a convolution of tiles that is compiled.
 
     Attributes:
       size: index of its input's map size; its output has this size, or the next one at stride 2.
@@ -53,7 +53,7 @@ class TileConv:
 
 @dataclasses.dataclass(frozen=True)
 class TileMachine:
-    """The static side: what is compiled.
+    """The static side of the interpreter, which is compiled.
 
     Attributes:
       batch: B.
@@ -76,16 +76,16 @@ class TileMachine:
     num_taps: int
 
     def rows(self, size: int) -> int:
-        """Rows of one tile's activation: positions of the whole batch."""
+        """Return the rows of one tile's activation: the positions of the whole batch."""
         height, width = self.sizes[size]
         return self.batch * height * width
 
     def map_shape(self, size: int) -> tuple[int, int, int, int]:
-        """Shape of one tile's activation."""
+        """Return the shape of one tile's activation, (B, H, W, tile)."""
         return (self.batch, *self.sizes[size], self.tile)
 
     def size_out(self, conv: Array) -> Array:
-        """Indices of the map sizes of the outputs of these convolutions."""
+        """Return the indices of the map sizes of the outputs of these convolutions."""
         return jnp.asarray([one.size_out for one in self.convs], jnp.int32)[conv]
 
 
@@ -107,7 +107,7 @@ class Instructions(NamedTuple):
       source: number of the activation that it reads.
       shortcut: number of the activation that is added to its output; -1 for none.
       relu: 1 where a ReLU comes last.
-      grad_source: buffer (0 to 3) with the gradient of its output; it is left behind without what ReLU stops, which
+      grad_source: buffer (0 to 3) with the gradient of its output. The step leaves in it what passes the ReLU, which
         is the gradient of the shortcut.
       grad_target: buffer of the gradient of its input.
       grad_adds: 1 where it adds to what is in ``grad_target``.
@@ -161,7 +161,7 @@ class Network(NamedTuple):
     """A network as data, for images of one size.
 
     Attributes:
-      length: number of instructions.
+      length: number of instructions in use.
       instructions: its convolutions; those from ``length`` on are ignored.
       places: of the instructions.
       taps: [T], number of the instruction whose output each tap is.
@@ -174,7 +174,7 @@ class Network(NamedTuple):
 
 
 def placed(machine: TileMachine, instructions: Instructions, stem_rows: int) -> Network:
-    """The network with its places on the tape, behind ``stem_rows`` rows of the stem."""
+    """Return the network with its places on the tape, behind ``stem_rows`` rows of the stem."""
     rows_out = jnp.asarray([machine.rows(conv.size_out) for conv in machine.convs], jnp.int32)[instructions.conv]
     used = instructions.channels > 0
     written = jnp.where(used, instructions.tiles_out * rows_out, 0)
@@ -199,12 +199,12 @@ def _write(rows: Array, start: Any, values: Array) -> Array:
 
 
 def _maps(machine: TileMachine, size: int, rows: Array) -> Array:
-    """[rows, tile] -> [B, H, W, tile]."""
+    """Reshape rows to maps: [rows, tile] -> [B, H, W, tile]."""
     return rows.reshape(machine.map_shape(size))
 
 
 def _columns(machine: TileMachine, conv: TileConv, rows: Array) -> Array:
-    """What each output position reads of an input tile: [rows in, tile] -> [rows out, k * k * tile]."""
+    """Collect what each output position reads of an input tile: [rows in, tile] -> [rows out, k * k * tile]."""
     patches = convolution.patches(_maps(machine, conv.size, rows), conv.kernel, conv.stride)
     return patches.reshape(machine.rows(conv.size_out), -1)
 
@@ -217,7 +217,7 @@ def _vector(vectors: Array, at: Instructions, out: Array, tile: int) -> Array:
 
 
 class _Forward(NamedTuple):
-    """What the forward pass writes: activations, output tiles of one convolution, reciprocal deviations."""
+    """The arrays that the forward pass writes: activations, output tiles of one convolution, reciprocal deviations."""
 
     tape: Array
     sums: Array
@@ -228,7 +228,7 @@ _Step = tuple[Instructions, Places]  # an instruction in its places
 
 
 def _convolve(machine: TileMachine, conv: TileConv, weights: Weights, step: _Step, tape: Array, sums: Array) -> Array:
-    """``sums`` with the convolution's output tiles, before its batch norm, in front."""
+    """Write the convolution's output tiles, before its batch norm, to the front of ``sums``."""
     (at, place), unit = step, conv.kernel**2 * machine.tile
     rows_in, rows = machine.rows(conv.size), machine.rows(conv.size_out)
 
@@ -248,7 +248,7 @@ def _convolve(machine: TileMachine, conv: TileConv, weights: Weights, step: _Ste
 
 
 def _finish(machine: TileMachine, size: int, weights: Weights, step: _Step, carry: _Forward) -> _Forward:
-    """Batch norm, shortcut and ReLU of one instruction.
+    """Run the batch norm, the shortcut and the ReLU of one instruction.
 
     Each loop reads and writes different arrays: where a body reads from an array and writes to other places of it, XLA
     copies it whole.
@@ -281,7 +281,7 @@ def _finish(machine: TileMachine, size: int, weights: Weights, step: _Step, carr
 def _forward(
     machine: TileMachine, stem: Array, weights: Weights, network: Network
 ) -> tuple[Array, tuple[Array, Array]]:
-    """Taps [T, B, 8, 8, C], and what the backward pass needs."""
+    """Return the taps [T, B, 8, 8, C], and what the backward pass needs."""
     dtype = stem.dtype
     tape = _write(lax.empty((machine.tape_rows, machine.tile), dtype), 0, stem.reshape(-1, machine.tile))
     sums = lax.empty((machine.slot_rows, machine.tile), dtype)
@@ -314,7 +314,7 @@ def _forward(
 
 
 class _Saved(NamedTuple):
-    """What the backward pass reads: the forward pass' arrays, and gradients of taps [T, N, B, 8, 8, tile]."""
+    """The arrays that the backward pass reads: the forward pass' ones, and gradients of taps [T, N, B, 8, 8, tile]."""
 
     weights: Weights
     tape: Array
@@ -323,7 +323,7 @@ class _Saved(NamedTuple):
 
 
 def _tap_backward(machine: TileMachine, size: int, taps: Array, at: Instructions, flows: Array) -> Array:
-    """Gradients of activations with those of a tap added where the output is one."""
+    """Add the gradients of a tap to those of activations, where the instruction's output is a tap."""
     rows = machine.rows(size)
     first = at.tap == 0  # the last of the chain: nothing has come back yet
 
@@ -338,7 +338,7 @@ def _tap_backward(machine: TileMachine, size: int, taps: Array, at: Instructions
 def _finish_backward(
     machine: TileMachine, size: int, saved: _Saved, step: _Step, carry: tuple[Array, Array, Array]
 ) -> tuple[Array, Array, Array]:
-    """(gradients of activations [slots, tile], of scales, of biases) behind tap, ReLU and batch norm."""
+    """Go back through tap, ReLU and batch norm: returns gradients of activations [slots, tile], scales and biases."""
     (at, place), rows, tile = step, machine.rows(size), machine.tile
     own, source = _OWN_SLOT * machine.slot_rows, at.grad_source * machine.slot_rows
 
@@ -365,7 +365,7 @@ def _finish_backward(
 
 
 def _same_group(machine: TileMachine, conv: TileConv, at: Instructions) -> Array:
-    """Where a kernel between two tiles connects channels of one group, [k * k * tile, tile]."""
+    """Say where a kernel between two tiles connects channels of one group, [k * k * tile, tile]."""
     tile, positions = machine.tile, conv.kernel**2
     group = jnp.arange(tile) // at.lane_group
     same = jnp.broadcast_to(group[:, None] == group[None], (positions, tile, tile))
@@ -373,14 +373,14 @@ def _same_group(machine: TileMachine, conv: TileConv, at: Instructions) -> Array
 
 
 def _put_gradient(machine: TileMachine, place: Array, grad: Array, adds: Array, flows: Array) -> Array:
-    """``flows`` with the gradient of an input tile."""
+    """Write the gradient of an input tile to ``flows``, or add it to what is there."""
     return _write(flows, place, grad + jnp.where(adds, _read(flows, place, grad.shape[0]), 0))
 
 
 def _stride1_backward(
     machine: TileMachine, conv: TileConv, saved: _Saved, step: _Step, carry: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    """(gradients of activations [slots, tile], gradients of kernels) behind a convolution at stride 1.
+    """Go back through a convolution at stride 1: returns gradients of activations [slots, tile] and of kernels.
 
     Shifted copies of the output's gradient serve both gradients, in products of long rows.
     """
@@ -414,7 +414,7 @@ def _stride1_backward(
 def _stride2_backward(
     machine: TileMachine, conv: TileConv, saved: _Saved, step: _Step, carry: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    """(gradients of activations [slots, tile], gradients of kernels) behind a convolution at stride 2.
+    """Go back through a convolution at stride 2: returns gradients of activations [slots, tile] and of kernels.
 
     What the output reads of the input is smaller than shifted copies of the output's gradient would be.
     """
@@ -450,7 +450,7 @@ def _backward(
     written: tuple[Array, Array],
     grad_taps: Array,
 ) -> tuple[Array, Weights]:
-    """Gradients of the stem's output, whose shape is ``stem``, and of the weights."""
+    """Return the gradients of the stem's output, whose shape is ``stem``, and of the weights."""
     saved = _Saved(weights, *written, jax.vmap(lambda grad: loop.apart(grad, machine.tap_tiles))(grad_taps))
 
     def run(step: _Step, carry: tuple[Array, Weights]) -> tuple[Array, Weights]:

@@ -1,4 +1,4 @@
-"""Stand-alone AnyNets: stem, and stages of bottleneck, basic or plain blocks."""
+"""This module has the stand-alone AnyNets: a stem, and stages of bottleneck, basic or plain blocks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUM_TAPS = 3
 
 
 class ConvStem(nn.Module):
-    """conv3x3-BN-ReLU at stride 1."""
+    """A stem: conv3x3-BN-ReLU at stride 1."""
 
     features: int
     track: bool = False
@@ -24,13 +24,13 @@ class ConvStem(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = True, init: Array | int = 0) -> Array:
-        """[B, H, W, 3] -> [B, H, W, features]."""
+        """Run the stem: [B, H, W, 3] -> [B, H, W, features]."""
         x = layers.Conv(self.features, 3, dtype=self.dtype, name="conv")(images, init)
         return marks.relu(layers.BatchNorm(True, self.track, self.dtype, name="norm")(x, train))
 
 
 class GroupedConv(nn.Module):
-    """:class:`eproxy_jax.nn.layers.Conv` whose channels fall into groups that do not meet.
+    """A :class:`eproxy_jax.nn.layers.Conv` whose channels fall into groups that do not meet.
 
     Attributes:
       features: output channels.
@@ -48,14 +48,14 @@ class GroupedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
+        """Convolve: [B, H, W, C_in] -> [B, H / stride, W / stride, features]."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", initializers.conv_kernel, shape, self.dtype)
         return convolution.grouped_conv2d(x, kernel, self.groups, self.stride)
 
 
 class AnyNetBlock(nn.Module):
-    """The convolutions of a block, each with its batch norm, and its shortcut.
+    """A block: its convolutions, each with its batch norm, and its shortcut.
 
     Attributes:
       block: sizes of its convolutions.
@@ -69,7 +69,7 @@ class AnyNetBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
-        """[B, H, W, C_in] -> [B, H / stride, W / stride, C]."""
+        """Run the block: [B, H, W, C_in] -> [B, H / stride, W / stride, C]."""
 
         def conv_norm(x: Array, conv: Conv, stride: int, suffix: str) -> Array:
             arguments: dict[str, Any] = {"stride": stride, "dtype": self.dtype, "name": f"conv_{suffix}"}
@@ -112,7 +112,7 @@ class AnyNet(StandAloneNet, kw_only=True):
             setattr(self, name, AnyNetBlock(block, self.residual, self.track, self.dtype))
 
     def features(self, images: Array, train: bool = True) -> list[Array]:
-        """Feature taps after the last three stages, last first.
+        """Return the feature taps after the last three stages, last first.
 
         Args:
           images: [B, H, W, 3].
@@ -130,7 +130,7 @@ class AnyNet(StandAloneNet, kw_only=True):
 
 
 def named(blocks: tuple[Block, ...]) -> list[tuple[str, Block]]:
-    """Blocks with their names, ``stage1_block0`` and so on."""
+    """Return the blocks with their names, ``stage1_block0`` and so on."""
     found, place = [], 0
     for block in blocks:
         found.append((f"stage{block.stage}_block{place}", block))

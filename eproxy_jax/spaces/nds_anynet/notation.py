@@ -1,12 +1,12 @@
-"""Architectures of the NDS AnyNet spaces: the design spaces' rules, notation, sampling, mutation.
+"""This module has the architectures of the NDS AnyNet spaces: the design spaces' rules, and the official notation.
 
 Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; which values occur is read off
 the published results.
 
-A network is a stem and three or four stages. Every list of the official notation has the stem's entry first: ``ds``
-(depths), ``ws`` (widths), ``ss`` (strides), and in ResNeXt spaces ``bot_muls`` (hidden over outer width) and ``num_gs``
-(groups of the 3x3 convolution). Networks for ImageNet and for CIFAR differ in the stem, and in the residual and plain
-spaces in the number of stages.
+A network is a stem and three or four stages. Every list of the official notation has the stem's entry first. The lists
+are ``ds`` (depths), ``ws`` (widths), ``ss`` (strides), and in ResNeXt spaces ``bot_muls`` (hidden over outer width) and
+``num_gs`` (groups of the 3x3 convolution). Networks for ImageNet and for CIFAR differ in the stem, and in the residual
+and plain spaces in the number of stages.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class AnyNetArch(NamedTuple):
         return len(self.ds) - 1
 
     def hidden(self, stage: int) -> int:
-        """Width of the 3x3 convolutions in the bottlenecks of a stage (1, 2, ...)."""
+        """Return the width of the 3x3 convolutions in the bottlenecks of a stage (1, 2, ...)."""
         return round(self.ws[stage] * self.bot_muls[stage])
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """One design space.
+    """The rules of one design space.
 
     Attributes:
       stem_widths: choices of ``ws[0]``.
@@ -74,7 +74,7 @@ class Rules:
     num_gs: tuple[int, ...] = ()
 
     def choices(self, field: str) -> tuple[Any, ...]:
-        """What the entries of a field behind the stem's may be."""
+        """Return the values that the entries of a field after the stem's may have."""
         return {"ds": self.depths, "ws": self.widths, "bot_muls": self.bot_muls, "num_gs": self.num_gs}[field]
 
     @property
@@ -94,7 +94,7 @@ class Rules:
         return math.prod(self.radices)
 
     def arch(self, number: int) -> AnyNetArch:
-        """The architecture of a number below ``size``."""
+        """Return the architecture of a number below ``size``."""
         digits = []
         for radix in reversed(self.radices):
             number, digit = divmod(number, radix)
@@ -107,7 +107,7 @@ class Rules:
         return AnyNetArch(ss=self.strides, **{field: tuple(values[field]) for field in self.free_fields})  # pyright: ignore[reportCallIssue]
 
     def problem(self, arch: AnyNetArch) -> str:
-        """What is wrong with an architecture that has these strides, or nothing."""
+        """Say what is wrong with an architecture that has these strides; the empty text if nothing is."""
         stem = {"ds": (1,), "ws": self.stem_widths, "bot_muls": (1.0,), "num_gs": (1,)}
         for field in ("ds", "ws", "bot_muls", "num_gs"):
             values = getattr(arch, field)
@@ -125,7 +125,7 @@ class Rules:
         return ""
 
     def neighbours(self, arch: AnyNetArch) -> list[AnyNetArch]:
-        """The architectures with another value in one place behind the stem."""
+        """Return the architectures with another value in one place behind the stem."""
         found = []
         for field in self.free_fields:
             values = getattr(arch, field)
@@ -167,18 +167,18 @@ BASIC = (
 
 
 def example(rules: Rules, block: str) -> str:
-    """One valid string, for messages."""
+    """Return one valid string, for messages."""
     return to_string(rules.arch(0), block)
 
 
 def to_string(arch: AnyNetArch, block: str) -> str:
-    """The official ``net`` as compact JSON, keys sorted."""
+    """Write the official ``net`` as compact JSON, keys sorted."""
     net = {_BLOCK_TYPE: block} | {field: list(getattr(arch, field)) for field in FIELDS}
     return json.dumps(net, sort_keys=True, separators=(",", ":"))
 
 
 def notations(arch: AnyNetArch, block: str) -> tuple[Notation, ...]:
-    """The notations of a space, with one architecture as the example."""
+    """Return the notations of a space, with one architecture as the example."""
     net = json.loads(to_string(arch, block))
     meaning = "a row of an NDS file, the stem's entry first: depths, widths, strides, bottlenecks, groups"
     found = [
@@ -195,7 +195,7 @@ def notations(arch: AnyNetArch, block: str) -> tuple[Notation, ...]:
 
 
 def parse(source: Any, block: str, rules: Sequence[Rules], space: str) -> AnyNetArch:
-    """An architecture from the official ``net``, as JSON or as a dict, or from the five fields of ``AnyNetArch``.
+    """Read an architecture from the official ``net``, as JSON or as a dict, or from the five fields of ``AnyNetArch``.
 
     Args:
       source: what to read.
@@ -229,7 +229,7 @@ def parse(source: Any, block: str, rules: Sequence[Rules], space: str) -> AnyNet
 
 
 def _fields_of(net: dict[Any, Any], block: str, where: str, named: bool, short: bool) -> dict[str, Any]:
-    """The five fields; ``named`` for an ``AnyNetArch``, ``short`` where blocks have no bottlenecks."""
+    """Return the five fields; ``named`` for an ``AnyNetArch``, ``short`` where blocks have no bottlenecks."""
     needed = ("ds", "ws", "ss") if short else FIELDS
     needed = needed if named else (_BLOCK_TYPE, *needed)
     literals.check_keys(net, needed, where, f"the keys {', '.join(needed)}")

@@ -1,4 +1,4 @@
-"""Every AnyNet of a group in one module: depths, widths, bottlenecks and groups are data.
+"""This module puts every AnyNet of a group in one Flax module: depths, widths, bottlenecks and groups are data.
 
 An architecture is encoded as the instructions that ``interpreter.py`` runs, one a convolution. They do not depend on
 the size of the images: the compiled program works out the places on the tape.
@@ -26,7 +26,7 @@ _HIDDEN_SLOTS = (2, 3)  # buffers of gradients inside a block; those between blo
 
 
 def num_tiles(channels: int, groups: int, tile: int) -> int:
-    """Tiles of an activation: a group begins with a tile of its own, or several whole ones share a tile."""
+    """Count the tiles of an activation: a group begins with a tile of its own, or several whole groups share a tile."""
     width = channels // groups
     if width >= tile or groups == 1:
         return groups * -(-width // tile)
@@ -34,7 +34,7 @@ def num_tiles(channels: int, groups: int, tile: int) -> int:
 
 
 def lanes(channels: int, groups: int, tile: int) -> np.ndarray:
-    """Where each channel lies among the lanes of all tiles, [channels]."""
+    """Return where each channel lies among the lanes of all tiles, [channels]."""
     width, number = channels // groups, np.arange(channels)
     group, inside = number // width, number % width
     if width >= tile or groups == 1:
@@ -75,7 +75,7 @@ class Layer(NamedTuple):
     stage: int
 
     def blocks(self, tile: int) -> tuple[int, int, int, int]:
-        """(input tiles, output tiles, those of each that are connected with each other)."""
+        """Return (input tiles, output tiles, input and output tiles of a block of connected ones)."""
         conv = self.conv
         tiles_in = num_tiles(conv.channels_in, self.groups_in, tile)
         tiles_out = num_tiles(conv.channels, self.groups_out, tile)
@@ -85,17 +85,17 @@ class Layer(NamedTuple):
         return tiles_in, tiles_out, own, own
 
     def num_pairs(self, tile: int) -> int:
-        """Pairs of connected tiles."""
+        """Count the pairs of connected tiles."""
         tiles_in, _, _, block_out = self.blocks(tile)
         return tiles_in * block_out
 
     def bank_rows(self, tile: int) -> int:
-        """Rows of the bank that its kernel fills."""
+        """Count the rows of the bank that the layer's kernel fills."""
         return self.num_pairs(tile) * self.conv.kernel**2 * tile
 
 
 def chain(blocks: Sequence[Block], residual: bool) -> list[Layer]:
-    """The convolutions of a network in the order of the forward pass."""
+    """Return the convolutions of a network in the order of the forward pass."""
     found: list[Layer] = []
     trunk = size = slot = place = 0
     for block in blocks:
@@ -142,7 +142,7 @@ def chain(blocks: Sequence[Block], residual: bool) -> list[Layer]:
 def encode_chain(
     chain: Sequence[Layer], convs: Sequence[TileConv], tile: int, widths: Sequence[int], length: int
 ) -> np.ndarray:
-    """The instructions of a network, int32 [fields of ``Instructions``, length]."""
+    """Return the instructions of a network, int32 [fields of ``Instructions``, length]."""
     encoded = np.zeros((len(Instructions._fields), length), np.int32)
     row = vector = 0
     num_stages = chain[-1].stage
@@ -180,7 +180,7 @@ def encode_chain(
 
 
 def extract_chain(chain: Sequence[Layer], tile: int, universal_params: Any) -> dict[str, Any]:
-    """The stand-alone network's parameters out of those of :class:`UniversalAnyNet`."""
+    """Return the stand-alone network's parameters, from those of :class:`UniversalAnyNet`."""
     leaves: dict[bank.Path, Any] = {}
     row = vector = 0
     for layer in chain:
@@ -201,7 +201,7 @@ def extract_chain(chain: Sequence[Layer], tile: int, universal_params: Any) -> d
 
 
 class UniversalAnyNet(nn.Module):
-    """All AnyNets of a group in one module: the instructions are data.
+    """A module for all AnyNets of a group: the instructions are data.
 
     Parameters beside the stem's: ``kernels`` [bank_rows, tile], ``scale`` and ``bias`` [vector_tiles * tile].
 
@@ -232,7 +232,7 @@ class UniversalAnyNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, encoded: Array, init: Array | int = 0) -> list[layers.PaddedTap]:
-        """Feature taps after the last three stages, last first.
+        """Return the feature taps after the last three stages, last first.
 
         Args:
           images: [B, H, W, 3].
@@ -279,7 +279,7 @@ class UniversalAnyNet(nn.Module):
 
 
 def _exists(lane: Array, tile_index: Array, channels: Array, groups: Array, tile: int) -> Array:
-    """Whether a channel lies in this lane of this tile; see :func:`lanes`."""
+    """Say if a channel lies in this lane of this tile; see :func:`lanes`."""
     width = channels // groups
     apart = (width >= tile) | (groups == 1)
     own = jnp.where(apart, -(-width // tile), 1)
@@ -296,7 +296,7 @@ def _init_bank(
     dtype: Any,
     init: Array | int,
 ) -> Array:
-    """Kernels of all layers, [R, tile]: each scaled by its own fans, zero where one of its channels is not there."""
+    """Draw the kernels of all layers, [R, tile]: scaled by their own fans, zero where a channel is absent."""
     rows, tile = shape
     positions = jnp.asarray([conv.kernel**2 for conv in convs], jnp.int32)[instructions.conv]
     used = instructions.channels > 0

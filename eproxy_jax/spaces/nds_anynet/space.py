@@ -1,25 +1,26 @@
-"""NDS AnyNets: stages of equal blocks whose depths, widths, bottlenecks and groups vary.
+"""This module has the NDS AnyNet spaces: stages of equal blocks whose depths, widths, bottlenecks and groups vary.
 
 Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; docs/spaces.md gives the
 skeleton: "as the architecture says", a 12-channel stem, taps after stages 2, 3, 4.
 
-How that is read. In the official lists the first entry is the stem, whose stride of 4 or 8 is for 224-pixel images: the
-published parameters are those of a stem without blocks (``blocks.py`` matches every row). The
-backbone has the 12-channel stem in its place, a 3x3 convolution with batch norm and ReLU at stride 1; the stem's entry
-changes nothing but the string. The stages behind it keep their strides, 1, 2, 2 (and 2): a 32-pixel image has maps of
-32, 16, 8 (and 4). Counted with the stem as stage 1, the three stages of ResNeXt are stages 2, 3, 4; counted without it,
-the last three of the four of the residual and plain spaces are. So taps are after the last three stages, in both.
+We read that as follows. In the official lists the first entry is the stem. Its stride of 4 or 8 is for 224-pixel
+images. The published parameters are those of a stem without blocks (``blocks.py`` matches every row). The backbone has
+the 12-channel stem in its place, a 3x3 convolution with batch norm and ReLU at stride 1. So the stem's entry changes
+nothing but the string. The stages behind it keep their strides, 1, 2, 2 (and 2): a 32-pixel image has maps of 32, 16, 8
+(and 4). In ResNeXt spaces the stem counts as stage 1, and the three stages behind it are 2, 3, 4. Residual and plain
+spaces have four stages behind the stem, of which the last three are 2, 3, 4. So taps are after the last three stages,
+in both.
 
-Blocks, each convolution with a batch norm behind it and a ReLU behind that, the last one's behind the sum:
+Blocks. Each convolution has a batch norm behind it, and a ReLU behind that; the last ReLU stands behind the sum.
   * ``res_bottleneck_block``: conv1x1, grouped conv3x3 (takes the stride), conv1x1
   * ``res_basic_block``: conv3x3 (takes the stride), conv3x3
   * ``double_plain_block``: the same without a shortcut
-A shortcut has a convolution of 1x1 and a batch norm where the shape changes.
+A shortcut has a 1x1 convolution and a batch norm where the shape changes.
 
 Programs. Weights and activations lie in tiles of 8 to 64 channels (``interpreter.py``). Depths, widths, bottlenecks and
-groups are data. The group of an architecture is the widest tile that pads its work by 30 % at most, and a capacity, of
-which the smallest suffices for all that is published. Both gradients are padded as the forward pass is. Initialisation
-and the optimiser work on the whole bank of weights, whatever a network uses of it.
+groups are data. The group of an architecture has the widest tile that pads its work by 30 % at most. It also has a
+capacity, of which the smallest suffices for all that is published. Both gradients are padded as the forward pass is.
+Initialisation and the optimiser work on the whole bank of weights, whatever a network uses of it.
 """
 
 from __future__ import annotations
@@ -84,18 +85,18 @@ class AnyNetSpace(base.SearchSpace):
 
     @override
     def format(self, arch: AnyNetArch) -> str:
-        """The official ``net`` as compact JSON."""
+        """Write the official ``net`` as compact JSON."""
         return notation.to_string(arch, self.block)
 
     @property
     @override
     def size(self) -> str:
-        """How many architectures the design space on ImageNet has, in words."""
+        """Number of architectures in the design space on ImageNet, in words."""
         return f"{self.rules[0].size:,} architectures"
 
     @override
     def sample(self, num: int, seed: int) -> list[AnyNetArch]:
-        """Distinct architectures of the design space on ImageNet, uniformly, in the order drawn.
+        """Draw distinct architectures of the design space on ImageNet uniformly. Returns them in the order drawn.
 
         Raises:
           ValueError: ``num`` is not in 1..size of the space.
@@ -108,14 +109,14 @@ class AnyNetSpace(base.SearchSpace):
 
     @override
     def neighbours(self, arch: AnyNetArch) -> list[AnyNetArch]:
-        """The architectures with another value in one place; not in the stem's, which the backbone has its own of."""
+        """Return the architectures with another value in one place behind the stem: the backbone has its own stem."""
         return self._rules_of(arch).neighbours(arch)
 
     @override
     def canonical(self, arch: AnyNetArch) -> AnyNetArch:
-        """The same stages behind the narrowest stem of the first design space with such strides.
+        """Return the same stages behind the narrowest stem of the first design space with such strides.
 
-        Stems of the benchmark are not in the backbone. Where ``width_divisor`` makes bottlenecks of several multipliers
+        The backbone has none of the benchmark's stems. Where ``width_divisor`` makes bottlenecks of several multipliers
         equal, the smallest one stands for all.
         """
         rules = next(one for one in self.rules if one.strides[1:] == arch.ss[1:])
@@ -135,7 +136,7 @@ class AnyNetSpace(base.SearchSpace):
         return arch._replace(bot_muls=tuple(narrowest))
 
     def stage_widths(self, arch: AnyNetArch, stage: int) -> tuple[int, int]:
-        """(outer, hidden) width of the backbone's stage 1, 2, ...; hidden is 0 where blocks are no bottlenecks.
+        """Return (outer, hidden) width of the backbone's stage 1, 2, ...; hidden is 0 where blocks are no bottlenecks.
 
         Both are the benchmark's over ``width_divisor``, rounded up: the outer one to an integer, the hidden one to a
         multiple of the groups.
@@ -147,7 +148,7 @@ class AnyNetSpace(base.SearchSpace):
         return outer, groups * -(-arch.hidden(stage) // (groups * divisor))
 
     def blocks(self, arch: AnyNetArch) -> tuple[Block, ...]:
-        """The backbone's blocks, sizes for 32-pixel images."""
+        """Return the backbone's blocks, with sizes for 32-pixel images."""
         found: list[Block] = []
         channels, size = self.stem_channels, _IMAGE
         for stage in range(1, len(arch.ds)):
@@ -168,7 +169,7 @@ class AnyNetSpace(base.SearchSpace):
 
     @override
     def max_macs(self) -> int:
-        """MACs of the architecture with the largest depths and widths everywhere, and no groups."""
+        """Return the MACs of the architecture with the largest depths and widths everywhere, and no groups."""
         return max(self.macs(_largest(rules)) for rules in self.rules)
 
     @override
@@ -179,7 +180,7 @@ class AnyNetSpace(base.SearchSpace):
 
     @override
     def full_sizes(self, arch: AnyNetArch) -> tuple[int, int]:
-        """(FLOPs, parameters) of the official network, stem and classifier included, as NDS reports them."""
+        """Return (FLOPs, parameters) of the official network, stem and classifier included, as NDS reports them."""
         return published_flops(arch, self.block), published_params(arch, self.block)
 
     @override
@@ -194,7 +195,7 @@ class AnyNetSpace(base.SearchSpace):
         return AnyNet(stem_channels=self.stem_channels, blocks=blocks, residual=self.residual, num_classes=num_classes)
 
     def chain(self, arch: AnyNetArch) -> list[Layer]:
-        """The backbone's convolutions behind the stem, in order."""
+        """Return the backbone's convolutions behind the stem, in order."""
         return program.chain(self.blocks(arch), self.residual)
 
     @override
@@ -212,7 +213,7 @@ class AnyNetSpace(base.SearchSpace):
 
 
 def _padded_macs(chain: Sequence[Layer], tile: int) -> int:
-    """Multiply-accumulates that these convolutions take in tiles of that width."""
+    """Count the multiply-accumulates that these convolutions take in tiles of that width."""
     return sum(layer.bank_rows(tile) * tile * layer.conv.size**2 for layer in chain)
 
 
@@ -229,7 +230,7 @@ def _largest(rules: Rules) -> AnyNetArch:
 
 
 def _tape(chain: Sequence[Layer], tile: int) -> float:
-    """Tiles that these layers write on the tape, smaller maps counted less."""
+    """Count the tiles that these layers write on the tape, those of maps of half the height and width as a quarter."""
     return sum(2 * layer.blocks(tile)[1] / 4 ** (layer.size + layer.stride - 1) for layer in chain)
 
 
@@ -259,13 +260,13 @@ class AnyNetGroup(base.Group):
         return -(-_TAPE // (self.space.width_divisor * self.tile)) * _CAPACITY_FACTOR**self.capacity
 
     def has_room(self, chain: Sequence[Layer]) -> bool:
-        """Whether the network fits."""
+        """Say if the network fits."""
         weights = self.tile * sum(layer.bank_rows(self.tile) for layer in chain)
         return weights <= self.weights and _tape(chain, self.tile) <= self.tape_tiles
 
     @override
     def encode(self, archs: Sequence[AnyNetArch]) -> np.ndarray:
-        """Instructions, int32 [A, fields, N]; see ``interpreter.Instructions``.
+        """Encode networks as instructions, int32 [A, fields, N]; see ``interpreter.Instructions``.
 
         Raises:
           ValueError: an architecture does not fit.
@@ -306,7 +307,7 @@ class AnyNetGroup(base.Group):
 
     @override
     def executed_macs(self, arch: AnyNetArch) -> int:
-        """Multiply-accumulates that the program executes for one 3x32x32 image."""
+        """Count the multiply-accumulates that the program executes for one 3x32x32 image."""
         stem = 9 * 3 * self.space.stem_channels * _IMAGE**2
         return stem + _padded_macs(self.space.chain(arch), self.tile)
 

@@ -1,1 +1,1 @@
-"""The cell spaces of NDS: DARTS, ENAS, PNAS, NASNet, Amoeba."""
+"""This package holds the cell spaces of NDS: DARTS, ENAS, PNAS, NASNet, Amoeba."""

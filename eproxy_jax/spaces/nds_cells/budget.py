@@ -1,7 +1,7 @@
-"""The largest network of an NDS design space, which bounds the parameters of its networks.
+"""This module finds the largest network of an NDS design space within the space's bound on parameters.
 
-All published networks of the cell spaces have fewer than six million parameters in their ImageNet form, and draws from
-the whole grid of widths and depths do not: 45 to 80 % of them have more. So that bound is part of the space.
+All published networks of the cell spaces have fewer than six million parameters in their ImageNet form. Of draws from
+the whole grid of widths and depths, 45 to 80 % have more. So that bound is part of the space.
 
 Parameters and MACs are sums over the edges of both cells, plus what the number of outputs of each cell adds. The
 largest network within a bound is thus a knapsack, solved by fronts: pairs (parameters, MACs) that no other pair beats
@@ -22,18 +22,18 @@ _FREE = "avg_pool_3x3"  # an operation that costs nothing, at either stride
 
 
 def fits(arch: NdsArch, rules: Rules) -> bool:
-    """Whether the network's ImageNet form has fewer parameters than the space allows."""
+    """Say if the network's ImageNet form has fewer parameters than the space allows."""
     return published_counts.counts(arch, rules).params < rules.max_params
 
 
 def _cell(outputs: int, nodes: int, concat_all: bool) -> Cell:
-    """A cell of pools whose output is so many nodes: the first ones are a chain."""
+    """Return a cell of pools with so many output nodes: its first nodes are a chain."""
     links = 0 if concat_all else nodes - outputs
     return tuple((_FREE, 1 + node if side and 0 < node <= links else 0) for node in range(nodes) for side in (0, 1))
 
 
 def _front(pairs: np.ndarray) -> np.ndarray:
-    """The pairs [n, 2] that no other beats: parameters ascending, MACs ascending."""
+    """Return the pairs [n, 2] that no other beats: parameters ascending, MACs ascending."""
     pairs = pairs[np.lexsort((-pairs[:, 1], pairs[:, 0]))]
     best = np.maximum.accumulate(pairs[:, 1])
     return pairs[np.concatenate([[True], best[1:] > best[:-1]])]
@@ -44,7 +44,7 @@ def _sums(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _powers(choices: Iterable[np.ndarray], edges: int) -> list[np.ndarray]:
-    """Fronts of 0, 1, ... edges that each choose one of the pairs."""
+    """Return the fronts of 0, 1, ... edges that each choose one of the pairs."""
     step, fronts = _front(np.stack(list(choices))), [np.zeros((1, 2), np.int64)]
     for _ in range(edges):
         fronts.append(_sums(fronts[-1], step))
@@ -52,7 +52,7 @@ def _powers(choices: Iterable[np.ndarray], edges: int) -> list[np.ndarray]:
 
 
 def _best(first: np.ndarray, second: np.ndarray, budget: int) -> int:
-    """Most MACs of a sum of one pair of each with fewer parameters than the budget; -1 if there is none."""
+    """Return the most MACs of a sum of one pair of each with fewer parameters than the budget; -1 if there is none."""
     place = np.searchsorted(second[:, 0], budget - first[:, 0], side="left") - 1
     found = np.where(place >= 0, first[:, 1] + second[np.maximum(place, 0), 1], -1)
     return int(found.max())
@@ -60,7 +60,7 @@ def _best(first: np.ndarray, second: np.ndarray, budget: int) -> int:
 
 @functools.lru_cache(maxsize=64)
 def max_macs(rules: Rules, width_divisor: int) -> int:
-    """MACs of the backbone of the space's largest network."""
+    """Return the MACs of the backbone of the space's largest network."""
     nodes, edges, most = rules.nodes, 2 * rules.nodes, 0
     counts = (nodes,) if rules.concat_all else range(1, nodes + 1)
     cells = {number: _cell(number, nodes, rules.concat_all) for number in counts}

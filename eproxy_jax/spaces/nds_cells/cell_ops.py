@@ -1,6 +1,6 @@
-"""Operations of the NDS cells, as data: what they are made of, how large their weights are, how they are computed.
+"""This module has the operations of the NDS cells as data: their parts, the size of their weights, their computation.
 
-An operation with weights is one or two units. A unit is ReLU, one or two linear maps (convolutions), batch norm; the
+An operation with weights has one or two units. A unit is ReLU, one or two linear maps (convolutions), batch norm; the
 first unit of an operation takes its stride. The rest, pools and ``skip_connect`` at stride 1, has no weights and no
 batch norm.
 
@@ -49,15 +49,15 @@ class Linear(NamedTuple):
         return max(self.shape)
 
     def kernel_shape(self, channels_in: int, channels: int) -> tuple[int, ...]:
-        """Shape of the kernel: [k, k', C_in, C_out], C_in being 1 where it is depthwise."""
+        """Return the shape of the kernel: [k, k', C_in, C_out], C_in being 1 where it is depthwise."""
         return (*self.shape, 1 if self.depthwise else channels_in, channels)
 
     def num_weights(self, channels_in: int, channels: int) -> int:
-        """Kernel weights."""
+        """Count the kernel weights."""
         return self.positions * channels * (1 if self.depthwise else channels_in)
 
     def fans(self, channels_in: int, channels: int) -> tuple[int, int, int]:
-        """(area, features, inputs) as ``initializers.conv_kernel`` takes them, those of PyTorch."""
+        """Return (area, features, inputs) as ``initializers.conv_kernel`` takes them, which are those of PyTorch."""
         return self.positions, channels // 2 if self.halves else channels, 1 if self.depthwise else channels_in
 
 
@@ -100,7 +100,7 @@ def _line(size: int, axis: int, stride: int) -> Linear:
 
 @functools.cache
 def pointwise(stride: int) -> Linear:
-    """A 1x1 convolution at stride 1, in a unit that whose first map has the stride."""
+    """Return a 1x1 convolution at stride 1, for a unit whose first map has the stride."""
     return Linear(lambda x, kernel: convolution.conv2d(x, kernel), 1, False, _square(stride), (1, 1))
 
 
@@ -109,7 +109,7 @@ FACTORIZED_REDUCE = Linear(convolution.halving_conv2d, 1, False, _square(2), (1,
 
 @functools.cache
 def units(op: str, stride: int) -> tuple[Unit, ...]:
-    """The units of an operation, empty where it has no weights.
+    """Return the units of an operation; ``()`` where it has no weights.
 
     Raises:
       ValueError: no operation of that name.
@@ -136,7 +136,7 @@ def units(op: str, stride: int) -> tuple[Unit, ...]:
 
 @functools.cache
 def weightless(op: str, stride: int) -> Callable[[Array], Array] | None:
-    """A pool or the identity, [B, H, W, C] -> [B, H', W', C]; None for operations with weights and for ``none``."""
+    """Return a pool or the identity, [B, H, W, C] -> [B, H', W', C]; None for operations with weights and ``none``."""
     if op == SKIP and stride == 1:
         return lambda x: x
     if op == "avg_pool_3x3":
@@ -147,10 +147,10 @@ def weightless(op: str, stride: int) -> Callable[[Array], Array] | None:
 
 
 def unit_weights(unit: Unit, channels_in: int, channels: int) -> int:
-    """Kernel weights of a unit."""
+    """Count the kernel weights of a unit."""
     return sum(linear.num_weights(channels_in, channels) for linear in unit)
 
 
 def unit_macs(unit: Unit, channels_in: int, channels: int, size: int) -> int:
-    """Multiply-accumulates of a unit whose input has ``size`` x ``size`` pixels."""
+    """Count the multiply-accumulates of a unit whose input has ``size`` x ``size`` pixels."""
     return sum(linear.num_weights(channels_in, channels) * linear.outputs(size) for linear in unit)

@@ -1,4 +1,4 @@
-"""The DARTS space at CIFAR sizes: a genotype alone is an architecture, width and depth are the space's.
+"""This module has the DARTS space at CIFAR sizes: an architecture is a genotype alone, width and depth are the space's.
 
 Source: Liu, Simonyan and Yang, "DARTS", ICLR 2019: 36 channels and 20 cells on CIFAR; NAS-Bench-301 trains 32 channels
 and 8 cells. Networks and programs are those of ``nds_darts``.
@@ -33,7 +33,7 @@ class Darts(NdsCells):
     """The DARTS space at one width and depth.
 
     An architecture is an ``NdsArch`` of the space's width and depth. Genotypes with ``none``, or with two edges from
-    one input, can be read; drawn are those of the DARTS space, where a node has two inputs and ``none`` is left out.
+    one input, can be read. Only those of the DARTS space are drawn: a node has two inputs, ``none`` is left out.
 
     Attributes:
       width_divisor: the width is divided by it (and rounded up): a size for small machines.
@@ -72,7 +72,7 @@ class Darts(NdsCells):
 
     @override
     def format(self, arch: NdsArch) -> str:
-        """The genotype as JSON text without spaces; width and depth are the space's."""
+        """Write the genotype as JSON text without spaces; width and depth are the space's."""
         return notation.genotype_text(arch, self.rules)
 
     @override
@@ -82,7 +82,7 @@ class Darts(NdsCells):
 
     @override
     def identity(self) -> dict[str, Any]:
-        """Name and sizes: the string of an architecture has neither width nor depth."""
+        """Return the name and the sizes: the string of an architecture has neither width nor depth."""
         return base.SearchSpace.identity(self)
 
     @property
@@ -94,7 +94,7 @@ class Darts(NdsCells):
 
     @override
     def sample(self, num: int, seed: int) -> list[NdsArch]:
-        """Distinct genotypes, uniformly: two inputs a node, and an operation for each of them.
+        """Draw distinct genotypes uniformly: two inputs a node, and an operation for each of them.
 
         Raises:
           ValueError: ``num`` is less than 1.
@@ -112,7 +112,7 @@ class Darts(NdsCells):
 
     @override
     def neighbours(self, arch: NdsArch) -> list[NdsArch]:
-        """The genotypes with another operation or input on one edge; two inputs of a node stay two."""
+        """Return the genotypes with another operation or input on one edge; a node keeps two different inputs."""
         found = []
         for other in notation.neighbours(arch, self.rules):
             if (other.width, other.depth) != (arch.width, arch.depth):
@@ -126,28 +126,28 @@ class Darts(NdsCells):
 
     @override
     def max_macs(self) -> int:
-        """MACs of the largest genotype that can be read."""
+        """Return the MACs of the largest genotype that can be read."""
         return _max_macs(self.rules, self.width, self.depth, self.width_divisor)
 
     @override
     def full_sizes(self, arch: NdsArch) -> tuple[int, int]:
-        """MACs and parameters of the backbone at full width."""
+        """Return the MACs and the parameters of the backbone at full width."""
         full = dataclasses.replace(self, width_divisor=1)
         arch = full.canonical(arch)
         return full.macs(arch), full.params(arch)
 
 
 def _changed(cell: notation.Cell, other: notation.Cell) -> list[tuple[str, int, int]]:
-    """(operation, input, input of the edge beside it) of each edge that is not as before."""
+    """Return (operation, input, input of the edge beside it) of each edge that is not as before."""
     return [(*edge, other[place ^ 1][1]) for place, edge in enumerate(other) if edge != cell[place]]
 
 
 @functools.lru_cache(maxsize=64)
 def _max_macs(rules: Rules, width: int, depth: int, width_divisor: int) -> int:
-    """Edges add up, so the best operation is the same for all edges of one kind.
+    """Return the MACs of the largest network. Edges add up, so all edges of one kind have the same best operation.
 
-    Edges of a normal cell are of one kind; those of a reduction cell of two, which read the cell's inputs with stride
-    2, or an earlier node, which all but the first node can.
+    Edges of a normal cell are of one kind, those of a reduction cell of two. They read the cell's inputs with stride 2,
+    or an earlier node, which the edges of all nodes but the first can.
     """
     edges, channels = 2 * rules.nodes, -(-width // width_divisor)
 

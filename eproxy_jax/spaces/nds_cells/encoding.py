@@ -1,4 +1,4 @@
-"""NDS cell networks as data: what the interpreter runs, and how an architecture becomes that."""
+"""This module encodes NDS cell networks as data for the interpreter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SAVED = 4  # slots that the operation of an edge keeps at most: twice a map in 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What a compiled program can run. Maps of a stage lie in slots, counted from the stage's first one.
+    """The networks that a compiled program can run. Maps of a stage lie in slots, counted from the stage's first one.
 
     Attributes:
       ops: operations of the space.
@@ -36,45 +36,45 @@ class Machine:
 
     @property
     def edges(self) -> int:
-        """Edges of a cell."""
+        """Number of edges of a cell."""
         return 2 * self.nodes
 
     @property
     def pieces(self) -> int:
-        """Pieces of a cell at most: its inputs and two units an edge."""
+        """The most pieces that a cell may have: its two inputs and two units an edge."""
         return 2 + 2 * self.edges
 
     def slots(self, wide: bool) -> int:
-        """Slots of a cell: its nodes, what stands in the middle of its edges, and its inputs."""
+        """Count the slots of a cell: its nodes, what stands in the middle of its edges, and its inputs."""
         return self.nodes + self.edges + 2 * (WIDE if wide else 1)
 
     def saved_slots(self, wide: bool) -> int:
-        """Slots of what is kept of a cell for the backward pass."""
+        """Count the slots of what is kept of a cell for the backward pass."""
         return 2 * (WIDE if wide else 1) + _SAVED * self.edges
 
     def node_slot(self, place: int, node: int) -> int:
-        """Slot of a node."""
+        """Return the slot of a node."""
         return _first_slot(self.slots, place) + node
 
     def middle_slot(self, place: int, edge: int) -> int:
-        """Slot of what stands between the two units of an edge."""
+        """Return the slot of what stands between the two units of an edge."""
         return _first_slot(self.slots, place) + self.nodes + edge
 
     def input_slot(self, place: int, side: int) -> int:
-        """First slot of an input of a cell, which is wide in a reduction cell."""
+        """Return the first slot of an input of a cell, which is wide in a reduction cell."""
         return _first_slot(self.slots, place) + self.nodes + self.edges + side * (1 if place else WIDE)
 
     def saved_slot(self, place: int) -> int:
-        """First slot of what is kept of a cell."""
+        """Return the first slot of what is kept of a cell."""
         return _first_slot(self.saved_slots, place)
 
     def stage_slots(self) -> tuple[int, int]:
-        """(slots, slots of what is kept) of a stage."""
+        """Return (slots, slots of what is kept) of a stage."""
         return _first_slot(self.slots, self.places + 1), _first_slot(self.saved_slots, self.places + 1)
 
 
 def _first_slot(slots: Callable[[bool], int], place: int) -> int:
-    """Where a cell begins. Only place 0, the reduction cell, is wide."""
+    """Return the slot where a cell begins. Only place 0, the reduction cell, is wide."""
     return slots(True) + (place - 1) * slots(False) if place else 0
 
 
@@ -91,7 +91,7 @@ class Step(NamedTuple):
 
 
 class Input(NamedTuple):
-    """Makes an input of a cell; integer arrays [N], or scalars of one.
+    """An instruction that makes an input of a cell; integer arrays [N], or scalars of one.
 
     Attributes:
       how: ``PRE_SAME``, ``PRE_BEFORE`` or ``PRE_REDUCE``.
@@ -113,7 +113,7 @@ class Input(NamedTuple):
 
 
 class UnitStep(NamedTuple):
-    """Runs a unit, a pool or the identity; integer arrays [N], or scalars of one.
+    """An instruction that runs a unit, a pool or the identity; integer arrays [N], or scalars of one.
 
     Attributes:
       kind: index into ``UnitKinds.kinds``.
@@ -176,7 +176,7 @@ class Network(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def empty_network(machine: Machine) -> Network:
-    """A network without steps; arrays have the shapes of any network of a machine."""
+    """Return a network without steps, whose arrays have the shapes of any network of the machine."""
     cells = NUM_STAGES * (machine.places + 1)
 
     def records(record: Any, count: int) -> Any:
@@ -189,7 +189,7 @@ def empty_network(machine: Machine) -> Network:
 
 
 def _saved_slots_of(unit: Unit | None) -> int:
-    """Slots that a unit keeps: its normalised output, and the map in the middle, if any.
+    """Count the slots that a unit keeps: its normalised output, and the map in the middle, if any.
 
     That map is twice as large as the output at most: where a 1x7 convolution has halved one direction.
     """
@@ -197,7 +197,7 @@ def _saved_slots_of(unit: Unit | None) -> int:
 
 
 def encode(machine: Machine, arch: NdsArch, rules: Rules) -> Network:
-    """An architecture as data."""
+    """Encode an architecture as data."""
     kinds = program.kinds(machine.ops)
     steps, inputs, units, kernels = [], [], [], []
     saved = 0

@@ -1,12 +1,12 @@
-"""The interpreter of NDS cell networks: one program for all genotypes and depths of one width.
+"""This module interprets NDS cell networks: one program runs all genotypes and depths of one width.
 
-Steps say what is computed where. All values lie on one tape, at slots that the steps say; all weights lie one after
+Steps say what is computed where. All values lie on one tape, at slots that the steps name; all weights lie one after
 the other in one bank. Nothing is padded but the ends of tape and bank, which nothing reads. Kernel sizes and dilations
 are numbers of turns and distances, so each kind of operation is compiled once a stage and stride, forward and backward.
 Under ``vmap`` candidates run one after the other.
 
 The backward pass is written out: gradients of values lie on a second tape of the same layout. Both tapes begin as
-zeros, because nodes and gradients are sums. Of a unit only what cannot be had cheaply again is kept: its normalised
+zeros, because nodes and gradients are sums. A unit keeps only what is not cheap to compute again: its normalised
 output and, between its two convolutions, the map in the middle.
 """
 
@@ -42,7 +42,7 @@ from eproxy_jax.types import TARGET_SIZE
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Where things are for images of one size.
+    """The places of things on the tapes, for images of one size.
 
     Attributes:
       machine: the machine.
@@ -56,35 +56,35 @@ class _Layout:
 
     @classmethod
     def of(cls, machine: Machine, stem: tuple[int, ...]) -> _Layout:
-        """The layout behind a stem's output [B, H, W, C]."""
+        """Make the layout behind a stem's output [B, H, W, C]."""
         return cls(machine, stem[0], (stem[1], stem[2]))
 
     def map(self, stage: int, channels_stage: int | None = None) -> tuple[int, int, int, int]:
-        """Shape of a map of a stage, with the channels of another one if given."""
+        """Return the shape of a map of a stage, with the channels of another one if given."""
         height, width = (-(-n // 2**stage) for n in self.size)
         channels = self.machine.width * 2 ** (stage if channels_stage is None else channels_stage)
         return self.batch, height, width, channels
 
     def slot(self, stage: int) -> int:
-        """Numbers in a slot."""
+        """Count the numbers in a slot."""
         return int(np.prod(self.map(stage)))
 
     def _stage(self, stage: int) -> tuple[int, int]:
-        """Where the values of a stage, and what is kept of it, begin."""
+        """Return where the values of a stage, and what is kept of it, begin."""
         values, saved = self.machine.stage_slots()
         before = sum(map(self.slot, range(stage)))
         return before * values, before * saved
 
     def value(self, stage: int, slot: Any) -> Any:
-        """Where a slot is on the tape of values."""
+        """Return where a slot is on the tape of values."""
         return self._stage(stage)[0] + slot * self.slot(stage)
 
     def saved(self, stage: int, slot: Any) -> Any:
-        """Where a slot is on the tape of what is kept."""
+        """Return where a slot is on the tape of what is kept."""
         return self._stage(stage)[1] + slot * self.slot(stage)
 
     def lengths(self) -> tuple[int, int]:
-        """Lengths of the two tapes.
+        """Return the lengths of the two tapes.
 
         Raises:
           ValueError: one is too long to be indexed.
@@ -102,7 +102,7 @@ class _Layout:
 
 
 class _Forward(NamedTuple):
-    """What the forward pass writes: values, what is kept of them, reciprocal deviations."""
+    """The arrays that the forward pass writes: values, what is kept of them, reciprocal deviations."""
 
     values: Array
     saved: Array
@@ -110,14 +110,14 @@ class _Forward(NamedTuple):
 
 
 class _Backward(NamedTuple):
-    """Gradients of values and of weights."""
+    """The gradients of values and of weights."""
 
     values: Array
     weights: Weights
 
 
 def _norm(z: Array, weights: Weights, scale: Array) -> tuple[Array, Array, Array]:
-    """Output of the batch norm, normalised map, reciprocal deviations."""
+    """Return the output of the batch norm, the normalised map, and the reciprocal deviations."""
     normalized, rstd = norms.standardize(z)
     return norms.affine(normalized, *read_norm(weights, scale, z.shape[-1:])), normalized, rstd
 
@@ -125,7 +125,7 @@ def _norm(z: Array, weights: Weights, scale: Array) -> tuple[Array, Array, Array
 def _norm_backward(
     grad: Array, normalized: Array, rstds: Array, weights: Weights, grads: Weights, scale: Array
 ) -> tuple[Array, Weights]:
-    """Gradient of the batch norm's input, and the gradients of weights with those of its scale and bias."""
+    """Return the gradient of the batch norm's input, and the gradients of weights with those of its scale and bias."""
     channels = normalized.shape[-1:]
     scales, rstd = read(weights.scale, scale, channels), read(rstds, scale, channels)
     grad, *vectors = norms.affine_normalize_gradient(grad, normalized, rstd, scales)
@@ -133,7 +133,7 @@ def _norm_backward(
 
 
 def _pull(linear: cell_ops.Linear, x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
-    """Gradients of a linear map's input and kernel. The primal is linear in what they need: XLA drops it."""
+    """Return the gradients of a linear map's input and kernel. They do not need the map's output: XLA drops it."""
     return jax.vjp(linear.apply, x, kernel)[1](grad)
 
 
@@ -154,7 +154,7 @@ class _Convolutions(NamedTuple):
 
 
 def _depthwise_then_pointwise(machine: Machine, kind: UnitKind, channels: int, at: UnitStep) -> _Convolutions:
-    """Depthwise convolution, then a 1x1 one."""
+    """Return a depthwise convolution, then a 1x1 one."""
     margin, rows, matrix = program.kinds(machine.ops).margin, channels // machine.width, (1, 1, channels, channels)
     last = at.row + at.size * at.size * rows
 
@@ -177,7 +177,7 @@ def _depthwise_then_pointwise(machine: Machine, kind: UnitKind, channels: int, a
 
 
 def _along_width_then_height(machine: Machine, kind: UnitKind, channels: int, at: UnitStep) -> _Convolutions:
-    """Convolution along the width, then along the height."""
+    """Return a convolution along the width, then one along the height."""
     margin, rows = program.kinds(machine.ops).margin, channels * channels // machine.width
 
     def kernels_in(kernels: Array, number: int) -> Callable[[Array], Array]:
@@ -200,7 +200,7 @@ def _along_width_then_height(machine: Machine, kind: UnitKind, channels: int, at
 
 
 def _single(machine: Machine, kind: UnitKind, channels: int, at: UnitStep) -> _Convolutions:
-    """One convolution of one size."""
+    """Return one convolution of one size."""
     del machine
     assert kind.body.unit is not None
     (linear,) = kind.body.unit
@@ -224,7 +224,7 @@ _CONVOLUTIONS = {"depthwise": _depthwise_then_pointwise, "line": _along_width_th
 
 
 class _UnitOfStage(NamedTuple):
-    """Runs the units of one kind in one stage."""
+    """The units of one kind in one stage."""
 
     layout: _Layout
     stage: int
@@ -238,7 +238,7 @@ class _UnitOfStage(NamedTuple):
         return shape, (*shape[:2], *out[2:]) if self.kind.family == "line" else out, out
 
     def _weightless(self, at: UnitStep) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """Forward and gradient (x, gradient) -> gradient of something without weights."""
+        """Return two functions of something without weights: its forward pass, and (x, gradient) -> gradient."""
         kind = self.kind
         if kind.family == "max":
             size, margin = at.size, program.kinds(self.layout.machine.ops).margin
@@ -255,7 +255,7 @@ class _UnitOfStage(NamedTuple):
         return _CONVOLUTIONS[self.kind.family](self.layout.machine, self.kind, channels, at)
 
     def forward(self, weights: Weights, at: UnitStep, state: _Forward) -> _Forward:
-        """What is written, with the unit's output added to its target."""
+        """Run the unit and add its output to its target."""
         shape, _, out = self.shapes
         x = read(state.values, self.layout.value(self.stage, at.source), shape)
         if self.kind.body.unit is None:
@@ -271,7 +271,7 @@ class _UnitOfStage(NamedTuple):
         return state._replace(values=write(state.values, target, y + read(state.values, target, out)))
 
     def backward(self, weights: Weights, forward: _Forward, at: UnitStep, grad: Array, state: _Backward) -> _Backward:
-        """Gradients with those of the unit's input and weights, from ``grad`` of its output."""
+        """Return the gradients with those of the unit's input and weights, from ``grad`` of its output."""
         shape, middle_shape, out = self.shapes
         source = self.layout.value(self.stage, at.source)
         x, grads = read(forward.values, source, shape), state.weights
@@ -291,7 +291,7 @@ class _UnitOfStage(NamedTuple):
 
 
 class _InputOfStage(NamedTuple):
-    """Gives a cell's input the cell's channels, in one way: one 1x1 convolution of all nodes that it comes from."""
+    """One way to give a cell's input the cell's channels: one 1x1 convolution of all nodes that it comes from."""
 
     layout: _Layout
     stage: int
@@ -314,14 +314,14 @@ class _InputOfStage(NamedTuple):
         return PRE_UNITS[self.how][0]
 
     def _node(self, at: Input, n: Array) -> tuple[Array, Array, tuple[int, ...]]:
-        """Of its n-th node: place on the tape of values, first row of the kernel, shape of that."""
+        """Return the n-th node's place on the tape of values, the first row of its kernel, and the kernel's shape."""
         shape, out = self.shapes
         rows = shape[-1] * out[-1] // self.layout.machine.width
         kernel = self.linear.kernel_shape(shape[-1], out[-1])
         return self.layout.value(self.source, at.sources[n]), at.row + n * rows, kernel
 
     def forward(self, weights: Weights, at: Input, state: _Forward) -> _Forward:
-        """What is written, with the input."""
+        """Make the input and write it."""
         shape, out = self.shapes
 
         def add(n: Array, z: Array) -> Array:
@@ -338,7 +338,7 @@ class _InputOfStage(NamedTuple):
         )
 
     def backward(self, weights: Weights, forward: _Forward, at: Input, grad: Array, state: _Backward) -> _Backward:
-        """Gradients with those of the nodes and weights, from ``grad``, which begins with that of the output."""
+        """Return the gradients with those of nodes and weights, from ``grad``, which begins with the output's."""
         shape, out = self.shapes
         normalized = read(forward.saved, self.layout.saved(self.stage, at.saved), out)
         grad, grads = _norm_backward(read(grad, 0, out), normalized, forward.rstd, weights, state.weights, at.scale)
@@ -357,18 +357,18 @@ class _InputOfStage(NamedTuple):
 
 
 def _inputs(layout: _Layout, stage: int) -> list[_InputOfStage]:
-    """The ways in which a stage's cells get their inputs: nothing comes before the first stage."""
+    """Return the ways in which a stage's cells get their inputs: nothing comes before the first stage."""
     return [_InputOfStage(layout, stage, how) for how in range(len(PRE_UNITS) if stage else 1)]
 
 
 def _units(layout: _Layout, stage: int) -> list[_UnitOfStage]:
-    """The kinds of units that a stage has: none of the first one reads a larger map."""
+    """Return the kinds of units that a stage has: none of the first one reads a larger map."""
     every = program.kinds(layout.machine.ops)
     return [_UnitOfStage(layout, stage, kind) for kind in every.kinds[: None if stage else every.unstrided]]
 
 
 def _step(run_input: Callable[..., Any], run_unit: Callable[..., Any]) -> Callable[[Step, Any], Any]:
-    """Both run (stage, number of a record, state) -> state; a step chooses one of them and the stage."""
+    """Return a step that chooses a stage, and an input or a unit: (stage, number of a record, state) -> state."""
 
     def step(at: Step, state: Any) -> Any:
         lists = [functools.partial(run, s, at.record) for s in range(NUM_STAGES) for run in (run_input, run_unit)]
@@ -378,7 +378,7 @@ def _step(run_input: Callable[..., Any], run_unit: Callable[..., Any]) -> Callab
 
 
 def _forward(machine: Machine, stem: Array, weights: Weights, network: Network) -> tuple[list[Array], _Forward]:
-    """Taps, last first, [B, 8, 8, nodes * C] each, and what the backward pass needs."""
+    """Return the taps, last first, [B, 8, 8, nodes * C] each, and what the backward pass needs."""
     layout, dtype = _Layout.of(machine, stem.shape), stem.dtype
     lengths = layout.lengths()
     values = jnp.zeros((lengths[0],), dtype)
@@ -401,7 +401,7 @@ def _forward(machine: Machine, stem: Array, weights: Weights, network: Network) 
 
 
 def _tap(layout: _Layout, stage: int, network: Network, values: Array) -> Array:
-    """Output of the last cell of a stage, resized, and zeros: [B, 8, 8, nodes * C]."""
+    """Return the output of the last cell of a stage, resized, with zeros behind it: [B, 8, 8, nodes * C]."""
     slots, shape = network.taps[stage], layout.map(stage)
     zeros = jnp.zeros((layout.machine.nodes, layout.batch, TARGET_SIZE, TARGET_SIZE, shape[-1]), values.dtype)
 
@@ -412,7 +412,7 @@ def _tap(layout: _Layout, stage: int, network: Network, values: Array) -> Array:
 
 
 def _add_tap(layout: _Layout, stage: int, network: Network, grads: Array, grad: Array) -> Array:
-    """Gradients of values with those that come from a tap."""
+    """Return the gradients of values with those that come from a tap."""
     slots, shape = network.taps[stage], layout.map(stage)
     by_node = loop.apart(grad, layout.machine.nodes)
 
@@ -432,7 +432,7 @@ def _backward(
     forward: _Forward,
     grad_taps: list[Array],
 ) -> tuple[Array, Weights]:
-    """Gradients of the stem's output, whose shape is ``stem``, and of the weights."""
+    """Return the gradients of the stem's output, whose shape is ``stem``, and of the weights."""
     layout = _Layout.of(machine, stem)
     grads = jnp.zeros_like(forward.values)
     for stage, grad in zip(reversed(range(NUM_STAGES)), grad_taps, strict=True):

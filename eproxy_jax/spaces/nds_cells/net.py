@@ -1,4 +1,4 @@
-"""Stand-alone networks of the NDS cell spaces."""
+"""This module has the stand-alone networks of the NDS cell spaces."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LinearMap(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[B, H, W, C_in] -> [B, H', W', features]."""
+        """Convolve: [B, H, W, C_in] -> [B, H', W', features]."""
         channels = x.shape[-1]
         shape, fans = self.linear.kernel_shape(channels, self.features), self.linear.fans(channels, self.features)
         kernel = self.param("kernel", initializers.conv_kernel, shape, self.dtype, 0, *map(jnp.asarray, fans))
@@ -32,7 +32,7 @@ class LinearMap(nn.Module):
 
 
 class UnitNet(nn.Module):
-    """ReLU, one or two convolutions, batch norm."""
+    """A unit: ReLU, one or two convolutions, batch norm."""
 
     unit: cell_ops.Unit
     features: int
@@ -41,7 +41,7 @@ class UnitNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
-        """[B, H, W, C_in] -> [B, H', W', features]."""
+        """Run the unit: [B, H, W, C_in] -> [B, H', W', features]."""
         x = marks.relu(x)
         for number, linear in enumerate(self.unit):
             x = LinearMap(linear, self.features, self.dtype, name=f"conv{number}")(x)
@@ -59,7 +59,7 @@ class EdgeNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = True) -> Array:
-        """[B, H, W, features] -> [B, H / stride, W / stride, features]."""
+        """Run the operation: [B, H, W, features] -> [B, H / stride, W / stride, features]."""
         weightless = cell_ops.weightless(self.op, self.stride)
         if weightless is not None:
             return weightless(x)
@@ -91,7 +91,7 @@ class CellNet(nn.Module):
 
     @nn.compact
     def __call__(self, older: Array, newer: Array, train: bool = True) -> Array:
-        """Outputs of the two cells before -> [B, H', W', len(outputs) * features]."""
+        """Run the cell: outputs of the two cells before -> [B, H', W', len(outputs) * features]."""
         values = [
             UnitNet(unit, self.features, self.track, self.dtype, name=f"input{side}")(x, train)
             for side, (unit, x) in enumerate(zip(self.input_units, (older, newer), strict=True))
@@ -140,7 +140,7 @@ class NdsNet(StandAloneNet):
             setattr(self, f"cell{number}", cell)
 
     def features(self, images: Array, train: bool = True) -> list[Array]:
-        """Feature taps at the end and before the two reduction cells, last first.
+        """Return the feature taps at the end and before the two reduction cells, last first.
 
         Args:
           images: [B, H, W, 3].

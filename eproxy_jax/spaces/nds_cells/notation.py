@@ -1,7 +1,7 @@
-"""Genotypes of the NDS cell spaces: how they are read, written, checked, mutated and made canonical.
+"""This module reads, writes and checks genotypes of the NDS cell spaces, mutates them and makes them canonical.
 
 A genotype is a normal cell, a reduction cell, a width and a depth. Each node of a cell adds two operations, each of one
-of the cell's two inputs (0 and 1) or of an earlier node (2, 3, ...). A cell's output are all its nodes side by side
+of the cell's two inputs (0 and 1) or of an earlier node (2, 3, ...). A cell's output is all its nodes side by side
 (DARTS, PNAS), or those that no other node reads (ENAS, NASNet, Amoeba).
 
 Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019, and the files published there.
@@ -47,7 +47,7 @@ class NdsArch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What the genotypes of one space may have.
+    """The rules that the genotypes of one space keep.
 
     Attributes:
       label: what the space is called in messages.
@@ -71,7 +71,7 @@ class Rules:
 
     @property
     def example(self) -> str:
-        """What a genotype looks like, for messages."""
+        """An example of a genotype, for messages."""
         edges = f'[["{self.ops[-1]}", 0], ["{self.ops[0]}", 1], ...]'
         concat = f"[2, ..., {self.nodes + 1}]"
         return (
@@ -81,7 +81,7 @@ class Rules:
 
 
 def concat(cell: Cell, rules: Rules) -> tuple[int, ...]:
-    """The nodes that are a cell's output, counted from 2 on."""
+    """Return the nodes that are a cell's output, counted from 2 on."""
     read = {source for _, source in cell} if not rules.concat_all else set()
     return tuple(node for node in range(2, rules.nodes + 2) if node not in read)
 
@@ -146,12 +146,12 @@ def parse(source: Any, rules: Rules, width: int, depth: int) -> NdsArch:
 
 
 def _are_cells(value: Any) -> bool:
-    """Whether this is a normal and a reduction cell, one after the other."""
+    """Say if this is a normal and a reduction cell, one after the other."""
     return isinstance(value, list) and len(value) == 2 and all(isinstance(cell, list) and cell for cell in value)
 
 
 def _of_pairs(cell: list[Any], rules: Rules) -> list[Any]:
-    """Compact index pairs (input, operation) with names instead of codes; other pairs stay."""
+    """Replace codes by names in compact index pairs (input, operation); other pairs stay."""
     cell = _flat(cell, rules)
     pairs = [literals.integers(pair) for pair in cell]
     if not rules.compact_ops or not all(pair is not None and len(pair) == 2 for pair in pairs):
@@ -170,7 +170,7 @@ def _of_pairs(cell: list[Any], rules: Rules) -> list[Any]:
 
 
 def _of_choices(value: dict[Any, Any], rules: Rules) -> dict[str, Any] | None:
-    """A genotype from an object with one entry a choice, as NNI and NAS-Bench-301's configurations have it."""
+    """Read a genotype from an object with one entry a choice, as NNI and NAS-Bench-301's configurations have it."""
     found = {}
     config = {key.rpartition(":")[2]: entry for key, entry in value.items() if isinstance(key, str)}
     for name in ("normal", "reduce"):
@@ -241,19 +241,19 @@ def _check_cell(cell: Any, name: str, rules: Rules, what: str) -> Cell:
 
 
 def _flat(cell: Any, rules: Rules) -> Any:
-    """The edges of a cell that is written node by node; others stay."""
+    """Return the edges of a cell that is written node by node; others stay."""
     if isinstance(cell, list) and len(cell) == rules.nodes and all(_is_node(node) for node in cell):
         return [edge for node in cell for edge in node]
     return cell
 
 
 def _is_node(value: Any) -> bool:
-    """Whether this is the two edges of a node."""
+    """Say if this is the two edges of a node."""
     return isinstance(value, list) and len(value) == 2 and all(isinstance(edge, list) for edge in value)
 
 
 def inputs_read(cell: Cell, rules: Rules) -> frozenset[int]:
-    """Which of a cell's inputs, 0 (older) and 1 (newer), its output depends on."""
+    """Return the cell's inputs, 0 (older) and 1 (newer), that its output depends on."""
     reads = [frozenset({0}), frozenset({1})]
     for place in range(0, len(cell), 2):
         reads.append(frozenset().union(*(reads[source] for op, source in cell[place : place + 2] if op != NONE)))
@@ -270,7 +270,7 @@ def _genotype(arch: NdsArch, rules: Rules) -> dict[str, Any]:
 
 
 def notations(arch: NdsArch, rules: Rules) -> tuple[Notation, ...]:
-    """The notations of a space that has cells, with one architecture as the example."""
+    """Return the notations of a space that has cells, with one architecture as the example."""
     genotype = json.loads(json.dumps(_genotype(arch, rules)))
     cells = {name: [[tuple(edge) for edge in pair] for pair in zip(*[iter(genotype[name])] * 2, strict=True)]
              for name in ("normal", "reduce")}  # fmt: skip
@@ -305,12 +305,12 @@ _ALIASES = {"identity": SKIP, "skip": SKIP, "zero": NONE}
 
 
 def genotype_text(arch: NdsArch, rules: Rules) -> str:
-    """The genotype alone as JSON text without spaces."""
+    """Write the genotype alone as JSON text without spaces."""
     return json.dumps(_genotype(arch, rules), separators=(",", ":"))
 
 
 def to_text(arch: NdsArch, rules: Rules) -> str:
-    """The ``net`` object of an NDS file as JSON text without spaces."""
+    """Write the ``net`` object of an NDS file as JSON text without spaces."""
     return json.dumps(
         {"genotype": _genotype(arch, rules), "width": arch.width, "depth": arch.depth}, separators=(",", ":")
     )
@@ -320,7 +320,7 @@ def to_text(arch: NdsArch, rules: Rules) -> str:
 
 
 def neighbours(arch: NdsArch, rules: Rules) -> list[NdsArch]:
-    """The architectures with one operation or input changed, or the next width or depth of the design space."""
+    """Return the architectures with one operation or input changed, or the next width or depth of the design space."""
     found = []
     for name in ("normal", "reduce"):
         cell: Cell = getattr(arch, name)
@@ -336,7 +336,7 @@ def neighbours(arch: NdsArch, rules: Rules) -> list[NdsArch]:
 
 
 def _orders(cell: Cell, nodes: int) -> Iterator[tuple[int, ...]]:
-    """Orders of the nodes in which none comes before one that it reads."""
+    """Yield the orders of the nodes in which none comes before one that it reads."""
     needs = [{source - 2 for _, source in cell[2 * n : 2 * n + 2] if source >= 2} for n in range(nodes)]
     for order in itertools.permutations(range(nodes)):
         if all(needs[node] <= set(order[:place]) for place, node in enumerate(order)):
@@ -345,10 +345,10 @@ def _orders(cell: Cell, nodes: int) -> Iterator[tuple[int, ...]]:
 
 @functools.lru_cache(maxsize=1 << 16)
 def canonical_cell(cell: Cell) -> Cell:
-    """The one cell that stands for all that compute the same function.
+    """Return the one cell that stands for all that compute the same function.
 
-    * What has no weights gives zeros for zeros: such an edge from a node of two ``none`` is ``none``, in turn.
-    * A ``none`` edge may say any input: it says 0.
+    * Operations without weights map zeros to zeros: on an edge from a node of two ``none`` they are ``none`` in turn.
+    * The input of a ``none`` edge does not matter: here it is 0.
     * The two edges of a node, and nodes in any order that is possible, are interchangeable.
 
     Only a space with ``none`` has nodes that are zero.

@@ -1,4 +1,4 @@
-"""Walks through an NDS cell network, unit by unit. Counts, weights and instructions all come from this one walk.
+"""This module walks through an NDS cell network, unit by unit. Counts, weights and instructions come from this walk.
 
 Cells stand in three stages, of which the second and third begin with a reduction cell. Place 0 of a stage is that
 reduction cell (in the first stage: the stem, three nodes of ``width`` channels), places 1, 2, ... its normal cells.
@@ -27,7 +27,7 @@ PRE_UNITS: tuple[Unit, ...] = (
 
 
 class Body(NamedTuple):
-    """Something that a cell computes from one map of its channels.
+    """One computation of a cell on one map of its channels.
 
     Attributes:
       op: operation it is (part of).
@@ -41,7 +41,7 @@ class Body(NamedTuple):
 
 
 class InputOf(NamedTuple):
-    """How a piece makes an input of a cell.
+    """The part of a piece that makes an input of a cell.
 
     Attributes:
       side: 0 for the older input, 1 for the newer one.
@@ -57,7 +57,7 @@ class InputOf(NamedTuple):
 
 
 class EdgeOf(NamedTuple):
-    """What a piece does for an edge of a cell.
+    """The part of a piece that belongs to an edge of a cell.
 
     Attributes:
       edge: index of the edge.
@@ -105,7 +105,7 @@ class Piece(NamedTuple):
 
 @functools.cache
 def bodies(ops: tuple[str, ...]) -> tuple[tuple[Body, ...], int]:
-    """Distinct bodies of the operations of a space, those at stride 1 first, and how many those are."""
+    """Return the distinct bodies of the operations of a space, those at stride 1 first, and how many those are."""
     found: dict[tuple, Body] = {}
     for stride in (1, 2):
         for op in ops:
@@ -118,7 +118,7 @@ def bodies(ops: tuple[str, ...]) -> tuple[tuple[Body, ...], int]:
 
 
 class UnitKind(NamedTuple):
-    """Bodies that are one program: kernel size and dilation are data.
+    """The bodies that one compiled program runs: kernel size and dilation are data.
 
     Attributes:
       family: "depthwise" (then pointwise), "line" (along both directions), "max", or "" for a body of its own.
@@ -132,7 +132,7 @@ class UnitKind(NamedTuple):
 
 
 class UnitKinds(NamedTuple):
-    """The kinds of a space.
+    """The kinds of units of a space.
 
     Attributes:
       kinds: those at stride 1 first.
@@ -153,7 +153,7 @@ class UnitKinds(NamedTuple):
 
 @functools.cache
 def kinds(ops: tuple[str, ...]) -> UnitKinds:
-    """What a space's operations are compiled to."""
+    """Return the kinds that a space's operations are compiled to."""
     found: dict[tuple, UnitKind] = {}
     of_body, size, dilation = [], [], []
     for body in bodies(ops)[0]:
@@ -179,7 +179,7 @@ def _body_index(ops: tuple[str, ...]) -> dict[tuple, int]:
 
 
 def normal_cells(depth: int) -> tuple[int, int, int]:
-    """Normal cells of each stage."""
+    """Return the number of normal cells of each stage."""
     first, second = depth // 3, 2 * depth // 3
     return first, second - first - 1, depth - second - 1
 
@@ -199,7 +199,7 @@ class CellPlace(NamedTuple):
 
 
 def cells(depth: int) -> Iterator[CellPlace]:
-    """The cells of a network in order; (0, 0) is the stem."""
+    """Yield the cells of a network in order; (0, 0) is the stem."""
     before = ((0, 0), (0, 0))
     for stage, count in enumerate(normal_cells(depth)):
         for place in range(0 if stage else 1, count + 1):
@@ -208,7 +208,7 @@ def cells(depth: int) -> Iterator[CellPlace]:
 
 
 def is_connected(arch: NdsArch, rules: Rules) -> bool:
-    """Whether the last cell's output depends on the image.
+    """Say if the last cell's output depends on the image.
 
     Each cell reads the two cells before it. So a network can do without a cell that is cut off, where the next one
     reads the older input.
@@ -222,24 +222,24 @@ def is_connected(arch: NdsArch, rules: Rules) -> bool:
 
 
 class Outputs(NamedTuple):
-    """Nodes, counted from 0 on, that are the output of normal cell, reduction cell and stem."""
+    """The nodes, counted from 0 on, that are the output of normal cell, reduction cell and stem."""
 
     normal: tuple[int, ...]
     reduce: tuple[int, ...]
     stem: tuple[int, ...] = tuple(range(STEM_NODES))
 
     def of(self, stage: int, place: int) -> tuple[int, ...]:
-        """Those of the cell at a place."""
+        """Return the output nodes of the cell at a place."""
         return self.normal if place else self.reduce if stage else self.stem
 
 
 def outputs(arch: NdsArch, rules: Rules) -> Outputs:
-    """The nodes that are the outputs of an architecture's cells."""
+    """Return the nodes that are the outputs of an architecture's cells."""
     return Outputs(*(tuple(n - 2 for n in notation.concat(cell, rules)) for cell in (arch.normal, arch.reduce)))
 
 
 def pieces(arch: NdsArch, rules: Rules, width: int) -> Iterator[Piece]:
-    """All that a network computes after the stem, in order; ``width`` stands in for the architecture's own."""
+    """Yield all that a network computes after the stem, in order; ``width`` stands in for the architecture's own."""
     nodes_of, index = outputs(arch, rules), _body_index(rules.ops)
     for number, (stage, place, inputs) in enumerate(cells(arch.depth)):
         channels, reduces = width * 2**stage, stage > 0 and place == 0
@@ -263,7 +263,7 @@ def pieces(arch: NdsArch, rules: Rules, width: int) -> Iterator[Piece]:
 
 
 def placed(arch: NdsArch, rules: Rules, width: int) -> Iterator[tuple[Piece, int, int]]:
-    """Pieces with the row of their first kernel and the position of their first scale."""
+    """Yield the pieces with the row of their first kernel and the position of their first scale."""
     row = scale = 0
     for piece in pieces(arch, rules, width):
         yield piece, row, scale
@@ -272,18 +272,18 @@ def placed(arch: NdsArch, rules: Rules, width: int) -> Iterator[tuple[Piece, int
 
 
 def stem_weights(width: int) -> int:
-    """Weights of the stem's 3x3 convolution."""
+    """Count the weights of the stem's 3x3 convolution."""
     return 27 * STEM_NODES * width
 
 
 def params(arch: NdsArch, rules: Rules, width: int) -> int:
-    """Trainable parameters of the backbone."""
+    """Count the trainable parameters of the backbone."""
     units = (p for p in pieces(arch, rules, width) if p.unit)
     return stem_weights(width) + 2 * STEM_NODES * width + sum(p.num_weights + 2 * p.channels for p in units)
 
 
 def macs(arch: NdsArch, rules: Rules, width: int, size: int = 32) -> int:
-    """Multiply-accumulates of the backbone's convolutions for one image of ``size`` pixels."""
+    """Count the multiply-accumulates of the backbone's convolutions for one image of ``size`` x ``size`` pixels."""
     total = stem_weights(width) * size**2
     for piece in pieces(arch, rules, width):
         if piece.unit:

@@ -1,13 +1,13 @@
-"""Parameters and flops of the ImageNet networks that NDS trained, as its files report them.
+"""This module counts parameters and flops of the ImageNet networks that NDS trained, as its files report them.
 
 Those networks have a stem that reduces 224 pixels by 8 in three convolutions and a classifier of 1000 classes; a
 score's backbone has neither. The counts are here to check operations, reductions and outputs of cells against every row
 of the files: both numbers come out exactly.
 
-What the files call flops counts, for one image: a multiply-accumulate of a convolution as one, an element that enters a
-ReLU as one, k * k for each output of a pool, an element of the last map for the average before the classifier, and
-weights and biases of the classifier. Batch norms and sums are free. A dilated convolution is counted as if it were not
-dilated but had the padding of one: the output it seems to have is larger than it is (k = 3: n + 2 instead of n).
+The files count flops for one image. A multiply-accumulate of a convolution, an element that enters a ReLU, and a weight
+or a bias of the classifier count one each. An element of the last map counts one too, for the average before the
+classifier. Each output of a k x k pool counts k * k. Batch norms and sums are free. A dilated convolution is counted as
+if it were not dilated but had the padding of one. Its output then seems larger than it is (k = 3: n + 2 instead of n).
 
 Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; the rules of counting are
 ours, found by fitting the rows.
@@ -25,18 +25,18 @@ IMAGE_SIZE, NUM_CLASSES = 224, 1000
 
 
 class Counts(NamedTuple):
-    """Parameters and flops in the files' sense."""
+    """The parameters and the flops of a network, as the files count them."""
 
     params: int
     flops: int
 
     def plus(self, other: Counts) -> Counts:
-        """Sum of both counts."""
+        """Add both counts."""
         return Counts(self.params + other.params, self.flops + other.flops)
 
 
 def _unit(unit: cell_ops.Unit, channels_in: int, channels: int, size: int) -> Counts:
-    """ReLU, convolutions and batch norm on a map of ``size`` pixels."""
+    """Count ReLU, convolutions and batch norm on a map of ``size`` x ``size`` pixels."""
     params, flops = 2 * channels, channels_in * size**2
     for linear in unit:
         weights, seen = linear.num_weights(channels_in, channels), linear.outputs(size)
@@ -60,7 +60,7 @@ def _operation(op: str, stride: int, channels: int, size: int) -> Counts:
 
 
 def _stem(width: int) -> Iterator[Counts]:
-    """conv-BN-ReLU-conv-BN, ReLU-conv-BN, each at stride 2."""
+    """Count the stem: conv-BN-ReLU-conv-BN, ReLU-conv-BN, each at stride 2."""
     half, size = width // 2, IMAGE_SIZE // 2
     yield Counts(27 * half + 2 * half, 27 * half * size**2 + half * size**2)
     yield Counts(9 * half * width + 2 * width, 9 * half * width * (size // 2) ** 2 + width * (size // 2) ** 2)
@@ -68,7 +68,7 @@ def _stem(width: int) -> Iterator[Counts]:
 
 
 def counts(arch: NdsArch, rules: Rules) -> Counts:
-    """Parameters and flops of the ImageNet network of a genotype.
+    """Count the parameters and flops of the ImageNet network of a genotype.
 
     Example:
       >>> from eproxy_jax import spaces

@@ -1,15 +1,15 @@
-"""The cell spaces of NDS: DARTS, ENAS, PNAS, NASNet and Amoeba, with any width and depth.
+"""This module has the cell spaces of NDS: DARTS, ENAS, PNAS, NASNet and Amoeba, with any width and depth.
 
 Source: Radosavovic et al., "On Network Design Spaces for Visual Recognition", ICCV 2019; docs/spaces.md gives the
 skeleton.
 
-:meth:`NdsCells.notations` lists the notations. What they mean, and which genotypes there are, says ``notation.py``.
+:meth:`NdsCells.notations` lists the notations. ``notation.py`` says what they mean, and which genotypes there are.
 
-Architectures of one width share a program, whatever their genotype and depth (up to 23 cells; then up to 44, and
-so on): the published networks of a space have three to five widths. Spaces with dense 7x1-1x7 convolutions have two
-programs a width, with a quarter of the largest network's weights and with all of them, because initialisation and
-optimiser work on the whole bank. Operations run on exactly the network's maps and kernels: MACs executed over MACs
-needed are 1.
+Architectures of one width share a program, whatever their genotype and depth (up to 23 cells; then up to 44, and so
+on). The published networks of a space have three to five widths. Spaces with dense 7x1-1x7 convolutions have two
+programs a width, with a quarter of the largest network's weights and with all of them. The reason is that
+initialisation and optimiser work on the whole bank. Operations run on exactly the network's maps and kernels: MACs
+executed over MACs needed are 1.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _NDS_PAPER = 'Radosavovic et al., "On Network Design Spaces for Visual Recogniti
 
 @dataclasses.dataclass(frozen=True)
 class NdsCells(base.SearchSpace):
-    """What the spaces share. Subclasses give ``name`` and ``rules``.
+    """Base of the NDS cell spaces. Subclasses give ``name`` and ``rules``.
 
     Attributes:
       width_divisor: widths are divided by it (and rounded up): a size for small machines.
@@ -91,19 +91,19 @@ class NdsCells(base.SearchSpace):
 
     @override
     def identity(self) -> dict[str, Any]:
-        """The sizes that losses depend on: width and depth are the architecture's own."""
+        """Return the sizes that losses depend on: width and depth are the architecture's own."""
         return {**super().identity(), "sizes": {"width_divisor": self.width_divisor}}
 
     @override
     def format(self, arch: NdsArch) -> str:
-        """The ``net`` object as JSON text without spaces."""
+        """Write the ``net`` object as JSON text without spaces."""
         return notation.to_text(arch, self.rules)
 
     # --- the set of architectures ----------------------------------------------------------------------------
 
     @override
     def sample(self, num: int, seed: int) -> list[NdsArch]:
-        """Distinct architectures of the design space: uniform over operations, inputs, widths and depths.
+        """Draw distinct architectures of the design space: uniform over operations, inputs, widths and depths.
 
         Those whose ImageNet form has too many parameters are drawn again, see ``budget.py``.
 
@@ -127,25 +127,25 @@ class NdsCells(base.SearchSpace):
 
     @override
     def neighbours(self, arch: NdsArch) -> list[NdsArch]:
-        """The architectures with one operation or input changed, or the next width or depth of the design space."""
+        """Return the architectures with one operation or input changed, or the next width or depth of the space."""
         found = notation.neighbours(arch, self.rules)
         return [other for other in found if budget.fits(other, self.rules)]
 
     @override
     def canonical(self, arch: NdsArch) -> NdsArch:
-        """Both cells in their canonical form, see :func:`nds_genotype.canonical_cell`."""
+        """Bring both cells to their canonical form, see :func:`notation.canonical_cell`."""
         normal, reduce = (notation.canonical_cell(cell) for cell in (arch.normal, arch.reduce))
         return arch._replace(normal=normal, reduce=reduce)
 
     @override
     def is_connected(self, arch: NdsArch) -> bool:
-        """Whether the last cell's output depends on the image: only ``none`` cuts edges, and only DARTS has it."""
+        """Say if the last cell's output depends on the image: only ``none`` cuts edges, and only DARTS has it."""
         return cell_ops.NONE not in self.rules.ops or program.is_connected(arch, self.rules)
 
     # --- counts ----------------------------------------------------------------------------------------------
 
     def channels(self, arch: NdsArch) -> int:
-        """Channels of a node before the first reduction: the width over ``width_divisor``, rounded up."""
+        """Return the channels of a node before the first reduction: the width over ``width_divisor``, rounded up."""
         return -(-arch.width // self.width_divisor)
 
     @override
@@ -154,7 +154,7 @@ class NdsCells(base.SearchSpace):
 
     @override
     def max_macs(self) -> int:
-        """MACs of the largest network of the design space; networks that are read from a file may have more."""
+        """Return the MACs of the design space's largest network; networks that are read from a file may have more."""
         return budget.max_macs(self.rules, self.width_divisor)
 
     @override
@@ -163,13 +163,13 @@ class NdsCells(base.SearchSpace):
 
     @override
     def full_sizes(self, arch: NdsArch) -> tuple[int, int]:
-        """(flops, parameters) of the ImageNet network, classifier included, as NDS reports them."""
+        """Return (flops, parameters) of the ImageNet network, classifier included, as NDS reports them."""
         counts = published_counts.counts(arch, self.rules)
         return counts.flops, counts.params
 
     @override
     def tap_channels(self, arch: NdsArch) -> tuple[int, ...]:
-        """Channels of the feature taps, last stage first: those of all nodes in the normal cell's output."""
+        """Return the channels of the feature taps, last stage first: those of all nodes in the normal cell's output."""
         nodes = len(notation.concat(arch.normal, self.rules))
         return tuple(nodes * self.channels(arch) * 2**stage for stage in reversed(range(NUM_STAGES)))
 
@@ -182,7 +182,7 @@ class NdsCells(base.SearchSpace):
 
     @override
     def group(self, arch: NdsArch) -> NdsGroup:
-        """The program that runs this architecture: by width, and by size where that matters much."""
+        """Return the group whose program runs this architecture: by width, and by size where that matters much."""
         width = self.channels(arch)
         places = _MIN_PLACES
         while places < max(program.normal_cells(arch.depth)):
@@ -194,7 +194,7 @@ class NdsCells(base.SearchSpace):
 
 
 def _example(rules: Rules, width: int, depth: int) -> NdsArch:
-    """A network that has several operations, for examples."""
+    """Return a network that has several operations, for examples."""
     ops = [op for op in rules.ops if op != cell_ops.NONE][-4:]
     edges = tuple((ops[(3 * node + side) % 4], node + side) for node in range(rules.nodes) for side in (0, 1))
     return NdsArch(edges, (*edges[:-1], (ops[0], 0)), width, depth)
@@ -206,12 +206,12 @@ def _macs(arch: NdsArch, rules: Rules, width: int) -> int:
 
 
 def _rows(arch: NdsArch, rules: Rules, width: int) -> int:
-    """Rows of ``width`` weights that a network has."""
+    """Count the rows of ``width`` weights that a network has."""
     return sum(piece.num_weights for piece in program.pieces(arch, rules, width)) // width
 
 
 def _heaviest(rules: Rules) -> int:
-    """Dense kernel positions of the heaviest operation, at stride 1."""
+    """Count the dense kernel positions of the heaviest operation, at stride 1."""
 
     def positions(op: str) -> int:
         return sum(linear.positions for unit in cell_ops.units(op, 1) for linear in unit if not linear.depthwise)
@@ -221,7 +221,7 @@ def _heaviest(rules: Rules) -> int:
 
 @functools.lru_cache(maxsize=256)
 def _max_rows(rules: Rules, width: int, places: int) -> int:
-    """Rows of ``width`` weights that the largest network with up to ``places`` normal cells a stage has."""
+    """Count the rows of ``width`` weights of the largest network with up to ``places`` normal cells a stage."""
     cells = [((op, 0),) * (2 * rules.nodes) for op in rules.ops]
     depth = 3 * places + 2  # so many normal cells in every stage
     return max(_rows(NdsArch(cell, cell, width, depth), rules, width) for cell in cells)
@@ -253,13 +253,13 @@ class NdsGroup(base.Group):
 
     @property
     def scales(self) -> int:
-        """Scales, and as many biases, in the bank."""
+        """Number of scales, and of as many biases, in the bank."""
         per_cell = self.machine.pieces
         return per_cell * (self.places + 1) * sum(self.width * 2**stage for stage in range(NUM_STAGES))
 
     @override
     def encode(self, archs: Sequence[NdsArch]) -> np.ndarray:
-        """Networks as data, int32 [A, K]; see ``encoding.Network``."""
+        """Encode networks as data, int32 [A, K]; see ``encoding.Network``."""
         return np.stack([self._encode(arch) for arch in archs])
 
     def _encode(self, arch: NdsArch) -> np.ndarray:
@@ -274,7 +274,7 @@ class NdsGroup(base.Group):
 
     @override
     def executed_macs(self, arch: NdsArch) -> int:
-        """MACs of the architecture: programs do no other work."""
+        """Return the MACs of the architecture: programs do no other work."""
         return _macs(arch, self.rules, self.width)
 
     @override
@@ -293,7 +293,7 @@ class NdsGroup(base.Group):
 
 
 class UniversalNdsCells(nn.Module):
-    """Every network of a group in one module: the genotype and the depth are data.
+    """A module for every network of a group: the genotype and the depth are data.
 
     Parameters beside the stem's: ``kernels`` [R, width], ``scale`` and ``bias`` [V], those of the first cell first;
     what a network does not use of them is never read.
@@ -308,7 +308,7 @@ class UniversalNdsCells(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, encoded: Array, init: Array | int = 0) -> list[layers.PaddedTap]:
-        """Feature taps at the end and before the two reduction cells, last first.
+        """Return the feature taps at the end and before the two reduction cells, last first.
 
         Args:
           images: [B, H, W, 3].
@@ -334,7 +334,7 @@ class UniversalNdsCells(nn.Module):
 
 
 def _init_bank(key: Array, group: NdsGroup, kernels: encoding.Kernels, dtype: Any, init: Array | int) -> Array:
-    """Kernels of all units, [R, U]."""
+    """Draw the kernels of all units, [R, U]."""
     owner = bank.owner_of_rows(kernels.rows, group.rows)
     fans = (kernels.area, kernels.features, kernels.inputs)
     return bank.init_rows(key, (group.rows, group.width), dtype, init, owner, fans)
