@@ -99,6 +99,7 @@ def test_trains_as_the_plain_network_does(x64, space, arch, table, seeds):
     assert len(seen) == len(seeds)
 
 
+@pytest.mark.slow
 def test_padding_stays_out_of_the_initialisers():
     """A transform's draws have the variance of its own fans, and nothing beyond its own kernel and channels."""
     genes = TABLE.random_genes(jax.random.key(0))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CELLS, SPACES, dag_cell, pattern_images
+from helpers import CELLS, SPACES, dag_cell, pattern_images, slow_unless
 
 from eproxy_jax import spaces
 from eproxy_jax.nn import pooling
@@ -33,7 +33,7 @@ def upper(matrix):
 # --- data ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", slow_unless([name for name, rows in FILES.items() if rows < 10_000], FILES))
 def test_every_row_of_the_data_is_read_as_it_is(data, name):
     records = archs.read_archs(data / "nasbench101" / f"{name}.json", FULL)
     assert len(records) == FILES[name]

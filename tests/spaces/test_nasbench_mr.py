@@ -118,6 +118,7 @@ def test_counts():
     assert 15 < SPACE.macs(ARCH) / quarter.macs(ARCH) < 16  # the first convolution's inputs stay three
 
 
+@pytest.mark.slow
 def test_every_row_of_the_data(data):
     """Round trip, groups and work of all rows, and the published trends: FACTS of MACs and parameters per task."""
     expected = {

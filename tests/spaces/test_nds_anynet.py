@@ -224,6 +224,7 @@ def test_tables_lay_arrays_side_by_side(name, arch, tile):
     assert end <= machine.tape_rows
 
 
+@pytest.mark.slow
 def test_every_group_gives_the_same_features():
     """Whatever the tile, features are those of the stand-alone network."""
     space, arch = SPACES["nds_resnext_a"], CELLS["nds_resnext_a"][0]

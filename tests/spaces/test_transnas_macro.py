@@ -104,6 +104,7 @@ def test_transforms_count_the_channels_in_use():
         assert all(np.any(leaf) for leaf in jax.tree.leaves(SPACE.extract(code, grads["backbone"])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", range(4))
 def test_head_of_any_width_equals_that_of_the_tap_cut_to_it(level):
     """Where the head's sizes are data as well: loss and gradients, whatever stands in the channels not in use."""
