@@ -53,9 +53,8 @@ def test_ten_steps_equal_pytorch(x64, name, settings, number):
 
 
 # One machine runs all cell spaces of NDS, another all its AnyNets; cells of four nodes: tests/test_scoring.py.
-@pytest.mark.parametrize(
-    "name", slow_unless(QUICK, ["nasbench101", "nasbench_mr", "nds_darts", "nds_resnext_a", "transnas_macro"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nasbench101", "nasbench_mr", "nds_darts", "nds_resnext_a", "transnas_macro"])
 def test_ten_steps_of_a_batch_equal_pytorch(x64, name):
     numbers, losses = parity.our_batch_losses(name)
     expected = golden()

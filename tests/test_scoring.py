@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from helpers import CELLS, QUICK, SPACES, THREE_BRANCHES, TINY, pattern_images, pattern_tree, slow_unless
+from helpers import CELLS, SPACES, THREE_BRANCHES, TINY, pattern_images, pattern_tree, slow_unless
 
 from eproxy_jax import proxy, score, scoring, spaces
 from eproxy_jax.execution import evaluation, memory, programs
@@ -72,6 +72,7 @@ def test_map_vmap_and_loop_agree_in_float64(x64):
     np.testing.assert_allclose(np.stack(loop), results["map"].losses, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_features_of_a_batch_of_transnas_cells(x64):
     """Features only: gradients of a batch of cells with affine norms take XLA's CPU backend minutes to fuse."""
     space, images = spaces.get("transnas_micro", stem_channels=2, macro="414"), jnp.asarray(pattern_images(4, 8))
@@ -238,7 +239,7 @@ def test_no_gradient_for_the_barrier(monkeypatch):
 @pytest.mark.parametrize(
     "name",
     slow_unless(
-        QUICK,
+        ["nasbench201"],
         ["nasbench101", "nasbench201", "nasbench_mr", "nds_darts", "nds_resnext_a", "transnas_macro", "transnas_micro"],
     ),
 )

@@ -269,9 +269,8 @@ def test_every_config_builds(path):
     assert plain.space == default.space
 
 
-@pytest.mark.parametrize(
-    "path", slow_unless([ROOT / "configs" / "nasbench201.py"], CONFIGS), ids=lambda path: path.stem
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_smoke_variant_runs(path, tmp_path):
     command = ["score", "--config", f"{path}:smoke", "--sample", 1, "--workdir", tmp_path, "--no-plot"]
     assert run(*command) == 0

@@ -103,6 +103,7 @@ class Separable(nn.Module):
         return [layers.BatchNorm()(layers.DepthwiseConv(3, use_bias=True)(x, init))]
 
 
+@pytest.mark.slow
 def test_family_of_depthwise_networks():
     space = spaces.from_flax(Separable, [4, 8])
     assert space.macs(4) == 32 * 32 * (3 * 4 + 9 * 4)
