@@ -87,7 +87,8 @@ def try_target(name: str, target: inputs.Target, count: int, start: int) -> dict
                 outcome = fault("memory", f"{peak() - before:.0f} MB more", value)
         tally[outcome] += 1
 
-    run()
+    if count:
+        run()
     for kind, (number, example) in kinds.items():
         print(f"  {name}: {number} x {kind}\n    {example}", flush=True)
     return tally
