@@ -27,6 +27,18 @@ def quoted(value: Any) -> str:
     return text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..."
 
 
+def listed(names: Iterable[Any], most: int = 20) -> str:
+    """Return the first names, each cut to 80 characters, for messages: those of a user's table may be megabytes.
+
+    Example:
+      >>> listed(["a", "b", "c"], most=2)
+      'a, b, ...'
+    """
+    texts = [str(name) for name in names]
+    shown = [text if len(text) <= _QUOTED else text[: _QUOTED - 3] + "..." for text in texts[:most]]
+    return ", ".join([*shown, "..."] if len(texts) > most else shown)
+
+
 def one_line(error: BaseException | str, limit: int = 1000) -> str:
     r"""Return the message of an error in one line, cut to ``limit`` characters.
 

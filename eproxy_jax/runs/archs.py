@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eproxy_jax import progress, spaces
-from eproxy_jax.errors import quoted
+from eproxy_jax.errors import listed, quoted
 from eproxy_jax.runs import contents, entries, tables
 from eproxy_jax.runs.entries import MISSING, SAMPLE, Plan, Repeated, Trial
 from eproxy_jax.spaces import SearchSpace
@@ -34,7 +34,6 @@ _MAX_SETS = 64  # lists, or columns, that one object holds by name
 _MAX_PYTHON = 2**22  # characters of a file that is one list or dict of Python
 _TABLES = (("fields", "rows"), ("columns", "data"), ("header", "rows"))
 _SILENT_SECONDS = 2  # of reading, before progress is shown
-_MAX_NAMES = 20  # in messages
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -317,7 +316,7 @@ class _Document:
             content = [content]
         found = self._find(content, self._name, 0)
         if self._dataset is not None and self._names and not self._matched:
-            names = ", ".join(self._names[:_MAX_NAMES])
+            names = listed(self._names)
             raise ValueError(f"{self._name}: no data set {quoted(self._dataset)}; it has {names}")
         if not found:
             raise ValueError(self._nothing(content))
@@ -464,7 +463,7 @@ class _Document:
           ValueError: there are several, and none is wanted.
         """
         if isinstance(content, Repeated):
-            raise ValueError(f"{where}: a key stands twice, among {', '.join(list(content)[:_MAX_NAMES])}: rename one")
+            raise ValueError(f"{where}: a key stands twice, among {listed(content)}: rename one")
         found = {}
         parts = {key: part for key, part in content.items() if isinstance(part, (list, dict)) and part}
         asked = [key for key in parts if key in self._wanted]
@@ -483,7 +482,7 @@ class _Document:
                 return found[own[0]]
             if all(_is_nds(part) for part in found.values()):
                 return [one for lists in found.values() for one in lists]
-        names = ", ".join(map(str, list(found)[:_MAX_NAMES]))
+        names = listed(found)
         if len(found) > 1 and self._dataset is not None and not self._matched:
             raise ValueError(f"{where}: no data set {quoted(self._dataset)}; it has {names}")
         if len(found) > 1:

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from eproxy_jax import progress
-from eproxy_jax.errors import did_you_mean, quoted
+from eproxy_jax.errors import did_you_mean, listed, quoted
 from eproxy_jax.runs import archs as archs_lib
 from eproxy_jax.runs import contents
 from eproxy_jax.spaces import SearchSpace
 
-_MAX_NAMES = 20  # in messages
 # Words in the name of a value of which less is better.
 _COSTS = re.compile(
     r"(?:^|[^a-z])(?:err|errors?|loss(?:es)?|nll|time|times|seconds|latency|latencies|energy|perplexity|ppl|regret|[rm]*mse|mae|"
@@ -162,7 +161,7 @@ def looks_like_cost(name: str) -> bool:
 
 def _chosen(column: str | None, records: Sequence[archs_lib.ArchRecord], name: str) -> str:
     columns = list(dict.fromkeys(column for record in records for column in record.values))
-    shown = ", ".join(columns[:_MAX_NAMES]) + (", ..." if len(columns) > _MAX_NAMES else "")
+    shown = listed(columns)
     if column is None:
         if len(columns) != 1:
             found = f"columns: {shown}; choose one with --truth-column" if columns else "found no number"

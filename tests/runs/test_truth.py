@@ -173,3 +173,13 @@ def test_help_says_the_direction(capsys):
         assert "measured values, higher is better" in printed
         assert "--lower-is-better" in printed
         assert "--dataset" in printed
+
+
+def test_messages_cut_the_names_of_columns(tmp_path):
+    """Found by the long fuzz run: twenty names of hundreds of characters."""
+    names = [f"{'c' * 500}{number}" for number in range(30)]
+    path = tmp_path / "x.csv"
+    path.write_text(",".join(["arch", *names]) + "\n" + ",".join([TEXTS[0], *["1"] * 30]) + "\n")
+    with pytest.raises(ValueError, match="choose one with --truth-column") as error:
+        read_truth(path, NB201)
+    assert len(str(error.value)) < 2500
