@@ -74,7 +74,7 @@ def decode_array(value: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
             raise TypeError
         with np.errstate(over="ignore"):  # a number that is too large is infinite, as it would be in this dtype
             array = np.asarray([float(v) if isinstance(v, str) else v for v in flat], dtype)
-    except (TypeError, OverflowError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"expected numbers of shape {list(shape)}, got {quoted(value)}") from error
     return array.reshape(shape)
 

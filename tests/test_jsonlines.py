@@ -5,6 +5,7 @@ import json
 import os
 import stat
 
+import numpy as np
 import pytest
 
 from eproxy_jax import jsonlines
@@ -268,3 +269,10 @@ def test_two_writers(tmp_path):
     again = headed(tmp_path / "b")
     assert again.rows == [{"x": 1}]
     again.close()
+
+
+def test_what_is_no_number_is_quoted_in_short():
+    """Found by the long fuzz run."""
+    with pytest.raises(ValueError, match="expected numbers of shape") as error:
+        jsonlines.decode_array(["x" * 10_000], (1,), np.float32)
+    assert len(str(error.value)) < 200
