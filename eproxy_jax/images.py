@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from eproxy_jax.errors import did_you_mean, quoted
+from eproxy_jax.nn import initializers
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Num
@@ -95,7 +96,7 @@ def one_over_f(key: Array, num: int = BATCH_SIZE, size: int = IMAGE_SIZE) -> Arr
     amplitude = jnp.where(frequency > 0, 1 / jnp.maximum(frequency, 1 / size), 0)[None, :, :, None]
 
     def texture(key: Array, channels: int) -> Array:
-        noise = jax.random.normal(key, (num, size, size, channels))
+        noise = initializers.draw(jax.random.normal, key, (num, size, size, channels))
         return jnp.fft.irfft2(jnp.fft.rfft2(noise, axes=(1, 2)) * amplitude, s=(size, size), axes=(1, 2))
 
     return texture(k_grey, 1) + 0.35 * texture(k_colour, 3)
@@ -103,7 +104,7 @@ def one_over_f(key: Array, num: int = BATCH_SIZE, size: int = IMAGE_SIZE) -> Arr
 
 def white_noise(key: Array, num: int = BATCH_SIZE, size: int = IMAGE_SIZE) -> Array:
     """Draw independent Gaussian pixels, [B, size, size, 3], a control without natural statistics. Consumes the key."""
-    return jax.random.normal(key, (num, size, size, 3))
+    return initializers.draw(jax.random.normal, key, (num, size, size, 3))
 
 
 GENERATORS: dict[str, Callable[..., Array]] = {

@@ -68,9 +68,9 @@ def wave(key: Array, images: Array, channels: int, feature: str) -> Array:
     shape, dtype = (images.shape[0], 1, 1, channels), images.dtype
     k_direction, k_phase, k_frequency = jax.random.split(key, 3)
     low, high = WAVE_FREQUENCIES[feature]
-    direction = jax.random.uniform(k_direction, shape, dtype, 0, 2 * jnp.pi)
-    phase = jax.random.uniform(k_phase, shape, dtype, 0, 2 * jnp.pi)
-    frequency = jax.random.uniform(k_frequency, shape, dtype, low, high)
+    direction = initializers.draw(jax.random.uniform, k_direction, shape, dtype, 0, 2 * jnp.pi)
+    phase = initializers.draw(jax.random.uniform, k_phase, shape, dtype, 0, 2 * jnp.pi)
+    frequency = initializers.draw(jax.random.uniform, k_frequency, shape, dtype, low, high)
     grid = jnp.arange(TARGET_SIZE, dtype=dtype) / TARGET_SIZE
     along = grid[None, :, None, None] * jnp.sin(direction) + grid[None, None, :, None] * jnp.cos(direction)
     return jnp.sin(2 * jnp.pi * frequency * along + phase)

@@ -66,8 +66,8 @@ def is_normal(init: Array | int) -> Array:
 def draw(sample: Callable[..., Array], key: Array, shape: tuple[int, ...], *arguments: Any) -> Array:
     """Draw ``sample(key, shape, *arguments)`` with the same bits in a program that compiles faster.
 
-    XLA's CPU backend compiles a draw of five or six axes for 2 s, a flat one for a tenth of that; bits depend on
-    positions in the flat order only.
+    XLA's CPU backend compiles a draw of four to six axes for 1 to 2 s, a flat one for .2 s; bits depend on positions in
+    the flat order only.
     """
     return sample(key, (math.prod(shape),), *arguments).reshape(shape)
 

@@ -31,6 +31,26 @@ def layer_sums(run: Callable[[Any], Any], of_layer: Callable[[Array], Array], pa
     return marks.collect(run, {"kernel": rule}, zero)(params)[0]
 
 
+def is_kernel(leaf: Array) -> bool:
+    """Say if a parameter is weights of convolutions or of the linear layer: vectors are scales and biases."""
+    return leaf.ndim > 1
+
+
+def weights_sum(of_weights: Callable[[Array, Array], Array], params: Any, others: Any) -> Array:
+    """Sum a function of weights and something like them, such as gradients, over all kernels.
+
+    Args:
+      of_weights: (kernels, others), arrays of one shape -> an array.
+      params: the network's parameters.
+      others: a tree like ``params``.
+
+    Returns:
+      A scalar.
+    """
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(others), strict=True)
+    return jnp.sum(jnp.stack([jnp.sum(of_weights(w, other)) for w, other in pairs if is_kernel(w)]))
+
+
 # --- batch norm replaced -------------------------------------------------------------------------------------
 
 

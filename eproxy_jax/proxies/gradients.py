@@ -22,7 +22,7 @@ from jax import Array
 
 from eproxy_jax.nn import convolution, marks
 from eproxy_jax.proxies.classifier import Classifier
-from eproxy_jax.proxies.gathering import layer_sums, live
+from eproxy_jax.proxies.gathering import is_kernel, layer_sums, live, weights_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,31 +81,21 @@ class WeightGradients:
         if "l2_norm" in self.columns:
             out["l2_norm"] = over_layers(_norm, params)
         if "snip" in self.columns:
-            out["snip"] = _weights_sum(lambda w, g: jnp.abs(w * g), params, grads)
+            out["snip"] = weights_sum(lambda w, g: jnp.abs(w * g), params, grads)
         if "plain" in self.columns:
-            out["plain"] = _weights_sum(lambda w, g: w * g, params, grads)
+            out["plain"] = weights_sum(lambda w, g: w * g, params, grads)
         if "grasp" in self.columns:
             slope = marks.differentiable_forward(jax.grad(loss))
             curved = jax.jvp(slope, (params,), (_kernels_only(grads),))[1]
-            out["grasp"] = _weights_sum(lambda w, h: -w * h, params, curved)
+            out["grasp"] = weights_sum(lambda w, h: -w * h, params, curved)
         if "zico" in self.columns:
             ratios = jax.tree.map(_mean_over_deviation, grads, jax.grad(loss)(params, 1))
             out["zico"] = over_layers(_log_of_sum, ratios)
         return {name: out[name] for name in self.columns}
 
 
-def _is_kernel(leaf: Array) -> bool:
-    return leaf.ndim > 1  # vectors are scales and biases
-
-
-def _weights_sum(of_weights: Callable[[Array, Array], Array], params: Any, others: Any) -> Array:
-    """Sum of a function of weights and something like them, over kernels."""
-    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(others), strict=True)
-    return sum((jnp.sum(of_weights(w, other)) for w, other in pairs if _is_kernel(w)), jnp.zeros(()))  # pyright: ignore[reportReturnType]
-
-
 def _kernels_only(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf if _is_kernel(leaf) else jnp.zeros_like(leaf), tree)
+    return jax.tree.map(lambda leaf: leaf if is_kernel(leaf) else jnp.zeros_like(leaf), tree)
 
 
 def _norm(kernel: Array) -> Array:

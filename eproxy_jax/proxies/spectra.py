@@ -164,7 +164,8 @@ def trainability(run: Any, key: Array, images: Array) -> Array:
         else:
             first = lambda grad, signs: jnp.zeros((), grad.dtype)  # noqa: E731
             term = lax.switch(state.shape + 1, [first, *terms], grad, state.signs)
-        signs = jax.random.rademacher(jax.random.fold_in(key, state.number), grad.shape, grad.dtype)
+        own = jax.random.fold_in(key, state.number)
+        signs = initializers.draw(jax.random.rademacher, own, grad.shape, grad.dtype)
         # Channels that only pad the program have no gradient.
         flat = jnp.zeros_like(state.signs).at[: signs.size].set(signs.reshape(-1))
         place = np.int32(shapes.index(grad.shape))

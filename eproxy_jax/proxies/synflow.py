@@ -16,7 +16,7 @@ from jax import Array
 
 from eproxy_jax.nn import marks
 from eproxy_jax.proxies.classifier import Classifier
-from eproxy_jax.proxies.gathering import CAPACITY, replaced_norm, running_slot, with_slot
+from eproxy_jax.proxies.gathering import CAPACITY, replaced_norm, running_slot, weights_sum, with_slot
 
 
 class _Scales(NamedTuple):
@@ -86,6 +86,5 @@ class Synflow:
         zero = jnp.zeros((), ones.dtype)
         start = _Scales(jnp.ones((CAPACITY,), ones.dtype), jnp.zeros((), jnp.int32), zero)
         state, grads = marks.collect(jax.grad(total), rules, start)(params)
-        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(grads), strict=True)
-        flow = sum((jnp.sum(jnp.abs(w * g)) for w, g in pairs if w.ndim > 1), zero)
+        flow = weights_sum(lambda w, g: jnp.abs(w * g), params, grads)
         return {"synflow": state.logarithm + jnp.log(flow)}

@@ -8,9 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from typing_extensions import override
 
 from eproxy_jax.nn import choice, initializers, layers, marks, pooling
 from eproxy_jax.spaces.cells.graph import CONV1X1, CONV3X3, EDGES, NONE, POOL, SKIP, Cell
+from eproxy_jax.spaces.standalone import StandAloneNet
 
 # Edges that read the cell's input take its stride and channel change; the others do not.
 INPUT_EDGES = tuple(e for e, (source, _) in enumerate(EDGES) if source == 0)
@@ -112,6 +114,21 @@ class ResidualBlock(nn.Module):
         y = layers.BatchNorm(True, self.track, self.dtype, name="norm_b")(y, train)
         shortcut = layers.Conv(self.features, 1, dtype=self.dtype, name="shortcut")(pooling.avg_pool_2x2(x), init)
         return y + shortcut
+
+
+class NormedNet(StandAloneNet):
+    """Base of stand-alone networks of NAS-Bench-201 and NATS-Bench: batch norm and ReLU stand before the pooling."""
+
+    def setup(self):
+        """Add the classifier and the norm before it."""
+        super().setup()
+        if self.num_classes is not None:
+            self.last_norm = layers.BatchNorm(True, self.track, self.dtype)
+
+    @override
+    def before_pooling(self, tap: Array, train: bool) -> Array:
+        """Apply batch norm and ReLU, [B, H, W, C] -> [B, H, W, C]."""
+        return marks.relu(self.last_norm(tap, train))
 
 
 # --- the universal cell --------------------------------------------------------------------------------------

@@ -12,12 +12,11 @@ from typing_extensions import override
 from eproxy_jax.nn import initializers, layers, marks
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import NUM_EDGES, POOL, Cell
-from eproxy_jax.spaces.standalone import StandAloneNet
 
 NUM_STAGES = 3
 
 
-class NasBench201Net(StandAloneNet):
+class NasBench201Net(net.NormedNet):
     """A stand-alone NAS-Bench-201 network.
 
     Attributes:
@@ -42,8 +41,6 @@ class NasBench201Net(StandAloneNet):
             for n in range(self.cells_per_stage):
                 cell = net.CellNet(self.cell, channels, track=self.track, dtype=self.dtype)
                 setattr(self, f"stage{stage}_cell{n}", cell)
-        if self.num_classes is not None:
-            self.last_norm = layers.BatchNorm(True, self.track, self.dtype)
 
     @override
     def features(self, images: Array, train: bool = True) -> list[Array]:
@@ -65,11 +62,6 @@ class NasBench201Net(StandAloneNet):
                 x = getattr(self, f"stage{stage}_cell{n}")(x, train)
             taps.append(x)
         return taps[::-1]
-
-    @override
-    def before_pooling(self, tap: Array, train: bool) -> Array:
-        """Apply batch norm and ReLU, [B, H / 4, W / 4, 4 C] -> [B, H / 4, W / 4, 4 C]."""
-        return marks.relu(self.last_norm(tap, train))
 
 
 class UniversalNasBench201(nn.Module):

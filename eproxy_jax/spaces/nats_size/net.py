@@ -19,7 +19,6 @@ from typing_extensions import override
 from eproxy_jax.nn import convolution, initializers, layers, pooling, resizing
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import CONV3X3, EDGES, SKIP, Cell
-from eproxy_jax.spaces.standalone import StandAloneNet
 
 CELL = Cell((CONV3X3, CONV3X3, CONV3X3, SKIP, CONV3X3, CONV3X3))
 NUM_PIECES = 5
@@ -28,7 +27,7 @@ TAPS = (4, 2, 0)  # the pieces whose outputs are feature taps, last one first
 TAP_SIZE = 8  # pixels of a padded tap
 
 
-class NatsSizeNet(StandAloneNet):
+class NatsSizeNet(net.NormedNet):
     """A stand-alone network of the size space.
 
     Attributes:
@@ -48,8 +47,6 @@ class NatsSizeNet(StandAloneNet):
             else:
                 piece = net.CellNet(CELL, width, affine=True, track=self.track, dtype=self.dtype)
             setattr(self, f"piece{number}", piece)
-        if self.num_classes is not None:
-            self.last_norm = layers.BatchNorm(True, self.track, self.dtype)
 
     @override
     def features(self, images: Array, train: bool = True) -> list[Array]:
@@ -67,11 +64,6 @@ class NatsSizeNet(StandAloneNet):
             x = getattr(self, f"piece{number}")(x, train)
             outputs.append(x)
         return [outputs[number] for number in TAPS]
-
-    @override
-    def before_pooling(self, tap: Array, train: bool) -> Array:
-        """Apply batch norm and ReLU, [B, H / 4, W / 4, C] -> [B, H / 4, W / 4, C]."""
-        return nn.relu(self.last_norm(tap, train))
 
 
 # --- the universal module ------------------------------------------------------------------------------------
