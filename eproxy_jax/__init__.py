@@ -12,6 +12,7 @@ from eproxy_jax._version import __version__
 # The module of each public name.
 _HOMES = {
     "BranchSettings": "types",
+    "ColumnsResult": "columns",
     "Eproxy": "proxy",
     "Execution": "execution.execution",
     "FittedProxy": "dps.fitted",
@@ -34,14 +35,15 @@ _HOMES = {
     "load_images": "image_files.loading",
     "load_labelled": "image_files.loading",
     "rank_quality": "ranks",
-    "score": "scoring",
+    "score": "columns",
     "search_proxy": "dps.search",
     "standardize": "images",
 }
-_ROOMS = ("nn", "runs", "spaces")
+_ROOMS = ("nn", "proxies", "runs", "spaces")
 
 __all__ = [
     "BranchSettings",
+    "ColumnsResult",
     "Eproxy",
     "Execution",
     "FittedProxy",
@@ -65,6 +67,7 @@ __all__ = [
     "load_images",
     "load_labelled",
     "nn",
+    "proxies",
     "rank_quality",
     "runs",
     "score",
@@ -74,7 +77,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from eproxy_jax import nn, runs, spaces
+    from eproxy_jax import nn, proxies, runs, spaces
+    from eproxy_jax.columns import ColumnsResult, score
     from eproxy_jax.dps.evolution import SearchSpec
     from eproxy_jax.dps.fitted import FittedProxy, Member, found, found_names
     from eproxy_jax.dps.genes import GeneTable
@@ -86,7 +90,6 @@ if TYPE_CHECKING:
     from eproxy_jax.images import default_images, standardize
     from eproxy_jax.proxy import Eproxy, ProxyTask, eproxy
     from eproxy_jax.ranks import RankQuality, rank_quality
-    from eproxy_jax.scoring import score
     from eproxy_jax.types import BranchSettings, ProxySettings, ScoreResult
 
 

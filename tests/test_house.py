@@ -22,6 +22,7 @@ LEVELS = (
     ("proxy", "proxies", "image_files"),
     ("execution",),
     ("scoring",),
+    ("columns",),
     ("dps",),
     ("runs",),
     ("cli",),

@@ -1,6 +1,10 @@
-"""The field's other proxies as functions of one candidate, for :func:`eproxy_jax.evaluate`.
+"""The field's proxies of one candidate, a module a family, and their registry.
 
-Each class is a family whose columns share initialisations and passes. Higher is better in every column. Those of
-``spectra`` and ``synflow`` need networks whose blocks are marked (``nn/marks.py``): so far NAS-Bench-101,
-NAS-Bench-201 and TransNAS-Bench-101 micro.
+``names()`` lists them; ``ep.score(archs, space, proxy="naswot,jacov")`` computes them for a list of architectures.
+Higher is better in every column.
 """
+
+from eproxy_jax.proxies.inputs import Inputs, make_inputs
+from eproxy_jax.proxies.registry import SETS, Proxy, get, names, register, resolve
+
+__all__ = ["SETS", "Inputs", "Proxy", "get", "make_inputs", "names", "register", "resolve"]

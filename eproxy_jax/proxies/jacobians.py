@@ -64,19 +64,20 @@ class Jacobians:
         def run(images: Array) -> Array:
             return model.apply({"params": params}, images, encoded)[0]  # pyright: ignore[reportReturnType]
 
+        # One forward pass shows the patterns and leads to the Jacobians.
+        function = jax.grad(lambda images: jnp.sum(run(images))) if {"jacov", "epe_nas"} & set(self.columns) else run
+        rules = {"relu": marks.observe(add_pattern)} if "naswot" in self.columns else {}
+        state, rows = marks.collect(function, rules, Patterns.zero(len(images), images.dtype))(images)
+        rows = rows.reshape(len(images), -1)
         out: dict[str, Array] = {}
         if "naswot" in self.columns:
-            rules = {"relu": marks.observe(add_pattern)}
-            state, _ = marks.collect(run, rules, Patterns.zero(len(images), images.dtype))(images)
             sign, logarithm = jnp.linalg.slogdet(state.kernel())
             out["naswot"] = jnp.where(sign == 0, -jnp.inf, logarithm)
-        if {"jacov", "epe_nas"} & set(self.columns):
-            rows = jax.grad(lambda images: jnp.sum(run(images)))(images).reshape(len(images), -1)
-            if "jacov" in self.columns:
-                out["jacov"] = jacov(rows)
-            if "epe_nas" in self.columns:
-                out["epe_nas"] = epe_nas(rows, labels, self.num_classes)
-        return {name: out[name] for name in self.columns}
+        if "jacov" in self.columns:
+            out["jacov"] = jacov(rows)
+        if "epe_nas" in self.columns:
+            out["epe_nas"] = epe_nas(rows, labels, self.num_classes)
+        return out
 
 
 def correlations(rows: Array, within: Array) -> Array:

@@ -22,17 +22,18 @@ from eproxy_jax.nn import initializers, marks
 from eproxy_jax.proxies.classifier import features_of
 from eproxy_jax.proxies.gathering import covariance_entropy
 
-FORWARD = ("expressivity", "progressivity", "entropy_taps", "entropy_last", "entropy_norms")
+FORWARD = ("expressivity", "progressivity", "entropy_taps", "entropy_last", "entropy_norms", "num_layers")
 
 
 class _Entropies(NamedTuple):
-    """Entropies so far: sum over blocks, that of the last block, least growth; sum and number of batch norms."""
+    """Entropies so far: sum over blocks, of the last block, least growth; sum and number of batch norms; layers."""
 
     total: Any
     last: Any
     least_growth: Any
     of_norms: Any
     norms: Any
+    layers: Any
 
 
 def _add_block(state: _Entropies, x: Array) -> _Entropies:
@@ -50,12 +51,17 @@ def _add_norm(state: _Entropies, x: Array, normalized: Array, rstd: Array) -> _E
     return state._replace(of_norms=state.of_norms + covariance_entropy(normalized), norms=state.norms + 1)
 
 
+def _add_layer(state: _Entropies, kernel: Array) -> _Entropies:
+    del kernel
+    return state._replace(layers=state.layers + 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Spectra:
     """The spectral proxies as a function of one candidate, for ``ep.evaluate``. Equal objects share programs.
 
     Attributes:
-      columns: names out of ``FORWARD`` and ``trainability``.
+      columns: names out of ``FORWARD`` and ``trainability``. ``entropy_norms`` is dear: a spectrum a norm.
     """
 
     columns: tuple[str, ...]
@@ -94,12 +100,16 @@ class Spectra:
     def _forward(self, run: Any, noise: Array) -> dict[str, Array]:
         zero = jnp.zeros((), noise.dtype)
         infinite = jnp.full((), jnp.inf, noise.dtype)
-        rules = {"feature": marks.observe(_add_block)}
+        rules = {"feature": marks.observe(_add_block), "kernel": marks.observe(_add_layer)}
         if "entropy_norms" in self.columns:
             rules["norm"] = marks.observe(_add_norm)
-        start = _Entropies(zero, -infinite, infinite, zero, zero)
+        start = _Entropies(zero, -infinite, infinite, zero, zero, zero)
         state, taps = marks.collect(run, rules, start)(noise)
-        out = {"expressivity": state.total, "progressivity": state.least_growth}
+        out = {
+            "expressivity": state.total,
+            "progressivity": state.least_growth,
+            "num_layers": state.layers + 1,  # the classifier, which this pass does not run
+        }
         if "entropy_norms" in self.columns:
             out["entropy_norms"] = state.of_norms / state.norms
         if "entropy_taps" in self.columns:
