@@ -1,0 +1,127 @@
+"""This benchmark measures seconds per network of some proxies, ours and a plain PyTorch loop's, on the same networks.
+
+  python benchmarks/proxy_speed.py                      # NAS-Bench-201, paper size, 24 networks
+
+Networks are canonical forms of distinct functions, so neither side gains from removing duplicates or dead edges. Both
+see 64 images or noise of 32x32. PyTorch runs in both memory formats, and the better one counts. Blocks of networks
+alternate, so that a change of the machine's speed affects both. Compilation is not in the seconds. ``agreement`` is the
+Spearman correlation between the two sides' values: their weights are not the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+
+import jax
+import numpy as np
+from common import header, markdown_table, page_name, write_page
+from scipy import stats
+
+CASES = {
+    "naswot": ("naswot",),
+    "jacov": ("jacov",),
+    "synflow": ("synflow",),
+    "AZ-NAS three": ("expressivity", "progressivity", "trainability"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="nasbench201")
+    parser.add_argument("--num", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--block", type=int, default=8, help="networks per turn")
+    arguments = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
+
+    import torch
+    from peer import torch_proxies
+    from peer import torch_reference as reference
+
+    from eproxy_jax import columns, spaces
+    from eproxy_jax.execution.evaluation import Evaluation
+    from eproxy_jax.proxies import registry
+    from eproxy_jax.proxies.jacobians import Jacobians
+    from eproxy_jax.proxies.spectra import Spectra
+    from eproxy_jax.proxies.synflow import Synflow
+
+    space = spaces.get(arguments.space)
+    distinct = list(dict.fromkeys(map(space.canonical, space.sample(8 * arguments.num, arguments.seed))))
+    archs = [arch for arch in distinct if space.is_connected(arch)][: arguments.num]
+    job = columns.ColumnJob.of(space)
+    inputs, size = job.inputs, registry.BATCH
+    images, labels, noise = inputs.images[:size], inputs.labels[:size], inputs.noise[:size]
+    ones = np.ones_like(images[:1])
+    functions = {
+        "naswot": (Jacobians(CASES["naswot"], job.num_classes), (images, labels)),
+        "jacov": (Jacobians(CASES["jacov"], job.num_classes), (images, labels)),
+        "synflow": (Synflow(job.num_classes), (ones,)),
+        "AZ-NAS three": (Spectra(CASES["AZ-NAS three"]), (noise,)),
+    }
+    key = jax.random.key(0)
+    ours = {name: Evaluation.of(fn, space, key, shared, job.execution) for name, (fn, shared) in functions.items()}
+    peers = {
+        "naswot": torch_proxies.naswot,
+        "jacov": torch_proxies.jacov,
+        "synflow": torch_proxies.synflow,
+        "AZ-NAS three": torch_proxies.az_nas,
+    }
+    tensors = {name: reference.tensor(noise if name == "AZ-NAS three" else images) for name in CASES}
+    normed = getattr(space.group(archs[0]).universal(), "norm_before_pooling", False)
+    torch.manual_seed(0)
+
+    def theirs(name: str, arch, channels_last: bool) -> np.ndarray:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        x = tensors[name].to(memory_format=layout)
+        net = torch_proxies.Net(reference.BACKBONES[space.name](arch, **dataclasses.asdict(space)), x, normed)
+        return np.atleast_1d(peers[name](net.to(memory_format=layout), x))  # pyright: ignore[reportCallIssue]
+
+    def own(name: str, block: list) -> np.ndarray:
+        values = np.empty((len(block), len(CASES[name])))
+        for positions, chunk in ours[name].run(block):
+            values[positions] = np.stack([chunk[column] for column in CASES[name]], -1)
+        return values
+
+    compiled = {}
+    for name in CASES:
+        begin = time.perf_counter()
+        own(name, archs[:2])
+        compiled[name] = time.perf_counter() - begin
+        theirs(name, archs[0], True)
+    forms = ("ours", "PyTorch, NCHW", "PyTorch, channels_last")
+    seconds = {name: {form: [] for form in forms} for name in CASES}
+    values = {name: {form: [] for form in forms} for name in CASES}
+    for start in range(0, len(archs), arguments.block):
+        block = archs[start : start + arguments.block]
+        for name in CASES:
+            for form in forms:
+                begin = time.perf_counter()
+                got = own(name, block) if form == "ours" else [theirs(name, arch, form != forms[1]) for arch in block]
+                seconds[name][form].append((time.perf_counter() - begin) / len(block))
+                values[name][form] += list(got)
+        print(f"{start + len(block)}/{len(archs)}", file=sys.stderr, flush=True)
+    table = []
+    for name in CASES:
+        mean = {form: float(np.mean(seconds[name][form])) for form in forms}
+        pair = [np.asarray(values[name][form], float) for form in forms[:2]]
+        rho = [float(stats.spearmanr(a, b)[0]) for a, b in zip(pair[0].T, pair[1].T, strict=True)]  # pyright: ignore
+        table.append(
+            {
+                "proxy": name,
+                **{f"{form}, s a network": f"{mean[form]:.3f}" for form in forms},
+                "times the better PyTorch": f"{min(mean[f] for f in forms[1:]) / mean['ours']:.2f}",
+                "compilation, s": f"{compiled[name]:.1f}",
+                "agreement": " / ".join(f"{r:.3f}" for r in rho),
+            }
+        )
+    text = header(f"Seconds per network of proxies, {space.name}, {len(archs)} networks")
+    text += markdown_table(table) + f"\n{__doc__.split('size, 24 networks')[1].strip()}\n"
+    write_page(page_name("proxy_speed", space.name), text, table)
+
+
+if __name__ == "__main__":
+    main()
