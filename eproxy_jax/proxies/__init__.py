@@ -2,6 +2,7 @@
 
 ``names()`` lists them; ``ep.score(archs, space, proxy="naswot,jacov")`` computes them for a list of architectures.
 Higher is better in every column.
+``graph_counts`` runs no network: it takes lists of architectures, and its columns have no direction.
 """
 
 from eproxy_jax.proxies.inputs import Inputs, make_inputs

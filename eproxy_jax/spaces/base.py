@@ -19,6 +19,7 @@ import numpy as np
 
 from eproxy_jax import sources
 from eproxy_jax.errors import did_you_mean, quoted
+from eproxy_jax.spaces.structure import Structure
 
 
 class Group(abc.ABC):
@@ -162,6 +163,14 @@ class SearchSpace(abc.ABC):
         """
         del arch
         return True
+
+    def structure(self, arch: Any) -> Structure:
+        """Return the graphs and sizes that the canonical architecture is made of: columns are counted in them.
+
+        By default there are none, and such a space has no graph counts.
+        """
+        del arch
+        return Structure()
 
     # --- programs --------------------------------------------------------------------------------------------
 

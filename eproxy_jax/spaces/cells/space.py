@@ -14,20 +14,26 @@ from eproxy_jax import sampling
 from eproxy_jax.errors import did_you_mean, quoted
 from eproxy_jax.spaces import base, literals
 from eproxy_jax.spaces.cells.graph import EDGES, NONE, NUM_EDGES, Cell, all_cells, function_key, is_connected
+from eproxy_jax.spaces.structure import Graph, Structure
 
 
 class CellSpace(base.SearchSpace, base.Group):
     """Base of spaces whose architecture is one four-node cell, repeated.
 
     Attributes:
-      num_ops: how many operation codes the space uses.
+      ops: names of the operations, by code; the first is ``none``.
       affine: batch norms of cell edges scale and shift.
       weighted_input_skip: some cells change stride or channels, where ``skip`` from the input carries weights.
     """
 
-    num_ops: ClassVar[int]
+    ops: ClassVar[tuple[str, ...]]
     affine: ClassVar[bool]
     weighted_input_skip: ClassVar[bool]
+
+    @property
+    def num_ops(self) -> int:
+        """How many operation codes the space uses."""
+        return len(self.ops)
 
     @property
     @override
@@ -65,6 +71,13 @@ class CellSpace(base.SearchSpace, base.Group):
     def is_connected(self, arch: Cell) -> bool:
         """Return whether the cell's output depends on its input. No shortcut leads around a cell."""
         return is_connected(arch)
+
+    @override
+    def structure(self, arch: Cell) -> Structure:
+        """Return the cell as a graph; ``none`` is a missing edge."""
+        found = [(edge, op - 1) for edge, op in zip(EDGES, arch, strict=True) if op != NONE]
+        graph = Graph(tuple(edge for edge, _ in found), (3,), edge_ops=tuple(op for _, op in found))
+        return Structure(self.ops[1:], graphs={"cell": graph}, max_edges=NUM_EDGES)
 
     @override
     def encode(self, archs: Sequence[Cell]) -> np.ndarray:

@@ -20,6 +20,7 @@ from eproxy_jax.spaces import base
 from eproxy_jax.spaces.base import Notation
 from eproxy_jax.spaces.nasbench101 import graph, net, notation, vertex_ops
 from eproxy_jax.spaces.nasbench101.graph import Cell
+from eproxy_jax.spaces.structure import Graph, Structure
 
 NUM_ARCHS = 423_624  # cells up to isomorphism, as published; tests count them
 _AREA = {graph.CONV1X1: 1, graph.CONV3X3: 9, graph.POOL: 0}
@@ -131,6 +132,16 @@ class NasBench101(base.SearchSpace, base.Group):
     def canonical(self, arch: Cell) -> Cell:
         """Return the representative of all cells with the same pruned graph, up to isomorphism."""
         return graph.canonical(arch)
+
+    @override
+    def structure(self, arch: Cell) -> Structure:
+        """Return the cell without dead vertices as a graph whose interior vertices are operations."""
+        matrix, ops = graph.prune(arch)
+        last = len(ops) - 1
+        edges = tuple((i, j) for j in range(last + 1) for i in range(j) if matrix[i][j])
+        vertex_ops = (-1, *(graph.OPS.index(op) for op in ops[1:-1]), -1)
+        cell = Graph(edges, (last,), vertex_ops=vertex_ops)
+        return Structure(graph.OPS, graphs={"cell": cell}, max_edges=graph.MAX_EDGES)
 
     @override
     def encode(self, archs: Sequence[Cell]) -> np.ndarray:

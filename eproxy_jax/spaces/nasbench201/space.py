@@ -60,7 +60,7 @@ class NasBench201(CellSpace):
 
     name: ClassVar[str] = "nasbench201"
     paper: ClassVar[str] = 'Dong and Yang, "NAS-Bench-201", ICLR 2020'
-    num_ops: ClassVar[int] = len(OPS)
+    ops: ClassVar[tuple[str, ...]] = OPS
     affine: ClassVar[bool] = False
     weighted_input_skip: ClassVar[bool] = False
 

@@ -27,6 +27,7 @@ from eproxy_jax.spaces.nasbench_mr import interpreter, notation
 from eproxy_jax.spaces.nasbench_mr.net import NasBenchMrNet, UniversalNasBenchMr
 from eproxy_jax.spaces.nasbench_mr.notation import CHANNEL_STEP, MAX_CHANNELS, Arch
 from eproxy_jax.spaces.nasbench_mr.program import CONV_SHAPES, FUSED_LEVEL, LARGEST, NUM_LEVELS, conv_sequence, encode
+from eproxy_jax.spaces.structure import Structure
 
 _IMAGE_SIZE = 32
 
@@ -155,6 +156,17 @@ class NasBenchMr(base.SearchSpace):
     def canonical(self, arch: Arch) -> Arch:
         """Return the architecture itself: none has dead parts, and different ones compute different functions."""
         return arch
+
+    @override
+    def structure(self, arch: Arch) -> Structure:
+        """Return the 27 numbers that make an architecture: modules and blocks as they are, channels as sizes."""
+        numbers: dict[str, float] = {}
+        sizes: dict[str, float] = {"stem1": arch[0][0], "stem2": arch[0][1]}
+        for stage, (repeats, (_, blocks, channels)) in enumerate(notation.stages(arch), start=1):
+            numbers[f"modules{stage}"] = repeats
+            numbers |= {f"blocks{stage}_{branch}": count for branch, count in enumerate(blocks, start=1)}
+            sizes |= {f"channels{stage}_{branch}": width for branch, width in enumerate(channels, start=1)}
+        return Structure(numbers=numbers, sizes={**sizes, "channels_end": arch[2]})
 
     @override
     def group(self, arch: Arch) -> NasBenchMrGroup:

@@ -25,6 +25,7 @@ from eproxy_jax.spaces import base, literals
 from eproxy_jax.spaces.base import Notation
 from eproxy_jax.spaces.cells.graph import CONV3X3
 from eproxy_jax.spaces.nats_size.net import BLOCKS, CELL, NUM_PIECES, TAPS, NatsSizeNet, UniversalNatsSize
+from eproxy_jax.spaces.structure import Structure
 
 Widths = tuple[int, ...]
 
@@ -186,6 +187,11 @@ class NatsSize(base.SearchSpace):
     def canonical(self, arch: Widths) -> Widths:
         """Return the architecture itself: none has dead parts, and different ones compute different functions."""
         return arch
+
+    @override
+    def structure(self, arch: Widths) -> Structure:
+        """Return the five widths as written."""
+        return Structure(sizes={f"width{piece}": width for piece, width in enumerate(arch, start=1)})
 
     # --- programs --------------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ from eproxy_jax.spaces.nds_anynet.interpreter import TileConv
 from eproxy_jax.spaces.nds_anynet.net import NUM_TAPS, AnyNet
 from eproxy_jax.spaces.nds_anynet.notation import BASIC_BLOCK, BOTTLENECK, PLAIN, AnyNetArch, Rules
 from eproxy_jax.spaces.nds_anynet.program import Layer, UniversalAnyNet
+from eproxy_jax.spaces.structure import Structure
 
 _IMAGE = 32  # height and width that MACs are counted for
 _TILES = (8, 16, 32, 64)
@@ -134,6 +135,18 @@ class AnyNetSpace(base.SearchSpace):
             ]
             narrowest.append(same[0])
         return arch._replace(bot_muls=tuple(narrowest))
+
+    @override
+    def structure(self, arch: AnyNetArch) -> Structure:
+        """Return depth, width, multiplier and groups of each stage, as written; 0 for a stage that is not there."""
+        most = max(len(rules.strides) for rules in self.rules)
+        sizes = {}
+        for field, what in (("ds", "depth"), ("ws", "width"), ("bot_muls", "multiplier"), ("num_gs", "groups")):
+            values = getattr(arch, field)
+            if values:
+                sizes |= {f"{what}{stage}": value for stage, value in enumerate(values[1:], start=1)}
+                sizes |= {f"{what}{stage}": 0 for stage in range(len(values), most)}
+        return Structure(sizes=sizes)
 
     def stage_widths(self, arch: AnyNetArch, stage: int) -> tuple[int, int]:
         """Return (outer, hidden) width of the backbone's stage 1, 2, ...; hidden is 0 where blocks are no bottlenecks.

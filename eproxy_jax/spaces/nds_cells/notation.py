@@ -20,6 +20,7 @@ from eproxy_jax.errors import did_you_mean, quoted
 from eproxy_jax.spaces import literals
 from eproxy_jax.spaces.base import MAX_CHANNELS, Notation
 from eproxy_jax.spaces.nds_cells.cell_ops import NONE, SKIP
+from eproxy_jax.spaces.structure import Graph
 
 Edge = tuple[str, int]
 Cell = tuple[Edge, ...]  # two edges a node
@@ -84,6 +85,19 @@ def concat(cell: Cell, rules: Rules) -> tuple[int, ...]:
     """Return the nodes that are a cell's output, counted from 2 on."""
     read = {source for _, source in cell} if not rules.concat_all else set()
     return tuple(node for node in range(2, rules.nodes + 2) if node not in read)
+
+
+def used_ops(rules: Rules) -> tuple[str, ...]:
+    """Return the operations of a space without ``none``."""
+    return tuple(op for op in rules.ops if op != NONE)
+
+
+def graph(cell: Cell, rules: Rules) -> Graph:
+    """Return a cell as a graph from its two inputs to its output nodes, whose edges are operations but ``none``."""
+    codes = {op: code for code, op in enumerate(used_ops(rules))}
+    found = [((source, 2 + place // 2), codes[op]) for place, (op, source) in enumerate(cell) if op != NONE]
+    edges, ops = tuple(edge for edge, _ in found), tuple(op for _, op in found)
+    return Graph(edges, concat(cell, rules), inputs=(0, 1), edge_ops=ops)
 
 
 # --- reading and writing -------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from eproxy_jax.spaces.nds_cells.encoding import Machine
 from eproxy_jax.spaces.nds_cells.net import NdsNet
 from eproxy_jax.spaces.nds_cells.notation import NdsArch, Rules
 from eproxy_jax.spaces.nds_cells.program import NUM_STAGES, STEM_NODES
+from eproxy_jax.spaces.structure import Structure
 
 _MIN_PLACES = 7  # normal cells of a stage that a program holds: what the design spaces' 22 cells need
 _POOLS = ("max_pool_3x3", "avg_pool_3x3")
@@ -142,6 +143,17 @@ class NdsCells(base.SearchSpace):
         """Say if the last cell's output depends on the image: only ``none`` cuts edges, and only DARTS has it."""
         return cell_ops.NONE not in self.rules.ops or program.is_connected(arch, self.rules)
 
+    @override
+    def structure(self, arch: NdsArch) -> Structure:
+        """Return both cells as graphs with two inputs; ``none`` is a missing edge. The width is the one written."""
+        return Structure(
+            notation.used_ops(self.rules),
+            families=_families(self.rules),
+            graphs={name: notation.graph(getattr(arch, name), self.rules) for name in ("normal", "reduce")},
+            max_edges=2 * self.rules.nodes,
+            sizes={"width": arch.width, "depth": arch.depth},
+        )
+
     # --- counts ----------------------------------------------------------------------------------------------
 
     def channels(self, arch: NdsArch) -> int:
@@ -203,6 +215,18 @@ def _example(rules: Rules, width: int, depth: int) -> NdsArch:
 @functools.lru_cache(maxsize=1 << 16)
 def _macs(arch: NdsArch, rules: Rules, width: int) -> int:
     return program.macs(arch, rules, width)
+
+
+def _families(rules: Rules) -> dict[str, tuple[str, ...]]:
+    """Return operations that belong together: with weights, separable ones among them, pools, and without weights."""
+    ops = notation.used_ops(rules)
+    found = {
+        "weighted": [op for op in ops if cell_ops.units(op, 1)],
+        "separable": [op for op in ops if any(linear.depthwise for unit in cell_ops.units(op, 1) for linear in unit)],
+        "pools": [op for op in ops if "_pool_" in op],
+        "weightless": [op for op in ops if not cell_ops.units(op, 1)],
+    }
+    return {name: tuple(members) for name, members in found.items()}
 
 
 def _rows(arch: NdsArch, rules: Rules, width: int) -> int:

@@ -23,6 +23,7 @@ from eproxy_jax.nn import layers, marks
 from eproxy_jax.spaces import base
 from eproxy_jax.spaces.base import Notation
 from eproxy_jax.spaces.interpreter import bank
+from eproxy_jax.spaces.structure import Structure
 from eproxy_jax.spaces.transnas import macro_code
 from eproxy_jax.spaces.transnas.macro_code import MAX_MODULES, Code
 from eproxy_jax.spaces.transnas.macro_interpreter import BlockShape
@@ -112,6 +113,18 @@ class TransNasMacro(base.SearchSpace, base.Group):
         """
         built = macro_code.built(arch)
         return arch if macro_code.problem(built) else built
+
+    @override
+    def structure(self, arch: Code) -> Structure:
+        """Return the modules of each kind, and after each place the widenings and strides so far, as built."""
+        code = macro_code.built(arch)
+        numbers: dict[str, float] = {"modules": len(code)}
+        numbers |= {kind: code.count(digit) for digit, kind in enumerate(("plain", "widen", "stride", "both"), start=1)}
+        for place in range(1, MAX_MODULES + 1):
+            before = code[:place] if place <= len(code) else ()
+            numbers[f"widenings_after{place}"] = macro_code.doublings(before)
+            numbers[f"strides_after{place}"] = macro_code.halvings(before)
+        return Structure(numbers=numbers)
 
     @override
     def encode(self, archs: Sequence[Code]) -> np.ndarray:

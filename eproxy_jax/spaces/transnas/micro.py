@@ -63,7 +63,7 @@ class TransNasMicro(CellSpace):
 
     name: ClassVar[str] = "transnas_micro"
     paper: ClassVar[str] = 'Duan et al., "TransNAS-Bench-101", CVPR 2021'
-    num_ops: ClassVar[int] = len(OPS)
+    ops: ClassVar[tuple[str, ...]] = OPS
     affine: ClassVar[bool] = True
     weighted_input_skip: ClassVar[bool] = True
 
