@@ -94,7 +94,7 @@ class Columns:
         """Return the number of architectures."""
         return len(self.archs)
 
-    def column(self, name: str) -> np.ndarray:
+    def column(self, name: str) -> Float64[np.ndarray, " A"]:
         """Return the values [A] of one column.
 
         Raises:
@@ -143,7 +143,7 @@ class Columns:
         Raises:
           ValueError: a name stands in two of them, or others lack architectures and ``partial`` is False.
         """
-        joined = [self]
+        joined: list[Columns] = [self]
         for other in others:
             if partial:
                 known = set(other.archs)

@@ -206,8 +206,8 @@ class Fitted:
                 model = ProcessModel.from_dict(values["model"])
             else:
                 model = ScoreModel.from_dict(scores.Alpha if method == "alpha" else scores.Blend, values["model"])
-            numbers = [tuple(map(float, values[name])) for name in ("labels", "left_out")]
-            return cls(method, tuple(map(str, values["archs"])), *numbers, model)
+            labels, left_out = (tuple(map(float, values[name])) for name in ("labels", "left_out"))
+            return cls(method, tuple(map(str, values["archs"])), labels, left_out, model)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"a fitted ranking: it cannot be read ({type(error).__name__}: {quoted(str(error))}): fit it again"

@@ -168,9 +168,9 @@ def fit_process(
       (process of the targets less weight times mean, the weight; 0 without a mean). They do not depend on the order of
       the observations, nor on the signs of inputs.
     """
-    groups = tuple(groups) if groups is not None else (0,) * inputs.shape[1]
-    blocks = range(max(groups, default=0) + 1)
-    squared = [squared_distances(part, part) for part in (inputs[:, [g == block for g in groups]] for block in blocks)]
+    blocks_of = tuple(groups) if groups is not None else (0,) * inputs.shape[1]
+    blocks = range(max(blocks_of, default=0) + 1)
+    squared = [squared_distances(part, part) for part in (inputs[:, [own == block for own in blocks_of]] for block in blocks)]
     products = inputs @ inputs.T
     kept = [one for one in (priors.signal, priors.linear) if one] + [priors.length] * len(blocks) + [priors.noise]
     medians, spreads = np.log([one.median for one in kept]), np.asarray([one.spread for one in kept])
@@ -211,6 +211,6 @@ def fit_process(
     best = min(runs, key=lambda run: run.fun).x
     signal, linear, lengths, noise = unpack(best[1:])
     process = Process(
-        np.asarray(inputs), targets - best[0] * centre, groups, signal, linear, tuple(lengths.tolist()), noise
+        np.asarray(inputs), targets - best[0] * centre, blocks_of, signal, linear, tuple(lengths.tolist()), noise
     )
     return process, float(best[0])
