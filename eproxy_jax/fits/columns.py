@@ -17,8 +17,21 @@ from eproxy_jax.errors import check_known, listed, quoted
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
-LOSSES, SIZES = "losses", "sizes"  # blocks whose meaning the alternatives of the process know
+LOSSES, SIZES, GRAPH, PROXIES = "losses", "sizes", "graph", "proxies"
 MACS, PARAMS = "macs", "params"  # columns of the block of sizes
+
+
+def usual_block(name: str) -> str:
+    """Return the block of a column that ``eproxy score`` names so; "proxies" if nothing else fits.
+
+    Example:
+      >>> [usual_block(name) for name in ("macs", "eproxy:a", "graph_counts", "jacov")]
+      ['sizes', 'losses', 'graph', 'proxies']
+    """
+    if name in (MACS, PARAMS):
+        return SIZES
+    first = name.partition(":")[0]
+    return {"eproxy": LOSSES, "graph_counts": GRAPH}.get(first, PROXIES)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,33 +75,34 @@ class Columns:
             )
 
     @classmethod
-    def of(
-        cls, archs: Iterable[str], columns: Mapping[str, Any], block: str | Mapping[str, str] = "proxies"
-    ) -> Columns:
-        """Make columns of vectors.
+    def of(cls, archs: Iterable[str], columns: Mapping[str, Any], block: str | None = None) -> Columns:
+        """Make columns of vectors, for example those of a ``ColumnsResult``.
 
         Args:
           archs: A strings.
-          columns: vectors [A] by name.
-          block: the block of all columns, or of each one by name.
+          columns: vectors [A] by name. Of a matrix [A, F] each column is one of its own: ``name:0``, ``name:1``, ...
+          block: the block of all columns; by default that of each name (:func:`usual_block`).
 
         Raises:
           ValueError: lengths differ, or see the class.
 
         Example:
-          >>> Columns.of(["a", "b"], {"macs": [1, 2], "params": [3, 1]}, "sizes").select(["params"]).values.tolist()
-          [[3.0], [1.0]]
+          >>> columns = Columns.of(["a", "b"], {"macs": [1, 2], "graph_counts": [[3, 1], [4, 1]]})
+          >>> columns.names, columns.blocks
+          (('macs', 'graph_counts:0', 'graph_counts:1'), ('sizes', 'graph', 'graph'))
         """
-        archs = tuple(archs)
-        for name, vector in columns.items():
-            if np.shape(vector) != (len(archs),):
+        archs, names, values = tuple(archs), [], []
+        for name, column in columns.items():
+            array = np.asarray(column, np.float64)
+            if array.ndim not in (1, 2) or len(array) != len(archs):
                 raise ValueError(
-                    f"columns: {quoted(name)}: expected one value for each of {len(archs)} architectures, "
-                    f"got the shape {np.shape(vector)}"
+                    f"columns: {quoted(name)}: expected one value or row for each of {len(archs)} architectures, "
+                    f"got the shape {array.shape}"
                 )
-        blocks = [block if isinstance(block, str) else block[name] for name in columns]
-        values = [np.asarray(vector, np.float64) for vector in columns.values()]
-        return cls(archs, tuple(columns), np.stack(values, 1) if values else np.zeros((len(archs), 0)), tuple(blocks))
+            names += [name] if array.ndim == 1 else [f"{name}:{i}" for i in range(array.shape[1])]
+            values.append(array.reshape(len(archs), -1) if array.size else np.zeros((len(archs), 0)))
+        blocks = tuple(usual_block(name) if block is None else block for name in names)
+        return cls(archs, tuple(names), np.concatenate(values, 1) if values else np.zeros((len(archs), 0)), blocks)
 
     def __len__(self) -> int:
         """Return the number of architectures."""

@@ -170,7 +170,9 @@ def fit_process(
     """
     blocks_of = tuple(groups) if groups is not None else (0,) * inputs.shape[1]
     blocks = range(max(blocks_of, default=0) + 1)
-    squared = [squared_distances(part, part) for part in (inputs[:, [own == block for own in blocks_of]] for block in blocks)]
+    squared = [
+        squared_distances(part, part) for part in (inputs[:, [own == block for own in blocks_of]] for block in blocks)
+    ]
     products = inputs @ inputs.T
     kept = [one for one in (priors.signal, priors.linear) if one] + [priors.length] * len(blocks) + [priors.noise]
     medians, spreads = np.log([one.median for one in kept]), np.asarray([one.spread for one in kept])

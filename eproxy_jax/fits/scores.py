@@ -15,7 +15,7 @@ import numpy as np
 
 from eproxy_jax import ranks
 from eproxy_jax.dps import fitted, selection
-from eproxy_jax.fits.columns import LOSSES, MACS, PARAMS, SIZES, Columns
+from eproxy_jax.fits.columns import GRAPH, LOSSES, MACS, PARAMS, SIZES, Columns
 from eproxy_jax.fits.transforms import RankTransform, Reference
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def fit_blend(columns: Columns, labelled: Columns, targets: np.ndarray) -> Blend
     names = columns.block(LOSSES).names
     signs = np.ones(len(names))
     if not names:
-        names = columns.block(*(set(columns.blocks) - {SIZES, "graph"})).names
+        names = columns.block(*(set(columns.blocks) - {SIZES, GRAPH})).names
         signs = _signs(labelled.select(names).values.T, targets)
     if not names:
         raise ValueError("the method 'blend' needs columns of losses or of proxies, see Columns.blocks")
