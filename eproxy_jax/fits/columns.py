@@ -34,7 +34,7 @@ def usual_block(name: str) -> str:
     return {"eproxy": LOSSES, "graph_counts": GRAPH}.get(first, PROXIES)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Columns:
     """Numbers of A architectures in C named columns.
 
@@ -103,6 +103,9 @@ class Columns:
             values.append(array.reshape(len(archs), -1) if array.size else np.zeros((len(archs), 0)))
         blocks = tuple(usual_block(name) if block is None else block for name in names)
         return cls(archs, tuple(names), np.concatenate(values, 1) if values else np.zeros((len(archs), 0)), blocks)
+
+    def __repr__(self) -> str:
+        return f"<Columns: {len(self.archs)} architectures, {listed(self.names)}>"
 
     def __len__(self) -> int:
         """Return the number of architectures."""

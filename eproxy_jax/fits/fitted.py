@@ -23,7 +23,7 @@ from eproxy_jax.fits import scores
 from eproxy_jax.fits.aggregates import RankSum, aggregate_columns
 from eproxy_jax.fits.columns import Columns
 from eproxy_jax.fits.process import LogNormal, Priors, Process, fit_process
-from eproxy_jax.fits.transforms import Features, Reference, normal_scores, vector_scores
+from eproxy_jax.fits.transforms import Features, Reference, differing, normal_scores, vector_scores
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -122,7 +122,7 @@ class ScoreModel:
         return cls(kind.from_dict(values["score"]), Reference.from_dict(values["scores"]), float(values["slope"]))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Fitted:
     """A ranking that was fitted to labels; see :func:`fit`.
 
@@ -139,6 +139,9 @@ class Fitted:
     labels: tuple[float, ...]
     left_out: tuple[float, ...]
     model: ProcessModel | ScoreModel
+
+    def __repr__(self) -> str:
+        return f"<Fitted: {self.method}, {len(self.labels)} labels, {len(self.names)} columns>"
 
     def predict(self, columns: Columns) -> tuple[Float64[np.ndarray, " A"], Float64[np.ndarray, " A"]]:
         """Return what the fit expects of architectures, and how sure it is.
@@ -207,8 +210,11 @@ class Fitted:
             else:
                 model = ScoreModel.from_dict(scores.Alpha if method == "alpha" else scores.Blend, values["model"])
             labels, left_out = (tuple(map(float, values[name])) for name in ("labels", "left_out"))
+            zeros = np.zeros((1, len(model.names)))
+            if not np.isfinite(model.predict(Columns(("",), model.names, zeros, ("",) * zeros.size))).all():
+                raise ValueError("it predicts no number")
             return cls(method, tuple(map(str, values["archs"])), labels, left_out, model)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(
                 f"a fitted ranking: it cannot be read ({type(error).__name__}: {quoted(str(error))}): fit it again"
             ) from error
@@ -252,6 +258,7 @@ def fit(
     check_known([method], METHODS, "fit", "method")
     archs, values = _check_labels(labels)
     labelled = columns.rows(archs)
+    differing(columns)  # or there is nothing to rank by
     if method in _SCORES:
         if prior != AUTO:
             raise ValueError(f"fit: the method {method!r} has no prior: leave prior out, or choose process or ridge")

@@ -57,7 +57,7 @@ class Priors:
 
     signal: LogNormal | None = LogNormal(0.3, 1.0)
     linear: LogNormal | None = None
-    length: LogNormal = LogNormal(1.5, 0.5)
+    length: LogNormal = LogNormal(1.25, 0.5)
     noise: LogNormal = LogNormal(0.2, 1.0)
     weight: tuple[float, float] = (0.5, 0.5)
 
@@ -170,9 +170,8 @@ def fit_process(
     """
     blocks_of = tuple(groups) if groups is not None else (0,) * inputs.shape[1]
     blocks = range(max(blocks_of, default=0) + 1)
-    squared = [
-        squared_distances(part, part) for part in (inputs[:, [own == block for own in blocks_of]] for block in blocks)
-    ]
+    parts_of = [inputs[:, [own == block for own in blocks_of]] for block in blocks]
+    squared = [squared_distances(part, part) for part in parts_of]
     products = inputs @ inputs.T
     kept = [one for one in (priors.signal, priors.linear) if one] + [priors.length] * len(blocks) + [priors.noise]
     medians, spreads = np.log([one.median for one in kept]), np.asarray([one.spread for one in kept])

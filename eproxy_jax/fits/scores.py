@@ -141,7 +141,7 @@ def fit_best_column(columns: Columns, labelled: Columns, targets: np.ndarray) ->
       labelled: rows of the labelled architectures.
       targets: [N], their values.
     """
-    rows = RankTransform.of(columns).ranks(labelled).T
+    rows = RankTransform.of(labelled).ranks(labelled).T
     fitness = ranks.spearman_rows(rows, targets)
     best = int(np.argmax(np.abs(fitness)))
     return Blend.of(columns, [Share(columns.names[best], float(_signs(rows[best], targets)))])

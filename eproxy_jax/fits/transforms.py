@@ -67,11 +67,6 @@ class Reference:
             values, ranks = values[kept], ranks[kept]
         return cls(len(known), worst, tuple(values.tolist()), tuple(ranks.tolist()))
 
-    @property
-    def distinct(self) -> int:
-        """The number of different values that are kept."""
-        return len(self.values) + (self.worst > 0)
-
     def rank(self, column: Num[np.ndarray, " A"]) -> Float64[np.ndarray, " A"]:
         """Return the ranks of values [A] among the reference, interpolated between its values.
 
@@ -161,6 +156,24 @@ class RankTransform:
         )
 
 
+def differing(columns: Columns) -> tuple[str, ...]:
+    """Return the names of columns that hold two different known values.
+
+    Raises:
+      ValueError: there is none.
+    """
+    unknown = np.isnan(columns.values)
+    lowest = np.where(unknown, np.inf, columns.values).min(0, initial=np.inf)
+    highest = np.where(unknown, -np.inf, columns.values).max(0, initial=-np.inf)
+    kept = tuple(name for name, differ in zip(columns.names, lowest < highest, strict=True) if differ)
+    if not kept:
+        raise ValueError(
+            f"columns: none of {len(columns.names)} differs between the {len(columns)} architectures, "
+            "so there is nothing to rank by: add a column of known values"
+        )
+    return kept
+
+
 @dataclasses.dataclass(frozen=True)
 class Features:
     """What a fit sees: normal scores, centred, every block with the same total variance, and all together with 1.
@@ -184,14 +197,7 @@ class Features:
         Raises:
           ValueError: no column differs between architectures.
         """
-        every = RankTransform.of(columns)
-        kept = [name for name, one in zip(every.names, every.references, strict=True) if one.distinct > 1]
-        if not kept:
-            raise ValueError(
-                f"columns: none of {len(columns.names)} differs between the {len(columns)} architectures, "
-                "so there is nothing to rank by: add a column of known values"
-            )
-        transform = RankTransform.of(columns.select(kept))
+        transform = RankTransform.of(columns.select(differing(columns)))
         normal, blocks = transform.normal(columns), np.asarray(transform.blocks)
         totals = {block: normal[:, blocks == block].var(0).sum() for block in set(transform.blocks)}
         scales = [float(1 / np.sqrt(len(totals) * totals[block])) for block in transform.blocks]
