@@ -298,6 +298,12 @@ def _prior(columns: Columns, prior: str | Sequence[str] | None) -> RankSum | Non
     return RankSum.of(columns, names)
 
 
+@functools.lru_cache(maxsize=2)
+def _features(columns: Columns) -> Features:
+    """Return the features of a reference: draws of labels, and searches, fit the same columns again and again."""
+    return Features.of(columns)
+
+
 def _fit_process(
     columns: Columns,
     labelled: Columns,
@@ -307,7 +313,7 @@ def _fit_process(
     length_per_block: bool,
 ) -> tuple[ProcessModel, np.ndarray]:
     """Return the model and the predictions of left-out labels, [N]."""
-    features = Features.of(columns)
+    features = _features(columns)
     groups = features.groups if length_per_block else None
     mean = None if prior is None else prior.normal(labelled)
     process, weight = fit_process(features(labelled), targets, groups, priors, mean)
