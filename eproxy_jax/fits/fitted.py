@@ -48,12 +48,15 @@ class ProcessModel:
       process: the process of what the prior misses.
       prior: the label-free sum of ranks; None if there is none.
       weight: its weight in [0, 1].
+      centre: its mean over the labels. Labels are normal scores among themselves, of mean 0 also where the labelled
+        are the best of the list: the weight must not shift them.
     """
 
     features: Features
     process: Process
     prior: RankSum | None
     weight: float
+    centre: float
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,7 +68,7 @@ class ProcessModel:
         """Return mean and standard deviation, both [A]."""
         mean, deviation = self.process.predict(self.features(columns))
         if self.prior and self.weight:
-            mean = mean + self.weight * self.prior.normal(columns)
+            mean = mean + self.weight * (self.prior.normal(columns) - self.centre)
         return mean, deviation
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,6 +78,7 @@ class ProcessModel:
             "process": self.process.to_dict(),
             "prior": self.prior and self.prior.to_dict(),
             "weight": self.weight,
+            "centre": self.centre,
         }
 
     @classmethod
@@ -85,6 +89,7 @@ class ProcessModel:
             Process.from_dict(values["process"]),
             None if values["prior"] is None else RankSum.from_dict(values["prior"]),
             float(values["weight"]),
+            float(values["centre"]),
         )
 
 
@@ -315,10 +320,11 @@ def _fit_process(
     """Return the model and the predictions of left-out labels, [N]."""
     features = _features(columns)
     groups = features.groups if length_per_block else None
-    mean = None if prior is None else prior.normal(labelled)
-    process, weight = fit_process(features(labelled), targets, groups, priors, mean)
-    left_out = process.leave_one_out() + (0 if mean is None else weight * mean)
-    return ProcessModel(features, process, prior, weight), left_out
+    normal = np.zeros(len(labelled)) if prior is None else prior.normal(labelled)
+    mean, centre = normal - normal.mean(), float(normal.mean())
+    process, weight = fit_process(features(labelled), targets, groups, priors, None if prior is None else mean)
+    left_out = process.leave_one_out() + weight * mean
+    return ProcessModel(features, process, prior, weight, centre), left_out
 
 
 def _fit_score(

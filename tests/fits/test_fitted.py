@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import eproxy_jax as ep
+from eproxy_jax.fits.aggregates import rank_sum
 from eproxy_jax.fits.fitted import METHODS
 
 NUM = 60
@@ -133,6 +134,17 @@ def test_few_labels_lean_on_the_prior():
     without = [held_out(ep.fit(COLUMNS, labels(3, seed=seed), prior=None)) for seed in range(8)]
     assert np.mean(qualities) > np.mean(without)
     assert np.std(qualities) < np.std(without)
+
+
+def test_labels_may_be_the_best_of_the_list():
+    """A user measures what looks good: of those, half are still below the median of the labels."""
+    prior = rank_sum(COLUMNS, ["macs", "jacov", "naswot"])
+    best = np.argsort(-prior)[:15]
+    fitted = ep.fit(COLUMNS, {ARCHS[i]: float(TRUTH[i]) for i in best})
+    assert fitted.prior_weight > 0.3
+    assert held_out(fitted) > 0.6
+    expected = fitted.model.prior.normal(COLUMNS.rows(fitted.archs)).mean()
+    assert fitted.model.centre == pytest.approx(expected)
 
 
 def test_a_prior_is_an_aggregate_or_names_of_columns():
