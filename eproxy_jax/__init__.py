@@ -12,9 +12,11 @@ from eproxy_jax._version import __version__
 # The module of each public name.
 _HOMES = {
     "BranchSettings": "types",
+    "Columns": "fits.columns",
     "ColumnsResult": "columns",
     "Eproxy": "proxy",
     "Execution": "execution.execution",
+    "Fitted": "fits.fitted",
     "FittedProxy": "dps.fitted",
     "GeneTable": "dps.genes",
     "LabelledImages": "image_files.loading",
@@ -30,6 +32,7 @@ _HOMES = {
     "default_images": "images",
     "eproxy": "proxy",
     "evaluate": "execution.evaluation",
+    "fit": "fits.fitted",
     "found": "dps.fitted",
     "found_names": "dps.fitted",
     "load_images": "image_files.loading",
@@ -43,9 +46,11 @@ _ROOMS = ("nn", "proxies", "runs", "spaces")
 
 __all__ = [
     "BranchSettings",
+    "Columns",
     "ColumnsResult",
     "Eproxy",
     "Execution",
+    "Fitted",
     "FittedProxy",
     "GeneTable",
     "LabelledImages",
@@ -62,6 +67,7 @@ __all__ = [
     "default_images",
     "eproxy",
     "evaluate",
+    "fit",
     "found",
     "found_names",
     "load_images",
@@ -86,6 +92,8 @@ if TYPE_CHECKING:
     from eproxy_jax.execution.configuration import configure
     from eproxy_jax.execution.evaluation import arch_key, evaluate
     from eproxy_jax.execution.execution import Execution
+    from eproxy_jax.fits.columns import Columns
+    from eproxy_jax.fits.fitted import Fitted, fit
     from eproxy_jax.image_files.loading import LabelledImages, load_images, load_labelled
     from eproxy_jax.images import default_images, standardize
     from eproxy_jax.proxy import Eproxy, ProxyTask, eproxy

@@ -24,6 +24,7 @@ LEVELS = (
     ("scoring",),
     ("columns",),
     ("dps",),
+    ("fits",),
     ("runs",),
     ("cli",),
     ("__init__", "__main__"),

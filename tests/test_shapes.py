@@ -89,6 +89,8 @@ RESULT = {
 }  # fmt: skip
 MEMBERS = ep.FittedProxy((ep.Member(ep.ProxySettings(), 0.5), ep.Member(ep.ProxySettings())))
 KEY = jax.random.key(0)
+COLUMNS = ep.Columns.of("abcd", {"x": [1.0, 2.0, 3.0, 5.0]})
+LABELS = {"a": 1.0, "b": 2.0, "d": 3.0}
 
 # By what is called: the call of its changed argument, a good value of that argument, and bad ones.
 CALLS = {
@@ -132,6 +134,13 @@ CALLS = {
         np.arange(4),
         [np.arange(3), np.arange(4.0), np.zeros((4, 1), int)],
     ),
+    "Columns": (
+        lambda values: record(ep.Columns)(archs=("a", "b"), names=("x",), values=values, blocks=("proxies",)),
+        np.ones((2, 1)),
+        [np.ones((2, 1), np.float32), np.ones(2)],
+    ),
+    "Columns.column": (lambda name: checked(ep.Columns.column)(COLUMNS, name), "x", []),
+    "Fitted.predict": (lambda columns: checked(ep.Fitted.predict)(ep.fit(COLUMNS, LABELS), columns), COLUMNS, []),
     "ScoreResult.ranking": (checked(ep.ScoreResult.ranking), ep.ScoreResult(**RESULT), []),
     "FittedProxy.scores": (
         lambda sizes: checked(ep.FittedProxy.scores)(MEMBERS, np.ones((2, 4)), sizes, np.ones(4)),

@@ -1,0 +1,1 @@
+"""This package fits rankings to columns, named numbers per architecture, and to a few labels."""

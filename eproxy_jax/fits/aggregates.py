@@ -1,0 +1,125 @@
+"""This module sums logarithms of ranks over columns: rankings that need no label.
+
+The sum over columns of ``ln(rank / m)``, where rank 1 is the worst of m architectures and equal values share their
+average rank. One bad rank costs much, which is wanted: a network must be good by every column.
+
+Source: Lee and Ham, AZ-NAS, CVPR 2024, section 3.3 (the sum); Tybl and Neumann, VKDNW, CVPR 2025 (``vkdnw_agg``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eproxy_jax.errors import check_known
+from eproxy_jax.fits.columns import Columns
+from eproxy_jax.fits.transforms import RankTransform, Reference, normal_scores
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
+
+# The columns of each sum.
+AGGREGATES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "az_nas": ("expressivity", "progressivity", "trainability", "macs"),
+        "vkdnw_agg": ("vkdnw", "jacov", "expressivity", "trainability", "macs"),
+        "rank_sum": ("expressivity", "trainability", "macs", "jacov", "naswot"),
+    }
+)
+
+
+def aggregate_columns(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of an aggregate's name; names of columns as they are.
+
+    Raises:
+      ValueError: the name of the aggregate is unknown, or there are no names.
+
+    Example:
+      >>> aggregate_columns("az_nas")
+      ('expressivity', 'progressivity', 'trainability', 'macs')
+    """
+    if isinstance(names, str):
+        check_known([names], AGGREGATES, "aggregates", "aggregate")
+        return AGGREGATES[names]
+    if not names:
+        raise ValueError("aggregates: a sum of ranks needs at least one column")
+    return tuple(names)
+
+
+@dataclasses.dataclass(frozen=True)
+class RankSum:
+    """A sum of ranks among a reference.
+
+    Attributes:
+      transform: the references of its columns.
+      sums: the reference of the sum itself.
+    """
+
+    transform: RankTransform
+    sums: Reference
+
+    @classmethod
+    def of(cls, columns: Columns, names: str | Sequence[str]) -> RankSum:
+        """Return the sum over some columns whose reference is all architectures of ``columns``.
+
+        Args:
+          columns: the columns, higher is better in each.
+          names: the name of an aggregate, or names of columns.
+
+        Raises:
+          ValueError: a column or the aggregate is unknown.
+        """
+        transform = RankTransform.of(columns.select(aggregate_columns(names)))
+        return cls(transform, Reference.of(_sum(transform, columns)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that are summed."""
+        return self.transform.names
+
+    def values(self, columns: Columns) -> Float64[np.ndarray, " A"]:
+        """Return the sums [A] of architectures, at most about 0; higher is better.
+
+        Raises:
+          ValueError: a column is absent.
+        """
+        return _sum(self.transform, columns)
+
+    def normal(self, columns: Columns) -> Float64[np.ndarray, " A"]:
+        """Return the normal scores [A] of the sums among those of the reference."""
+        return normal_scores(self.sums.rank(self.values(columns)), self.sums.count)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dicts, lists and numbers, for JSON."""
+        return {"columns": self.transform.to_dict(), "sums": self.sums.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RankSum:
+        """Invert :meth:`to_dict`."""
+        return cls(RankTransform.from_dict(values["columns"]), Reference.from_dict(values["sums"]))
+
+
+def _sum(transform: RankTransform, columns: Columns) -> np.ndarray:
+    return np.log(transform.ranks(columns) / transform.counts).sum(1)
+
+
+def rank_sum(columns: Columns, names: str | Sequence[str] = "rank_sum") -> Float64[np.ndarray, " A"]:
+    """Return the sum of ranks [A] of the architectures of ``columns`` among themselves, higher is better.
+
+    Args:
+      columns: the columns, higher is better in each.
+      names: the name of an aggregate, or names of columns.
+
+    Raises:
+      ValueError: a column or the aggregate is unknown.
+
+    Example:
+      >>> columns = Columns.of(["a", "b"], {"macs": [1, 2], "jacov": [-5, -3]})
+      >>> rank_sum(columns, ["macs", "jacov"]).round(3).tolist()
+      [-1.386, 0.0]
+    """
+    return RankSum.of(columns, names).values(columns)
