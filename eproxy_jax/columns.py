@@ -302,7 +302,7 @@ def score(
     key: Key[Array, ""] | int = 0,
     *,
     proxy: Sequence[str] | str | None = None,
-    labels: Any = None,
+    labels: Int[Array | np.ndarray, " B"] | Sequence[int] | None = None,
     num_classes: int | None = None,
     targets: scoring.Targets | None = None,
     optimizer: optax.GradientTransformation | None = None,

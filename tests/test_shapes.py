@@ -87,6 +87,10 @@ RESULT = {
     "macs": np.ones(2, int), "params": np.ones(2, int), "effective_macs": np.ones(2, int), "status": ("ok", "ok"),
     "seconds": {},
 }  # fmt: skip
+COLUMNS = {
+    "archs": ("2", "3"), "columns": {"macs": np.ones(2), "graph_counts": np.ones((2, 5))}, "macs": np.ones(2, int),
+    "params": np.ones(2, int), "status": ("ok", "ok"), "seconds": {},
+}  # fmt: skip
 MEMBERS = ep.FittedProxy((ep.Member(ep.ProxySettings(), 0.5), ep.Member(ep.ProxySettings())))
 KEY = jax.random.key(0)
 
@@ -103,6 +107,16 @@ CALLS = {
         lambda images: checked(ep.score)(["1-0-0", "2-2-1"], SPACE, SHORT, images),
         IMAGES,
         [IMAGES[0], IMAGES[..., :1], IMAGES.tolist()],
+    ),
+    "score: labels": (
+        lambda labels: checked(ep.score)(["1-0-0"], SPACE, None, IMAGES, proxy="macs", labels=labels),
+        np.arange(4),
+        [np.ones((4, 1), int), np.ones(4), 1],
+    ),
+    "ColumnsResult": (
+        lambda macs: record(ep.ColumnsResult)(**{**COLUMNS, "macs": macs}),
+        COLUMNS["macs"],
+        [np.ones(2), np.ones((2, 1), int)],
     ),
     "runs.score": (lambda images: checked(ep.runs.score)(["1-0-0"], SPACE, SHORT, images, workdir="-"), IMAGES, [IMAGES[0]]),
     "evaluate": (evaluate, IMAGES, ["images"]),

@@ -73,7 +73,7 @@ def quality_table(rows: dict[str, RankQuality]) -> str:
     for name, row in rows.items():
         lines.append(
             f"{name:{width}}  {row.spearman:>8.3f}  {row.kendall_tau:>8.3f}  {row.top_precision:>8.2f}  "
-            f"{row.regret:>8.3f}  {row.count:>6}"
+            f"{row.ndcg:>6.3f}  {row.regret:>8.3f}  {row.count:>6}"
         )
     return "\n".join(lines)
 
