@@ -56,8 +56,8 @@ def wanted_columns(names: Sequence[str] | str, settings: Mapping[str, ProxySetti
     """Return the columns of a list of proxies, in that order, each once.
 
     Args:
-      names: names of proxies, sets and aggregates, or one text with commas between them. ``eproxy`` is Eproxy with plain
-        settings or those of ``settings[""]``; ``eproxy:NAME`` has those of ``settings[NAME]``.
+      names: names of proxies, sets and aggregates, or one text with commas between them. ``eproxy`` is Eproxy with
+        plain settings or those of ``settings[""]``; ``eproxy:NAME`` has those of ``settings[NAME]``.
       settings: settings by name. ``all`` has Eproxy with each of them.
 
     Raises:
@@ -130,16 +130,27 @@ class ColumnJob:
         execution = Execution.of() if execution is None else execution
         return cls(space, key, inputs, num_classes, few, execution, labels is not None)
 
-    def check(self, columns: Sequence[Column]) -> None:
-        """Check that the columns can be computed from these inputs.
+    def check(self, columns: Sequence[Column], archs: Sequence[Any]) -> None:
+        """Check that the space can serve columns, before anything runs: trace their passes for one architecture.
+
+        Args:
+          columns: the columns; of the columns of one pass, one is enough.
+          archs: canonical, connected architectures.
 
         Raises:
-          ValueError: one of them cannot.
+          ValueError: one cannot be computed; the message holds the proxy's name.
         """
-        if len(self.inputs.images) < 2:
-            for column in columns:
-                if column.made_by in registry.PASSES and {"images", "noise"} & set(column.made_by.needs):
-                    raise ValueError(f"proxy {quoted(column.name)}: compares images, so it needs at least 2, got 1")
+        for column in columns if archs else []:
+            own = column.made_by not in registry.PASSES
+            if column.settings is not None or (evaluation := self.evaluation(column)) is None:
+                continue
+            try:
+                evaluation.structure(archs[0])
+            except Exception as error:  # a user's function may raise anything
+                if not own and not isinstance(error, ValueError):
+                    raise
+                what = f"{type(error).__name__}: " if own and not isinstance(error, ValueError) else ""
+                raise ValueError(f"proxy {quoted(column.name)}, space {self.space.name}: {what}{error}") from error
 
     def identity(self) -> dict[str, Any]:
         """Return, as plain data, all that columns depend on besides architectures, and :meth:`identity_of`."""
@@ -442,5 +453,6 @@ def score(
         raise ValueError("targets, optimizer: not with proxy=...; leave proxy out")
     columns = wanted_columns(proxy, None if settings is None else {"": settings})
     job = ColumnJob.of(space, images, labels, num_classes, key, execution)
-    job.check(columns)
-    return compute(job, columns, distinct_networks(parse_all(archs, job.space), job.space), progress)
+    networks = distinct_networks(parse_all(archs, job.space), job.space)
+    job.check(list({column.made_by.name: column for column in columns}.values()), networks.distinct)
+    return compute(job, columns, networks, progress)

@@ -112,7 +112,6 @@ def score_columns(
     columns = wanted_columns(proxy, {"": settings} if isinstance(settings, ProxySettings) else settings)
     parsed = parse_all(archs, space)
     job = ColumnJob.of(space, images, labels, num_classes, key, execution)
-    job.check(columns)
     run = _Run.of(parsed, space, key, job.execution, process, wait, command, say, job=job, columns=tuple(columns))
     path = files.folder(workdir) / "columns.jsonl" if out is None else files.writable(out)
     files.folder(path.parent)
@@ -211,6 +210,7 @@ class _Computing:
         done = own - sum(map(len, todo.values()))
         if self._results.rows:
             run.say(f"{self._results.path}: resuming after {done} of {own} (networks x passes)")
+        run.job.check([column for name, column in run.passes.items() if todo[name]], run.networks.distinct)
         if any(todo.values()):
             devices = run.execution.devices
             run.say(f"{own - done} (networks x passes), {len(devices)} {devices[0].platform} device(s)")

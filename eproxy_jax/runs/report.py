@@ -141,7 +141,9 @@ def quality_rows(result: ScoreResult, truth: np.ndarray) -> dict[str, RankQualit
 def quality_table(rows: dict[str, RankQuality]) -> str:
     """Return the rows of :func:`quality_rows` as text."""
     width = max(8, *map(len, rows))
-    lines = [f"{'':{width}}  {'Spearman':>8}  {'Kendall':>8}  {'top-10 %':>8}  {'regret':>8}  {'archs':>6}"]
+    names = ("Spearman", "Kendall", "top-10 %")
+    header = "  ".join(f"{name:>8}" for name in names)
+    lines = [f"{'':{width}}  {header}  {'nDCG':>6}  {'regret':>8}  {'archs':>6}"]
     for name, row in rows.items():
         lines.append(
             f"{name:{width}}  {row.spearman:>8.3f}  {row.kendall_tau:>8.3f}  {row.top_precision:>8.2f}  "
