@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,6 @@ from eproxy_jax.runs.session import Session, total_seconds, why_other, write_rec
 from eproxy_jax.types import STATUS_DISCONNECTED, STATUS_OK, ProxySettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from jaxtyping import Int, Key, Num
 
 
