@@ -18,19 +18,23 @@ from jax import Array
 from eproxy_jax import proxy as eproxy
 from eproxy_jax import scoring, spaces
 from eproxy_jax.errors import did_you_mean, quoted
-from eproxy_jax.execution.evaluation import Evaluation
+from eproxy_jax.execution.evaluation import Evaluation, identity_of
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import Networks, distinct_networks, parse_all
-from eproxy_jax.images import BATCH_SIZE
+from eproxy_jax.images import BATCH_SIZE, batch_identity, default_images, standardize
+from eproxy_jax.jsonlines import fingerprint
 from eproxy_jax.proxies import registry
 from eproxy_jax.proxies.inputs import DEFAULT_CLASSES, Inputs, make_inputs
+from eproxy_jax.sources import source_fingerprint
 from eproxy_jax.types import STATUS_DISCONNECTED, STATUS_OK, ProxySettings, ScoreResult
 
 if TYPE_CHECKING:
-    from jaxtyping import Float64, Int, Key, Num
+    from jaxtyping import Float64, Int, Int64, Key, Num
 
 EPROXY = "eproxy"  # the column of plain Eproxy; ``eproxy:NAME`` is that of other settings
-_SOURCE = "Li et al., Eproxy, NeurIPS 2022"
+EPROXY_SUMMARY = "minus the loss after ten steps with a frozen barrier layer; eproxy:FILE with other settings"
+EPROXY_SOURCE = "Li et al., Eproxy, NeurIPS 2022"
+RANDOM_LABELS = "random: the images have none"  # what a record says of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +56,8 @@ def wanted_columns(names: Sequence[str] | str, settings: Mapping[str, ProxySetti
     """Return the columns of a list of proxies, in that order, each once.
 
     Args:
-      names: names of proxies and sets, or one text with commas between them. ``eproxy`` is Eproxy with plain settings
-        or those of ``settings[""]``; ``eproxy:NAME`` has those of ``settings[NAME]``.
+      names: names of proxies, sets and aggregates, or one text with commas between them. ``eproxy`` is Eproxy with
+        plain settings or those of ``settings[""]``; ``eproxy:NAME`` has those of ``settings[NAME]``.
       settings: settings by name. ``all`` has Eproxy with each of them.
 
     Raises:
@@ -92,6 +96,7 @@ class ColumnJob:
       num_classes: K.
       images: [B, H, W, 3] of Eproxy, not yet standardised; None for the embedded batch.
       execution: devices and execution form.
+      has_labels: False if the labels of ``inputs`` are random.
     """
 
     space: spaces.SearchSpace
@@ -100,6 +105,7 @@ class ColumnJob:
     num_classes: int
     images: Any
     execution: Execution
+    has_labels: bool = False
 
     @classmethod
     def of(
@@ -121,10 +127,73 @@ class ColumnJob:
             num_classes = DEFAULT_CLASSES if labels is None else max(int(np.max(labels)) + 1, 2)
         inputs = make_inputs(eproxy.typed_key(key), images, labels, num_classes)
         few = None if images is None else np.asarray(images)[:BATCH_SIZE]
-        return cls(space, key, inputs, num_classes, few, Execution.of() if execution is None else execution)
+        execution = Execution.of() if execution is None else execution
+        return cls(space, key, inputs, num_classes, few, execution, labels is not None)
+
+    def check(self, columns: Sequence[Column], archs: Sequence[Any]) -> None:
+        """Check that the space can serve columns, before anything runs: trace their passes for one architecture.
+
+        Args:
+          columns: the columns; of the columns of one pass, one is enough.
+          archs: canonical, connected architectures.
+
+        Raises:
+          ValueError: one cannot be computed; the message holds the proxy's name.
+        """
+        for column in columns if archs else []:
+            own = column.made_by not in registry.PASSES
+            if column.settings is not None or (evaluation := self.evaluation(column)) is None:
+                continue
+            try:
+                evaluation.structure(archs[0])
+            except Exception as error:  # a user's function may raise anything
+                if not own and not isinstance(error, ValueError):
+                    raise
+                what = f"{type(error).__name__}: " if own and not isinstance(error, ValueError) else ""
+                raise ValueError(f"proxy {quoted(column.name)}, space {self.space.name}: {what}{error}") from error
+
+    def identity(self) -> dict[str, Any]:
+        """Return, as plain data, all that columns depend on besides architectures, and :meth:`identity_of`."""
+        labels = fingerprint({"labels": np.asarray(self.inputs.labels).tolist()}) if self.has_labels else RANDOM_LABELS
+        found = identity_of(self.space, self.key, self.execution)
+        if self.execution.auto_width:  # each pass has the width that its memory allows
+            found["form"] = found["form"].replace(str(self.execution.vmap_width), "auto", 1)
+        images = batch_identity(self.inputs.images)
+        return {**found, "images": images, "labels": labels, "num_classes": self.num_classes}
+
+    def identity_of(self, column: Column, archs: Sequence[Any]) -> dict[str, Any]:
+        """Return what one column depends on besides: settings and images of Eproxy, the source of a user's function.
+
+        Args:
+          column: the column.
+          archs: all architectures of the run, canonical; the width of batches may depend on them.
+        """
+        found: dict[str, Any] = {}
+        if column.settings is not None:
+            images = standardize(default_images() if self.images is None else self.images)
+            found = {"settings": column.settings.to_dict(), "images": batch_identity(images)}
+        elif column.made_by.make is not None and column.made_by not in registry.PASSES:
+            found = {"source": source_fingerprint(column.made_by.make(self.num_classes))}
+        if self.execution.auto_width and (evaluation := self.evaluation(column)) is not None:
+            found["form"] = evaluation.widened(archs).execution.label
+        return found
+
+    def evaluation(self, column: Column) -> Evaluation | None:
+        """Return the evaluation of a column's pass; None if no device computes it."""
+        if column.settings is not None:
+            return scoring.make_job(self.space, column.settings, self.images, self.key, self.execution).evaluation
+        if column.made_by.make is None:
+            return None
+        fn = column.made_by.make(self.num_classes)
+        shared, dtype = (self.inputs,), self.inputs.images.dtype
+        return Evaluation.of(fn, self.space, eproxy.typed_key(self.key), shared, self.execution, dtype)
 
     def run(
-        self, column: Column, archs: Sequence[Any], compiled: Callable[[float], None] | None = None
+        self,
+        column: Column,
+        archs: Sequence[Any],
+        compiled: Callable[[float], None] | None = None,
+        among: Sequence[Any] | None = None,
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Compute all columns of a column's pass for canonical, distinct, connected architectures, chunk by chunk.
 
@@ -132,24 +201,19 @@ class ColumnJob:
           column: any column of the pass.
           archs: the architectures.
           compiled: called after each compilation, with the seconds spent waiting for it.
+          among: all architectures of the run, if ``archs`` are some of them: batches have the width for all.
 
         Yields:
           (positions [n] in ``archs``, float64 [n] or [n, F] by column). Values that are not finite are -inf, the worst.
         """
-        if column.settings is not None:
-            for positions, losses in self._eproxy(column.settings).evaluation.run(archs, compiled):
-                yield positions, {column.name: _worst_last(-np.asarray(losses, np.float64)[:, -1])}
-        elif column.made_by.make is None:
+        evaluation = self.evaluation(column)
+        if evaluation is None:
             yield np.arange(len(archs)), _of_architecture(column.made_by, self.space, archs)
-        else:
-            fn = column.made_by.make(self.num_classes)
-            dtype = self.inputs.images.dtype
-            job = Evaluation.of(fn, self.space, eproxy.typed_key(self.key), (self.inputs,), self.execution, dtype)
-            for positions, values in job.widened(archs).run(archs, compiled):
-                yield positions, {name: _worst_last(value) for name, value in values.items()}
-
-    def _eproxy(self, settings: ProxySettings) -> scoring.Job:
-        return scoring.make_job(self.space, settings, self.images, self.key, self.execution)
+            return
+        for positions, values in evaluation.widened(archs if among is None else among).run(archs, compiled):
+            if column.settings is not None:
+                values = {column.name: -np.asarray(values, np.float64)[:, -1]}
+            yield positions, {name: _worst_last(value) for name, value in values.items()}
 
 
 def _worst_last(values: Any) -> np.ndarray:
@@ -187,6 +251,32 @@ class ColumnsResult:
     params: Int[np.ndarray, " A"]
     status: tuple[str, ...]
     seconds: dict[str, dict[str, float]]
+
+    def ranking(self, column: str) -> Int64[np.ndarray, " A"]:
+        """Return the indices from best to worst by a column, [A]; disconnected networks last, equal values as given.
+
+        Raises:
+          ValueError: no such column, or one of vectors.
+        """
+        if (values := self.scalars().get(column)) is None:
+            raise ValueError(f"no column {quoted(column)} of numbers{did_you_mean(column, self.scalars())}")
+        return np.lexsort((-values, np.asarray(self.status) == STATUS_DISCONNECTED))
+
+    def scalars(self) -> dict[str, Float64[np.ndarray, " A"]]:
+        """Return the columns that hold a number for each architecture; ``graph_counts`` holds a vector."""
+        return {name: column for name, column in self.columns.items() if column.ndim == 1}
+
+    def select(self, positions: Sequence[int]) -> ColumnsResult:
+        """Return the result of the architectures at some positions, in that order."""
+        where = np.asarray(positions, np.int64)
+        return ColumnsResult(
+            archs=tuple(self.archs[i] for i in where),
+            columns={name: column[where] for name, column in self.columns.items()},
+            macs=self.macs[where],
+            params=self.params[where],
+            status=tuple(self.status[i] for i in where),
+            seconds=self.seconds,
+        )
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Return one dict for each architecture, as ``pandas.DataFrame`` takes them: ``arch``, columns, ``status``."""
@@ -302,7 +392,7 @@ def score(
     key: Key[Array, ""] | int = 0,
     *,
     proxy: Sequence[str] | str | None = None,
-    labels: Any = None,
+    labels: Int[Array | np.ndarray, " B"] | Sequence[int] | None = None,
     num_classes: int | None = None,
     targets: scoring.Targets | None = None,
     optimizer: optax.GradientTransformation | None = None,
@@ -363,4 +453,6 @@ def score(
         raise ValueError("targets, optimizer: not with proxy=...; leave proxy out")
     columns = wanted_columns(proxy, None if settings is None else {"": settings})
     job = ColumnJob.of(space, images, labels, num_classes, key, execution)
-    return compute(job, columns, distinct_networks(parse_all(archs, job.space), job.space), progress)
+    networks = distinct_networks(parse_all(archs, job.space), job.space)
+    job.check(list({column.made_by.name: column for column in columns}.values()), networks.distinct)
+    return compute(job, columns, networks, progress)

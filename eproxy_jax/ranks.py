@@ -112,6 +112,8 @@ class RankQuality:
       top_precision: of the best 10 % by score, the share that is among the best 10 % by truth.
       regret: truth of the best architecture minus truth of the one ranked first, in the unit of the truth.
       count: number of architectures compared.
+      ndcg: normalised discounted cumulative gain in [0, 1] of the whole ranking, see :func:`ndcg`; NaN if the truth is
+        constant.
     """
 
     spearman: float
@@ -119,6 +121,7 @@ class RankQuality:
     top_precision: float
     regret: float
     count: int
+    ndcg: float = math.nan
 
 
 def rank_quality(
@@ -163,4 +166,36 @@ def rank_quality(
         top_precision=precision,
         regret=float(truth.max() - truth[best_by_score[0]]),
         count=len(score),
+        ndcg=round(ndcg(ranks, truth), 12),
     )
+
+
+def ndcg(score: Num[np.ndarray, " A"], truth: Num[np.ndarray, " A"]) -> float:
+    """Return the normalised discounted cumulative gain of a ranking.
+
+    The gain of an architecture is its truth, scaled over the list from 0 (worst) to 1 (best). At place i, counted from
+    1, it is divided by log2(i + 1). The sum over the list is divided by that of the best ranking. Architectures of
+    equal score share the mean gain of their places, so the value does not depend on the order of the list.
+
+    Args:
+      score: [A], higher is better.
+      truth: [A], higher is better, finite.
+
+    Returns:
+      A number in [0, 1], 1 for the best ranking; NaN if the truth is constant.
+
+    Source: Järvelin, Kekäläinen, ACM TOIS 20(4), 2002; ties by McSherry, Najork, ECIR 2008.
+
+    Example:
+      >>> ndcg(np.asarray([3.0, 2.0, 1.0]), np.asarray([9.0, 8.0, 1.0]))
+      1.0
+    """
+    spread = np.ptp(truth)
+    if spread == 0:
+        return math.nan
+    gains = (truth - truth.min()) / spread
+    discounts = 1 / np.log2(np.arange(len(truth)) + 2)
+    _, group, sizes = np.unique(-score, return_inverse=True, return_counts=True)
+    ends = np.cumsum(sizes)
+    discount_of = np.add.reduceat(discounts, ends - sizes) / sizes  # mean over the places that equal scores share
+    return float((gains * discount_of[group]).sum() / (np.sort(gains)[::-1] * discounts).sum())

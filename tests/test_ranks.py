@@ -1,10 +1,12 @@
 """Rank measures against scipy, with ties and diverged candidates."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from eproxy_jax.ranks import rank_quality
+from eproxy_jax.ranks import ndcg, rank_quality
 
 
 def test_equal_scipy_with_ties():
@@ -49,3 +51,16 @@ def test_bad_input(score, truth, message):
 
 def test_constant_side_has_no_correlation():
     assert np.isnan(rank_quality([1, 1, 1], [1, 2, 3]).spearman)
+
+
+def test_ndcg_by_hand_and_over_all_orders_of_ties():
+    truth = np.asarray([10.0, 30.0, 20.0, 50.0])
+    gains, discounts = (truth - 10) / 40, 1 / np.log2([2, 3, 4, 5])
+    best = (np.sort(gains)[::-1] * discounts).sum()
+    assert ndcg(np.asarray([4.0, 3.0, 2.0, 1.0]), truth) == pytest.approx((gains * discounts).sum() / best)
+    assert rank_quality(truth, truth).ndcg == 1
+    orders = [[0, *rest, 3] for rest in itertools.permutations((1, 2))]  # ranks 1 and 2 are tied
+    expected = np.mean([(gains[order] * discounts).sum() / best for order in orders])
+    assert ndcg(np.asarray([9.0, 5.0, 5.0, -np.inf]), truth) == pytest.approx(expected)
+    assert rank_quality([9.0, 5.0, 5.0, -np.inf], truth).ndcg == pytest.approx(expected)
+    assert np.isnan(rank_quality([1, 2, 3], [1, 1, 1]).ndcg)

@@ -87,6 +87,10 @@ RESULT = {
     "macs": np.ones(2, int), "params": np.ones(2, int), "effective_macs": np.ones(2, int), "status": ("ok", "ok"),
     "seconds": {},
 }  # fmt: skip
+COLUMNS = {
+    "archs": ("2", "3"), "columns": {"macs": np.ones(2), "graph_counts": np.ones((2, 5))}, "macs": np.ones(2, int),
+    "params": np.ones(2, int), "status": ("ok", "ok"), "seconds": {},
+}  # fmt: skip
 MEMBERS = ep.FittedProxy((ep.Member(ep.ProxySettings(), 0.5), ep.Member(ep.ProxySettings())))
 KEY = jax.random.key(0)
 COLUMNS = ep.Columns.of("abcd", {"x": [1.0, 2.0, 3.0, 5.0]})
@@ -106,7 +110,36 @@ CALLS = {
         IMAGES,
         [IMAGES[0], IMAGES[..., :1], IMAGES.tolist()],
     ),
+    "score: labels": (
+        lambda labels: checked(ep.score)(["1-0-0"], SPACE, None, IMAGES, proxy="macs", labels=labels),
+        np.arange(4),
+        [np.ones((4, 1), int), np.ones(4), 1],
+    ),
+    "ColumnsResult": (
+        lambda macs: record(ep.ColumnsResult)(**{**COLUMNS, "macs": macs}),
+        COLUMNS["macs"],
+        [np.ones(2), np.ones((2, 1), int)],
+    ),
     "runs.score": (lambda images: checked(ep.runs.score)(["1-0-0"], SPACE, SHORT, images, workdir="-"), IMAGES, [IMAGES[0]]),
+    "runs.score_columns": (
+        lambda images: checked(ep.runs.score_columns)(["1-0-0"], SPACE, "macs", images, workdir="-"),
+        IMAGES,
+        [IMAGES[0], IMAGES.tolist()],
+    ),
+    "runs.score_columns: labels": (
+        lambda labels: checked(ep.runs.score_columns)(["1-0-0"], SPACE, "macs", IMAGES, labels=labels, workdir="-"),
+        np.arange(4),
+        [np.ones(4), np.ones((4, 1), int)],
+    ),
+    "ColumnsResult.ranking": (lambda name: checked(ep.ColumnsResult.ranking)(ep.ColumnsResult(**COLUMNS), name), "macs", []),
+    "ColumnsResult.scalars": (checked(ep.ColumnsResult.scalars), ep.ColumnsResult(**COLUMNS), []),
+    "proxies.make_inputs": (
+        lambda images: checked(ep.proxies.make_inputs)(KEY, images),
+        IMAGES,
+        [IMAGES[0], IMAGES[..., :2]],
+    ),
+    "proxies.rank_sum": (checked(ep.proxies.rank_sum), {"macs": np.ones(3), "jacov": [1, 2, 3]}, []),
+    "proxies.aggregates_of": (checked(ep.proxies.aggregates_of), {"macs": np.ones(3)}, []),
     "evaluate": (evaluate, IMAGES, ["images"]),
     "search_proxy": (search_proxy, IMAGES, [IMAGES[0]]),
     "eproxy: init": (
@@ -217,7 +250,8 @@ def public_annotations():
         value = getattr(ep, name)
         owners = {name: value}
         if inspect.ismodule(value):
-            owners = {f"{name}.score": value.score} if name == "runs" else {}  # spaces and nn have tests of their own
+            with_arrays = value.__all__ if name in ("runs", "proxies") else []  # spaces and nn have tests of their own
+            owners = {f"{name}.{one}": getattr(value, one) for one in with_arrays}
         elif inspect.isclass(value):
             owners |= {f"{name}.{k}": getattr(v, "__func__", v) for k, v in vars(value).items() if k[0] != "_"}
         for owner, one in owners.items():
@@ -238,7 +272,7 @@ def test_arrays_of_public_functions_have_shapes():
 
 def test_every_function_with_arrays_is_called():
     functions = {where.partition(":")[0] for where, text in PUBLIC.items() if any(f"{d}[" in text for d in DTYPES)}
-    assert functions - {"default_images", "load_images", "Eproxy"} <= set(CALLS)
+    assert functions - {"default_images", "load_images", "Eproxy", "proxies.Inputs"} <= set(CALLS)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The configuration of ``tiny.py``: three steps on four images of 8 pixels, and a search of a few genes.
+"""The configuration of ``tiny.py``: three steps on four images of 8 pixels, a search of a few genes, two proxies.
 
 Child processes load it by its path, so it finds ``tiny.py`` itself.
 """
@@ -6,6 +6,10 @@ Child processes load it by its path, so it finds ``tiny.py`` itself.
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
+from eproxy_jax import proxies
 from eproxy_jax.cli import config as eproxy_config
 from eproxy_jax.spaces import base
 
@@ -13,6 +17,22 @@ sys.path.append(str(Path(__file__).parent))
 import tiny
 
 base.register(tiny.Tiny.name)(tiny.Tiny)
+
+
+def drawn(network, key, encoded, inputs):
+    """A number of key, architecture and images: a proxy that compiles in a moment."""
+    del network
+    return jax.random.normal(key) + jnp.sum(encoded) / 7 + inputs.images[0, 0, 0, 0]
+
+
+def label_sum(network, key, encoded, inputs):
+    """The sum of the labels, plus the first digit."""
+    del network, key
+    return jnp.sum(inputs.labels) + encoded[0]
+
+
+proxies.register("drawn", drawn)
+proxies.register("label_sum", label_sum)
 
 
 def get_config(variant="smoke"):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from eproxy_jax.cli.config import RunSpec
     from eproxy_jax.dps.fitted import FittedProxy
     from eproxy_jax.execution.execution import Execution
+    from eproxy_jax.runs.hosts import Process
     from eproxy_jax.runs.truth import Matched, Truth
     from eproxy_jax.spaces import SearchSpace
 
@@ -220,8 +221,13 @@ def _checked(name: str, text: str) -> str:
     return str(path)
 
 
-def check_outputs(arguments: argparse.Namespace, written: Sequence[Path]) -> None:
+def check_outputs(arguments: argparse.Namespace, written: Sequence[Path], also: Sequence[Path] = ()) -> None:
     """Check that no file of the flags is both read and written, and that all names can be written.
+
+    Args:
+      arguments: the flags.
+      written: the files that the command will write.
+      also: further files that it reads, named by --proxy.
 
     Raises:
       UsageError: a file is read and written.
@@ -237,8 +243,10 @@ def check_outputs(arguments: argparse.Namespace, written: Sequence[Path]) -> Non
                 read[one] = f"--{name}"
                 if ":" in one:
                     read[one.rpartition(":")[0]] = f"--{name}"
-    check_distinct(written, {Path(one): flag for one, flag in read.items() if one})
+    check_distinct(written, {Path(one): flag for one, flag in read.items() if one} | dict.fromkeys(also, "--proxy"))
 
+
+UNCHECKED = "unchecked: nothing says that a high score is a good network; give 20 measured networks by --truth FILE"
 
 # --- from flags to specs -------------------------------------------------------------------------------------
 
@@ -294,6 +302,15 @@ def execution_of(arguments: argparse.Namespace, chunk_size: int | None = None) -
     )
 
 
+def process_of(arguments: argparse.Namespace) -> Process:
+    """Return this process among those of the run, as the flags or JAX's distributed runtime say."""
+    from eproxy_jax.runs.hosts import Process
+
+    if arguments.coordinator is not None:
+        return Process(arguments.process_id, arguments.num_processes, arguments.coordinator)
+    return Process.current()
+
+
 def search_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> RunSpec:
     """Make the ``config.RunSpec`` of the flags for commands whose settings are genes.
 
@@ -309,8 +326,8 @@ def search_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> RunS
     return spec
 
 
-def run_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> RunSpec:
-    """Make the ``config.RunSpec`` of the flags."""
+def run_spec(arguments: argparse.Namespace, overrides: Sequence[str], num_labelled: int | None = None) -> RunSpec:
+    """Make the ``config.RunSpec`` of the flags; ``num_labelled``: see ``config.build``."""
     from eproxy_jax.cli.config import build, default_config, load_config
 
     if arguments.config is not None:
@@ -322,7 +339,7 @@ def run_spec(arguments: argparse.Namespace, overrides: Sequence[str]) -> RunSpec
             config.images.source = arguments.images
         if arguments.weight_seed is not None:
             config.weight_seed = arguments.weight_seed
-    return build(config)
+    return build(config, num_labelled)
 
 
 def space_of(arguments: argparse.Namespace, overrides: Sequence[str]) -> SearchSpace:

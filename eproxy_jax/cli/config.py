@@ -243,6 +243,8 @@ class RunSpec:
       optimizer: replaces SGD; None for SGD.
       genes: the gene table of a search.
       search: sizes and rates of a search.
+      labels: [B], class of each image, if they were asked for and the images have any.
+      num_classes: how many classes there are; None without labels.
     """
 
     space: spaces.SearchSpace
@@ -253,6 +255,8 @@ class RunSpec:
     optimizer: optax.GradientTransformation | None
     genes: GeneTable
     search: SearchSpec
+    labels: Any = None
+    num_classes: int | None = None
 
 
 def space_of_config(config: ml_collections.ConfigDict) -> spaces.SearchSpace:
@@ -272,8 +276,12 @@ def space_of_config(config: ml_collections.ConfigDict) -> spaces.SearchSpace:
     return spaces.get(values["space"], **values["sizes"])
 
 
-def build(config: ml_collections.ConfigDict) -> RunSpec:
+def build(config: ml_collections.ConfigDict, num_labelled: int | None = None) -> RunSpec:
     """Turn a configuration into frozen specs and images.
+
+    Args:
+      config: the configuration.
+      num_labelled: read that many images, whatever ``config.images.num`` says, and their labels.
 
     Raises:
       FileNotFoundError: the images are a path that does not exist.
@@ -298,8 +306,9 @@ def build(config: ml_collections.ConfigDict) -> RunSpec:
     if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise ValueError(f"config.optimizer: expected an optax transformation, got {quoted(optimizer)}")
     check_features(settings, targets)
-    batch = _images(values["images"], expected["images"])
-    return RunSpec(space, settings, batch, seed, targets, optimizer, genes, search)
+    batch = _images(values["images"], expected["images"], num_labelled)
+    classes = batch.labels, batch.num_classes
+    return RunSpec(space, settings, batch.images, seed, targets, optimizer, genes, search, *classes)
 
 
 def _search(values: dict[str, Any], num_steps: int) -> tuple[GeneTable, SearchSpec]:
@@ -308,7 +317,7 @@ def _search(values: dict[str, Any], num_steps: int) -> tuple[GeneTable, SearchSp
     return genes, SearchSpec(**values, num_steps=num_steps)
 
 
-def _images(values: dict[str, Any], expected: dict[str, Any]) -> Any:
+def _images(values: dict[str, Any], expected: dict[str, Any], num_labelled: int | None) -> loading.LabelledImages:
     check_known(values, expected, "config.images")
     values = {**expected, **values}
     for name, least, most in (("num", 2, 100_000), ("size", 4, 4096)):
@@ -317,11 +326,14 @@ def _images(values: dict[str, Any], expected: dict[str, Any]) -> Any:
                 f"config.images.{name}: expected an integer from {least} to {most}, got {quoted(values[name])}"
             )
     seed = check_seed(values["seed"], "config.images.seed")
-    source = str(values["source"])
+    source, size = str(values["source"]), values["size"]
+    num = values["num"] if num_labelled is None else num_labelled
     if source in images.GENERATORS:
-        return np.asarray(images.default_images(source, values["num"], values["size"]))
+        return loading.LabelledImages(np.asarray(images.default_images(source, num, size)), None, None)
     try:
-        return loading.load_images(source, values["num"], seed, values["size"])
+        if num_labelled is not None:
+            return loading.load_labelled(source, num, seed, size)
+        return loading.LabelledImages(loading.load_images(source, num, seed, size), None, None)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"images {quoted(source)}: neither a path nor one of {', '.join(images.GENERATORS)}"

@@ -91,7 +91,7 @@ def _run_in(workdir: Path, arguments: argparse.Namespace, spec: Any) -> int:
     from eproxy_jax.dps.search import run as run_search
     from eproxy_jax.jsonlines import fingerprint
     from eproxy_jax.progress import announce
-    from eproxy_jax.runs.resumable import versions
+    from eproxy_jax.runs.session import versions
 
     labelled, evaluation = _split(arguments, spec.space)
     execution = common.execution_of(arguments)

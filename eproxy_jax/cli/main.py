@@ -1,4 +1,4 @@
-"""This module is the entry point of ``eproxy score``, ``plan``, ``dps``, ``bank``, ``convert`` and ``spaces``.
+"""This module is the entry point of ``eproxy`` and its commands.
 
 It reads flags and configuration, hands frozen specs to the library, and turns errors into one line and exit status 2.
 It computes nothing. With ``EPROXY_TRACEBACK=1`` in the environment the traceback of any error stands before its line.
@@ -17,7 +17,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
-from eproxy_jax.cli import bank, common, convert, dps, plan, score, spaces
+from eproxy_jax.cli import bank, common, convert, dps, plan, proxies, score, spaces
 from eproxy_jax.cli.common import Parser, UsageError
 from eproxy_jax.errors import one_line, quoted
 
@@ -26,7 +26,9 @@ EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130  # as the shell says it of SIGINT
 EXIT_PIPE = 141  # as the shell says it of SIGPIPE
 EXIT_SIGTERM = 128 + signal.SIGTERM
-_COMMANDS = {"score": score, "plan": plan, "dps": dps, "bank": bank, "convert": convert, "spaces": spaces}
+_COMMANDS = {
+    "score": score, "plan": plan, "dps": dps, "bank": bank, "convert": convert, "spaces": spaces, "proxies": proxies,
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""``eproxy score`` scores architectures into a resumable file and prints the ranking."""
+"""``eproxy score`` scores architectures into a resumable file and prints the ranking; --proxy: see ``columns.py``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from eproxy_jax.cli import common
+from eproxy_jax.cli import columns, common
 
 _EPILOG = """\
 examples:
   eproxy score --space nasbench201 --sample 20 --seed 0
   eproxy score --config configs/nasbench201.py:small --config.settings.alpha=0.3 --archs archs.txt --out scores.jsonl
   eproxy score --space transnas_micro --archs micro.json --limit 300 --truth micro.json --workdir runs/scene
+  eproxy score --config configs/nasbench201.py:small --proxy cheap,eproxy --sample 300 --truth accuracy.json
 
 --archs and --truth read text, JSON, JSON lines and delimited tables, gzip or not: the content says what a file is. A
 killed run, started again with the same flags, resumes. Overrides of a configuration are --config.FIELD=VALUE.
@@ -29,10 +30,15 @@ def add_parser(commands: common.Commands) -> None:
         help="proxy settings: JSON, also from eproxy dps, or SPACE/TASK of those found before",
     )
 
+    columns.add_flags(score)
     common.add_arch_flags(score)
 
     output = score.add_argument_group("output")
-    output.add_argument("--out", metavar="FILE", help="result file, JSON lines (default WORKDIR/scores.jsonl)")
+    output.add_argument(
+        "--out",
+        metavar="FILE",
+        help="result file, JSON lines (default WORKDIR/scores.jsonl; with --proxy, WORKDIR/columns.jsonl)",
+    )
     output.add_argument("--workdir", metavar="DIR", help="folder for results, run record and figure (default .)")
     common.add_truth_flags(output)
     output.add_argument(
@@ -59,17 +65,17 @@ def add_parser(commands: common.Commands) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command and return the exit status."""
     _check_choices(arguments, overrides)
+    if arguments.proxy is not None:
+        return columns.run(arguments, overrides)
     from eproxy_jax import files, runs
-    from eproxy_jax.runs import hosts, outputs, report, resumable
+    from eproxy_jax.runs import outputs, report, resumable
 
     spec = common.run_spec(arguments, overrides)
     proxy = common.read_proxy(Path(arguments.settings)) if arguments.settings is not None else spec.settings
     archs = common.architectures(arguments, spec.space)
     workdir = files.folder(arguments.workdir or ".")
     out = files.writable(arguments.out) if arguments.out else workdir / "scores.jsonl"
-    process = hosts.Process.current()
-    if arguments.coordinator is not None:
-        process = hosts.Process(arguments.process_id, arguments.num_processes, arguments.coordinator)
+    process = common.process_of(arguments)
     figure = outputs.figure_path(out)
     draws = process.index == 0 and not arguments.no_plot
     common.check_outputs(arguments, [*resumable.written_files(out, proxy, process), *([figure] if draws else [])])
@@ -100,7 +106,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     print()
     print(f"scores:  {out}  ({distinct} distinct networks)")
     if truth is None:
-        print("unchecked: nothing says that a high score is a good network; give 20 measured networks by --truth FILE")
+        print(common.UNCHECKED)
     if draws:
         title = f"{spec.space.name}, {len(archs)} architectures"
         print(common.draw(figure, lambda: report.scatter_plot(figure, result, truth, title, out)))
@@ -111,3 +117,4 @@ def _check_choices(arguments: argparse.Namespace, overrides: Sequence[str]) -> N
     common.check_source(arguments, overrides)
     common.check_archs(arguments)
     common.check_truth(arguments)
+    columns.check_flags(arguments, overrides)

@@ -5,7 +5,20 @@ Higher is better in every column.
 ``graph_counts`` runs no network: it takes lists of architectures, and its columns have no direction.
 """
 
+from eproxy_jax.proxies.aggregates import AGGREGATES, aggregates_of, rank_sum
 from eproxy_jax.proxies.inputs import Inputs, make_inputs
 from eproxy_jax.proxies.registry import SETS, Proxy, get, names, register, resolve
 
-__all__ = ["SETS", "Inputs", "Proxy", "get", "make_inputs", "names", "register", "resolve"]
+__all__ = [
+    "AGGREGATES",
+    "SETS",
+    "Inputs",
+    "Proxy",
+    "aggregates_of",
+    "get",
+    "make_inputs",
+    "names",
+    "rank_sum",
+    "register",
+    "resolve",
+]

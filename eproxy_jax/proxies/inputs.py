@@ -14,7 +14,7 @@ from eproxy_jax.images import default_images, standardize
 from eproxy_jax.nn import initializers
 
 if TYPE_CHECKING:
-    from jaxtyping import Key, Num
+    from jaxtyping import Float, Int32, Key, Num
 
 NUM_IMAGES = 128  # two batches of 64, the field's size
 DEFAULT_CLASSES = 10
@@ -30,9 +30,9 @@ class Inputs(NamedTuple):
       noise: [N, H, W, 3], independent N(0, 1).
     """
 
-    images: Array
-    labels: Array
-    noise: Array
+    images: Float[Array, "N H W 3"]
+    labels: Int32[Array, " N"]
+    noise: Float[Array, "N H W 3"]
 
 
 def make_inputs(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from eproxy_jax.errors import check_known, did_you_mean, quoted
+from eproxy_jax.proxies.aggregates import AGGREGATES
 from eproxy_jax.proxies.fisher_spectrum import FisherSpectrum
 from eproxy_jax.proxies.gradients import WeightGradients
 from eproxy_jax.proxies.inputs import Inputs
@@ -206,16 +207,20 @@ SETS = MappingProxyType(
         "all": tuple(_BUILT_IN),
     }
 )
+_GROUPS = {**SETS, **AGGREGATES}  # names that stand for several
 
 
-def names() -> tuple[str, ...]:
+def names(*, built_in: bool = False) -> tuple[str, ...]:
     """Return the names of all proxies: built-in ones, then your own.
+
+    Args:
+      built_in: leave your own out.
 
     Example:
       >>> "naswot" in names()
       True
     """
-    return (*_BUILT_IN, *_own)
+    return tuple(_BUILT_IN) if built_in else (*_BUILT_IN, *_own)
 
 
 def get(name: str) -> Proxy:
@@ -230,14 +235,13 @@ def get(name: str) -> Proxy:
     """
     known = {**_BUILT_IN, **_own}
     if name not in known:
-        raise ValueError(
-            f"unknown proxy {quoted(name)}{did_you_mean(name, [*known, *SETS])}; known: {', '.join([*SETS, *known])}"
-        )
+        every = [*_GROUPS, "eproxy", *known]
+        raise ValueError(f"unknown proxy {quoted(name)}{did_you_mean(name, every)}; known: {', '.join(every)}")
     return known[name]
 
 
 def resolve(wanted: Sequence[str] | str) -> tuple[Proxy, ...]:
-    """Return the proxies of a list of names, each once; names of ``SETS`` stand for their members.
+    """Return the proxies of a list of names, each once; names of ``SETS`` and ``AGGREGATES`` stand for their members.
 
     Args:
       wanted: names, or one text with commas between them.
@@ -250,11 +254,14 @@ def resolve(wanted: Sequence[str] | str) -> tuple[Proxy, ...]:
       ['naswot', 'macs']
     """
     listed = [part.strip() for part in wanted.split(",")] if isinstance(wanted, str) else list(wanted)
-    found = dict.fromkeys(name for part in listed if part for name in (SETS.get(part) or (part,)))
+    found = dict.fromkeys(name for part in listed if part for name in (_GROUPS.get(part) or (part,)))
     if not found:
-        raise ValueError(f"no proxy given; known: {', '.join([*SETS, *names()])}")
+        raise ValueError(f"no proxy given; known: {', '.join([*_GROUPS, *names()])}")
     return tuple(get(name) for name in found)
 
+
+# Names that mean something else where columns are asked for or written.
+_TAKEN = ("arch", "eproxy", "macs_as_written", "made_with", "params_as_written", "run", "status")
 
 # --- a user's own --------------------------------------------------------------------------------------------
 
@@ -313,7 +320,7 @@ def register(
     """
     if not name or not all(letter.isalnum() or letter in "_-." for letter in name):
         raise ValueError(f"proxy {quoted(name)}: expected a name of letters, digits, '_', '-' and '.'")
-    if name in _BUILT_IN or name in SETS:
+    if name in _BUILT_IN or name in _GROUPS or name in _TAKEN:
         raise ValueError(f"proxy {quoted(name)}: the name is taken by a built-in one; choose another")
     check_known(needs, NEEDS, f"proxy {quoted(name)}: needs", "input")
     own = _Own(name, function, 1 if higher_is_better else -1)

@@ -181,6 +181,48 @@ class Patience:
                 )
 
 
+def await_shares(
+    paths: Mapping[int, Path],
+    take: Callable[[Path], None],
+    owed: Callable[[], Mapping[int, int]],
+    *,
+    meeting: Host | None = None,
+    patience: Patience | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Take the lines of other processes, until none owes any.
+
+    Args:
+      paths: files of the other processes, by number; they need not exist yet.
+      take: takes what is new out of one of them.
+      owed: the number of lines that each process owes; empty when all are there.
+      meeting: who is alive; if absent, only new lines are signs of life.
+      patience: says when the wait is over.
+      say: prints a line for the person who waits.
+      sleep: waits some seconds between two looks.
+
+    Raises:
+      ValueError: a process is silent for too long, or ``take`` refuses a file.
+    """
+    patience = Patience(WAIT_SECONDS) if patience is None else patience
+    told: dict[int, str] = {}
+    while owed():
+        for path in paths.values():
+            take(path)
+        if not (still := owed()):
+            break
+        if meeting is not None:
+            meeting.check()
+            for process, why in meeting.roll.failed.items():
+                if told.get(process) != why:
+                    told[process] = why
+                    say(f"process {process} has ended: {why}; waiting for it to be started again (--wait)")
+        silent = (lambda _: float("inf")) if meeting is None else meeting.roll.silent_for
+        patience.check(still, silent)
+        sleep(_POLL_SECONDS)
+
+
 def collect(
     results: ResultsFile,
     paths: Mapping[int, Path],
@@ -189,11 +231,8 @@ def collect(
     lines: Callable[[list[dict[str, Any]]], list[str]],
     *,
     num_steps: int | None = None,
-    meeting: Host | None = None,
-    patience: Patience | None = None,
     update: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] = lambda _: None,
-    sleep: Callable[[float], None] = time.sleep,
+    **waiting: Any,
 ) -> None:
     """Append the lines of other processes to the final file, until it is complete.
 
@@ -204,34 +243,18 @@ def collect(
       owed: the process that owes each missing architecture.
       lines: makes lines of the final file out of rows of the others: scores follow from losses.
       num_steps: S, the number of losses in a row.
-      meeting: who is alive; if absent, only new lines are signs of life.
-      patience: says when the wait is over.
       update: called after lines were added.
-      say: prints a line for the person who waits.
-      sleep: waits some seconds between two looks.
+      waiting: how to wait, see :func:`await_shares`.
 
     Raises:
       ValueError: a file belongs to another run, or a process is silent for too long.
     """
-    patience = Patience(WAIT_SECONDS) if patience is None else patience
-    told: dict[int, str] = {}
-    while missing := results.missing():
-        still = set(missing)
-        for path in paths.values():
-            rows = {row["arch"]: row for row in read_results(path, run, num_steps) if row["arch"] in still}
-            if rows:
-                results.append(lines(list(rows.values())))
-                still -= rows.keys()
-                update()
-        if not still:
-            break
-        by_process = collections.Counter(owed[arch] for arch in still)
-        if meeting is not None:
-            meeting.check()
-            for process, why in meeting.roll.failed.items():
-                if told.get(process) != why:
-                    told[process] = why
-                    say(f"process {process} has ended: {why}; waiting for it to be started again (--wait)")
-        silent = (lambda _: float("inf")) if meeting is None else meeting.roll.silent_for
-        patience.check(by_process, silent)
-        sleep(_POLL_SECONDS)
+
+    def take(path: Path) -> None:
+        missing = set(results.missing())
+        rows = {row["arch"]: row for row in read_results(path, run, num_steps) if row["arch"] in missing}
+        if rows:
+            results.append(lines(list(rows.values())))
+            update()
+
+    await_shares(paths, take, lambda: collections.Counter(owed[arch] for arch in results.missing()), **waiting)

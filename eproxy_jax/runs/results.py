@@ -149,17 +149,35 @@ class ResultsFile(JsonLines):
         for line, row in enumerate(self.rows, start=1):
             where = f"{self.path}:{line}"
             check_row(row, where)
-            if row["run"] != self._run:
-                why = self._why(row["run"]) if self._why is not None else _other_run(row["run"], self._run)
-                raise ValueError(f"{where}: {why}: {ANOTHER_OUT}")
+            check_belongs(row, where, self._run, self._place, self._why)
             _check_steps(row, where, self._num_steps)
-            if row["arch"] not in self._place:
-                raise ValueError(
-                    f"{where}: holds {quoted(row['arch'])}, which this run's list of architectures lacks: {ANOTHER_OUT}"
-                )
             if row["arch"] in self.known:
                 raise ValueError(f"{where}: holds {quoted(row['arch'])} a second time: {ANOTHER_OUT}")
             self.known.add(row["arch"])
+
+
+def check_belongs(
+    row: dict[str, Any], where: str, run: str, archs: Collection[str], why: Callable[[str], str] | None = None
+) -> None:
+    """Check that a line is of a run and of its list.
+
+    Args:
+      row: the line.
+      where: ``FILE:LINE``, for the message.
+      run: the run's fingerprint.
+      archs: strings of all architectures of the run.
+      why: what to say of a line of another run, from that run's fingerprint.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if row["run"] != run:
+        text = why(row["run"]) if why is not None else _other_run(row["run"], run)
+        raise ValueError(f"{where}: {text}: {ANOTHER_OUT}")
+    if row["arch"] not in archs:
+        raise ValueError(
+            f"{where}: holds {quoted(row['arch'])}, which this run's list of architectures lacks: {ANOTHER_OUT}"
+        )
 
 
 def _other_run(run: Any, own: str) -> str:
@@ -184,10 +202,10 @@ def check_row(row: Any, where: str) -> None:
     losses = row["losses"]
     ok = {
         "arch": isinstance(row["arch"], str),
-        "score": _is_number(row["score"]),
-        "loss": _is_number(row["loss"]),
-        "losses": isinstance(losses, list) and bool(losses) and all(map(_is_number, losses)),
-        **{name: type(row[name]) is int and 0 <= row[name] < 2**63 for name in _COUNTS},
+        "score": is_number(row["score"]),
+        "loss": is_number(row["loss"]),
+        "losses": isinstance(losses, list) and bool(losses) and all(map(is_number, losses)),
+        **{name: is_count(row[name]) for name in _COUNTS},
         "status": isinstance(row["status"], str),
         "run": isinstance(row["run"], str),
     }
@@ -201,15 +219,25 @@ def _check_steps(row: dict[str, Any], where: str, num_steps: int | None) -> None
         raise ValueError(f"{where}: losses: {found} of them, where the run has {num_steps} steps: {ANOTHER_OUT}")
 
 
-def _is_number(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Say if a value is a whole number of 63 bits, not negative."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def is_number(value: Any) -> bool:
     """Say if a value is a finite number or null."""
     if value is None:
         return True
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, check: Callable[[Any, str], None] = check_row, what: str = _WHAT) -> None:
     """Check that a file is absent, empty or a result file, and change nothing.
+
+    Args:
+      path: the file.
+      check: checks a parsed line, as :func:`check_row` does.
+      what: the word for the file, for messages.
 
     Raises:
       ValueError: it is somebody else's.
@@ -224,31 +252,50 @@ def check_file(path: Path) -> None:
         row = json.loads(first)
     except (ValueError, RecursionError):
         if first.endswith(b"\n") or not first.startswith(b'{"arch": '):  # else the first line may be half written
-            raise ValueError(f"{path}:1: not JSON, so not a {_WHAT}, and left as it is: {ANOTHER_OUT}") from None
+            raise ValueError(f"{path}:1: not JSON, so not a {what}, and left as it is: {ANOTHER_OUT}") from None
         return
-    check_row(row, f"{path}:1")
+    check(row, f"{path}:1")
 
 
-def read_results(path: Path, run: str, num_steps: int | None = None) -> list[dict[str, Any]]:
-    """Read the whole lines of a result file that another process may be writing; none if there is no file.
+def read_rows(
+    path: Path, run: str, check: Callable[[Any, str], None] = check_row, what: str = _WHAT
+) -> list[dict[str, Any]]:
+    """Read the whole lines of a file of results that another process may be writing; none if there is no file.
 
     Args:
-      path: a result file. It is opened read-only.
+      path: the file. It is opened read-only.
       run: fingerprint that its lines must have.
-      num_steps: S; any if absent.
+      check: checks a parsed line, as :func:`check_row` does.
+      what: the word for the file, for messages.
 
     Raises:
       ValueError: a line has another type, or belongs to another run; the message holds its number.
     """
     if not path.exists():
         return []
-    rows = parse_lines(path, files.read_bytes(path, _WHAT))
+    rows = parse_lines(path, files.read_bytes(path, what))
     for line, row in enumerate(rows, start=1):
-        check_row(row, f"{path}:{line}")
+        check(row, f"{path}:{line}")
         if row["run"] != run:
             raise ValueError(
                 f"{path}:{line}: {_other_run(row['run'], run)}: give all processes the same flags, and move old files "
                 "away"
             )
+    return rows
+
+
+def read_results(path: Path, run: str, num_steps: int | None = None) -> list[dict[str, Any]]:
+    """Read a result file of scores as :func:`read_rows` does.
+
+    Args:
+      path: the file.
+      run: fingerprint that its lines must have.
+      num_steps: S; any if absent.
+
+    Raises:
+      ValueError: a line has another type, or belongs to another run; the message holds its number.
+    """
+    rows = read_rows(path, run)
+    for line, row in enumerate(rows, start=1):
         _check_steps(row, f"{path}:{line}", num_steps)
     return rows

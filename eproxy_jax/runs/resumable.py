@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,62 +25,35 @@ import optax
 from jax import Array
 
 from eproxy_jax import files, scoring, spaces
-from eproxy_jax._version import __version__
 from eproxy_jax.dps.fitted import FittedProxy, Member
 from eproxy_jax.errors import quoted
 from eproxy_jax.execution.execution import Execution
-from eproxy_jax.execution.grouping import Networks, by_group, distinct_networks, parse_all
+from eproxy_jax.execution.grouping import by_group, parse_all
 from eproxy_jax.images import default_images, standardize
 from eproxy_jax.jsonlines import ANOTHER_OUT, as_float32, fingerprint, read_numbers
 from eproxy_jax.progress import Progress, announce
 from eproxy_jax.runs import hosts, outputs
-from eproxy_jax.runs.meeting import Guest, Host
 from eproxy_jax.runs.results import ResultsFile, check_file, lines_of, read_results, result_of
+from eproxy_jax.runs.session import Session, total_seconds, why_other, write_record
 from eproxy_jax.types import STATUS_DISCONNECTED, STATUS_DIVERGED, ProxySettings, ScoreResult
 
 if TYPE_CHECKING:
     from jaxtyping import Key, Num
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the packages behind a run."""
-    named = {name: importlib.metadata.version(name) for name in ("jax", "flax")}
-    return {"eproxy_jax": __version__, **named, "python": platform.python_version()}
-
-
 @dataclasses.dataclass(frozen=True)
-class _Run:
+class _Run(Session):
     """The arguments that all files of one run share.
 
     Attributes:
-      space: the search space.
-      networks: the networks of distinct architectures as written.
-      texts: the strings of these architectures.
       images: [B, H, W, 3], not yet standardised.
-      key: key of weights, targets and barriers.
       targets: features of your own.
       optimizer: replaces SGD.
-      execution: devices and execution form.
-      process: this process among those of the run.
-      wait: largest time without a sign of life of another process, s.
-      meeting: where the processes met; None for a process alone.
-      command: the command that started the run, for its record.
-      say: prints a line for the person who waits.
     """
 
-    space: spaces.SearchSpace
-    networks: Networks
-    texts: tuple[str, ...]
     images: Any
-    key: Array | int
     targets: scoring.Targets | None
     optimizer: optax.GradientTransformation | None
-    execution: Execution
-    process: hosts.Process
-    wait: float
-    meeting: Host | Guest | None
-    command: str
-    say: Callable[[str], None]
 
 
 def score(
@@ -136,36 +106,21 @@ def score(
     parsed = parse_all(archs, space)
     if not isinstance(proxy, FittedProxy):
         proxy = FittedProxy((Member(ProxySettings() if proxy is None else proxy),))
-    archs = list(dict.fromkeys(parsed))
-    run = _Run(
-        space=space,
-        networks=distinct_networks(archs, space),
-        texts=tuple(space.format(arch) for arch in archs),
-        images=images,
-        key=key,
-        targets=targets,
-        optimizer=optimizer,
-        execution=Execution.of() if execution is None else execution,
-        process=hosts.Process.current() if process is None else process,
-        wait=wait,
-        meeting=None,
-        command=" ".join(sys.argv) if command is None else command,
-        say=say,
+    run = _Run.of(
+        parsed, space, key, execution, process, wait, command, say, images=images, targets=targets, optimizer=optimizer
     )
     path = files.folder(workdir) / "scores.jsonl" if out is None else files.writable(out)
     files.folder(path.parent)
     _check_outputs(run, proxy, path)
     with contextlib.ExitStack() as stack:
-        if run.process.count > 1:
-            run = dataclasses.replace(run, meeting=stack.enter_context(_met(run, proxy, path)))
+        run = stack.enter_context(_met(run, proxy, path))
         if proxy.is_plain:
             scored = _score_setting(run, proxy.members[0].settings, path)
         else:
             scored = _score_fitted(run, proxy, path)
     if scored is None:
         return None
-    position = {arch: i for i, arch in enumerate(archs)}
-    return scored[0].select([position[arch] for arch in parsed])
+    return scored[0].select(run.positions(parsed))
 
 
 def written_files(out: Path, proxy: ProxySettings | FittedProxy, process: hosts.Process | None = None) -> list[Path]:
@@ -219,23 +174,12 @@ def _identity(run: _Run) -> dict[str, Any]:
     return scoring.run_identity(run.space, images, run.key, run.execution, run.targets, run.optimizer)
 
 
-@contextlib.contextmanager
-def _met(run: _Run, proxy: FittedProxy, out: Path) -> Iterator[Host | Guest]:
-    """Meet the other processes of the run; yields the meeting once all agree.
-
-    Raises:
-      ValueError: a process is about to do something else, or is late.
-    """
-    identity = _identity(run)
-    terms = {name: value if isinstance(value, str) else fingerprint({name: value}) for name, value in identity.items()}
-    terms["list of architectures"] = f"{len(run.texts)} architectures, {fingerprint({'archs': run.texts})}"
-    terms["settings"] = fingerprint(proxy.to_dict())
-    terms["result file"] = out.name
-    shares = [other.path(out if proxy.is_plain else outputs.member_path(out, 0)) for other in run.process.others]
-    with run.process.meet(terms, out) as meeting:
-        # A share of another process says that all of them agreed in an earlier session.
-        meeting.wait_for_all(run.wait, run.say, resumed=any(share.exists() for share in shares))
-        yield meeting
+def _met(run: _Run, proxy: FittedProxy, out: Path) -> contextlib.AbstractContextManager[_Run]:
+    """Meet the other processes of the run, see :meth:`Session.met`."""
+    if run.process.count == 1:
+        return contextlib.nullcontext(run)
+    terms = {**_identity(run), "settings": fingerprint(proxy.to_dict())}
+    return run.met(terms, out, out if proxy.is_plain else outputs.member_path(out, 0))
 
 
 # --- one setting, one file -----------------------------------------------------------------------------------
@@ -254,14 +198,14 @@ def _score_setting(run: _Run, settings: ProxySettings, out: Path) -> tuple[Score
     first = run.process.index == 0
     try:
         if first:
-            _write_record(run, out, run_id, identity, _seconds(before, run_id, {}))
+            _write_record(run, out, run_id, identity, total_seconds(before, run_id, {}))
         seconds = _Training(run, job, results, run_id, out).finish()
     finally:
         results.close()
     if not first:
         run.say(f"{results.path}: share {run.process.index} of {run.process.count} done; process 0 collects")
         return None
-    result = dataclasses.replace(result_of(results.rows), seconds=_seconds(before, run_id, seconds))
+    result = dataclasses.replace(result_of(results.rows), seconds=total_seconds(before, run_id, seconds))
     return result, _write_record(run, out, run_id, identity, result.seconds, result, job.execution)
 
 
@@ -273,7 +217,7 @@ def _open(run: _Run, out: Path, identity: dict[str, Any]) -> tuple[ResultsFile, 
     """
     run_id, first = fingerprint(identity), run.process.index == 0
     before = outputs.read_record(outputs.record_path(out)) if first else None
-    steps, why = identity["settings"]["num_steps"], _why(run_id, identity, before)
+    steps, why = identity["settings"]["num_steps"], why_other(run_id, identity, before)
     results = ResultsFile(run.process.path(out), run_id, run.texts, steps, why)
     try:
         if first:
@@ -282,28 +226,6 @@ def _open(run: _Run, out: Path, identity: dict[str, Any]) -> tuple[ResultsFile, 
         results.close()
         raise
     return results, run_id, before
-
-
-def _why(run_id: str, identity: Mapping[str, Any], record: Mapping[str, Any] | None) -> Callable[[str], str]:
-    """Return what says how a run differs from this one, as far as its record tells."""
-
-    def why(other: str) -> str:
-        names = outputs.differences(identity, record) if record is not None and record["run"] == other else []
-        what = f"other {', '.join(names)}" if names else "its space, settings, images, seed, form or versions differ"
-        return f"written by another run ({quoted(other)}; this one is {run_id!r}): {what}"
-
-    return why
-
-
-def _seconds(record: Mapping[str, Any] | None, run_id: str, own: Mapping[str, float]) -> dict[str, float]:
-    """Return the seconds of this session and of earlier ones, as far as the record tells."""
-    earlier = record.get("seconds") if record is not None and record["run"] == run_id else None
-    total = {}
-    for name in ("compile", "run"):
-        value = earlier.get(name) if isinstance(earlier, dict) else None
-        known = value if isinstance(value, (int, float)) and 0 <= value < 1e12 else 0.0
-        total[name] = round(own.get(name, 0.0) + known, 2)
-    return total
 
 
 class _Training:
@@ -354,7 +276,8 @@ class _Training:
             self._train(todo, compiled)
         if run.process.index == 0 and run.process.count > 1:
             self._collect()
-        results.finish()
+        if run.is_first:  # a share stays as it was appended, for process 0 may be reading it
+            results.finish()
         seconds = time.perf_counter() - start - sum(compiled)
         return {"compile": round(sum(compiled), 2), "run": round(seconds, 2)}
 
@@ -419,18 +342,15 @@ class _Training:
             text: run.process.owner(network)
             for text, network in zip(run.texts, run.networks.index.tolist(), strict=True)
         }
-        assert not isinstance(run.meeting, Guest)
         hosts.collect(
             results,
-            {other.index: other.path(self._out) for other in run.process.others},
+            run.shares(self._out),
             self._run_id,
             owed,
             self._lines,
             num_steps=self._job.settings.num_steps,
-            meeting=run.meeting,
-            patience=hosts.Patience(run.wait),
             update=lambda: meter.update(len(results.rows)),
-            say=run.say,
+            **run.waiting(),
         )
 
 
@@ -495,7 +415,7 @@ def _open_fitted(
     before = outputs.read_record(outputs.record_path(out))
     same = before is not None and all(before.get(name) == identity[name] for name in ("members", "settings"))
     earlier = [before["run"]] if before is not None and same and before["run"] != run_id else []
-    results = ResultsFile(out, run_id, run.texts, None, _why(run_id, identity, before), earlier)
+    results = ResultsFile(out, run_id, run.texts, None, why_other(run_id, identity, before), earlier)
     try:
         if not same:
             outputs.check_record(before, out, run_id, bool(results.rows))
@@ -515,19 +435,7 @@ def _write_record(
     execution: Execution | None = None,
 ) -> dict[str, Any]:
     """Write OUT.run.json and return its content; without a result, the record of a run that goes on."""
-    record = {
-        "run": run_id,
-        "out": out.name,
-        "finished": result is not None,
-        **identity,
-        "archs": len(run.texts),
-        "distinct": len(run.networks.distinct),
-        "diverged": None if result is None else result.status.count(STATUS_DIVERGED),
-        "disconnected": int((~run.networks.connected).sum()),
-        "seconds": seconds,
-        "devices": [str(device) for device in (execution or run.execution).devices],
-        "command": run.command,
-        "versions": versions(),
-    }
-    files.write_atomically(outputs.record_path(out), json.dumps(record, indent=1) + "\n")
-    return record
+    diverged = None if result is None else result.status.count(STATUS_DIVERGED)
+    return write_record(
+        run, out, run_id, identity, seconds, {"diverged": diverged}, execution, finished=result is not None
+    )

@@ -21,6 +21,11 @@ COMMANDS = {
         ["score", *CONFIG, "--sample", "8", "--seed", "1", "--settings", "{inputs}/fitted.json", "--no-plot"],
         "scores.member1.jsonl",
     ),
+    "score, columns": (
+        ["score", *CONFIG, "--proxy", "macs,drawn,eproxy,eproxy:{inputs}/fitted.json", "--sample", "10", "--seed", "1",
+         "--chunk-size", "2", "--no-plot"],
+        "columns.jsonl",
+    ),
     "dps": (
         ["dps", *CONFIG, "--truth", "{inputs}/truth.json", "--num-labels", "6", "--num-evaluations", "12", "--num-eval",
          "10", "--ensemble", "2", "--random-search", "--no-plot"],
@@ -28,7 +33,7 @@ COMMANDS = {
     ),
     "bank": (["bank", *CONFIG, "--sample", "12", "--num-settings", "3"], "bank.jsonl"),
 }  # fmt: skip
-WRITE_NOTHING = ("plan", "spaces", "convert")  # on standard output, or again and whole
+WRITE_NOTHING = ("plan", "spaces", "proxies", "convert")  # on standard output, or again and whole
 
 
 def make_inputs(folder: Path) -> None:
