@@ -24,8 +24,9 @@ from common import DATA, draw_labels, header, markdown_table, write_page
 
 import eproxy_jax as ep
 from eproxy_jax import ranks, spaces
-from eproxy_jax.fits.aggregates import AGGREGATES, rank_sum
+from eproxy_jax.fits.aggregates import RankSum
 from eproxy_jax.proxies import graph_counts
+from eproxy_jax.proxies.aggregates import AGGREGATES
 
 _NAMES = {"nwot": "naswot"}  # of the stored columns, where ours differ
 _NO_PROXIES = ("net", "net_str", "arch", "idx", "flops", "params", "val_accuracy")  # sizes come from the space
@@ -115,7 +116,8 @@ SOURCES: dict[str, Callable[[], Iterator[Case]]] = {
 
 def label_free(case: Case) -> np.ndarray:
     """Return the default prior alone, [A]: the sum of ranks over the columns that are there."""
-    return rank_sum(case.columns, [name for name in AGGREGATES["rank_sum"] if name in case.columns.names])
+    names = [name for name in AGGREGATES["rank_sum"] if name in case.columns.names]
+    return RankSum.of(case.columns, names).values(case.columns)
 
 
 def fitted_rows(case: Case) -> dict[str, Callable[[dict[str, float]], ep.Fitted]]:

@@ -109,12 +109,6 @@ def read_columns(path: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def aggregate(names: tuple[str, ...], columns: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the sum of ln(rank / m) over columns, [A]; rank 1 is the worst."""
-    ranks = np.stack([stats.rankdata(columns[name]) for name in names])
-    return np.log(ranks / ranks.shape[1]).sum(0)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="nasbench201", choices=sorted(POOLS))
@@ -128,10 +122,9 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
-    from eproxy_jax.fits.aggregates import AGGREGATES
-
     import eproxy_jax as ep
     from eproxy_jax.cli import config
+    from eproxy_jax.proxies.aggregates import AGGREGATES
     from eproxy_jax.runs.truth import match, read_truth
 
     loaded = config.load_config(config_source(arguments.space, arguments.variant))
@@ -179,7 +172,7 @@ def main() -> None:
         for task, truth in truths.items():
             use = have & np.isfinite(truth)
             pool = {n: columns[n][use] for n in need}
-            score = aggregate(need, pool) if name in sums else pool[name]
+            score = ep.proxies.rank_sum(pool) if name in sums else pool[name]
             row[task] = f"{spearman(score, truth[use]):.3f}" if use.sum() >= 10 else "-"
         values = [float(row[task]) for task in truths if row[task] != "-"]
         if len(truths) > 1:

@@ -23,7 +23,7 @@ from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import Networks, distinct_networks, parse_all
 from eproxy_jax.images import BATCH_SIZE, batch_identity, default_images, standardize
 from eproxy_jax.jsonlines import fingerprint
-from eproxy_jax.proxies import registry
+from eproxy_jax.proxies import graph_counts, registry
 from eproxy_jax.proxies.inputs import DEFAULT_CLASSES, Inputs, make_inputs
 from eproxy_jax.sources import source_fingerprint
 from eproxy_jax.types import STATUS_DISCONNECTED, STATUS_OK, ProxySettings, ScoreResult
@@ -223,12 +223,12 @@ def _worst_last(values: Any) -> np.ndarray:
 
 def _of_architecture(made_by: registry.Pass, space: spaces.SearchSpace, archs: Sequence[Any]) -> dict[str, np.ndarray]:
     """Compute columns that need no device."""
-    if made_by.name == "sizes":
-        return {
-            "params": np.asarray([space.params(arch) for arch in archs], np.float64),
-            "macs": np.asarray([space.macs(arch) for arch in archs], np.float64),
-        }
-    raise NotImplementedError(made_by.name)
+    if made_by.name == "graph_counts":
+        return {"graph_counts": graph_counts.graph_counts(space, archs)}
+    return {
+        "params": np.asarray([space.params(arch) for arch in archs], np.float64),
+        "macs": np.asarray([space.macs(arch) for arch in archs], np.float64),
+    }
 
 
 @dataclasses.dataclass(frozen=True)

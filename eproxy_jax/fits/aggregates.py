@@ -1,4 +1,4 @@
-"""This module sums logarithms of ranks over columns: rankings that need no label.
+"""This module sums logarithms of ranks over columns, among a reference: rankings that need no label.
 
 The sum over columns of ``ln(rank / m)``, where rank 1 is the worst of m architectures and equal values share their
 average rank. One bad rank costs much, which is wanted: a network must be good by every column.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,18 +17,10 @@ import numpy as np
 from eproxy_jax.errors import check_known
 from eproxy_jax.fits.columns import Columns
 from eproxy_jax.fits.transforms import RankTransform, Reference, normal_scores
+from eproxy_jax.proxies.aggregates import AGGREGATES
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
-
-# The columns of each sum.
-AGGREGATES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "az_nas": ("expressivity", "progressivity", "trainability", "macs"),
-        "vkdnw_agg": ("vkdnw", "jacov", "expressivity", "trainability", "macs"),
-        "rank_sum": ("expressivity", "trainability", "macs", "jacov", "naswot"),
-    }
-)
 
 
 def aggregate_columns(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -105,21 +96,3 @@ class RankSum:
 
 def _sum(transform: RankTransform, columns: Columns) -> np.ndarray:
     return np.log(transform.ranks(columns) / transform.counts).sum(1)
-
-
-def rank_sum(columns: Columns, names: str | Sequence[str] = "rank_sum") -> Float64[np.ndarray, " A"]:
-    """Return the sum of ranks [A] of the architectures of ``columns`` among themselves, higher is better.
-
-    Args:
-      columns: the columns, higher is better in each.
-      names: the name of an aggregate, or names of columns.
-
-    Raises:
-      ValueError: a column or the aggregate is unknown.
-
-    Example:
-      >>> columns = Columns.of(["a", "b"], {"macs": [1, 2], "jacov": [-5, -3]})
-      >>> rank_sum(columns, ["macs", "jacov"]).round(3).tolist()
-      [-1.386, 0.0]
-    """
-    return RankSum.of(columns, names).values(columns)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import eproxy_jax as ep
-from eproxy_jax.fits.aggregates import rank_sum
+from eproxy_jax.fits.aggregates import RankSum
 from eproxy_jax.fits.fitted import METHODS
 
 NUM = 60
@@ -138,7 +138,7 @@ def test_few_labels_lean_on_the_prior():
 
 def test_labels_may_be_the_best_of_the_list():
     """A user measures what looks good: of those, half are still below the median of the labels."""
-    prior = rank_sum(COLUMNS, ["macs", "jacov", "naswot"])
+    prior = RankSum.of(COLUMNS, ["macs", "jacov", "naswot"]).values(COLUMNS)
     best = np.argsort(-prior)[:15]
     fitted = ep.fit(COLUMNS, {ARCHS[i]: float(TRUTH[i]) for i in best})
     assert fitted.prior_weight > 0.3
