@@ -5,7 +5,9 @@
 
 It computes the columns (resumable: WORKDIR/columns.jsonl, where the proxy file of ``eproxy score`` lies as well), and
 compares each with the measured values of every task (EPROXY_DATA, default ../shared/data) by Spearman's correlation.
-Networks are distinct functions, so no duplicate counts twice. ``rank_sum`` was chosen on NAS-Bench-201 with CIFAR-10
+Architectures are drawn at random from the benchmark's list (NAS-Bench-201: the 9,445 strings without unreachable
+duplicates), and each task has two figures: over the architectures as listed, and with each function once. ``rank_sum``
+was chosen on NAS-Bench-201 with CIFAR-10
 alone; everywhere else it is shown as it is. Columns of other implementations stand beside ours where EPROXY_DATA has
 them (proxy_scores). The figure shows the rank correlations between the columns.
 """
@@ -16,7 +18,6 @@ import argparse
 import csv
 import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,37 +29,28 @@ from scipy import stats
 
 PEER_NAMES = {"nwot": "naswot", "flops": "macs"}  # their name -> ours
 PEER_FILES = {
-    "nasbench101": {"cifar10": "zc_nasbench101.json"},
-    "transnas_micro": {"*": "zc_transbench101_micro.json"},
-    "transnas_macro": {"*": "zc_transbench101_macro.json"},
+    "nasbench101": "zc_nasbench101.json",
+    "transnas_micro": "zc_transbench101_micro.json",
+    "transnas_macro": "zc_transbench101_macro.json",
 }
 
 
 def peer_scores(space: Any) -> Iterator[tuple[str, dict[Any, dict[str, float]]]]:
-    """Yield (task, columns by canonical architecture) of an independent implementation."""
+    """Yield (images, columns by canonical architecture) of an independent implementation."""
     folder = DATA / "proxy_scores"
     if space.name == "nasbench201":
         for task, name in (("cifar10", ""), ("imagenet16-120", "ImageNet16-120_")):
             with (folder / f"nb201_{name}zc_proxies.csv").open() as file:
                 rows = list(csv.DictReader(file))
-            yield task, {space.canonical(space.parse(row["net_str"])): _numbers(row) for row in rows}
-    for name in PEER_FILES.get(space.name, {}).values():
-        for task, rows in json.loads((folder / name).read_text()).items():
+            yield task, {space.canonical(space.parse(row["net"])): _numbers(row) for row in rows}
+    if space.name in PEER_FILES:
+        tasks = json.loads((folder / PEER_FILES[space.name]).read_text())
+        for task, rows in tasks.get(space.name, tasks).items():
             known = {}
             for arch, row in rows.items():
-                scores = {k: v["score"] if isinstance(v, dict) else v for k, v in row.items() if k != "id"}
-                known[space.canonical(space.parse(_peer_arch(space.name, arch)))] = _numbers(scores)
+                scores = {k: v["score"] if isinstance(v, dict) else v for k, v in row.items()}
+                known[space.canonical(space.parse(arch))] = _numbers(scores)
             yield task, known
-
-
-def _peer_arch(space: str, text: str) -> Any:
-    """Return an architecture of the peer's file in a notation that the space reads."""
-    numbers = [int(number) for number in re.findall(r"\d+", text)]
-    if space == "transnas_micro":
-        order = [0, 1, 3, 2, 4, 5] if len(numbers) == 6 else range(6)
-        digits = "".join(str(numbers[i]) for i in order)
-        return f"64-41414-{digits[0]}_{digits[1:3]}_{digits[3:]}"
-    return text
 
 
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
@@ -131,14 +123,13 @@ def main() -> None:
     space, size = config.space_of_config(loaded), loaded.images.size
     workdir = arguments.workdir or ROOT / "runs" / page_name("proxies", arguments.space, arguments.variant)
     record: dict[str, Any] = {}
+    archs = drawn(space, arguments.num_archs, arguments.seed)
     if arguments.read:
         known: dict[str, dict[str, float]] = {}
         for path in arguments.read:
             for arch, values in read_columns(path).items():
                 known.setdefault(arch, {}).update(values)
-        archs = [space.parse(text) for text in known]
     else:
-        archs = drawn(space, arguments.num_archs, arguments.seed)
         labels, images = None, ep.default_images(num=128, size=size)
         if arguments.images:
             loaded_images = ep.load_labelled(arguments.images, 128, 0, size)
@@ -146,10 +137,13 @@ def main() -> None:
         ep.runs.score_columns(archs, space, arguments.proxy, images, labels=labels, workdir=workdir)
         known = read_columns(workdir / "columns.jsonl")
         record = json.loads((workdir / "columns.run.json").read_text())
-        archs = [arch for arch in archs if space.format(arch) in known]
-    texts = [space.format(arch) for arch in archs]
+    of_function = {space.canonical(space.parse(text)): values for text, values in known.items()}
+    archs = [arch for arch in archs if space.canonical(arch) in of_function]
+    values_of = [of_function[space.canonical(arch)] for arch in archs]
+    once = np.zeros(len(archs), bool)
+    once[np.unique([list(of_function).index(space.canonical(arch)) for arch in archs], return_index=True)[1]] = True
     names = [n for n in dict.fromkeys(n for row in known.values() for n in row) if n not in ("seconds", "run")]
-    columns = {n: np.asarray([known[text].get(n, np.nan) for text in texts]) for n in names}
+    columns = {n: np.asarray([values.get(n, np.nan) for values in values_of]) for n in names}
     columns |= {"MACs as written": np.asarray([space.macs(arch) for arch in archs], float)}
     columns |= {"parameters as written": np.asarray([space.params(arch) for arch in archs], float)}
     complete = [n for n in columns if not np.isnan(columns[n]).any()]
@@ -170,14 +164,16 @@ def main() -> None:
         need = sums.get(name, (name,))
         have = ~np.any([np.isnan(columns[n]) for n in need], 0)
         for task, truth in truths.items():
-            use = have & np.isfinite(truth)
-            pool = {n: columns[n][use] for n in need}
-            score = ep.proxies.rank_sum(pool) if name in sums else pool[name]
-            row[task] = f"{spearman(score, truth[use]):.3f}" if use.sum() >= 10 else "-"
-        values = [float(row[task]) for task in truths if row[task] != "-"]
+            texts = []
+            for use in (have & np.isfinite(truth), have & np.isfinite(truth) & once):
+                pool = {n: columns[n][use] for n in need}
+                score = ep.proxies.rank_sum(pool) if name in sums else pool[name]
+                texts.append(f"{spearman(score, truth[use]):.3f}" if use.sum() >= 10 else "-")
+            row[task] = " / ".join(dict.fromkeys(texts))
+        values = [float(row[task].split(" / ")[0]) for task in truths if row[task] != "-"]
         if len(truths) > 1:
             row["mean"] = f"{np.mean(values):.3f}" if values else "-"
-        row["networks"] = int(have.sum())
+        row["architectures"] = int(have.sum())
         spent = seconds.get(passes.get(name, ""), {})
         row["s a network, whole pass"] = f"{spent['run'] / len(archs):.3f}" if spent else "-"
         rows.append(row)
@@ -222,15 +218,26 @@ def main() -> None:
 
 
 def drawn(space: Any, num: int, seed: int) -> list[Any]:
-    """Draw connected architectures of a benchmark, each function once, in random order."""
+    """Draw connected architectures of a benchmark's list in random order, until they are ``num`` distinct functions.
+
+    So they are a uniform sample of the list as the field ranks it, with equal functions in it.
+    """
     from eproxy_jax.runs.archs import read_archs
 
-    found: dict[Any, Any] = {}
-    lists = [[record.arch for record in read_archs(DATA / pool[0], space)] for pool in POOLS[space.name]]
+    if space.name == "nasbench201":  # the field's list without unreachable duplicates
+        with (DATA / "proxy_scores" / "nb201_zc_proxies.csv").open() as file:
+            lists = [[space.parse(row["net_str"]) for row in csv.DictReader(file)]]
+    else:
+        lists = [[record.arch for record in read_archs(DATA / pool[0], space)] for pool in POOLS[space.name]]
+    found: dict[Any, None] = {}
+    functions = set()
     for archs in lists:
         for i in np.random.default_rng(seed).permutation(len(archs)):
-            if len(found) < num and space.is_connected(archs[i]):
-                found.setdefault(space.canonical(archs[i]), archs[i])
+            if len(functions) == num * len(lists):
+                break
+            if space.is_connected(archs[i]):
+                functions.add(space.canonical(archs[i]))
+                found.setdefault(archs[i])
     return list(found)
 
 
