@@ -20,7 +20,7 @@ from eproxy_jax.proxies.spectra import Spectra
 from eproxy_jax.proxies.synflow import Synflow
 
 CLASSES, BATCH = 5, 6
-CASES = [("nasbench201", 0), ("transnas_micro", 0), ("nasbench101", 0)]
+CASES = [("nasbench201", 0), ("transnas_micro", 0), ("nasbench101", 0), ("nds_darts", 0)]
 LABELS = np.asarray([0, 1, 2, 0, 1, 4])
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("x64")]
 
@@ -50,8 +50,9 @@ class Case:
         self.params = {**params, "backbone": used_params(group, cell, params["backbone"])}
         self.backbone = reference.BACKBONES[name](cell, **space.identity()["sizes"]).double()
         reference.load_params(self.backbone, group.extract(cell, self.params["backbone"]))
-        self.head = torch.nn.Linear(params["kernel"].shape[2], CLASSES, bias=False).double()
-        self.head.weight.data = torch.tensor(np.asarray(params["kernel"])[0, 0].T)
+        channels = self.backbone.tap_channels[0]  # those of the universal network may be more
+        self.head = torch.nn.Linear(channels, CLASSES, bias=False).double()
+        self.head.weight.data = torch.tensor(np.asarray(params["kernel"])[0, 0, :channels].T)
         self.normed = getattr(self.network, "norm_before_pooling", False)
         self.space, self.cell = space, cell
 
@@ -211,7 +212,7 @@ def blocks_of(case):
     names = ("stem_norm", "stem")
     children = dict(case.backbone.named_children())
     stem = next(children[name] for name in names if name in children)
-    rest = [child for name, child in children.items() if name.startswith(("stage", "reduce", "module", "stack"))]
+    rest = [child for name, child in children.items() if name.startswith(("stage", "reduce", "module", "stack", "cell"))]
     order = []  # as they run
     hooks = [m.register_forward_hook(lambda m, i, out: order.append(m)) for m in rest]
     case.backbone(case.tensor(case.inputs()))
