@@ -4,7 +4,8 @@ Networks have Kaiming-normal weights (fan_in, ReLU gain), biases 0, and batch no
 noise.
 
 Sources: Lee, Ham, "AZ-NAS: Assembling Zero-Cost Proxies for Network Architecture Search", CVPR 2024 (expressivity,
-progressivity, trainability). Entropies of taps and of batch norms are this project's.
+progressivity, trainability). Entropies of taps and of batch norms are this project's. Taps of spaces whose widths are
+data are the 8x8 maps that Eproxy reads (``layers.PaddedTap``): their entropies are those of these maps.
 """
 
 from __future__ import annotations

@@ -305,7 +305,8 @@ class _InputOfStage(NamedTuple):
         def add(n: Array, state: _Backward) -> _Backward:
             start, row, kernel = self._node(at.row, at.sources, n)
             x = read(forward.values, start, shape)
-            grad_x, grad_kernel = _pull(self.linear, jax.nn.relu(x), read_rows(weights.kernels, row, kernel), grad)
+            with marks.unmarked():
+                grad_x, grad_kernel = _pull(self.linear, jax.nn.relu(x), read_rows(weights.kernels, row, kernel), grad)
             grad_x = grad_x * (x > 0) + read(state.values, start, shape)
             return _Backward(write(state.values, start, grad_x), write_kernel(state.weights, row, grad_kernel))
 
