@@ -22,7 +22,7 @@ from eproxy_jax.proxies.synflow import Synflow
 from eproxy_jax.types import TARGET_SIZE
 
 CLASSES, BATCH = 5, 6
-CASES = [("nasbench201", 0), ("transnas_micro", 0), ("nasbench101", 0), ("nds_darts", 0)]
+CASES = [("nasbench201", 0), ("transnas_micro", 0), ("nasbench101", 0), ("nds_darts", 0), ("nds_resnext_a", 0)]
 LABELS = np.asarray([0, 1, 2, 0, 1, 4])
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("x64")]
 
