@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, pattern, pattern_images, pattern_tree, used_params
 
-from eproxy_jax.nn import layers
+from eproxy_jax.nn import layers, marks
 from eproxy_jax.proxies import spectra
 from eproxy_jax.proxies.classifier import Classifier
 from eproxy_jax.proxies.fisher_spectrum import FisherSpectrum
@@ -59,6 +59,23 @@ class Case:
         self.space, self.cell = space, cell
         taps = jax.eval_shape(lambda p, x: self.network.apply({"params": p}, x, self.encoded), params["backbone"], images)
         self.resizes = isinstance(taps[0], layers.PaddedTap)
+
+    def feature_width(self, shape):
+        """Channels of a feature of that height as our program holds it: more than the network's where widths are data."""
+        found = [int(shape[3])]
+
+        def record(state, x):
+            if self.resizes and x.shape[1] == shape[1]:
+                found.append(x.shape[3])
+            return state
+
+        run = marks.collect(
+            lambda x: self.network.apply({"params": self.params["backbone"]}, x, self.encoded),
+            {"feature": marks.observe(record)},
+            0,
+        )
+        jax.eval_shape(run, jax.ShapeDtypeStruct((BATCH, 16, 16, 3), jnp.float64))
+        return max(found)
 
     def taps_seen(self, taps):
         """As proxies of taps see them: some spaces give all at one size."""
@@ -258,7 +275,8 @@ def test_spectra(case):
         out, below = features[place], features[place - 1]
         shape = np.asarray(out.shape)[[0, 2, 3, 1]]
         number = len(features) - 1 - place
-        signs = jax.random.rademacher(jax.random.fold_in(key, number), tuple(shape), jnp.float64)
+        drawn = (*map(int, shape[:3]), case.feature_width(shape))
+        signs = jax.random.rademacher(jax.random.fold_in(key, number), drawn, jnp.float64)[..., : shape[3]]
         signs = torch.tensor(np.asarray(signs).transpose(0, 3, 1, 2))
         grad = torch.autograd.grad(out, below, signs, retain_graph=True)[0]
         if grad.shape[2] != signs.shape[2]:
