@@ -125,9 +125,7 @@ def feature(x: Array) -> Array:
     return mark("entry", mark("feature", x))
 
 
-feature.defvjp(
-    lambda x: (feature(x), None), lambda _, grad: (mark("feature_gradient", mark("entry_gradient", grad)),)
-)
+feature.defvjp(lambda x: (feature(x), None), lambda _, grad: (mark("feature_gradient", mark("entry_gradient", grad)),))
 
 
 # --- collections ---------------------------------------------------------------------------------------------

@@ -57,7 +57,9 @@ class Case:
         self.head.weight.data = torch.tensor(np.asarray(params["kernel"])[0, 0, :channels].T)
         self.normed = getattr(self.network, "norm_before_pooling", False)
         self.space, self.cell = space, cell
-        taps = jax.eval_shape(lambda p, x: self.network.apply({"params": p}, x, self.encoded), params["backbone"], images)
+        taps = jax.eval_shape(
+            lambda p, x: self.network.apply({"params": p}, x, self.encoded), params["backbone"], images
+        )
         self.resizes = isinstance(taps[0], layers.PaddedTap)
 
     def feature_width(self, shape):
@@ -238,7 +240,9 @@ def blocks_of(case):
     names = ("stem_norm", "stem")
     children = dict(case.backbone.named_children())
     stem = next(children[name] for name in names if name in children)
-    rest = [child for name, child in children.items() if name.startswith(("stage", "reduce", "module", "stack", "cell"))]
+    rest = [
+        child for name, child in children.items() if name.startswith(("stage", "reduce", "module", "stack", "cell"))
+    ]
     order = []  # as they run
     hooks = [m.register_forward_hook(lambda m, i, out: order.append(m)) for m in rest]
     case.backbone(case.tensor(case.inputs()))

@@ -257,7 +257,9 @@ class UniversalAnyNet(nn.Module):
         features, levels = features[..., : self.widths[-1]], instructions.tap_level[network.taps]
         sizes = machine.size_out(instructions.conv[network.taps])
         pixels = jnp.asarray([height * width for height, width in machine.sizes])[sizes]
-        return [layers.PaddedTap(features[tap], levels[tap], self.widths, pixels=pixels[tap]) for tap in range(NUM_TAPS)]
+        return [
+            layers.PaddedTap(features[tap], levels[tap], self.widths, pixels=pixels[tap]) for tap in range(NUM_TAPS)
+        ]
 
     def _machine(self, stem: tuple[int, ...]) -> TileMachine:
         batch, height, width, _ = stem

@@ -1,8 +1,8 @@
 """This module says what collections (``nn/marks.py``) see of an AnyNet while its interpreter runs.
 
-The interpreter works on tiles of channels. So the marks hand over tapes and the bank, with a lens that puts the tiles of
-a layer side by side: programs without a collection compute none of it. What is seen is as wide as the widest network of
-the program; channels that a network has not are zero, and so are those that fill up a tile.
+The interpreter works on tiles of channels. So the marks hand over tapes and the bank, with a lens that puts the tiles
+of a layer side by side: programs without a collection compute none of it. What is seen is as wide as the widest network
+of the program; channels that a network has not are zero, and so are those that fill up a tile.
 
 A block ends with a convolution whose output has a ReLU and belongs to the trunk: its gradient is in buffer 0 or 1.
 """
@@ -191,7 +191,9 @@ def conv_gradient(
         def get(flows: Array, tape: Array, kernels: Array, *step: Array, conv: TileConv = conv) -> ConvGradient:
             at_, place_ = type(at)(*step[:fields]), type(place)(*step[fields:])
             size, rows_in = conv.size_out, machine.rows(conv.size)
-            sums = convolve(conv, kernels, (at_, place_), tape, jnp.zeros((machine.slot_rows, machine.tile), tape.dtype))
+            sums = convolve(
+                conv, kernels, (at_, place_), tape, jnp.zeros((machine.slot_rows, machine.tile), tape.dtype)
+            )
             out = _side_by_side(machine, size, most, at_.tiles_out, sums, 0)
             grad = _side_by_side(machine, size, most, at_.tiles_out, flows, own)
             x = lax.dynamic_slice_in_dim(tape, place_.source, rows_in).reshape(machine.map_shape(conv.size))
