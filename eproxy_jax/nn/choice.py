@@ -85,7 +85,9 @@ def narrow_conv_op(width: int, size: int) -> Op:
 
     def backward(x: Array, weights: Any, y: Array, residual: Any, grad: Array):
         del y, residual
-        grad_x, kernel = jax.vjp(narrow, x, weights["kernel"])[1](grad)
+        with marks.unmarked():
+            _, pull = jax.vjp(narrow, x, weights["kernel"])
+        grad_x, kernel = pull(grad)
         return grad_x, {"kernel": kernel}
 
     return Op(lambda x, weights: (narrow(x, weights["kernel"]), ()), backward)
@@ -119,7 +121,8 @@ def conv_bn_op(convolve: Callable[[Array, Array], Array], affine: bool) -> Op:
         else:
             grad = norms.normalize_gradient(grad, y, rstd)
         # The primal that vjp computes again is linear in what it needs, so XLA drops it.
-        _, pull = jax.vjp(convolve, x, weights["kernel"])
+        with marks.unmarked():
+            _, pull = jax.vjp(convolve, x, weights["kernel"])
         grad_x, grads["kernel"] = pull(grad)
         return grad_x, grads
 

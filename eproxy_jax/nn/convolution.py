@@ -25,7 +25,7 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from eproxy_jax.nn import precision
-from eproxy_jax.nn.marks import mark
+from eproxy_jax.nn.marks import Lens, live, mark, unmarked
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -402,6 +402,35 @@ def _weight_convolution(x: Array, grad: Array, kernel_size: int) -> Array:
     return jnp.transpose(out, (1, 2, 0, 3))
 
 
+class ConvGradient(NamedTuple):
+    """What rules see at the mark ``conv_gradient``, which every convolution sets in the backward pass.
+
+    Attributes:
+      out: [B, H', W', C], output of the convolution.
+      grad: its gradient.
+      weights: scalar, number of weights of one output channel.
+      met: [B, H', W'], what the first weight (first position, first channels) met to make ``out[..., 0]``.
+    """
+
+    out: Array
+    grad: Array
+    weights: Any
+    met: Array
+
+
+@functools.cache
+def _gradient_lens(stride: int) -> Lens:
+    def get(x: Array, kernel: Array, grad: Array) -> ConvGradient:
+        size, (height, width) = kernel.shape[0], grad.shape[1:3]
+        with unmarked():
+            out: Any = conv2d(x, kernel, stride)
+        met = _pad_spatial(x[..., :1], size // 2)[..., 0]
+        met = met[:, : (height - 1) * stride + 1 : stride, : (width - 1) * stride + 1 : stride]
+        return ConvGradient(out, grad, size * size * jnp.sum(live(x)), met)
+
+    return Lens(get)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv2d(x: Array, kernel: Array, stride: int = 1) -> Array:
     """Convolve without bias, with PyTorch's "same" padding (``k // 2`` zeros on every side).
@@ -430,7 +459,7 @@ def _conv2d_fwd(x: Array, kernel: Array, stride: int):
 
 
 def _conv2d_bwd(stride: int, residuals: tuple[Array, Array], grad: Array):
-    x, kernel, grad = mark("conv_gradient", *residuals, grad, stride=stride)
+    x, kernel, grad = mark("conv_gradient", *residuals, grad, lens=_gradient_lens(stride))
     return (
         _input_gradient(grad, kernel, stride, x.shape[1], x.shape[2]),
         _weight_gradient(kernel.shape[0], stride)(x, grad),

@@ -161,12 +161,14 @@ class PaddedTap:
       widths: numbers of channels that may be in use, ascending; the last is C_max.
       used: how many channels are in use. Where it is absent, ``widths[level]`` are; else that many are read, and those
         above ``used`` are zero.
+      pixels: height times width of the map before it was resized.
     """
 
     features: Array
     level: Array
     widths: tuple[int, ...] = flax.struct.field(pytree_node=False)
     used: Array | None = None
+    pixels: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -15,9 +15,10 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import sequential_vmap
 from jax.extend import core
@@ -45,6 +46,21 @@ batching.primitive_batchers[_mark] = _batch
 _silent: contextvars.ContextVar[bool] = contextvars.ContextVar("_silent", default=False)
 
 
+class Lens(NamedTuple):
+    """What rules see of a mark whose operands are storage, such as a tape or a bank. Only collections compute it.
+
+    Attributes:
+      get: (*operands) -> what a rule sees.
+      put: (what the rule returned, *operands) -> the operands that the network goes on with. Where it is absent,
+        rules only look.
+      when: (*operands) -> whether there is anything to see, a boolean scalar. Where it is absent, there always is.
+    """
+
+    get: Callable[..., Sequence[Any]]
+    put: Callable[..., Sequence[Array]] | None = None
+    when: Callable[..., Array] | None = None
+
+
 def mark(name: str, *operands: Array, **static: Any) -> Any:
     """Return the operands, and let collections see them.
 
@@ -53,7 +69,8 @@ def mark(name: str, *operands: Array, **static: Any) -> Any:
     Args:
       name: what the operands are; the rules of :func:`collect` have such names.
       *operands: arrays.
-      **static: hashable facts about them.
+      **static: hashable facts about them. A :class:`Lens` by the name of ``lens`` is none for rules: they see the
+        operands through it.
 
     Returns:
       The operand, or a tuple of several.
@@ -81,16 +98,34 @@ def relu(x: Array) -> Array:
     return jax.nn.relu(mark("relu", x))
 
 
+def live(x: Array) -> Array:
+    """Which channels of a map [..., C] are in use, as 0 or 1 [C]: channels that only pad a program are all zero."""
+    return jnp.any(x != 0, tuple(range(x.ndim - 1))).astype(x.dtype)
+
+
+# Marks between blocks. A rule sees each of them so:
+#   feature           (x)            output of the stem, of a cell or of a block, [B, H, W, C]; rules only look.
+#   entry             (x, distance)  what enters blocks: a feature, or a map that a block made of one. ``distance`` says
+#                                    how many features ago that one was marked: 1, which is left out where it always is
+#                                    1, or 2. What the rule returns goes on.
+#   entry_gradient    (grad, distance)  the gradient of such a map, before it flows back to the feature.
+#   feature_gradient  (grad, used)   all that came back to a feature; which channels [C] it has, 0 or 1, left out where
+#                                    it has all. What the rule returns goes on to the block that made the feature.
+# Going back, a rule sees the entries of a feature at distance 1 before the feature, and its entry at distance 2 before
+# the feature that followed it.
+
+
 @jax.custom_vjp
 def feature(x: Array) -> Array:
     """Mark ``x``, the output of the stem, of a cell or of a block, [B, H, W, C], and return it.
 
-    Collections see it under the name ``feature``, and its gradient under ``feature_gradient``.
+    All that is behind it reads the result: a network that reads features of before beside it sets the marks ``entry``
+    itself. Collections see ``feature``, ``entry`` and the gradients of both.
     """
-    return mark("feature", x)
+    return mark("entry", mark("feature", x))
 
 
-feature.defvjp(lambda x: (feature(x), None), lambda _, grad: (mark("feature_gradient", grad),))
+feature.defvjp(lambda x: (feature(x), None), lambda _, grad: (mark("feature_gradient", mark("entry_gradient", grad)),))
 
 
 # --- collections ---------------------------------------------------------------------------------------------
@@ -158,6 +193,29 @@ def differentiable_forward(function: Callable[..., Any]) -> Callable[..., Any]:
     return inlined
 
 
+def _see(rule: Rule, state: Any, operands: Sequence[Any], static: dict[str, Any]) -> tuple[Any, Sequence[Any]]:
+    """Call a rule at a mark, through its lens."""
+    lens: Lens | None = static.pop("lens", None)
+    if lens is None:
+        return rule(state, *operands, **static)
+
+    def look(state: Any, operands: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+        state, results = rule(state, *lens.get(*operands), **static)
+        return state, operands if lens.put is None else list(lens.put(results, *operands))
+
+    if lens.when is None:
+        return look(state, operands)
+    # A loop of one turn or none: a conditional would copy the storage.
+    start = (lens.when(*operands), state, operands if lens.put is not None else ())
+
+    def turn(carry: Any) -> Any:
+        state, kept = look(carry[1], carry[2] if lens.put is not None else operands)
+        return jnp.zeros((), bool), state, kept if lens.put is not None else ()
+
+    _, state, kept = lax.while_loop(lambda carry: carry[0], turn, start)
+    return state, operands if lens.put is None else kept
+
+
 class _Walk:
     """Evaluates the operations of a trace with a state beside them."""
 
@@ -197,7 +255,7 @@ class _Walk:
         primitive, params = equation.primitive, equation.params
         if primitive is _mark:
             rule = self._rules.get(params["name"])
-            return (state, operands) if rule is None else rule(state, *operands, **dict(params["static"]))
+            return (state, operands) if rule is None else _see(rule, state, operands, dict(params["static"]))
         inner = list(core.jaxprs_in_params(params))
         inlined = self._inlines and primitive.name == "custom_vjp_call"
         if not inlined and not any(map(self._has_marks, inner)):

@@ -74,6 +74,13 @@ def depthwise(
     return lax.fori_loop(0, size * size, add, jnp.zeros((x.shape[0], *out, x.shape[3]), x.dtype))
 
 
+def depthwise_met(x: Array, size: Index, dilation: Index, stride: int, margin: int) -> Array:
+    """Return what the first kernel position of :func:`depthwise` reads of the first channel, [B, H', W']."""
+    out = [convolution.strided_size(n, stride) for n in x.shape[1:3]]
+    padded = _pad(x[..., :1], (margin, margin))
+    return _window(padded, _place(0, size, dilation, margin), out, (stride, stride))[..., 0]
+
+
 def depthwise_gradient(
     x: Array,
     grad: Array,
@@ -208,6 +215,14 @@ def line(
 
     total = jnp.zeros((x.shape[0] * out[0] * out[1], features), x.dtype)
     return lax.fori_loop(0, size, add, total).reshape(x.shape[0], *out, features)
+
+
+def line_met(x: Array, size: Index, axis: int, stride: int, margin: int) -> Array:
+    """Return what the first kernel position of :func:`line` reads of the first channel, [B, H', W']."""
+    strides = _line(axis, stride, 1)
+    out = [convolution.strided_size(n, s) for n, s in zip(x.shape[1:3], strides, strict=True)]
+    padded = _pad(x[..., :1], _line(axis, margin, 0))
+    return _window(padded, _line(axis, margin - size // 2, 0), out, strides)[..., 0]
 
 
 def line_gradient(

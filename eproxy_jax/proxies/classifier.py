@@ -57,3 +57,10 @@ def features_of(tap: Any) -> Array:
 def channels_of(tap: Any) -> Any:
     """How many channels of a tap are in use."""
     return tap.channels if isinstance(tap, layers.PaddedTap) else tap.shape[-1]
+
+
+def pixel_share(tap: Any) -> Any:
+    """How many pixels of the network's own map stand behind one pixel of :func:`features_of` a tap, on average."""
+    if not isinstance(tap, layers.PaddedTap) or tap.pixels is None:
+        return 1.0
+    return jnp.asarray(tap.pixels, tap.features.dtype) / (tap.features.shape[1] * tap.features.shape[2])

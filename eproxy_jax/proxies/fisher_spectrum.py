@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from eproxy_jax.nn import initializers, marks
 from eproxy_jax.proxies.classifier import Classifier
-from eproxy_jax.proxies.gathering import CAPACITY, FIXED_STATISTICS, replaced_norm, with_slot
+from eproxy_jax.proxies.gathering import FIXED_STATISTICS, replaced_norm, with_slot
 
 MAX_TENSORS = 128
 _SMOOTHING = 0.05  # share of the uniform distribution in the class probabilities
@@ -24,19 +24,21 @@ _DECILES = 9
 
 
 class _Derivatives(NamedTuple):
-    """Derivative of one logit of each image to one weight of each kernel, [CAPACITY, B], and how many kernels."""
+    """Derivative of one logit of each image to one weight of each kernel, [MAX_TENSORS, B], and how many kernels."""
 
     rows: Array
     number: Array
 
 
-def _add(state: _Derivatives, x: Array, kernel: Array, grad: Array, stride: int) -> _Derivatives:
-    """Add the first weight of a kernel: what it meets in each image, times the gradient of the first channel."""
-    size, (height, width) = kernel.shape[0], grad.shape[1:3]
-    pad = size // 2
-    padded = jnp.pad(x[..., 0], ((0, 0), (pad, pad), (pad, pad)))
-    met = padded[:, : (height - 1) * stride + 1 : stride, : (width - 1) * stride + 1 : stride]
-    return _Derivatives(with_slot(state.rows, state.number, jnp.sum(met * grad[..., 0], (1, 2))), state.number + 1)
+def _add(state: _Derivatives, out: Array, grad: Array, weights: Array, met: Array) -> _Derivatives:
+    """Add the first weight of a kernel: what it met in each image, times the gradient of the first channel.
+
+    Backward passes meet the last kernel first. So later rows overwrite earlier ones, and the first kernels of the
+    network stay. Their order does not count.
+    """
+    del out, weights
+    place = state.number % MAX_TENSORS
+    return _Derivatives(with_slot(state.rows, place, jnp.sum(met * grad[..., 0], (1, 2))), state.number + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,17 +80,14 @@ class FisherSpectrum:
 
         def of_class(number: Array) -> _Derivatives:
             weights = jax.nn.one_hot(number, self.num_classes, dtype=noise.dtype)
-            start = _Derivatives(jnp.zeros((CAPACITY, len(noise)), noise.dtype), jnp.zeros((), jnp.int32))
+            start = _Derivatives(jnp.zeros((MAX_TENSORS, len(noise)), noise.dtype), jnp.zeros((), jnp.int32))
             rules = {**fixed, "conv_gradient": marks.observe(_add)}
             return marks.collect(jax.grad(lambda p: jnp.sum(logits(p) @ weights)), rules, start)(params)[0]
 
         outputs = marks.collect(logits, fixed, ())(params)[1]
         derivatives = lax.map(of_class, jnp.arange(self.num_classes))
         number = derivatives.number[0]
-        # Backward passes meet the last kernel first: the first ones of the network stand at the end.
-        first = jnp.maximum(number - MAX_TENSORS, 0)
-        rows = lax.dynamic_slice_in_dim(derivatives.rows, first, MAX_TENSORS, 1)  # [K, P, B]
-        return {"vkdnw": spectrum_entropy(rows, outputs, jnp.minimum(number, MAX_TENSORS))}
+        return {"vkdnw": spectrum_entropy(derivatives.rows, outputs, jnp.minimum(number, MAX_TENSORS))}
 
 
 def spectrum_entropy(rows: Array, logits: Array, number: Array) -> Array:

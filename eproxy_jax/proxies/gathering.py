@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from eproxy_jax.nn import marks, norms
+from eproxy_jax.nn.marks import live
 
-CAPACITY = 512  # blocks, batch norms or tensors of one network whose numbers are kept apart
+CAPACITY = 8192  # blocks or batch norms of one network whose numbers are kept apart: more than the deepest has
 
 
 def layer_sums(run: Callable[[Any], Any], of_layer: Callable[[Array], Array], params: Any) -> Array:
@@ -74,11 +75,6 @@ FIXED_STATISTICS = (1 + norms.BATCH_NORM_EPSILON) ** -0.5  # of a batch norm in 
 
 
 # --- activation patterns -------------------------------------------------------------------------------------
-
-
-def live(x: Array) -> Array:
-    """Which channels of a map [..., C] are in use, as 0 or 1 [C]: channels that only pad a program are all zero."""
-    return jnp.any(x != 0, tuple(range(x.ndim - 1))).astype(x.dtype)
 
 
 class Patterns(NamedTuple):

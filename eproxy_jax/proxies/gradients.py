@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from eproxy_jax.nn import convolution, marks
+from eproxy_jax.nn import marks
 from eproxy_jax.proxies.classifier import Classifier
-from eproxy_jax.proxies.gathering import is_kernel, layer_sums, live, weights_sum
+from eproxy_jax.proxies.gathering import is_kernel, layer_sums, weights_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +114,8 @@ def _log_of_sum(ratios: Array) -> Array:
     return jnp.where(total > 0, jnp.log(jnp.where(total > 0, total, 1)), 0)
 
 
-def _add_fisher(total: Array, x: Array, kernel: Array, grad: Array, stride: int) -> Array:
-    """Add a convolution's Fisher information, counted once a weight."""
-    with marks.unmarked():
-        out: Any = convolution.conv2d(x, kernel, stride)
+def _add_fisher(total: Array, out: Array, grad: Array, weights: Array, met: Array) -> Array:
+    """Add a convolution's Fisher information, counted once a weight; see ``convolution.ConvGradient``."""
+    del met
     of_channel = jnp.sum(out * grad, (1, 2))  # [B, C]
-    weights = kernel.shape[0] * kernel.shape[1] * jnp.sum(live(x))
     return total + weights * jnp.sum(jnp.mean(of_channel**2, 0)) / 2

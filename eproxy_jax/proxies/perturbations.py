@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from eproxy_jax.nn import initializers, marks, norms
-from eproxy_jax.proxies.classifier import features_of
+from eproxy_jax.proxies.classifier import features_of, pixel_share
 from eproxy_jax.proxies.gathering import CAPACITY, live, running_slot, with_slot
 
 _STEP = 0.01  # length of the change of the input
@@ -112,7 +112,7 @@ def zen(run: Any, inputs: Array, changed: Array) -> Array:
     state = state._replace(number=jnp.zeros((), jnp.int32))
     state, moved = marks.collect(run, {"norm": marks.observe(second)}, state)(changed)
     distance = jnp.abs(features_of(taps[0]) - features_of(moved[0]))
-    return jnp.log(jnp.mean(jnp.sum(distance, (1, 2, 3)))) + state.logarithm
+    return jnp.log(jnp.mean(jnp.sum(distance, (1, 2, 3))) * pixel_share(taps[0])) + state.logarithm
 
 
 # --- swap ----------------------------------------------------------------------------------------------------

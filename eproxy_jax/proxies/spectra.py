@@ -4,7 +4,8 @@ Networks have Kaiming-normal weights (fan_in, ReLU gain), biases 0, and batch no
 noise.
 
 Sources: Lee, Ham, "AZ-NAS: Assembling Zero-Cost Proxies for Network Architecture Search", CVPR 2024 (expressivity,
-progressivity, trainability). Entropies of taps and of batch norms are this project's.
+progressivity, trainability). Entropies of taps and of batch norms are this project's. Taps of spaces whose widths are
+data are the 8x8 maps that Eproxy reads (``layers.PaddedTap``): their entropies are those of these maps.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from eproxy_jax.nn import initializers, marks
+from eproxy_jax.nn import initializers, marks, norms
 from eproxy_jax.proxies.classifier import features_of
 from eproxy_jax.proxies.gathering import covariance_entropy
 
@@ -130,12 +131,14 @@ class _Flow(NamedTuple):
       shape: index of that block's shape; -1 behind the last block.
       number: blocks passed.
       total: sum of their terms.
+      key: typed key of all random gradients.
     """
 
     signs: Any
     shape: Any
     number: Any
     total: Any
+    key: Any
 
 
 def trainability(run: Any, key: Array, images: Array) -> Array:
@@ -144,6 +147,10 @@ def trainability(run: Any, key: Array, images: Array) -> Array:
     Each block gets a gradient of random signs at its output. What comes out at its input, against what went in, gives a
     matrix whose largest singular value s scores 2 - s - 1 / (s + 1e-6). A block that hands the gradient through
     unchanged, a pure skip, makes the mean -inf.
+
+    A block may read the output of the block before its predecessor as well. It is the derivative to the predecessor's
+    output alone that counts, the other input held constant, as the paper's derivatives are. So what goes back along
+    such an input is dropped before it reaches the feature that it would belong to.
 
     Args:
       run: images -> taps, with marked features.
@@ -155,35 +162,39 @@ def trainability(run: Any, key: Array, images: Array) -> Array:
     """
 
     def pull(images: Array) -> Any:
-        taps, back = jax.vjp(run, images)
+        taps, back = jax.vjp(lambda images: [features_of(tap) for tap in run(images)], images)
         return back(jax.tree.map(jnp.zeros_like, taps))
 
     shapes: list[tuple[int, ...]] = []
 
-    def record(state: Any, grad: Array) -> Any:
+    def record(state: Any, grad: Array, *_: Array) -> Any:
         if grad.shape not in shapes:
             shapes.append(grad.shape)
         return state
 
     jax.eval_shape(marks.collect(pull, {"feature_gradient": marks.observe(record)}, 0), images)
 
-    def rule(state: _Flow, grad: Array) -> tuple[_Flow, tuple[Array]]:
+    def through(state: _Flow, grad: Array, used: Any = None) -> tuple[_Flow, tuple[Array]]:
         terms = [lambda grad, signs, shape=shape: _term(grad, signs, shape) for shape in shapes]
         if isinstance(state.shape, np.integer):  # known while tracing: no choice is compiled
             term = terms[state.shape](grad, state.signs) if state.shape >= 0 else jnp.zeros((), grad.dtype)
         else:
             first = lambda grad, signs: jnp.zeros((), grad.dtype)  # noqa: E731
             term = lax.switch(state.shape + 1, [first, *terms], grad, state.signs)
-        own = jax.random.fold_in(key, state.number)
+        own = jax.random.fold_in(state.key, state.number)
         signs = initializers.draw(jax.random.rademacher, own, grad.shape, grad.dtype)
-        # Channels that only pad the program have no gradient.
+        if used is not None:  # channels that only pad the program have no gradient
+            signs = signs * norms.per_channel(used)
         flat = jnp.zeros_like(state.signs).at[: signs.size].set(signs.reshape(-1))
         place = np.int32(shapes.index(grad.shape))
-        return _Flow(flat, place, state.number + 1, state.total + term), (signs,)
+        return _Flow(flat, place, state.number + 1, state.total + term, state.key), (signs,)
+
+    def along(state: _Flow, grad: Array, distance: Any = 1) -> tuple[_Flow, tuple[Array]]:
+        return state, (jnp.where(jnp.asarray(distance) > 1, 0, grad),)
 
     longest = max(int(np.prod(shape)) for shape in shapes)
-    start = _Flow(jnp.zeros((longest,), images.dtype), np.int32(-1), np.int32(0), jnp.zeros((), images.dtype))
-    state, _ = marks.collect(pull, {"feature_gradient": rule}, start)(images)
+    start = _Flow(jnp.zeros((longest,), images.dtype), np.int32(-1), np.int32(0), jnp.zeros((), images.dtype), key)
+    state, _ = marks.collect(pull, {"feature_gradient": through, "entry_gradient": along}, start)(images)
     return state.total / (state.number - 1)
 
 
@@ -196,9 +207,9 @@ def _term(grad: Array, signs: Array, shape: tuple[int, ...]) -> Array:
       shape: of the latter, [B, H', W', C'].
     """
     out = signs[: int(np.prod(shape))].reshape(shape)
-    stride = max(grad.shape[1] // shape[1], 1)
-    if grad.shape[1] != stride * shape[1]:  # maps of these sizes never follow each other
+    if grad.shape[1] < shape[1]:  # maps of these sizes never follow each other
         return jnp.full((), jnp.nan, grad.dtype)
+    stride = -(-grad.shape[1] // shape[1])
     unchanged = jnp.all(grad == out) if grad.shape == shape else jnp.zeros((), bool)
     rows = _space_to_depth(grad, stride).reshape(-1, grad.shape[-1] * stride**2)
     gain = rows.T @ out.reshape(-1, shape[-1]) / rows.shape[0]
@@ -208,7 +219,8 @@ def _term(grad: Array, signs: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _space_to_depth(x: Array, stride: int) -> Array:
-    """[B, H, W, C] -> [B, H / stride, W / stride, C * stride^2]."""
+    """[B, H, W, C] -> [B, H / stride, W / stride, C * stride^2], rounded up."""
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % stride), (0, -x.shape[2] % stride), (0, 0)))
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // stride, stride, width // stride, stride, channels)
     return x.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // stride, width // stride, -1)

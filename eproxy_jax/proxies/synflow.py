@@ -20,7 +20,7 @@ from eproxy_jax.proxies.gathering import CAPACITY, replaced_norm, running_slot, 
 
 
 class _Scales(NamedTuple):
-    """What the outputs of blocks were divided by.
+    """What the outputs of blocks were divided by where the blocks behind read them.
 
     Attributes:
       scales: [CAPACITY], in order.
@@ -33,18 +33,29 @@ class _Scales(NamedTuple):
     logarithm: Array
 
 
-def _forward(state: _Scales, x: Array) -> tuple[_Scales, tuple[Array]]:
-    """Divide a block's output by its largest value: activations double and redouble, and would leave float32."""
+def _note_scale(state: _Scales, x: Array) -> _Scales:
+    """Note a block's largest value: activations double and redouble, and would leave float32."""
     largest = jnp.max(jnp.abs(x))
     scale = jnp.where(largest > 0, largest, 1)
     scales = with_slot(state.scales, state.number, scale)
-    return _Scales(scales, state.number + 1, state.logarithm + jnp.log(scale)), (x / scale,)
+    return _Scales(scales, state.number + 1, state.logarithm + jnp.log(scale))
 
 
-def _backward(state: _Scales, grad: Array) -> tuple[_Scales, tuple[Array]]:
-    """Divide the gradient by the same number, from the last block to the first."""
-    number = state.number - 1
-    return state._replace(number=number), (grad / running_slot(state.scales, number),)
+def _divide(state: _Scales, x: Array, distance: Array | int = 1) -> tuple[_Scales, tuple[Array]]:
+    """Divide what enters a block, or its gradient, by the same number.
+
+    Without batch norms, a block's output is proportional to its inputs together. A map of the feature before the last
+    one was not divided by that one's scale yet: it is divided by both.
+    """
+    x = x / running_slot(state.scales, state.number - 1)
+    before = running_slot(state.scales, jnp.maximum(state.number - 2, 0))
+    return state, (x / jnp.where(jnp.asarray(distance) > 1, before, 1),)
+
+
+def _leave(state: _Scales, grad: Array, *_: Array) -> _Scales:
+    """Go back over a block's output."""
+    del grad
+    return state._replace(number=state.number - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +93,13 @@ class Synflow:
         def total(params: Any) -> Array:
             return jnp.sum(model.apply({"params": params}, ones, encoded)[0])
 
-        rules = {**replaced_norm(1), "feature": _forward, "feature_gradient": _backward}
+        rules = {
+            **replaced_norm(1),
+            "feature": marks.observe(_note_scale),
+            "entry": _divide,
+            "entry_gradient": _divide,
+            "feature_gradient": marks.observe(_leave),
+        }
         zero = jnp.zeros((), ones.dtype)
         start = _Scales(jnp.ones((CAPACITY,), ones.dtype), jnp.zeros((), jnp.int32), zero)
         state, grads = marks.collect(jax.grad(total), rules, start)(params)

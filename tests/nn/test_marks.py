@@ -9,6 +9,7 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 
 from eproxy_jax.nn import marks
+from eproxy_jax.proxies.classifier import features_of
 
 COUNT = {"m": marks.observe(lambda count, x: count + 1)}
 TOTAL = {"m": marks.observe(lambda total, x: total + jnp.sum(x))}
@@ -55,6 +56,29 @@ def test_marks_are_seen_as_often_as_they_are_passed(name):
     assert counts.tolist() == COUNTS[name]
 
 
+def test_lenses_find_what_rules_see_and_put_back_what_they_return():
+    lens = marks.Lens(
+        lambda tape, at: (tape[at],),
+        lambda results, tape, at: (tape.at[at].set(results[0]), at),
+        lambda tape, at: at > 0,
+    )
+
+    def network(tape):
+        return lax.fori_loop(0, 3, lambda at, tape: marks.mark("m", tape, at, lens=lens)[0], tape)
+
+    rule = {"m": lambda total, x: (total + x, (-x,))}
+    total, tape = marks.collect(network, rule, jnp.zeros(()))(jnp.asarray([1.0, 2.0, 4.0]))
+    assert total == 6
+    assert tape.tolist() == [1, -2, -4]
+    # Programs compute nothing of it.
+    assert "scatter" not in str(jax.make_jaxpr(network)(tape))
+    # A rule that only looks changes nothing where there is nothing to put back.
+    looks = marks.Lens(lens.get, None, lens.when)
+    total, tape = marks.collect(lambda t: marks.mark("m", t, 1, lens=looks)[0], rule, jnp.zeros(()))(tape)
+    assert total == -2
+    assert tape.tolist() == [1, -2, -4]
+
+
 def test_both_passes_are_seen():
     @jax.custom_vjp
     def double(x):
@@ -95,17 +119,19 @@ def test_products_with_the_hessian():
     np.testing.assert_allclose(jax.jvp(marks.differentiable_forward(slope), (x,), (v,))[1], 6 * x * v)
 
 
-def test_networks_compile_to_the_same_program_with_marks_as_without():
+@pytest.mark.parametrize("name", ["nasbench201", "nds_darts", "nds_resnext_a"])
+def test_networks_compile_to_the_same_program_with_marks_as_without(name):
     """So marks change no score."""
-    space = SPACES["nasbench201"]
-    arch = space.sample(1, 0)[0]
-    network, encoded = space.universal(), jnp.asarray(space.encode([space.canonical(arch)])[0])
+    space = SPACES[name]
+    arch = space.canonical(space.sample(1, 0)[0])
+    group = space.group(arch)
+    network, encoded = group.universal(), jnp.asarray(group.encode([arch])[0])
     images = jnp.ones((2, 8, 8, 3))
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, encoded), images)
 
     def traced():
         def loss(variables):
-            return sum(jnp.sum(tap) for tap in network.apply(variables, images, encoded))
+            return sum(jnp.sum(features_of(tap)) for tap in network.apply(variables, images, encoded))
 
         return jax.jit(jax.grad(loss)).trace(variables)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import CELLS, SPACES, pattern, pattern_images, pattern_tree, used_params
 
+from eproxy_jax.nn import layers, marks
 from eproxy_jax.proxies import spectra
 from eproxy_jax.proxies.classifier import Classifier
 from eproxy_jax.proxies.fisher_spectrum import FisherSpectrum
@@ -18,9 +19,10 @@ from eproxy_jax.proxies.jacobians import Jacobians
 from eproxy_jax.proxies.perturbations import swap, zen
 from eproxy_jax.proxies.spectra import Spectra
 from eproxy_jax.proxies.synflow import Synflow
+from eproxy_jax.types import TARGET_SIZE
 
 CLASSES, BATCH = 5, 6
-CASES = [("nasbench201", 0), ("transnas_micro", 0), ("nasbench101", 0)]
+CASES = [("nasbench201", 0), ("transnas_micro", 0), ("nasbench101", 0), ("nds_darts", 0), ("nds_resnext_a", 0)]
 LABELS = np.asarray([0, 1, 2, 0, 1, 4])
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("x64")]
 
@@ -50,10 +52,37 @@ class Case:
         self.params = {**params, "backbone": used_params(group, cell, params["backbone"])}
         self.backbone = reference.BACKBONES[name](cell, **space.identity()["sizes"]).double()
         reference.load_params(self.backbone, group.extract(cell, self.params["backbone"]))
-        self.head = torch.nn.Linear(params["kernel"].shape[2], CLASSES, bias=False).double()
-        self.head.weight.data = torch.tensor(np.asarray(params["kernel"])[0, 0].T)
+        channels = self.backbone.tap_channels[0]  # those of the universal network may be more
+        self.head = torch.nn.Linear(channels, CLASSES, bias=False).double()
+        self.head.weight.data = torch.tensor(np.asarray(params["kernel"])[0, 0, :channels].T)
         self.normed = getattr(self.network, "norm_before_pooling", False)
         self.space, self.cell = space, cell
+        taps = jax.eval_shape(
+            lambda p, x: self.network.apply({"params": p}, x, self.encoded), params["backbone"], images
+        )
+        self.resizes = isinstance(taps[0], layers.PaddedTap)
+
+    def feature_width(self, shape):
+        """Channels of a feature of that height as our program holds it: more than the network's where widths are data."""
+        found = [int(shape[3])]
+
+        def record(state, x):
+            if self.resizes and x.shape[1] == shape[1]:
+                found.append(x.shape[3])
+            return state
+
+        run = marks.collect(
+            lambda x: self.network.apply({"params": self.params["backbone"]}, x, self.encoded),
+            {"feature": marks.observe(record)},
+            0,
+        )
+        jax.eval_shape(run, jax.ShapeDtypeStruct((BATCH, 16, 16, 3), jnp.float64))
+        return max(found)
+
+    def taps_seen(self, taps):
+        """As proxies of taps see them: some spaces give all at one size."""
+        size = TARGET_SIZE
+        return [self.torch.nn.functional.interpolate(tap, size=(size, size)) for tap in taps] if self.resizes else taps
 
     def logits(self, x, batch_norm=True):
         functional, tap = self.torch.nn.functional, self.backbone(x)[0]
@@ -211,7 +240,9 @@ def blocks_of(case):
     names = ("stem_norm", "stem")
     children = dict(case.backbone.named_children())
     stem = next(children[name] for name in names if name in children)
-    rest = [child for name, child in children.items() if name.startswith(("stage", "reduce", "module", "stack"))]
+    rest = [
+        child for name, child in children.items() if name.startswith(("stage", "reduce", "module", "stack", "cell"))
+    ]
     order = []  # as they run
     hooks = [m.register_forward_hook(lambda m, i, out: order.append(m)) for m in rest]
     case.backbone(case.tensor(case.inputs()))
@@ -238,7 +269,7 @@ def test_spectra(case):
     entropies = [entropy(f) for f in features]
     close(ours["expressivity"], sum(entropies), 1e-4)
     close(ours["progressivity"], min(b - a for a, b in itertools.pairwise(entropies)), 1e-4)
-    close(ours["entropy_taps"], sum(entropy(tap) for tap in taps), 1e-4)
+    close(ours["entropy_taps"], sum(entropy(tap) for tap in case.taps_seen(taps)), 1e-4)
     close(ours["entropy_last"], entropy(taps[0]), 1e-4)
     standard = [torch.nn.functional.batch_norm(x, None, None, training=True) for _, x in norms]
     close(ours["entropy_norms"], np.mean([entropy(x) for x in standard]), 1e-4)
@@ -248,7 +279,8 @@ def test_spectra(case):
         out, below = features[place], features[place - 1]
         shape = np.asarray(out.shape)[[0, 2, 3, 1]]
         number = len(features) - 1 - place
-        signs = jax.random.rademacher(jax.random.fold_in(key, number), tuple(shape), jnp.float64)
+        drawn = (*map(int, shape[:3]), case.feature_width(shape))
+        signs = jax.random.rademacher(jax.random.fold_in(key, number), drawn, jnp.float64)[..., : shape[3]]
         signs = torch.tensor(np.asarray(signs).transpose(0, 3, 1, 2))
         grad = torch.autograd.grad(out, below, signs, retain_graph=True)[0]
         if grad.shape[2] != signs.shape[2]:

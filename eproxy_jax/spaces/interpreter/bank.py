@@ -57,6 +57,13 @@ def write_rows(rows: Array, row: Array, values: Array) -> Array:
     return lax.dynamic_update_slice(rows, values.reshape(-1, rows.shape[1]), (row, jnp.zeros_like(row)))
 
 
+def read_up_to(rows: Array, row: Array, most: int, count: Array) -> Array:
+    """Return the first ``count`` numbers of the rows [R, U] from ``row`` on, with zeros behind them: [most]."""
+    place = jnp.arange(most)
+    values = jnp.take(rows.reshape(-1), row * rows.shape[1] + place, mode="clip")
+    return jnp.where(place < count, values, 0)
+
+
 def read_norm(weights: Weights, start: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """Return the scales and the biases of ``shape`` that begin at ``start``."""
     return read(weights.scale, start, shape), read(weights.bias, start, shape)

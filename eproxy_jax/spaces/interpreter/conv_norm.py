@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from eproxy_jax.nn import convolution, norms
+from eproxy_jax.nn import convolution, marks, norms
 from eproxy_jax.spaces.interpreter.bank import Weights, read, read_norm, read_rows, write_kernel, write_norm
 
 
@@ -85,5 +85,7 @@ class ConvNorm(NamedTuple):
         scale = read(weights.scale, place.scale, (self.channels,))
         grad, *vectors = norms.affine_normalize_gradient(grad, kept.normalized, kept.rstd, scale)
         kernel = read_rows(weights.kernels, place.row, self.kernel)
-        grad_x, grad_kernel = jax.vjp(self._convolve, kept.x, kernel)[1](grad)
+        with marks.unmarked():
+            _, pull = jax.vjp(self._convolve, kept.x, kernel)
+        grad_x, grad_kernel = pull(grad)
         return grad_x, write_norm(write_kernel(grads, place.row, grad_kernel), place.scale, *vectors)

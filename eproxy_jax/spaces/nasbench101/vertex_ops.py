@@ -56,7 +56,8 @@ def _conv_bn_relu_op(width: int, pointwise: bool, cut_input: bool) -> choice_lib
         grads = {"scale": jnp.sum(grad * normalized, (0, 1, 2)), "bias": jnp.sum(grad, (0, 1, 2))}
         grad = norms.normalize_gradient(grad * norms.per_channel(weights["scale"][:width]), normalized, rstd)
         # The primals that vjp computes again are linear in what they need, so XLA drops them.
-        _, pull = jax.vjp(convolution.conv2d, *cut(x, weights))
+        with marks.unmarked():
+            _, pull = jax.vjp(convolution.conv2d, *cut(x, weights))
         grad_x, grad_kernel = pull(grad)
         _, widen = jax.vjp(cut, x, weights)
         grad_x, grad_weights = widen((grad_x, grad_kernel))

@@ -24,10 +24,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn import convolution, norms, precision
+from eproxy_jax.nn import convolution, marks, norms, precision
 from eproxy_jax.spaces.interpreter import bank, loop
 from eproxy_jax.spaces.interpreter.bank import Weights
 from eproxy_jax.spaces.interpreter.loop import apply_chosen
+from eproxy_jax.spaces.nds_anynet import shown
 from eproxy_jax.types import TARGET_SIZE
 
 
@@ -257,7 +258,8 @@ def _finish(machine: TileMachine, size: int, weights: Weights, step: _Step, carr
 
     def normalise(sums: Array, o: Array, carry: tuple[Array, Array]):
         tape, rstds = carry
-        z, rstd = norms.standardize(_maps(machine, size, _read(sums, o * rows, rows)))
+        with marks.unmarked():  # a tile is a part of the layer's batch norm
+            z, rstd = norms.standardize(_maps(machine, size, _read(sums, o * rows, rows)))
         rstds = lax.dynamic_update_slice_in_dim(rstds, rstd, (at.vector + o) * tile, 0)
         return _write(tape, place.base + o * rows, z.reshape(rows, tile)), rstds
 
@@ -266,13 +268,15 @@ def _finish(machine: TileMachine, size: int, weights: Weights, step: _Step, carr
         y = z * _vector(weights.scale, at, o, tile)[None] + _vector(weights.bias, at, o, tile)[None]
         shortcut = _read(tape, jnp.maximum(place.shortcut, 0) + o * rows, rows)
         y = y + jnp.where(place.shortcut >= 0, shortcut, 0)
-        return _write(sums, o * rows, jnp.where((at.relu > 0) & (y < 0), 0, y))
+        out = jnp.where((at.relu > 0) & (y < 0), 0, y)
+        return _write(sums, o * rows, shown.relu(machine, size, out, y, at.relu))
 
     def record(sums: Array, o: Array, tape: Array) -> Array:
         return _write(tape, place.base + (at.tiles_out + o) * rows, _read(sums, o * rows, rows))
 
     tape, sums, rstds = carry
     tape, rstds = lax.fori_loop(0, at.tiles_out, functools.partial(normalise, sums), (tape, rstds))
+    tape, rstds = shown.norm(machine, size, at, place.base, tape, rstds, sums)
     sums = lax.fori_loop(0, at.tiles_out, functools.partial(activate, tape), sums)
     tape = lax.fori_loop(0, at.tiles_out, functools.partial(record, sums), tape)
     return _Forward(tape, sums, rstds)
@@ -288,9 +292,11 @@ def _forward(
 
     def run(step: _Step, carry: _Forward) -> _Forward:
         convs = [functools.partial(_convolve, machine, conv, weights, step, carry.tape) for conv in machine.convs]
-        carry = carry._replace(sums=apply_chosen(convs, step[0].conv, carry.sums))
+        sums = apply_chosen(convs, step[0].conv, carry.sums)
+        carry = carry._replace(sums=shown.kernel(machine, step[0], sums, weights.kernels))
         finishes = [functools.partial(_finish, machine, size, weights, step) for size in range(len(machine.sizes))]
-        return apply_chosen(finishes, machine.size_out(step[0].conv), carry)
+        carry = apply_chosen(finishes, machine.size_out(step[0].conv), carry)
+        return carry._replace(tape=shown.block_output(machine, step[0], step[1].base, carry.tape))
 
     start = _Forward(tape, sums, jnp.zeros_like(weights.scale))
     tape, _, rstds = loop.forward(run, (network.instructions, network.places), network.length, start)
@@ -361,6 +367,7 @@ def _finish_backward(
 
     flows, scales, biases = carry
     flows = _tap_backward(machine, size, saved.taps, at, flows)
+    flows = shown.block_gradient(machine, size, at, place.base, flows, saved.tape)
     return lax.fori_loop(0, at.tiles_out, through_norm, (flows, scales, biases))
 
 
@@ -453,6 +460,9 @@ def _backward(
     """Return the gradients of the stem's output, whose shape is ``stem``, and of the weights."""
     saved = _Saved(weights, *written, jax.vmap(lambda grad: loop.apart(grad, machine.tap_tiles))(grad_taps))
 
+    def convolve(conv: TileConv, kernels: Array, step: _Step, tape: Array, sums: Array) -> Array:
+        return _convolve(machine, conv, weights._replace(kernels=kernels), step, tape, sums)
+
     def run(step: _Step, carry: tuple[Array, Weights]) -> tuple[Array, Weights]:
         flows, (kernels, scales, biases) = carry
         sizes = range(len(machine.sizes))
@@ -463,6 +473,8 @@ def _backward(
             for conv in machine.convs
         ]
         flows, kernels = apply_chosen(convs, step[0].conv, (flows, kernels))
+        own = _OWN_SLOT * machine.slot_rows
+        flows = shown.conv_gradient(machine, step, flows, own, saved.tape, weights.kernels, convolve)
         return flows, Weights(kernels, scales, biases)
 
     flows = lax.empty((NUM_SLOTS * machine.slot_rows, machine.tile), saved.tape.dtype)

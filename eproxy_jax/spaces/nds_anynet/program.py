@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from eproxy_jax.nn import layers
+from eproxy_jax.nn import layers, marks
 from eproxy_jax.spaces.interpreter import bank
 from eproxy_jax.spaces.nds_anynet import interpreter
 from eproxy_jax.spaces.nds_anynet.blocks import Block, Conv
@@ -242,7 +242,7 @@ class UniversalAnyNet(nn.Module):
         Returns:
           Three taps of ``widths[-1]`` channels at most.
         """
-        x = ConvStem(self.stem_channels, dtype=self.dtype, name="stem")(images, True, init)
+        x = marks.feature(ConvStem(self.stem_channels, dtype=self.dtype, name="stem")(images, True, init))
         instructions, machine = Instructions(*encoded), self._machine(x.shape)
         stem_tiles = num_tiles(self.stem_channels, 1, self.tile)
         x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, stem_tiles * self.tile - self.stem_channels)))
@@ -255,7 +255,11 @@ class UniversalAnyNet(nn.Module):
         network = interpreter.placed(machine, instructions, stem_tiles * machine.rows(0))
         features: Any = interpreter.run(machine, x, weights, network)
         features, levels = features[..., : self.widths[-1]], instructions.tap_level[network.taps]
-        return [layers.PaddedTap(features[tap], levels[tap], self.widths) for tap in range(NUM_TAPS)]
+        sizes = machine.size_out(instructions.conv[network.taps])
+        pixels = jnp.asarray([height * width for height, width in machine.sizes])[sizes]
+        return [
+            layers.PaddedTap(features[tap], levels[tap], self.widths, pixels=pixels[tap]) for tap in range(NUM_TAPS)
+        ]
 
     def _machine(self, stem: tuple[int, ...]) -> TileMachine:
         batch, height, width, _ = stem

@@ -12,7 +12,6 @@ output and, between its two convolutions, the map in the middle.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -34,71 +33,11 @@ from eproxy_jax.spaces.interpreter.bank import (
     write_norm,
     write_rows,
 )
-from eproxy_jax.spaces.nds_cells import cell_ops, program
+from eproxy_jax.spaces.nds_cells import cell_ops, program, shown
 from eproxy_jax.spaces.nds_cells.encoding import WIDE, Input, Machine, Network, Step, UnitStep
+from eproxy_jax.spaces.nds_cells.layout import Layout
 from eproxy_jax.spaces.nds_cells.program import NUM_STAGES, PRE_REDUCE, PRE_SAME, PRE_UNITS, STEM_NODES, UnitKind
 from eproxy_jax.types import TARGET_SIZE
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """The places of things on the tapes, for images of one size.
-
-    Attributes:
-      machine: the machine.
-      batch: B.
-      size: height and width of the images.
-    """
-
-    machine: Machine
-    batch: int
-    size: tuple[int, int]
-
-    @classmethod
-    def of(cls, machine: Machine, stem: tuple[int, ...]) -> _Layout:
-        """Make the layout behind a stem's output [B, H, W, C]."""
-        return cls(machine, stem[0], (stem[1], stem[2]))
-
-    def map(self, stage: int, channels_stage: int | None = None) -> tuple[int, int, int, int]:
-        """Return the shape of a map of a stage, with the channels of another one if given."""
-        height, width = (-(-n // 2**stage) for n in self.size)
-        channels = self.machine.width * 2 ** (stage if channels_stage is None else channels_stage)
-        return self.batch, height, width, channels
-
-    def slot(self, stage: int) -> int:
-        """Count the numbers in a slot."""
-        return int(np.prod(self.map(stage)))
-
-    def _stage(self, stage: int) -> tuple[int, int]:
-        """Return where the values of a stage, and what is kept of it, begin."""
-        values, saved = self.machine.stage_slots()
-        before = sum(map(self.slot, range(stage)))
-        return before * values, before * saved
-
-    def value(self, stage: int, slot: Any) -> Any:
-        """Return where a slot is on the tape of values."""
-        return self._stage(stage)[0] + slot * self.slot(stage)
-
-    def saved(self, stage: int, slot: Any) -> Any:
-        """Return where a slot is on the tape of what is kept."""
-        return self._stage(stage)[1] + slot * self.slot(stage)
-
-    def lengths(self) -> tuple[int, int]:
-        """Return the lengths of the two tapes.
-
-        Raises:
-          ValueError: one is too long to be indexed.
-        """
-        values, saved = self._stage(NUM_STAGES)
-        # An input of the last cell is read as if it were wide.
-        lengths = values + WIDE * self.slot(NUM_STAGES - 1), saved
-        if max(lengths) >= 2**31:
-            raise ValueError(
-                f"NDS networks of width {self.machine.width} with up to {self.machine.places} normal cells a stage do "
-                f"not fit on {self.batch} images of {self.size[0]}x{self.size[1]}: choose smaller or fewer images, or "
-                "a larger width_divisor"
-            )
-        return lengths
 
 
 class _Forward(NamedTuple):
@@ -134,7 +73,9 @@ def _norm_backward(
 
 def _pull(linear: cell_ops.Linear, x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
     """Return the gradients of a linear map's input and kernel. They do not need the map's output: XLA drops it."""
-    return jax.vjp(linear.apply, x, kernel)[1](grad)
+    with marks.unmarked():
+        _, pull = jax.vjp(linear.apply, x, kernel)
+    return pull(grad)
 
 
 # --- the convolutions of a unit ------------------------------------------------------------------------------
@@ -156,6 +97,7 @@ class _Convolutions(NamedTuple):
 def _depthwise_then_pointwise(machine: Machine, kind: UnitKind, channels: int, at: UnitStep) -> _Convolutions:
     """Return a depthwise convolution, then a 1x1 one."""
     margin, rows, matrix = program.kinds(machine.ops).margin, channels // machine.width, (1, 1, channels, channels)
+    show = shown.Depthwise(machine, kind, channels)
     last = at.row + at.size * at.size * rows
 
     def weights_in(kernels: Array) -> Callable[[Array], Array]:
@@ -166,12 +108,14 @@ def _depthwise_then_pointwise(machine: Machine, kind: UnitKind, channels: int, a
 
     def forward(x: Array, kernels: Array):
         middle = windowed.depthwise(x, weights_in(kernels), at.size, at.dilation, kind.stride, margin)
+        middle = show.kernel(middle, kernels, at)
         return middle, convolution.conv2d(middle, read_rows(kernels, last, matrix))
 
     def backward(x: Array, middle: Array, grad: Array, kernels: Array, grads: Array):
-        grad, of_matrix = jax.vjp(convolution.conv2d, middle, read_rows(kernels, last, matrix))[1](grad)
+        grad, of_matrix = _pull(cell_ops.pointwise(1), middle, read_rows(kernels, last, matrix), grad)
         grads, sizes = write_rows(grads, last, of_matrix), (at.size, at.dilation, kind.stride, margin)
-        return windowed.depthwise_gradient(x, grad, weights_in(kernels), put, grads, *sizes)
+        grad_x, grads = windowed.depthwise_gradient(x, grad, weights_in(kernels), put, grads, *sizes)
+        return show.gradient(grad_x, x, middle, grad, at), grads
 
     return _Convolutions(forward, backward)
 
@@ -179,6 +123,7 @@ def _depthwise_then_pointwise(machine: Machine, kind: UnitKind, channels: int, a
 def _along_width_then_height(machine: Machine, kind: UnitKind, channels: int, at: UnitStep) -> _Convolutions:
     """Return a convolution along the width, then one along the height."""
     margin, rows = program.kinds(machine.ops).margin, channels * channels // machine.width
+    show = shown.Lines(machine, kind, channels)
 
     def kernels_in(kernels: Array, number: int) -> Callable[[Array], Array]:
         return lambda n: read_rows(kernels, at.row + (number * at.size + n) * rows, (channels, channels))
@@ -188,12 +133,15 @@ def _along_width_then_height(machine: Machine, kind: UnitKind, channels: int, at
 
     def forward(x: Array, kernels: Array):
         middle = windowed.line(x, kernels_in(kernels, 0), channels, at.size, 2, kind.stride, margin)
-        return middle, windowed.line(middle, kernels_in(kernels, 1), channels, at.size, 1, kind.stride, margin)
+        z = windowed.line(middle, kernels_in(kernels, 1), channels, at.size, 1, kind.stride, margin)
+        return middle, show.kernels(z, kernels, at)
 
     def backward(x: Array, middle: Array, grad: Array, kernels: Array, grads: Array):
         for z, number, axis in ((middle, 1, 1), (x, 0, 2)):
             sizes = (at.size, axis, kind.stride, margin)
+            of_output = grad
             grad, grads = windowed.line_gradient(z, grad, kernels_in(kernels, number), put(number), grads, *sizes)
+            grad = show.gradient(grad, number, z, middle, kernels, of_output, at)
         return grad, grads
 
     return _Convolutions(forward, backward)
@@ -226,7 +174,7 @@ _CONVOLUTIONS = {"depthwise": _depthwise_then_pointwise, "line": _along_width_th
 class _UnitOfStage(NamedTuple):
     """The units of one kind in one stage."""
 
-    layout: _Layout
+    layout: Layout
     stage: int
     kind: UnitKind
 
@@ -293,7 +241,7 @@ class _UnitOfStage(NamedTuple):
 class _InputOfStage(NamedTuple):
     """One way to give a cell's input the cell's channels: one 1x1 convolution of all nodes that it comes from."""
 
-    layout: _Layout
+    layout: Layout
     stage: int
     how: int
 
@@ -313,23 +261,34 @@ class _InputOfStage(NamedTuple):
         """The convolution."""
         return PRE_UNITS[self.how][0]
 
-    def _node(self, at: Input, n: Array) -> tuple[Array, Array, tuple[int, ...]]:
+    def _node(self, row: Array, sources: Array, n: Array) -> tuple[Array, Array, tuple[int, ...]]:
         """Return the n-th node's place on the tape of values, the first row of its kernel, and the kernel's shape."""
         shape, out = self.shapes
         rows = shape[-1] * out[-1] // self.layout.machine.width
         kernel = self.linear.kernel_shape(shape[-1], out[-1])
-        return self.layout.value(self.source, at.sources[n]), at.row + n * rows, kernel
+        return self.layout.value(self.source, sources[n]), row + n * rows, kernel
 
-    def forward(self, weights: Weights, at: Input, state: _Forward) -> _Forward:
-        """Make the input and write it."""
+    def _convolve(
+        self, weights: Weights, row: Array, sources: Array, count: Array, values: Array, relu: Callable[[Array], Array]
+    ) -> Array:
+        """Return the convolution of all nodes, one after the other."""
         shape, out = self.shapes
 
         def add(n: Array, z: Array) -> Array:
-            start, row, kernel = self._node(at, n)
-            x = marks.relu(read(state.values, start, shape))
-            return z + self.linear.apply(x, read_rows(weights.kernels, row, kernel))
+            start, first, kernel = self._node(row, sources, n)
+            x = relu(read(values, start, shape))
+            with marks.unmarked():  # the kernel of one node is a part of the layer's
+                return z + self.linear.apply(x, read_rows(weights.kernels, first, kernel))
 
-        z = lax.fori_loop(0, at.count, add, jnp.zeros(out, state.values.dtype))
+        return lax.fori_loop(0, count, add, jnp.zeros(out, values.dtype))
+
+    def _show(self) -> shown.Inputs:
+        return shown.InputUnit(self.layout, self.source, self.linear, *self.shapes)
+
+    def forward(self, weights: Weights, at: Input, state: _Forward) -> _Forward:
+        """Make the input and write it."""
+        z = self._convolve(weights, at.row, at.sources, at.count, state.values, marks.relu)
+        z = self._show().kernels(z, weights.kernels, at)
         y, normalized, rstd = _norm(z, weights, at.scale)
         return _Forward(
             write(state.values, self.layout.value(self.stage, at.target), y),
@@ -344,24 +303,27 @@ class _InputOfStage(NamedTuple):
         grad, grads = _norm_backward(read(grad, 0, out), normalized, forward.rstd, weights, state.weights, at.scale)
 
         def add(n: Array, state: _Backward) -> _Backward:
-            start, row, kernel = self._node(at, n)
+            start, row, kernel = self._node(at.row, at.sources, n)
             x = read(forward.values, start, shape)
-            grad_x, grad_kernel = _pull(self.linear, jax.nn.relu(x), read_rows(weights.kernels, row, kernel), grad)
+            with marks.unmarked():
+                grad_x, grad_kernel = _pull(self.linear, jax.nn.relu(x), read_rows(weights.kernels, row, kernel), grad)
             grad_x = grad_x * (x > 0) + read(state.values, start, shape)
             return _Backward(write(state.values, start, grad_x), write_kernel(state.weights, row, grad_kernel))
 
-        return lax.fori_loop(0, at.count, add, _Backward(state.values, grads))
+        state = lax.fori_loop(0, at.count, add, _Backward(state.values, grads))
+        shown_values = self._show().gradient(state.values, grad, forward.values, weights.kernels, at, self._convolve)
+        return state._replace(values=shown_values)
 
 
 # --- the whole network ---------------------------------------------------------------------------------------
 
 
-def _inputs(layout: _Layout, stage: int) -> list[_InputOfStage]:
+def _inputs(layout: Layout, stage: int) -> list[_InputOfStage]:
     """Return the ways in which a stage's cells get their inputs: nothing comes before the first stage."""
     return [_InputOfStage(layout, stage, how) for how in range(len(PRE_UNITS) if stage else 1)]
 
 
-def _units(layout: _Layout, stage: int) -> list[_UnitOfStage]:
+def _units(layout: Layout, stage: int) -> list[_UnitOfStage]:
     """Return the kinds of units that a stage has: none of the first one reads a larger map."""
     every = program.kinds(layout.machine.ops)
     return [_UnitOfStage(layout, stage, kind) for kind in every.kinds[: None if stage else every.unstrided]]
@@ -379,7 +341,7 @@ def _step(run_input: Callable[..., Any], run_unit: Callable[..., Any]) -> Callab
 
 def _forward(machine: Machine, stem: Array, weights: Weights, network: Network) -> tuple[list[Array], _Forward]:
     """Return the taps, last first, [B, 8, 8, nodes * C] each, and what the backward pass needs."""
-    layout, dtype = _Layout.of(machine, stem.shape), stem.dtype
+    layout, dtype = Layout.of(machine, stem.shape), stem.dtype
     lengths = layout.lengths()
     values = jnp.zeros((lengths[0],), dtype)
     for number, node in enumerate(jnp.split(stem, STEM_NODES, axis=-1)):
@@ -387,8 +349,11 @@ def _forward(machine: Machine, stem: Array, weights: Weights, network: Network) 
 
     def run_input(stage: int, record: Array, state: _Forward) -> _Forward:
         at = loop.instruction(network.inputs, record)
+        show = shown.CellInput(layout, stage, network.inputs, record, at)
+        state = state._replace(values=show.newer_output("feature", state.values))
         ways = [functools.partial(one.forward, weights, at) for one in _inputs(layout, stage)]
-        return loop.apply_chosen(ways, at.how, state)
+        state = loop.apply_chosen(ways, at.how, state)
+        return state._replace(values=show.entry(state.values))
 
     def run_unit(stage: int, record: Array, state: _Forward) -> _Forward:
         at = loop.instruction(network.units, record)
@@ -397,10 +362,12 @@ def _forward(machine: Machine, stem: Array, weights: Weights, network: Network) 
 
     state = _Forward(values, lax.empty((lengths[1],), dtype), lax.empty(weights.scale.shape, dtype))
     state = loop.forward(_step(run_input, run_unit), network.steps, network.length, state)
-    return [_tap(layout, stage, network, state.values) for stage in reversed(range(NUM_STAGES))], state
+    state = state._replace(values=shown.last_feature("feature", layout, state.values, network))
+    last, *others = [_tap(layout, stage, network, state.values) for stage in reversed(range(NUM_STAGES))]
+    return [marks.mark("entry", last), *others], state
 
 
-def _tap(layout: _Layout, stage: int, network: Network, values: Array) -> Array:
+def _tap(layout: Layout, stage: int, network: Network, values: Array) -> Array:
     """Return the output of the last cell of a stage, resized, with zeros behind it: [B, 8, 8, nodes * C]."""
     slots, shape = network.taps[stage], layout.map(stage)
     zeros = jnp.zeros((layout.machine.nodes, layout.batch, TARGET_SIZE, TARGET_SIZE, shape[-1]), values.dtype)
@@ -411,7 +378,7 @@ def _tap(layout: _Layout, stage: int, network: Network, values: Array) -> Array:
     return loop.side_by_side(loop.read_tap(read_node, network.tap_nodes, zeros))
 
 
-def _add_tap(layout: _Layout, stage: int, network: Network, grads: Array, grad: Array) -> Array:
+def _add_tap(layout: Layout, stage: int, network: Network, grads: Array, grad: Array) -> Array:
     """Return the gradients of values with those that come from a tap."""
     slots, shape = network.taps[stage], layout.map(stage)
     by_node = loop.apart(grad, layout.machine.nodes)
@@ -433,18 +400,24 @@ def _backward(
     grad_taps: list[Array],
 ) -> tuple[Array, Weights]:
     """Return the gradients of the stem's output, whose shape is ``stem``, and of the weights."""
-    layout = _Layout.of(machine, stem)
+    layout = Layout.of(machine, stem)
     grads = jnp.zeros_like(forward.values)
+    last, *others = grad_taps
+    grad_taps = [marks.mark("entry_gradient", last), *others]
     for stage, grad in zip(reversed(range(NUM_STAGES)), grad_taps, strict=True):
         grads = _add_tap(layout, stage, network, grads, grad)
+    grads = shown.last_feature("feature_gradient", layout, grads, network)
 
     # Gradients of outputs are read out before a kind is chosen: in one fused loop with what is written to the same
     # tape, XLA would copy the tape.
     def run_input(stage: int, record: Array, state: _Backward) -> _Backward:
         at = loop.instruction(network.inputs, record)
         grad = read(state.values, layout.value(stage, at.target), (WIDE * layout.slot(stage),))
+        show = shown.CellInput(layout, stage, network.inputs, record, at)
+        grad = show.entry_gradient(grad)
         ways = [functools.partial(one.backward, weights, forward, at, grad) for one in _inputs(layout, stage)]
-        return loop.apply_chosen(ways, at.how, state)
+        state = loop.apply_chosen(ways, at.how, state)
+        return state._replace(values=show.newer_output("feature_gradient", state.values))
 
     def run_unit(stage: int, record: Array, state: _Backward) -> _Backward:
         at = loop.instruction(network.units, record)

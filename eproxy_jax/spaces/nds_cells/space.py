@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -353,7 +354,9 @@ class UniversalNdsCells(nn.Module):
         taps = []
         for tap, stage in zip(features, reversed(range(NUM_STAGES)), strict=True):
             channels = group.width * 2**stage
-            taps.append(layers.PaddedTap(tap, level, tuple(channels * n for n in range(1, nodes + 1))))
+            widths = tuple(channels * n for n in range(1, nodes + 1))
+            pixels = math.prod(-(-size // 2**stage) for size in images.shape[1:3])
+            taps.append(layers.PaddedTap(tap, level, widths, pixels=pixels))
         return taps
 
 
