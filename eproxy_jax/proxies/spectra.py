@@ -87,37 +87,52 @@ class Spectra:
         self, network: nn.Module, params: Any, key_signs: Array, encoded: Array, noise: Array
     ) -> dict[str, Array]:
         """Compute the columns for given parameters; consumes the key of the random gradients."""
-        out: dict[str, Array] = {}
 
         def run(images: Array) -> list[Any]:
             return network.apply({"params": params}, images, encoded)  # pyright: ignore[reportReturnType]
 
-        if set(self.columns) & set(FORWARD):
-            out = self._forward(run, noise)
-        if "trainability" in self.columns:
-            out["trainability"] = trainability(run, key_signs, noise)
-        return {name: out[name] for name in self.columns}
-
-    def _forward(self, run: Any, noise: Array) -> dict[str, Array]:
-        zero = jnp.zeros((), noise.dtype)
-        infinite = jnp.full((), jnp.inf, noise.dtype)
-        rules = {"feature": marks.observe(_add_block), "kernel": marks.observe(_add_layer)}
-        if "entropy_norms" in self.columns:
-            rules["norm"] = marks.observe(_add_norm)
-        start = _Entropies(zero, -infinite, infinite, zero, zero, zero)
-        state, taps = marks.collect(run, rules, start)(noise)
-        out = {
+        rules, start = _forward_rules("entropy_norms" in self.columns, noise.dtype)
+        out: dict[str, Any] = {}
+        if "trainability" in self.columns:  # one run forward and back shows all
+            pull = _pull_of(run)
+            through, flow = _flow_rules(pull, key_signs, noise)
+            both = {**_beside(rules, 0), **_beside(through, 1)}
+            (state, flow), taps = marks.collect(pull, both, (start, flow))(noise)
+            out["trainability"] = flow.total / (flow.number - 1)
+        else:
+            state, taps = marks.collect(run, rules, start)(noise)
+        out |= {
             "expressivity": state.total,
             "progressivity": state.least_growth,
             "num_layers": state.layers + 1,  # the classifier, which this pass does not run
+            "entropy_norms": state.of_norms / state.norms,
         }
-        if "entropy_norms" in self.columns:
-            out["entropy_norms"] = state.of_norms / state.norms
         if "entropy_taps" in self.columns:
             out["entropy_taps"] = sum(covariance_entropy(features_of(tap)) for tap in taps)
         if "entropy_last" in self.columns:
             out["entropy_last"] = covariance_entropy(features_of(taps[0]))
-        return out
+        return {name: out[name] for name in self.columns}
+
+
+def _forward_rules(of_norms: bool, dtype: Any) -> tuple[dict[str, marks.Rule], _Entropies]:
+    zero, infinite = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype)
+    rules = {"feature": marks.observe(_add_block), "kernel": marks.observe(_add_layer)}
+    if of_norms:
+        rules["norm"] = marks.observe(_add_norm)
+    return rules, _Entropies(zero, -infinite, infinite, zero, zero, zero)
+
+
+def _beside(rules: dict[str, marks.Rule], place: int) -> dict[str, marks.Rule]:
+    """Make rules of one state rules of a pair of states, of which they see one."""
+
+    def of_pair(rule: marks.Rule) -> marks.Rule:
+        def beside(pair: Any, *operands: Any, **static: Any) -> tuple[Any, Any]:
+            state, goes_on = rule(pair[place], *operands, **static)
+            return tuple(state if i == place else other for i, other in enumerate(pair)), goes_on
+
+        return beside
+
+    return {name: of_pair(rule) for name, rule in rules.items()}
 
 
 # --- trainability --------------------------------------------------------------------------------------------
@@ -141,30 +156,38 @@ class _Flow(NamedTuple):
     key: Any
 
 
-def trainability(run: Any, key: Array, images: Array) -> Array:
-    """Mean over blocks of how near the gradient's largest gain is to one.
+def _pull_of(run: Any) -> Any:
+    """Return a function that runs the network forward and back, with no gradient at its outputs: images -> taps."""
+
+    def features(images: Array) -> tuple[list[Array], list[Any]]:
+        taps = run(images)
+        return [features_of(tap) for tap in taps], taps
+
+    def pull(images: Array) -> Any:
+        maps, back, taps = jax.vjp(features, images, has_aux=True)
+        grads = back(jax.tree.map(jnp.zeros_like, maps))
+        # The gradient of the images is no result, but what leads to it must not be removed.
+        return lax.optimization_barrier((taps, grads))[0]
+
+    return pull
+
+
+def _flow_rules(pull: Any, key: Array, images: Array) -> tuple[dict[str, marks.Rule], _Flow]:
+    """Rules and first state that measure, block by block, how near the gradient's largest gain is to one.
 
     Each block gets a gradient of random signs at its output. What comes out at its input, against what went in, gives a
     matrix whose largest singular value s scores 2 - s - 1 / (s + 1e-6). A block that hands the gradient through
-    unchanged, a pure skip, makes the mean -inf.
+    unchanged, a pure skip, makes the mean -inf. The mean of the blocks' terms is ``trainability``.
 
     A block may read the output of the block before its predecessor as well. It is the derivative to the predecessor's
     output alone that counts, the other input held constant, as the paper's derivatives are. So what goes back along
     such an input is dropped before it reaches the feature that it would belong to.
 
     Args:
-      run: images -> taps, with marked features.
+      pull: of :func:`_pull_of`.
       key: typed key; consumed.
       images: [B, H, W, 3].
-
-    Returns:
-      A scalar.
     """
-
-    def pull(images: Array) -> Any:
-        taps, back = jax.vjp(lambda images: [features_of(tap) for tap in run(images)], images)
-        return back(jax.tree.map(jnp.zeros_like, taps))
-
     shapes: list[tuple[int, ...]] = []
 
     def record(state: Any, grad: Array, *_: Array) -> Any:
@@ -194,8 +217,7 @@ def trainability(run: Any, key: Array, images: Array) -> Array:
 
     longest = max(int(np.prod(shape)) for shape in shapes)
     start = _Flow(jnp.zeros((longest,), images.dtype), np.int32(-1), np.int32(0), jnp.zeros((), images.dtype), key)
-    state, _ = marks.collect(pull, {"feature_gradient": through, "entry_gradient": along}, start)(images)
-    return state.total / (state.number - 1)
+    return {"feature_gradient": through, "entry_gradient": along}, start
 
 
 def _term(grad: Array, signs: Array, shape: tuple[int, ...]) -> Array:
