@@ -27,7 +27,7 @@ import eproxy_jax as ep
 from eproxy_jax import jsonlines, spaces
 from eproxy_jax.cli import common, config, main
 from eproxy_jax.dps import loss_bank, search
-from eproxy_jax.runs import hosts, results
+from eproxy_jax.runs import columns_file, hosts, results
 from eproxy_jax.runs.archs import read_archs
 from eproxy_jax.runs.truth import read_truth
 
@@ -394,7 +394,7 @@ flag = st.one_of(
     st.tuples(st.sampled_from(OVERRIDES).map(lambda text: f"--config.{text}")),
     st.tuples(piece),
 )
-COMMANDS = ("score", "plan", "dps", "bank", "spaces", "convert")
+COMMANDS = ("score", "plan", "dps", "bank", "spaces", "proxies", "convert")
 SOURCES = ([], ["--space", "nasbench201"], ["--config", TINY_CONFIG], ["--config", TINY_CONFIG, "--archs", "archs.txt"],
            ["--config", TINY_CONFIG, "--truth", "truth.json", "--num-labels", "3"])  # fmt: skip
 command_lines = st.tuples(st.sampled_from(COMMANDS), st.sampled_from(SOURCES), st.lists(flag, max_size=4)).map(
@@ -464,6 +464,19 @@ def read_results(path: Path) -> Any:
         file.close()
 
 
+def read_columns(path: Path) -> Any:
+    """The columns of a file, and what they become."""
+    known = {arch: {"status": "ok", "macs_as_written": 1, "params_as_written": 1} for arch in ARCHS}
+    file = columns_file.ColumnsFile(path, RUN, known, {"own": "a"})
+    try:
+        held = [columns.get("counts") for columns in file.columns.values()]
+        file.finish()
+        same = all(isinstance(value, list) and len(value) == 2 for value in held)
+        return columns_file.decode(held, False) if same else held
+    finally:
+        file.close()
+
+
 def read_bank(path: Path) -> Any:
     """The losses of a bank."""
     with loss_bank.LossBank(path, IDENTITY) as bank:
@@ -489,6 +502,11 @@ def good_lines() -> dict[str, list[str]]:
     )).tolist()  # fmt: skip
     return {
         "results": results.lines_of(RESULT, RUN),
+        "columns": [
+            json.dumps({"arch": arch, "status": "ok", "macs": 3, "jacov": -0.5, "counts": [1, None], "own": None,
+                        "macs_as_written": 3, "params_as_written": 3, "made_with": {"own": "a"}, "run": RUN})
+            for arch in ARCHS
+        ],
         "bank": [
             json.dumps({"bank": jsonlines.fingerprint(IDENTITY), **IDENTITY}), json.dumps({"archs": list(ARCHS)}),
             json.dumps({"setting": genes, "start": 0, "losses": [[0.1, 0.2]] * 3}),
@@ -553,6 +571,7 @@ def targets() -> dict[str, Target]:
         "overrides": Target(st.lists(damaged(*OVERRIDES), max_size=3), read_overrides),
         "command line": Target(command_lines, read_command_line),
         "results": Target(line_files("results"), written(read_results)),
+        "columns": Target(line_files("columns"), written(read_columns)),
         "bank": Target(line_files("bank"), written(read_bank)),
         "history": Target(line_files("history"), written(read_history, "history.random.jsonl")),
         "arrays": Target(
