@@ -200,12 +200,12 @@ class _Computing:
     # --- computing ---
 
     def _compute(self) -> None:
-        run = self._run
+        run, is_resumed = self._run, bool(self._results.rows)
         lacking = {name: self._lacking(column) for name, column in run.passes.items()}
         todo = {name: run.process.share(list(missing)) for name, missing in lacking.items()}
         own = len(run.process.share(range(len(run.networks.distinct)))) * len(todo)
         done = own - sum(map(len, todo.values()))
-        if self._results.rows:
+        if is_resumed:
             run.say(f"{self._results.path}: resuming after {done} of {own} (networks x passes)")
         run.job.check([column for name, column in run.passes.items() if todo[name]], run.networks.distinct)
         if any(todo.values()):

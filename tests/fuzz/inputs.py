@@ -387,6 +387,7 @@ ARGUMENTS = (
     "2", "3", "0", "-1", "0.5", "nan", "1e999", "99999999999999999999", "auto", "map", "vmap", "fine", "off", "archs.txt",
     "truth.json", "settings.json", "bank.jsonl", "none.json", "folder", ".", "/dev/full", "/dev/null", "/dev/zero", "~",
     "~nobody/x", "a" * 300, "x" * 10_000, "\ud800", "-", "localhost:1", "value", "acc",
+    "drawn", "macs,label_sum,,", "eproxy:settings.json", "eproxy:folder", "eproxy:", "drown",
 )  # fmt: skip
 flag = st.one_of(
     st.tuples(st.sampled_from(FLAGS), st.sampled_from(ARGUMENTS)),
@@ -395,7 +396,7 @@ flag = st.one_of(
     st.tuples(piece),
 )
 COMMANDS = ("score", "plan", "dps", "bank", "spaces", "proxies", "convert")
-SOURCES = ([], ["--space", "nasbench201"], ["--config", TINY_CONFIG], ["--config", TINY_CONFIG, "--archs", "archs.txt"],
+SOURCES = ([], ["--space", "nasbench201"], ["--config", TINY_CONFIG, "--proxy", "macs,drawn,eproxy"], ["--config", TINY_CONFIG], ["--config", TINY_CONFIG, "--archs", "archs.txt"],
            ["--config", TINY_CONFIG, "--truth", "truth.json", "--num-labels", "3"])  # fmt: skip
 command_lines = st.tuples(st.sampled_from(COMMANDS), st.sampled_from(SOURCES), st.lists(flag, max_size=4)).map(
     lambda parts: [parts[0], *parts[1], *(word for words in parts[2] for word in words)]

@@ -17,6 +17,7 @@ from helpers import TINY, pattern_images
 from scipy import stats
 
 import eproxy_jax as ep
+from eproxy_jax.execution import memory
 from eproxy_jax.execution.evaluation import Evaluation
 from eproxy_jax.proxies import registry
 from eproxy_jax.runs import columns_file, hosts, report
@@ -252,6 +253,21 @@ def test_a_column_made_with_something_else_is_refused(tmp_path, computed):
     assert not computed
     score(tmp_path, "gap")  # goes on beside it
     assert {"draw", "eproxy", "gap"} <= set(rows(tmp_path)[0])
+
+
+def test_columns_name_the_width_that_memory_allowed(tmp_path, monkeypatch):
+    """Rounding depends on it, and each pass has its own."""
+    ways = ep.Execution.of(form="vmap", vmap_width="auto")
+    monkeypatch.setattr(memory, "fitting_width", lambda *_: 4)
+    score(tmp_path, "draw,macs", execution=ways)
+    record = json.loads((tmp_path / "columns.run.json").read_text())
+    assert record["form"] == "vmap auto"
+    assert record["columns"]["draw"]["form"] == "vmap 4"
+    assert record["columns"]["macs"] == {"pass": "sizes"}
+    score(tmp_path, "draw,gap", execution=ways)
+    monkeypatch.setattr(memory, "fitting_width", lambda *_: 8)
+    with pytest.raises(ValueError, match=r"column 'draw' .* other form \('vmap 8', there 'vmap 4'\)"):
+        score(tmp_path, "draw", execution=ways)
 
 
 @pytest.mark.parametrize(
