@@ -87,7 +87,7 @@ RESULT = {
     "macs": np.ones(2, int), "params": np.ones(2, int), "effective_macs": np.ones(2, int), "status": ("ok", "ok"),
     "seconds": {},
 }  # fmt: skip
-COLUMNS = {
+COLUMNS_RESULT = {
     "archs": ("2", "3"), "columns": {"macs": np.ones(2), "graph_counts": np.ones((2, 5))}, "macs": np.ones(2, int),
     "params": np.ones(2, int), "status": ("ok", "ok"), "seconds": {},
 }  # fmt: skip
@@ -116,8 +116,8 @@ CALLS = {
         [np.ones((4, 1), int), np.ones(4), 1],
     ),
     "ColumnsResult": (
-        lambda macs: record(ep.ColumnsResult)(**{**COLUMNS, "macs": macs}),
-        COLUMNS["macs"],
+        lambda macs: record(ep.ColumnsResult)(**{**COLUMNS_RESULT, "macs": macs}),
+        COLUMNS_RESULT["macs"],
         [np.ones(2), np.ones((2, 1), int)],
     ),
     "runs.score": (lambda images: checked(ep.runs.score)(["1-0-0"], SPACE, SHORT, images, workdir="-"), IMAGES, [IMAGES[0]]),
@@ -131,8 +131,8 @@ CALLS = {
         np.arange(4),
         [np.ones(4), np.ones((4, 1), int)],
     ),
-    "ColumnsResult.ranking": (lambda name: checked(ep.ColumnsResult.ranking)(ep.ColumnsResult(**COLUMNS), name), "macs", []),
-    "ColumnsResult.scalars": (checked(ep.ColumnsResult.scalars), ep.ColumnsResult(**COLUMNS), []),
+    "ColumnsResult.ranking": (lambda name: checked(ep.ColumnsResult.ranking)(ep.ColumnsResult(**COLUMNS_RESULT), name), "macs", []),
+    "ColumnsResult.scalars": (checked(ep.ColumnsResult.scalars), ep.ColumnsResult(**COLUMNS_RESULT), []),
     "proxies.make_inputs": (
         lambda images: checked(ep.proxies.make_inputs)(KEY, images),
         IMAGES,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from helpers import TINY, pattern_images
+from helpers import SPACES, TINY, pattern_images
 from scipy import stats
 
 import eproxy_jax as ep
@@ -139,6 +139,18 @@ def test_numbers_come_back_to_the_bit(exact):
     assert "3," in text
     vectors = [columns_file.encode(np.asarray([1.0, 0.5, -np.inf]), exact), None]
     np.testing.assert_array_equal(columns_file.decode(vectors, exact), [[1, 0.5, -np.inf], [-np.inf] * 3])
+
+
+def test_vectors_come_back_beside_numbers(tmp_path):
+    space = SPACES["nasbench201"]
+    archs = [*space.sample(6, 2), space.parse([[0], [0, 0], [0, 0, 0]])]  # the last one is disconnected
+    found = ep.runs.score_columns(archs, space, "graph_counts,params", workdir=tmp_path, say=lambda _: None)
+    expected = ep.score(archs, space, proxy="graph_counts,params")
+    assert found.columns["graph_counts"].shape[1] > 50
+    for name, column in expected.columns.items():
+        np.testing.assert_array_equal(found.columns[name], column)
+    assert (found.columns["graph_counts"][-1] == -np.inf).all()
+    assert list(found.scalars()) == ["params"]
 
 
 # --- resuming ------------------------------------------------------------------------------------------------
