@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # The columns of each sum.
 AGGREGATES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "rank_sum": ("expressivity", "trainability", "macs", "jacov", "naswot"),
+        # Chosen on NAS-Bench-201 with CIFAR-10 alone, by benchmarks/rank_sum.py, and then frozen.
+        "rank_sum": ("trainability", "entropy_taps", "macs", "jacov", "synflow"),
         "az_nas": ("expressivity", "progressivity", "trainability", "macs"),
         "vkdnw_agg": ("vkdnw", "jacov", "expressivity", "trainability", "macs"),
     }
