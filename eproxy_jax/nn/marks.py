@@ -134,7 +134,7 @@ def live(x: Array) -> Array:
 
 
 @jax.custom_vjp
-def feature(x: Array, used: Array | None = None) -> Array:
+def feature(x: Array, channels: Array | None = None) -> Array:
     """Mark ``x``, the output of the stem, of a cell or of a block, [B, H, W, C], and return it.
 
     All that is behind it reads the result: a network that reads features of before beside it sets the marks ``entry``
@@ -142,19 +142,27 @@ def feature(x: Array, used: Array | None = None) -> Array:
 
     Args:
       x: the output.
-      used: [C], 0 or 1, which channels are in use, where some only pad the program; no gradient.
+      channels: how many are in use, an integer scalar, where the others only pad the program.
     """
-    del used  # of interest on the way back
+    del channels  # of interest on the way back
     return mark("entry", mark("feature", x))
 
 
-def _feature_bwd(used: Array | None, grad: Array) -> tuple[Array, None]:
-    operands = (mark("entry_gradient", grad), *(() if used is None else (used,)))
-    marked: Any = mark("feature_gradient", *operands)
-    return (marked if used is None else marked[0]), None
+def _with_used(grad: Array, channels: Array) -> tuple[Array, Array]:
+    return grad, (jnp.arange(grad.shape[-1]) < channels).astype(grad.dtype)
 
 
-feature.defvjp(lambda x, used: (feature(x, used), used), _feature_bwd)
+_COUNTED = Lens(_with_used, lambda results, grad, channels: (results[0], channels))
+
+
+def _feature_bwd(channels: Array | None, grad: Array) -> tuple[Array, None]:
+    grad = mark("entry_gradient", grad)
+    if channels is None:
+        return mark("feature_gradient", grad), None
+    return mark("feature_gradient", grad, channels, lens=_COUNTED)[0], None
+
+
+feature.defvjp(lambda x, channels: (feature(x, channels), channels), _feature_bwd)
 
 
 # --- collections ---------------------------------------------------------------------------------------------

@@ -66,11 +66,6 @@ class NatsSizeNet(net.NormedNet):
         return [outputs[number] for number in TAPS]
 
 
-def _used(x: Array, width: Array) -> Array:
-    """Say which channels of a map are in use, 0 or 1 [C]."""
-    return (jnp.arange(x.shape[-1]) < width).astype(x.dtype)
-
-
 # --- the universal module ------------------------------------------------------------------------------------
 
 
@@ -253,7 +248,7 @@ class UniversalNatsSize(nn.Module):
         """
         before, width, outputs = 3, widths[0], []
         x = PaddedConv(self.capacities[0], 3, 1, self.most, self.dtype, name="stem_conv")(images, before, width, init)
-        x = marks.feature(layers.BatchNorm(True, dtype=self.dtype, name="stem_norm")(x), _used(x, width))
+        x = marks.feature(layers.BatchNorm(True, dtype=self.dtype, name="stem_norm")(x), width)
         for number, capacity in enumerate(self.capacities):
             name, before, width = f"piece{number}", width, widths[number]
             if number in BLOCKS:
@@ -261,7 +256,7 @@ class UniversalNatsSize(nn.Module):
             else:
                 piece = PaddedCell(capacity, self.most, number > 0, self.dtype, name=name)
             x = piece(x, before, width, init)
-            x = marks.feature(x, _used(x, width))
+            x = marks.feature(x, width)
             outputs.append(x)
         return [
             layers.PaddedTap(
