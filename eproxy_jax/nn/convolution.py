@@ -419,7 +419,9 @@ class ConvGradient(NamedTuple):
 
 
 @functools.cache
-def _gradient_lens(stride: int) -> Lens:
+def gradient_lens(stride: int) -> Lens:
+    """Return how rules see the mark ``conv_gradient`` with the operands x, kernel and grad: a :class:`ConvGradient`."""
+
     def get(x: Array, kernel: Array, grad: Array) -> ConvGradient:
         size, (height, width) = kernel.shape[0], grad.shape[1:3]
         with unmarked():
@@ -459,7 +461,7 @@ def _conv2d_fwd(x: Array, kernel: Array, stride: int):
 
 
 def _conv2d_bwd(stride: int, residuals: tuple[Array, Array], grad: Array):
-    x, kernel, grad = mark("conv_gradient", *residuals, grad, lens=_gradient_lens(stride))
+    x, kernel, grad = mark("conv_gradient", *residuals, grad, lens=gradient_lens(stride))
     return (
         _input_gradient(grad, kernel, stride, x.shape[1], x.shape[2]),
         _weight_gradient(kernel.shape[0], stride)(x, grad),

@@ -43,7 +43,9 @@ def _batch(operands: Sequence[Any], dims: Sequence[Any], **named: Any) -> tuple[
 ad.primitive_jvps[_mark] = _jvp
 batching.primitive_batchers[_mark] = _batch
 
-_silent: contextvars.ContextVar[bool] = contextvars.ContextVar("_silent", default=False)
+# Names of marks that are not set at present; ``None`` among them stands for all.
+_silent: contextvars.ContextVar[frozenset[str | None]] = contextvars.ContextVar("_silent", default=frozenset())
+_collecting: contextvars.ContextVar[bool] = contextvars.ContextVar("_collecting", default=False)
 
 
 class Lens(NamedTuple):
@@ -75,19 +77,24 @@ def mark(name: str, *operands: Array, **static: Any) -> Any:
     Returns:
       The operand, or a tuple of several.
     """
-    if not _silent.get():
+    if not _silent.get() & {None, name}:
         operands = tuple(_mark.bind(*operands, name=name, static=tuple(sorted(static.items()))))
     return operands[0] if len(operands) == 1 else operands
 
 
 @contextlib.contextmanager
-def unmarked() -> Iterator[None]:
-    """Let code that computes something a second time, as backward passes do, set no marks."""
-    token = _silent.set(True)
+def unmarked(*names: str) -> Iterator[None]:
+    """Let code set no marks of these names, or none at all: what backward passes compute again was seen already."""
+    token = _silent.set(_silent.get() | frozenset(names or (None,)))
     try:
         yield
     finally:
         _silent.reset(token)
+
+
+def collecting() -> bool:
+    """Say if a collection is tracing: code that cannot be marked as it stands may run in another form then."""
+    return _collecting.get()
 
 
 # --- marked functions ----------------------------------------------------------------------------------------
@@ -113,19 +120,49 @@ def live(x: Array) -> Array:
 #                                    it has all. What the rule returns goes on to the block that made the feature.
 # Going back, a rule sees the entries of a feature at distance 1 before the feature, and its entry at distance 2 before
 # the feature that followed it.
+#
+# A program that has both ends of a block at hand marks them, so that nothing is kept from block to block:
+#   block_output_gradient  (grad)          in place of ``feature_gradient``, before the block's backward pass.
+#   block_input_gradient   (grad; out)     what came out at its input; ``out`` is the shape of its output, static.
+# Where branches run side by side, a block is part of one of them. ``ends``, ``begins``, ``first`` and ``enters`` are
+# data: the convolution at hand ends or begins a block, makes the stem's output, enters a module of branches.
+#   branch                  (before, x, ends, first)    input and output of the block; of the stem, the output alone.
+#   branch_output_gradient  (grad, channels, ends)      ``channels`` says how many are in use.
+#   branch_input_gradient   (grad, channels, begins; out)
+#   fusion, fusion_gradient (x, enters)                 output of any convolution's batch norm, and its gradient. Those
+#                           that enter a module meet in sums: what rules do to one of them they do to all.
 
 
 @jax.custom_vjp
-def feature(x: Array) -> Array:
+def feature(x: Array, channels: Array | None = None) -> Array:
     """Mark ``x``, the output of the stem, of a cell or of a block, [B, H, W, C], and return it.
 
     All that is behind it reads the result: a network that reads features of before beside it sets the marks ``entry``
     itself. Collections see ``feature``, ``entry`` and the gradients of both.
+
+    Args:
+      x: the output.
+      channels: how many are in use, an integer scalar, where the others only pad the program.
     """
+    del channels  # of interest on the way back
     return mark("entry", mark("feature", x))
 
 
-feature.defvjp(lambda x: (feature(x), None), lambda _, grad: (mark("feature_gradient", mark("entry_gradient", grad)),))
+def _with_used(grad: Array, channels: Array) -> tuple[Array, Array]:
+    return grad, (jnp.arange(grad.shape[-1]) < channels).astype(grad.dtype)
+
+
+_COUNTED = Lens(_with_used, lambda results, grad, channels: (results[0], channels))
+
+
+def _feature_bwd(channels: Array | None, grad: Array) -> tuple[Array, None]:
+    grad = mark("entry_gradient", grad)
+    if channels is None:
+        return mark("feature_gradient", grad), None
+    return mark("feature_gradient", grad, channels, lens=_COUNTED)[0], None
+
+
+feature.defvjp(lambda x, channels: (feature(x, channels), channels), _feature_bwd)
 
 
 # --- collections ---------------------------------------------------------------------------------------------
@@ -169,12 +206,60 @@ def collect(function: Callable[..., Any], rules: Mapping[str, Rule], state: Any)
 
     @functools.wraps(function)
     def collected(*arguments: Any) -> tuple[Any, Any]:
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        closed, shape = _traced(function, *arguments)
         walk = _Walk(rules)
         end, results = walk.run(closed, state, jax.tree.leaves(arguments))
         return end, jax.tree.unflatten(jax.tree.structure(shape), results)
 
     return collected
+
+
+def _traced(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
+    """Trace a function for a collection: its closed trace and the shapes of its results."""
+    token = _collecting.set(True)
+    try:
+        return jax.make_jaxpr(function, return_shape=True)(*arguments)
+    finally:
+        _collecting.reset(token)
+
+
+def shown(function: Callable[..., Any]) -> Callable[..., frozenset[str]]:
+    """Return a function of the same arguments that gives the names of the marks in the trace; nothing is run.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> sorted(shown(jax.grad(lambda x: jnp.sum(feature(relu(x)))))(jnp.ones((1, 2, 2, 3))))
+      ['entry', 'entry_gradient', 'feature', 'feature_gradient', 'relu']
+    """
+
+    def names(jaxpr: Any) -> frozenset[str]:
+        found: frozenset[str] = frozenset()
+        for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+            if equation.primitive is _mark:
+                found |= {equation.params["name"]}
+            found = found.union(*map(names, core.jaxprs_in_params(equation.params)))
+        return found
+
+    return lambda *arguments: names(_traced(function, *arguments)[0])
+
+
+def replacing(function: Callable[..., Any], others: Mapping[str, Callable[..., Array]]) -> Callable[..., Any]:
+    """Return a function that calls others in place of jitted functions and custom derivatives of these names.
+
+    One whose operand is marked under the same name stays.
+
+    Args:
+      function: traceable.
+      others: by name: operands -> the one result.
+    """
+
+    @functools.wraps(function)
+    def replaced(*arguments: Any) -> Any:
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        _, results = _Walk({}, others=others).run(closed, (), jax.tree.leaves(arguments))
+        return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+    return replaced
 
 
 def differentiable_forward(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -219,8 +304,11 @@ def _see(rule: Rule, state: Any, operands: Sequence[Any], static: dict[str, Any]
 class _Walk:
     """Evaluates the operations of a trace with a state beside them."""
 
-    def __init__(self, rules: Mapping[str, Rule], inlines: bool = False):
-        self._rules, self._inlines = rules, inlines
+    def __init__(
+        self, rules: Mapping[str, Rule], inlines: bool = False, others: Mapping[str, Callable[..., Array]] | None = None
+    ):
+        self._rules, self._inlines, self._others = rules, inlines, others or {}
+        self._marked: set[Any] = set()  # variables that marks give, of the names of ``others``
         self._known: dict[int, bool] = {}
         self._alive: list[Any] = []  # keeps the traces whose ids are keys
 
@@ -232,10 +320,16 @@ class _Walk:
             self._known[id(jaxpr)] = any(
                 (equation.primitive is _mark and equation.params["name"] in self._rules)
                 or (self._inlines and equation.primitive.name == "custom_vjp_call")
+                or equation.params.get("name") in self._others
                 or any(map(self._has_marks, core.jaxprs_in_params(equation.params)))
                 for equation in jaxpr.eqns
             )
         return self._known[id(jaxpr)]
+
+    def _other(self, equation: Any) -> Callable[..., Array] | None:
+        """Return what stands in place of an equation, if anything."""
+        name = equation.params.get("name")
+        return None if name not in self._others or equation.invars[0] in self._marked else self._others[name]
 
     def run(self, closed: Any, state: Any, arguments: Sequence[Any]) -> tuple[Any, list[Any]]:
         """Evaluate a closed trace."""
@@ -254,8 +348,13 @@ class _Walk:
     def _equation(self, equation: Any, state: Any, operands: list[Any]) -> tuple[Any, Sequence[Any]]:
         primitive, params = equation.primitive, equation.params
         if primitive is _mark:
+            if params["name"] in self._others:
+                self._marked.update(equation.outvars)
+                return state, _mark.bind(*operands, **params)
             rule = self._rules.get(params["name"])
             return (state, operands) if rule is None else _see(rule, state, operands, dict(params["static"]))
+        if (other := self._other(equation)) is not None:
+            return state, [other(*operands)]
         inner = list(core.jaxprs_in_params(params))
         inlined = self._inlines and primitive.name == "custom_vjp_call"
         if not inlined and not any(map(self._has_marks, inner)):
@@ -277,6 +376,9 @@ class _Walk:
         if len(inner) == 1:  # jit, closed_call, custom_jvp_call, remat
             (jaxpr,) = (v for v in params.values() if isinstance(v, (core.Jaxpr, core.ClosedJaxpr)))
             closed = jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else core.ClosedJaxpr(jaxpr, ())
+            for own, given in zip(closed.jaxpr.invars, equation.invars, strict=True):  # several calls share a trace
+                is_marked = not isinstance(given, core.Literal) and given in self._marked
+                (self._marked.add if is_marked else self._marked.discard)(own)
             return self.run(closed, state, operands)
         raise NotImplementedError(f"marks inside {primitive.name!r} cannot be collected")
 

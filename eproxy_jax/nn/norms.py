@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -21,10 +23,10 @@ def affine(x: Array, scale: Array, bias: Array) -> Array:
     return x * per_channel(scale) + per_channel(bias)
 
 
-def standardize(x: Array) -> tuple[Array, Array]:
+def standardize(x: Array, epsilon: float = BATCH_NORM_EPSILON) -> tuple[Array, Array]:
     """Standardise each channel over the batch; return (normalised [B, H, W, C], reciprocal deviation [C])."""
     centred = x - jnp.mean(x, (0, 1, 2), keepdims=True)
-    rstd = lax.rsqrt(jnp.mean(centred * centred, (0, 1, 2)) + BATCH_NORM_EPSILON)
+    rstd = lax.rsqrt(jnp.mean(centred * centred, (0, 1, 2)) + epsilon)
     _, normalized, rstd = mark("norm", x, centred * per_channel(rstd), rstd)
     return normalized, rstd
 
@@ -43,22 +45,23 @@ def affine_normalize_gradient(grad: Array, normalized: Array, rstd: Array, scale
     return normalize_gradient(grad * per_channel(scale), normalized, rstd), *vectors
 
 
-@jax.custom_vjp
-def normalize(x: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def normalize(x: Array, epsilon: float = BATCH_NORM_EPSILON) -> Array:
     """Apply batch norm with batch statistics and without affine parameters.
 
     Args:
       x: [B, H, W, C].
+      epsilon: what is added to the variance.
 
     Returns:
-      [B, H, W, C], each channel with mean 0 and (biased) variance 1 up to epsilon = 1e-5.
+      [B, H, W, C], each channel with mean 0 and (biased) variance 1 up to epsilon.
     """
-    return standardize(x)[0]
+    return standardize(x, epsilon)[0]
 
 
-def _normalize_fwd(x: Array):
-    normalized, rstd = standardize(x)
+def _normalize_fwd(x: Array, epsilon: float):
+    normalized, rstd = standardize(x, epsilon)
     return normalized, (normalized, rstd)
 
 
-normalize.defvjp(_normalize_fwd, lambda residuals, grad: (normalize_gradient(grad, *residuals),))
+normalize.defvjp(_normalize_fwd, lambda epsilon, residuals, grad: (normalize_gradient(grad, *residuals),))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn import initializers, marks, norms
+from eproxy_jax.nn import initializers, marks
 from eproxy_jax.proxies.classifier import features_of, pixel_share
 from eproxy_jax.proxies.gathering import CAPACITY, live, running_slot, with_slot
 
@@ -79,12 +79,11 @@ class _Variances(NamedTuple):
 _KEPT, _NEW = 0.9, 0.1  # running averages of PyTorch, which start at one
 
 
-def _variance(x: Array, rstd: Array) -> Array:
+def _variance(x: Array) -> Array:
     """Unbiased variance of a batch norm's input, mean over the channels in use."""
     count = x.size // x.shape[-1]
-    biased = 1 / rstd**2 - norms.BATCH_NORM_EPSILON
     used = live(x)
-    return jnp.sum(biased * used) / jnp.maximum(jnp.sum(used), 1) * (count / max(count - 1, 1))
+    return jnp.sum(jnp.var(x, (0, 1, 2)) * used) / jnp.maximum(jnp.sum(used), 1) * (count / max(count - 1, 1))
 
 
 def zen(run: Any, inputs: Array, changed: Array) -> Array:
@@ -97,13 +96,13 @@ def zen(run: Any, inputs: Array, changed: Array) -> Array:
     """
 
     def first(state: _Variances, x: Array, normalized: Array, rstd: Array) -> _Variances:
-        del normalized
-        means = with_slot(state.means, state.number, _variance(x, rstd))
+        del normalized, rstd
+        means = with_slot(state.means, state.number, _variance(x))
         return state._replace(means=means, number=state.number + 1)
 
     def second(state: _Variances, x: Array, normalized: Array, rstd: Array) -> _Variances:
-        del normalized
-        running = _KEPT * (_KEPT + _NEW * running_slot(state.means, state.number)) + _NEW * _variance(x, rstd)
+        del normalized, rstd
+        running = _KEPT * (_KEPT + _NEW * running_slot(state.means, state.number)) + _NEW * _variance(x)
         return state._replace(number=state.number + 1, logarithm=state.logarithm + jnp.log(running) / 2)
 
     zero = jnp.zeros((), inputs.dtype)

@@ -47,6 +47,18 @@ def _add_block(state: _Entropies, x: Array) -> _Entropies:
     )
 
 
+def _add_branch(state: _Entropies, before: Array, x: Array, ends: Array, first: Array) -> _Entropies:
+    """Add a block of one of several parallel branches: it grows from its own input."""
+
+    def add(state: _Entropies) -> _Entropies:
+        entropy = covariance_entropy(x)
+        growth = jnp.where(first, jnp.inf, entropy - covariance_entropy(before))
+        least = jnp.minimum(state.least_growth, growth)
+        return state._replace(total=state.total + entropy, last=entropy, least_growth=least)
+
+    return lax.cond(ends | first, add, lambda state: state, state)
+
+
 def _add_norm(state: _Entropies, x: Array, normalized: Array, rstd: Array) -> _Entropies:
     del x, rstd
     return state._replace(of_norms=state.of_norms + covariance_entropy(normalized), norms=state.norms + 1)
@@ -98,14 +110,17 @@ class Spectra:
             through, flow = _flow_rules(pull, key_signs, noise)
             both = {**_beside(rules, 0), **_beside(through, 1)}
             (state, flow), taps = marks.collect(pull, both, (start, flow))(noise)
-            out["trainability"] = flow.total / (flow.number - 1)
+            out["trainability"] = _mean(flow.total, flow.terms)
         else:
             state, taps = marks.collect(run, rules, start)(noise)
+        if not {"feature", "branch"} & marks.shown(run)(noise):  # no marked blocks: the taps stand for them
+            for tap in taps[::-1]:
+                state = _add_block(state, features_of(tap))
         out |= {
             "expressivity": state.total,
             "progressivity": state.least_growth,
             "num_layers": state.layers + 1,  # the classifier, which this pass does not run
-            "entropy_norms": state.of_norms / state.norms,
+            "entropy_norms": _mean(state.of_norms, state.norms),
         }
         if "entropy_taps" in self.columns:
             out["entropy_taps"] = sum(covariance_entropy(features_of(tap)) for tap in taps)
@@ -114,9 +129,15 @@ class Spectra:
         return {name: out[name] for name in self.columns}
 
 
+def _mean(total: Array, number: Any) -> Array:
+    """Return a mean; the worst value where there is nothing to take it of."""
+    return jnp.where(number > 0, total / jnp.maximum(number, 1), -jnp.inf)
+
+
 def _forward_rules(of_norms: bool, dtype: Any) -> tuple[dict[str, marks.Rule], _Entropies]:
     zero, infinite = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype)
-    rules = {"feature": marks.observe(_add_block), "kernel": marks.observe(_add_layer)}
+    observed = {"feature": _add_block, "branch": _add_branch, "kernel": _add_layer}
+    rules = {name: marks.observe(function) for name, function in observed.items()}
     if of_norms:
         rules["norm"] = marks.observe(_add_norm)
     return rules, _Entropies(zero, -infinite, infinite, zero, zero, zero)
@@ -144,8 +165,9 @@ class _Flow(NamedTuple):
     Attributes:
       signs: random gradient of the block behind, flattened, in front of an array as long as the largest map.
       shape: index of that block's shape; -1 behind the last block.
-      number: blocks passed.
-      total: sum of their terms.
+      number: random gradients drawn.
+      total: sum of the blocks' terms.
+      terms: how many.
       key: typed key of all random gradients.
     """
 
@@ -153,6 +175,7 @@ class _Flow(NamedTuple):
     shape: Any
     number: Any
     total: Any
+    terms: Any
     key: Any
 
 
@@ -188,6 +211,14 @@ def _flow_rules(pull: Any, key: Array, images: Array) -> tuple[dict[str, marks.R
       key: typed key; consumed.
       images: [B, H, W, 3].
     """
+
+    def draw(state: _Flow, shape: tuple[int, ...]) -> Array:
+        own = jax.random.fold_in(state.key, state.number)
+        return initializers.draw(jax.random.rademacher, own, shape, images.dtype)
+
+    def in_use(channels: Array, like: Array) -> Array:
+        return (jnp.arange(like.shape[-1]) < channels).astype(like.dtype)
+
     shapes: list[tuple[int, ...]] = []
 
     def record(state: Any, grad: Array, *_: Array) -> Any:
@@ -197,27 +228,57 @@ def _flow_rules(pull: Any, key: Array, images: Array) -> tuple[dict[str, marks.R
 
     jax.eval_shape(marks.collect(pull, {"feature_gradient": marks.observe(record)}, 0), images)
 
-    def through(state: _Flow, grad: Array, used: Any = None) -> tuple[_Flow, tuple[Array]]:
+    def through(state: _Flow, grad: Array, *used: Array) -> tuple[_Flow, tuple[Array, ...]]:
         terms = [lambda grad, signs, shape=shape: _term(grad, signs, shape) for shape in shapes]
         if isinstance(state.shape, np.integer):  # known while tracing: no choice is compiled
             term = terms[state.shape](grad, state.signs) if state.shape >= 0 else jnp.zeros((), grad.dtype)
         else:
             first = lambda grad, signs: jnp.zeros((), grad.dtype)  # noqa: E731
             term = lax.switch(state.shape + 1, [first, *terms], grad, state.signs)
-        own = jax.random.fold_in(state.key, state.number)
-        signs = initializers.draw(jax.random.rademacher, own, grad.shape, grad.dtype)
-        if used is not None:  # channels that only pad the program have no gradient
-            signs = signs * norms.per_channel(used)
+        signs = draw(state, grad.shape)
+        for channels in used:  # those that only pad the program have no gradient
+            signs = signs * norms.per_channel(channels)
         flat = jnp.zeros_like(state.signs).at[: signs.size].set(signs.reshape(-1))
         place = np.int32(shapes.index(grad.shape))
-        return _Flow(flat, place, state.number + 1, state.total + term, state.key), (signs,)
+        known = (state.shape >= 0) * np.int32(1)
+        following = _Flow(flat, place, state.number + 1, state.total + term, state.terms + known, state.key)
+        return following, (signs, *used)
 
     def along(state: _Flow, grad: Array, distance: Any = 1) -> tuple[_Flow, tuple[Array]]:
         return state, (jnp.where(jnp.asarray(distance) > 1, 0, grad),)
 
-    longest = max(int(np.prod(shape)) for shape in shapes)
-    start = _Flow(jnp.zeros((longest,), images.dtype), np.int32(-1), np.int32(0), jnp.zeros((), images.dtype), key)
-    return {"feature_gradient": through, "entry_gradient": along}, start
+    # Where a program has a block's both ends at hand, nothing need be kept from block to block.
+    def enter(state: _Flow, grad: Array) -> tuple[_Flow, tuple[Array]]:
+        return state, (draw(state, grad.shape),)
+
+    def leave(state: _Flow, grad: Array, out: tuple[int, ...]) -> _Flow:
+        return add(state, _term(grad, draw(state, out), out))
+
+    def enter_branch(state: _Flow, grad: Array, used: Array, ends: Array) -> tuple[_Flow, tuple[Array, ...]]:
+        signs = draw(state, grad.shape) * norms.per_channel(in_use(used, grad))
+        return state, (jnp.where(ends, signs, grad), used, ends)
+
+    def leave_branch(state: _Flow, grad: Array, used: Array, begins: Array, out: tuple[int, ...]) -> _Flow:
+        def measure(state: _Flow) -> _Flow:
+            signs = draw(state, out) * norms.per_channel(in_use(used, grad))
+            return add(state, _term(grad, signs, out))
+
+        return lax.cond(begins, measure, lambda state: state, state)
+
+    def add(state: _Flow, term: Array) -> _Flow:
+        return state._replace(number=state.number + 1, total=state.total + term, terms=state.terms + 1)
+
+    longest, none = max((int(np.prod(shape)) for shape in shapes), default=0), np.int32(0)
+    start = _Flow(jnp.zeros((longest,), images.dtype), none - 1, none, jnp.zeros((), images.dtype), none, key)
+    rules = {
+        "feature_gradient": through,
+        "entry_gradient": along,
+        "block_output_gradient": enter,
+        "block_input_gradient": marks.observe(leave),
+        "branch_output_gradient": enter_branch,
+        "branch_input_gradient": marks.observe(leave_branch),
+    }
+    return rules, start
 
 
 def _term(grad: Array, signs: Array, shape: tuple[int, ...]) -> Array:
@@ -228,7 +289,7 @@ def _term(grad: Array, signs: Array, shape: tuple[int, ...]) -> Array:
       signs: gradient that went in at its output, flattened, in front of a longer array.
       shape: of the latter, [B, H', W', C'].
     """
-    out = signs[: int(np.prod(shape))].reshape(shape)
+    out = signs.reshape(-1)[: int(np.prod(shape))].reshape(shape)
     if grad.shape[1] < shape[1]:  # maps of these sizes never follow each other
         return jnp.full((), jnp.nan, grad.dtype)
     stride = -(-grad.shape[1] // shape[1])

@@ -26,11 +26,23 @@ class _Scales(NamedTuple):
       scales: [CAPACITY], in order.
       number: how many.
       logarithm: sum of their logarithms.
+      common: what all entries of the present module of parallel branches are divided by.
+      entering: whether the last convolution of such branches was an entry.
+      largest: largest value in them since the first entry of the present module.
     """
 
     scales: Array
     number: Array
     logarithm: Array
+    common: Array
+    entering: Array
+    largest: Array
+
+    @classmethod
+    def start(cls, dtype: Any) -> _Scales:
+        """Make the state in front of the network."""
+        zero, one = jnp.zeros((), dtype), jnp.ones((), dtype)
+        return cls(jnp.ones((CAPACITY,), dtype), jnp.zeros((), jnp.int32), zero, one, jnp.zeros((), bool), zero)
 
 
 def _note_scale(state: _Scales, x: Array) -> _Scales:
@@ -38,7 +50,7 @@ def _note_scale(state: _Scales, x: Array) -> _Scales:
     largest = jnp.max(jnp.abs(x))
     scale = jnp.where(largest > 0, largest, 1)
     scales = with_slot(state.scales, state.number, scale)
-    return _Scales(scales, state.number + 1, state.logarithm + jnp.log(scale))
+    return state._replace(scales=scales, number=state.number + 1, logarithm=state.logarithm + jnp.log(scale))
 
 
 def _divide(state: _Scales, x: Array, distance: Array | int = 1) -> tuple[_Scales, tuple[Array]]:
@@ -56,6 +68,43 @@ def _leave(state: _Scales, grad: Array, *_: Array) -> _Scales:
     """Go back over a block's output."""
     del grad
     return state._replace(number=state.number - 1)
+
+
+def _divide_branch(state: _Scales, x: Array, enters: Array) -> tuple[_Scales, tuple[Array, Array]]:
+    """Divide what comes into a module of parallel branches by the largest value of the module before.
+
+    Branches meet in sums, so that all entries of a module have one number.
+    """
+    first = enters & ~state.entering
+    common = jnp.where(first & (state.largest > 0), state.largest, state.common)
+    scale = jnp.where(enters, common, 1)
+    x = x / scale
+    state = _Scales(
+        scales=with_slot(state.scales, state.number, scale),
+        number=state.number + 1,
+        logarithm=state.logarithm + jnp.where(first, jnp.log(common), 0),
+        common=common,
+        entering=enters,
+        largest=jnp.maximum(jnp.where(first, 0, state.largest), jnp.max(jnp.abs(x))),
+    )
+    return state, (x, enters)
+
+
+def _divide_branch_gradient(state: _Scales, grad: Array, enters: Array) -> tuple[_Scales, tuple[Array, Array]]:
+    number = state.number - 1
+    return state._replace(number=number), (grad / running_slot(state.scales, number), enters)
+
+
+# How values are kept in range: along a chain of blocks, and in parallel branches.
+_SCALING: dict[str, marks.Rule] = {
+    "feature": marks.observe(_note_scale),
+    "entry": _divide,
+    "entry_gradient": _divide,
+    "feature_gradient": marks.observe(_leave),
+    "block_output_gradient": marks.observe(_leave),
+    "fusion": _divide_branch,
+    "fusion_gradient": _divide_branch_gradient,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,15 +142,7 @@ class Synflow:
         def total(params: Any) -> Array:
             return jnp.sum(model.apply({"params": params}, ones, encoded)[0])
 
-        rules = {
-            **replaced_norm(1),
-            "feature": marks.observe(_note_scale),
-            "entry": _divide,
-            "entry_gradient": _divide,
-            "feature_gradient": marks.observe(_leave),
-        }
-        zero = jnp.zeros((), ones.dtype)
-        start = _Scales(jnp.ones((CAPACITY,), ones.dtype), jnp.zeros((), jnp.int32), zero)
-        state, grads = marks.collect(jax.grad(total), rules, start)(params)
+        rules = {**replaced_norm(1), **_SCALING}
+        state, grads = marks.collect(jax.grad(total), rules, _Scales.start(ones.dtype))(params)
         flow = weights_sum(lambda w, g: jnp.abs(w * g), params, grads)
         return {"synflow": state.logarithm + jnp.log(flow)}

@@ -53,8 +53,8 @@ from typing_extensions import override
 
 from eproxy_jax import sampling, sources
 from eproxy_jax.errors import did_you_mean, quoted
-from eproxy_jax.nn import traced_flow, traced_work
-from eproxy_jax.spaces import base
+from eproxy_jax.nn import marks, traced_flow, traced_work
+from eproxy_jax.spaces import base, own_marks
 from eproxy_jax.spaces.own_modules import OwnNetwork, explained
 from eproxy_jax.types import TARGET_SIZE
 
@@ -386,7 +386,11 @@ class FlaxNetwork(nn.Module):
 
         with self.explained():
             params = self.param("network", make)
-        variables = {**network.init(jax.random.key(_KEY), images, init), "params": params}
+        if marks.collecting():
+            params = own_marks.mark_kernels(params)
+        with marks.unmarked():  # it runs the module, too, for collections other than its parameters
+            others = network.init(jax.random.key(_KEY), images, init)
+        variables = {**others, "params": params}
         taps = network.taps(variables, images, init)
         if self.is_initializing():  # traced once a program; the training steps trace the network again
             _warn_of_small_maps(self.family, images, taps)

@@ -21,6 +21,8 @@ from jax import Array
 
 from eproxy_jax import sources
 from eproxy_jax.errors import quoted
+from eproxy_jax.nn import marks
+from eproxy_jax.spaces import own_marks
 
 # Parameters of ``__call__`` that tell training from evaluation, and their value in training.
 _TRAINING = {
@@ -167,10 +169,15 @@ class OwnNetwork:
         state = [name for name in variables if name != "params"]
         key = jax.random.key(_KEY)
         rngs = {"params": key, **_other_keys(key)}  # a module that asks for another name of keys gets "params"
-        watched = nn.intercept_methods(self._refuse_running_averages)
-        with explained(self.arch, self.name), watched, nnx.use_eager_sharding(False):
-            arguments = self._arguments(init)
-            taps, updated = self.module.apply(dict(variables), images, **arguments, mutable=state, rngs=rngs)
+
+        def run(interceptor: Callable[..., Any] | None = None) -> tuple[Any, Any]:
+            shown = contextlib.nullcontext() if interceptor is None else nn.intercept_methods(interceptor)
+            with nn.intercept_methods(self._refuse_running_averages), shown:
+                arguments = self._arguments(init)
+                return self.module.apply(dict(variables), images, **arguments, mutable=state, rngs=rngs)
+
+        with explained(self.arch, self.name), nnx.use_eager_sharding(False):
+            taps, updated = own_marks.marked(run, len(images)) if marks.collecting() else run()
         if _STATISTICS in state:
             before, after = (jax.tree.leaves(tree[_STATISTICS]) for tree in (variables, updated))
             if before and all(old is new for old, new in zip(before, after, strict=True)):

@@ -119,7 +119,7 @@ def test_products_with_the_hessian():
     np.testing.assert_allclose(jax.jvp(marks.differentiable_forward(slope), (x,), (v,))[1], 6 * x * v)
 
 
-@pytest.mark.parametrize("name", ["nasbench201", "nds_darts", "nds_resnext_a"])
+@pytest.mark.parametrize("name", ["nasbench201", "nds_darts", "nds_resnext_a", "nats_size", "transnas_macro"])
 def test_networks_compile_to_the_same_program_with_marks_as_without(name):
     """So marks change no score."""
     space = SPACES[name]

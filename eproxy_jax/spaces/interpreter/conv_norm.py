@@ -6,6 +6,7 @@ its normalised output are kept for the backward pass. Everything else is cheap t
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import jax
@@ -63,11 +64,28 @@ class ConvNorm(NamedTuple):
         """Output channels."""
         return self.kernel[3]
 
+    def _reads_padding(self, x: Array) -> bool:
+        return x.shape[1] == x.shape[2] == 1 and self.kernel[0] == 3
+
     def _convolve(self, x: Array, kernel: Array) -> Array:
         """Run ``conv2d``. On a single pixel, 8 of 9 kernel positions read padding only and are left out."""
-        if x.shape[1] == x.shape[2] == 1 and kernel.shape[0] == 3:
-            kernel = kernel[1:2, 1:2]
+        if self._reads_padding(x):
+            kernel = marks.mark("kernel", kernel)[1:2, 1:2]  # collections see the whole kernel
+            with marks.unmarked():
+                return convolution.conv2d(x, kernel, self.stride)
         return convolution.conv2d(x, kernel, self.stride)
+
+    def _convolve_gradients(self, x: Array, kernel: Array, grad: Array) -> tuple[Array, Array]:
+        """Return the gradients of the input and of the kernel."""
+        silent = contextlib.nullcontext()
+        if self._reads_padding(x):
+            lens = convolution.gradient_lens(self.stride)
+            x, kernel, grad = marks.mark("conv_gradient", x, kernel, grad, lens=lens)
+            silent = marks.unmarked()
+        with marks.unmarked():  # the forward pass has shown its kernel
+            _, pull = jax.vjp(self._convolve, x, kernel)
+        with silent:
+            return pull(grad)
 
     def forward(self, weights: Weights, place: Place, x: Array) -> Kept:
         """Run the convolution and normalise its output."""
@@ -85,7 +103,5 @@ class ConvNorm(NamedTuple):
         scale = read(weights.scale, place.scale, (self.channels,))
         grad, *vectors = norms.affine_normalize_gradient(grad, kept.normalized, kept.rstd, scale)
         kernel = read_rows(weights.kernels, place.row, self.kernel)
-        with marks.unmarked():
-            _, pull = jax.vjp(self._convolve, kept.x, kernel)
-        grad_x, grad_kernel = pull(grad)
+        grad_x, grad_kernel = self._convolve_gradients(kept.x, kernel, grad)
         return grad_x, write_norm(write_kernel(grads, place.row, grad_kernel), place.scale, *vectors)

@@ -36,6 +36,7 @@ from eproxy_jax.spaces.nasbench_mr.program import (
     LARGEST,
     NUM_LEVELS,
     NUM_TAPS,
+    SAME,
     UP,
     ConvShape,
     Encoded,
@@ -202,14 +203,14 @@ def _write_map(rows: Array, row: Any, values: Array) -> Array:
     return lax.dynamic_update_slice(rows, values.reshape(-1, values.shape[-1]), (row, jnp.zeros_like(row)))
 
 
-def _add_map(spec: TapeSpec, rows: Array, row: Any, level: int, values: Array, first: Array) -> Array:
-    """Add to a register, or overwrite what it holds of an earlier value.
+def _total_map(spec: TapeSpec, rows: Array, row: Any, level: int, values: Array, first: Array) -> Array:
+    """Add to what a register holds, unless that is of an earlier value.
 
     To clear a register after its last read seems simpler. But then XLA would copy all registers, as it does wherever a
     write does not depend on the reads that must come before it.
     """
     old = _read_map(spec, rows, row, level, values.shape[-1])
-    return _write_map(rows, row, jnp.where(first > 0, 0, old) + values)
+    return jnp.where(first > 0, 0, old) + values
 
 
 def _widen(x: Array, channels: int) -> Array:
@@ -251,10 +252,13 @@ class _Conv(NamedTuple):
         x, addend = self._maps(values, at)
         kept = self.step.forward(weights, at.weights, x)
         y = self.step.output(weights, at.weights, kept.normalized)
+        y, _ = marks.mark("fusion", y, does.enters_module)
         if self.shape.kind == UP:
             y = resizing.upsample_2x(marks.relu(y)) + addend
         else:
             y = marks.relu(y + jnp.where(does.after > 0, 0, addend)) + jnp.where(does.after > 0, addend, 0)
+        if self.shape.kind == SAME:
+            _, y, *_ = marks.mark("branch", addend, y, does.ends_block, does.is_stem)
         values = _write_map(values, at.out, _widen(y, self.spec.channels))
         return _Written(values, write(norms, at.norm, kept.normalized), write(rstds, at.weights.scale, kept.rstd))
 
@@ -268,6 +272,8 @@ class _Conv(NamedTuple):
         zeros = jnp.zeros((spec.batch, *spec.map_size(shape.level_out), channels), registers.dtype)
         read_out = functools.partial(_read_map, spec, registers, at.out_register, shape.level_out, channels)
         grad: Any = apply_chosen([lambda _: read_out()], jnp.minimum(does.shape, 0), zeros)
+        if shape.kind == SAME:
+            grad, *_ = marks.mark("branch_output_gradient", grad, does.features, does.ends_block)
         x, addend = self._maps(written.values, at)
         normalized = read(written.norms, at.norm, (spec.batch, *spec.map_size(shape.conv_level), channels))
         kept = Kept(x, normalized, read(written.rstds, at.weights.scale, (channels,)))
@@ -277,10 +283,16 @@ class _Conv(NamedTuple):
         else:
             masked = grad * (y + jnp.where(does.after > 0, 0, addend) > 0)
             to_addend = jnp.where(does.after > 0, grad, masked)
-            registers = _add_map(spec, registers, at.addend_register, shape.level_out, to_addend, does.first_addend)
+            row = at.addend_register
+            total = _total_map(spec, registers, row, shape.level_out, to_addend, does.first_addend)
+            registers = _write_map(registers, row, total)
             grad = masked
+        grad, _ = marks.mark("fusion_gradient", grad, does.enters_module)
         grad_x, grads = self.step.backward(weights, at.weights, kept, grad, grads)
-        return _add_map(spec, registers, at.source_register, shape.level, grad_x, does.first_source), grads
+        total = _total_map(spec, registers, at.source_register, shape.level, grad_x, does.first_source)
+        if shape.kind == SAME:  # the shortcut's gradient is in the register already
+            total, *_ = marks.mark("branch_input_gradient", total, does.features, does.begins_block, out=total.shape)
+        return _write_map(registers, at.source_register, total), grads
 
 
 # --- the whole program ----------------------------------------------------------------------------------------

@@ -242,6 +242,27 @@ class Instructions(NamedTuple):
     addend_register: Any
     out_register: Any
 
+    @property
+    def is_stem(self) -> Any:
+        """Whether this is the second stem convolution."""
+        return (self.source_register == HIDDEN) & (self.addend_register == NOWHERE)
+
+    @property
+    def begins_block(self) -> Any:
+        """Whether this is the first convolution of a residual block."""
+        return self.out_register == HIDDEN
+
+    @property
+    def ends_block(self) -> Any:
+        """Whether this is the second convolution of a residual block."""
+        return (self.source_register == HIDDEN) & (self.addend_register != NOWHERE)
+
+    @property
+    def enters_module(self) -> Any:
+        """Whether this convolution of a fusion reads a branch of the module before."""
+        source, out = self.source_register - FIRST_BRANCH, self.out_register - FIRST_BRANCH
+        return (source >= 0) & (out >= 0) & (source // NUM_LEVELS != out // NUM_LEVELS)
+
 
 class Taps(NamedTuple):
     """The branches that feature taps read, [3, 4]; ``ZERO``, ``NOWHERE`` and 0 for branches that are not there."""

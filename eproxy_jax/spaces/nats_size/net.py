@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from typing_extensions import override
 
-from eproxy_jax.nn import convolution, initializers, layers, pooling, resizing
+from eproxy_jax.nn import choice, convolution, initializers, layers, marks, pooling, resizing
 from eproxy_jax.spaces.cells import net
 from eproxy_jax.spaces.cells.graph import CONV3X3, EDGES, SKIP, Cell
 
@@ -123,7 +123,28 @@ class PaddedReluConvBn(nn.Module):
     def __call__(self, x: Array, inputs: Array, features: Array, init: Array | int) -> Array:
         """Map [B, H, W, C_in] to [B, H, W, features]."""
         conv = PaddedConv(self.features, 3, 1, self.most, self.dtype, name="conv")
-        return layers.BatchNorm(True, dtype=self.dtype, name="norm")(conv(nn.relu(x), inputs, features, init))
+        return layers.BatchNorm(True, dtype=self.dtype, name="norm")(conv(marks.relu(x), inputs, features, init))
+
+
+class Affine(nn.Module):
+    """The parameters of a batch norm."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self) -> dict[str, Array]:
+        """Return scale and bias, [features] each."""
+        shape = (self.features,)
+        return {
+            "scale": self.param("scale", nn.initializers.ones, shape, self.dtype),
+            "bias": self.param("bias", nn.initializers.zeros, shape, self.dtype),
+        }
+
+
+def _as_wide_as(x: Array, channels: int) -> Array:
+    """Cut channels off, or add zero channels: [..., C] -> [..., channels]."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, max(0, channels - x.shape[-1]))])[..., :channels]
 
 
 class PaddedSkip(nn.Module):
@@ -138,9 +159,14 @@ class PaddedSkip(nn.Module):
         """Map [B, H, W, C_in] to [B, H, W, features]."""
         shape = (1, 1, x.shape[-1], self.features)
         kernel = self.param("kernel", padded_kernel, shape, self.dtype, init, inputs, features, self.most)
-        projected = layers.BatchNorm(True, dtype=self.dtype, name="norm")(convolution.conv2d(x, kernel, 1))
-        same = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, max(0, self.features - x.shape[-1]))))[..., : self.features]
-        return jnp.where(inputs == features, same, projected)
+        weights = {"kernel": kernel, **Affine(self.features, self.dtype, name="norm")()}
+        same = choice.linear_op(
+            lambda x: _as_wide_as(x, self.features), lambda x, grad: _as_wide_as(grad, x.shape[-1]), affine=True
+        )
+        projects = choice.conv_bn_op(convolution.conv2d, affine=True)
+        # What is not chosen must not run: proxies count its convolution and its batch norm.
+        chosen: Any = choice.switch_op((same, projects), (inputs != features).astype(jnp.int32), x, weights)
+        return chosen
 
 
 class PaddedCell(nn.Module):
@@ -188,8 +214,8 @@ class PaddedBlock(nn.Module):
         def conv(x: Array, size: int, stride: int, width: Array, name: str) -> Array:
             return PaddedConv(self.features, size, stride, self.most, self.dtype, name=name)(x, width, features, init)
 
-        y = layers.BatchNorm(True, dtype=self.dtype, name="norm_a")(conv(nn.relu(x), 3, 2, inputs, "conv_a"))
-        y = layers.BatchNorm(True, dtype=self.dtype, name="norm_b")(conv(nn.relu(y), 3, 1, features, "conv_b"))
+        y = layers.BatchNorm(True, dtype=self.dtype, name="norm_a")(conv(marks.relu(x), 3, 2, inputs, "conv_a"))
+        y = layers.BatchNorm(True, dtype=self.dtype, name="norm_b")(conv(marks.relu(y), 3, 1, features, "conv_b"))
         return y + conv(pooling.avg_pool_2x2(x), 1, 1, inputs, "shortcut")
 
 
@@ -222,7 +248,7 @@ class UniversalNatsSize(nn.Module):
         """
         before, width, outputs = 3, widths[0], []
         x = PaddedConv(self.capacities[0], 3, 1, self.most, self.dtype, name="stem_conv")(images, before, width, init)
-        x = layers.BatchNorm(True, dtype=self.dtype, name="stem_norm")(x)
+        x = marks.feature(layers.BatchNorm(True, dtype=self.dtype, name="stem_norm")(x), width)
         for number, capacity in enumerate(self.capacities):
             name, before, width = f"piece{number}", width, widths[number]
             if number in BLOCKS:
@@ -230,6 +256,7 @@ class UniversalNatsSize(nn.Module):
             else:
                 piece = PaddedCell(capacity, self.most, number > 0, self.dtype, name=name)
             x = piece(x, before, width, init)
+            x = marks.feature(x, width)
             outputs.append(x)
         return [
             layers.PaddedTap(

@@ -162,12 +162,13 @@ class _Block(NamedTuple):
     def forward(self, weights: Weights, at: Blocks, carry: _Written) -> _Written:
         """Return what is written, with both normalised convolutions and the output."""
         steps, places = self.shape.steps, self._places(weights, at)
-        x = self._input(carry.tape, at)
+        x = marks.mark("entry", self._input(carry.tape, at))
         first = steps[0].forward(weights, places[0], x)
         second = steps[1].forward(weights, places[1], marks.relu(steps[0].output(weights, places[0], first.normalized)))
         if self.shape.projects:
             x = steps[2].output(weights, places[2], steps[2].forward(weights, places[2], x).normalized)
         y = marks.relu(steps[1].output(weights, places[1], second.normalized) + x)
+        y = marks.mark("feature", y)
         tape, rstds = carry
         for number, values in enumerate((first.normalized, second.normalized, y)):
             tape = write(tape, at.base + number * y.size, values)
@@ -182,19 +183,23 @@ class _Block(NamedTuple):
         """
         flat, grads = carry
         steps, places = self.shape.steps, self._places(weights, at)
-        x, size = self._input(written.tape, at), int(np.prod(self._out))
+        grad, size = marks.mark("block_output_gradient", read(flat, 0, self._out)), int(np.prod(self._out))
+        x = marks.mark("entry", self._input(written.tape, at))  # behind the mark of this block's own output
         first, second, y = (read(written.tape, at.base + number * size, self._out) for number in range(3))
         rstd = read(written.rstds, at.scale, (2, self.shape.channels))
-        grad = read(flat, 0, self._out) * (y > 0)
+        grad = grad * (y > 0)
         hidden = steps[0].output(weights, places[0], first)
         kept = Kept(jax.nn.relu(hidden), second, rstd[1])
         grad_hidden, grads = steps[1].backward(weights, places[1], kept, grad, grads)
         kept = Kept(x, first, rstd[0])
         grad_x, grads = steps[0].backward(weights, places[0], kept, grad_hidden * (hidden > 0), grads)
         if self.shape.projects:
-            kept = steps[2].forward(weights, places[2], x)
+            with marks.unmarked():
+                kept = steps[2].forward(weights, places[2], x)
             grad, grads = steps[2].backward(weights, places[2], kept, grad, grads)
-        return write(flat, 0, grad_x + grad), grads
+        grad_x = marks.mark("block_input_gradient", grad_x + grad, out=self._out)
+        grad_x = marks.mark("entry_gradient", grad_x)
+        return write(flat, 0, grad_x), grads
 
 
 def _widen(spec: TrunkSpec, x: Array) -> Array:
@@ -206,7 +211,7 @@ def _widen(spec: TrunkSpec, x: Array) -> Array:
 def _forward(spec: TrunkSpec, stem: Array, weights: Weights, network: Network) -> tuple[Array, _Written]:
     """Return the taps [T, B, 8, 8, C], and what the backward pass needs."""
     dtype = stem.dtype
-    tape = write(lax.empty((spec.tape,), dtype), 0, stem)
+    tape = write(lax.empty((spec.tape,), dtype), 0, marks.mark("feature", stem))
     start = _Written(tape, lax.empty(weights.scale.shape, dtype))
 
     def run(at: Blocks, carry: _Written) -> _Written:
@@ -217,7 +222,9 @@ def _forward(spec: TrunkSpec, stem: Array, weights: Weights, network: Network) -
     taps = []
     for slot in range(len(spec.tap_positions)):
         kinds = [
-            lambda _, s=slot, shape=shape: _widen(spec, read(written.tape, network.tap_source[s], (spec.batch, *shape)))
+            lambda _, s=slot, shape=shape: _widen(
+                spec, marks.mark("entry", read(written.tape, network.tap_source[s], (spec.batch, *shape)))
+            )
             for shape in spec.taps
         ]
         zeros = jnp.zeros((spec.batch, TARGET_SIZE, TARGET_SIZE, spec.tap_channels), dtype)
@@ -240,6 +247,7 @@ def _backward(
 
     def add_tap(shape: tuple[int, int, int], slot: Array, flat: Array) -> Array:
         grad = loop.tap_gradient(grad_taps[slot, ..., : shape[-1]], (spec.batch, *shape))
+        grad = marks.mark("entry_gradient", grad)
         return write(flat, 0, read(flat, 0, grad.shape) + grad)
 
     def run(instruction: tuple[Blocks, Array], carry: tuple[Array, Weights]) -> tuple[Array, Weights]:
@@ -251,7 +259,7 @@ def _backward(
 
     start = (jnp.zeros((longest,), written.tape.dtype), jax.tree.map(jnp.zeros_like, weights))
     flat, grads = loop.backward(run, (network.blocks, jnp.asarray(slots)), len(slots), start)
-    return read(flat, 0, stem), grads
+    return marks.mark("feature_gradient", read(flat, 0, stem)), grads
 
 
 _run = loop.differentiable(_forward, _backward)

@@ -177,7 +177,13 @@ class UniversalTransNasMacro(nn.Module):
         features: Any = macro_interpreter.run(tables.trunk, x, weights, network)
         widths = tuple(self.stem_channels * 2**level for level in range(MAX_DOUBLINGS + 1))
         doublings = jnp.cumsum(((code == 2) | (code == 4)).astype(jnp.int32))
-        return [layers.PaddedTap(features[slot], doublings[MAX_MODULES - 1 - slot], widths) for slot in range(NUM_TAPS)]
+        halvings = jnp.cumsum(((code == 3) | (code == 4)).astype(jnp.int32))
+        pixels = jnp.asarray([height * width for height, width in map_sizes((x.shape[1], x.shape[2]))])[halvings]
+        last = [MAX_MODULES - 1 - slot for slot in range(NUM_TAPS)]
+        return [
+            layers.PaddedTap(features[slot], doublings[module], widths, pixels=pixels[module])
+            for slot, module in enumerate(last)
+        ]
 
 
 def _init_bank(key: Array, tables: _Tables, network: Network, dtype: Any, init: Array | int) -> Array:
