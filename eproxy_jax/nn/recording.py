@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -36,8 +37,10 @@ def operation(function: _Function) -> _Function:
     """
 
     @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
-        return whole(function, *arguments) if _whole.get() else function(*arguments)
+    def call(*arguments: Any, **named: Any) -> Any:
+        if not _whole.get():
+            return function(*arguments, **named)
+        return whole(function, *inspect.signature(function).bind(*arguments, **named).args)
 
     if hasattr(function, "defvjp"):  # a ``jax.custom_vjp``, whose gradients are defined after it
         call.defvjp = function.defvjp  # pyright: ignore[reportAttributeAccessIssue, reportFunctionMemberAccess]
