@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from eproxy_jax.errors import did_you_mean, quoted
-from eproxy_jax.export import blocks, flax_source, torch_source
+from eproxy_jax.export import blocks, flax_source, torch_source, train_example
 from eproxy_jax.export import trace as tracing
+from eproxy_jax.export.marker import MARKER
 from eproxy_jax.export.network import Network, Step, shared_weights, tidied
 from eproxy_jax.spaces.base import SearchSpace
 from eproxy_jax.spaces.flax_family import FlaxFamily
 
 FORMATS = ("flax", "torch", "strings")
-MARKER = "# Written by eproxy export. With this first line, eproxy export may replace the file; delete it to keep edits."
 _COUNTED_SIZE = 32  # pixels of the images that a space counts MACs for
 
 
@@ -192,12 +193,28 @@ def export(space: SearchSpace, arch: Any, format: str = "flax", num_classes: int
         "canonical": "64-1232-basic",
     """
     if format not in FORMATS:
-        raise ValueError(f"format: unknown {quoted(format)}{did_you_mean(str(format), FORMATS)}; known: flax, torch, strings")  # noqa: E501
+        raise ValueError(
+            f"format: unknown {quoted(format)}{did_you_mean(str(format), FORMATS)}; known: flax, torch, strings"
+        )  # noqa: E501
     if format == "strings":
         return strings(space, arch)
     ready = exported(space, arch, num_classes, image_size)
     printer = flax_source if format == "flax" else torch_source
     return printer.source(ready.root, _header(ready, space.format(space.parse(arch)), format), num_classes)
+
+
+def train_script(network_file: str, num_classes: int = 10, image_size: int = 32) -> str:
+    """Return the text of a script that trains an exported Flax file.
+
+    Args:
+      network_file: name of that file, in the script's own folder.
+      num_classes: of its classifier.
+      image_size: of the synthetic images that it trains on without data.
+    """
+    text = Path(train_example.__file__).read_text(encoding="utf-8")
+    text = text.replace("IMAGE_SIZE, NUM_CLASSES = 32, 10", f"IMAGE_SIZE, NUM_CLASSES = {image_size}, {num_classes}")
+    text = text.replace('HERE / "NETWORK_FILE"', f"HERE / {json.dumps(network_file)}")
+    return f"{MARKER}\n{text.replace('NETWORK_FILE', json.dumps(network_file)[1:-1])}"
 
 
 def strings(space: SearchSpace, arch: Any) -> str:

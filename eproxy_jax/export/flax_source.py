@@ -103,9 +103,7 @@ class FlaxLanguage(printing.Language):
             size = printing.half(s["kernel"])
             padding = f"(({size}, {size}), ({size}, {size}))"
         stride, kernel = s["stride"], s["kernel"]
-        return (
-            f"nn.{item.step.op}({v[0]}, ({kernel}, {kernel}), strides=({stride}, {stride}), padding={padding}{more})"
-        )
+        return f"nn.{item.step.op}({v[0]}, ({kernel}, {kernel}), strides=({stride}, {stride}), padding={padding}{more})"
 
     def _max_pool(self, item: Layer, s: dict[str, str], v: list[str]) -> str:
         return self._pool(item, s, v, "")

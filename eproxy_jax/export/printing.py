@@ -58,7 +58,10 @@ def body(language: Language, form: Form, forms: Sequence[Form]) -> tuple[list[st
             name = loop_name(item.name) if count > 1 else f'"{item.name}"'
             expression = language.block(name, forms[item.form], item, values)
             expression = expression.replace("ARGUMENTS", ", ".join(map(language.argument, sizes.values())))
-        given = [names.give(block.items[first + n], first + n) for n in range(count)][-1]
+        if count > 1:  # each turn reads what the turn before gave
+            names.of[block.items[first + count - 1].outputs[0]] = given = values[0]
+        else:
+            given = names.give(item, first)
         line = f"{given} = {expression}"
         lines += [f"for n in {loop_range(item, count)}:", f"    {line}"] if count > 1 else [line]
     result = ", ".join(names.of[value] for value in block.outputs)

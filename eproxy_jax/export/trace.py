@@ -330,7 +330,10 @@ class _Reader:
         if len(shape) == 4 and all(whole_axes[:3]) and set(strides) == {1}:
             sizes = {"start": starts[3], "channels": limits[3] - starts[3]}
             return self._step("channels", operands, equation, here, sizes=sizes)
-        near_whole = all(start == 0 and size - limit < by for start, limit, size, by in zip(starts, limits, shape, strides, strict=True))  # noqa: E501
+        near_whole = all(
+            start == 0 and size - limit < by
+            for start, limit, size, by in zip(starts, limits, shape, strides, strict=True)
+        )  # noqa: E501
         if len(shape) == 4 and near_whole and strides[1] == strides[2] and strides[0] == strides[3] == 1:
             return self._step("subsample", operands, equation, here, sizes={"stride": strides[1]})
         raise _unknown(equation, here)
