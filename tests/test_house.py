@@ -18,7 +18,7 @@ LEVELS = (
     ("nn",),
     ("types",),
     ("spaces",),
-    ("export",),
+    ("exports",),
     ("ranks", "images", "targets"),
     ("proxy", "proxies", "image_files"),
     ("execution",),

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     for path in written:
         _check_replaceable(path)
 
-    from eproxy_jax.export import export, train_script
+    from eproxy_jax.exports import export, train_script
 
     space = common.space_of(arguments, overrides)
     sizes = arguments.num_classes, arguments.image_size
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _check_replaceable(path: Path) -> None:
     """Check that a file can be written: there is none, or ``eproxy export`` wrote it."""
-    from eproxy_jax.export.marker import MARKER
+    from eproxy_jax.exports.marker import MARKER
 
     files.writable(path)
     if not path.parent.is_dir():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from helpers import pattern_images, pattern_tree
 
-from eproxy_jax import export
+from eproxy_jax import exports
 
 
 def module_of(source):
@@ -31,7 +31,7 @@ def statistics(tree):
 @functools.lru_cache(maxsize=2)
 def own_network(space, arch, num_classes=7, size=16):
     """(Exported, images, variables of to_flax, its outputs in training and evaluation); needs 64-bit types."""
-    ready = export.exported(space, arch, num_classes, size)
+    ready = exports.exported(space, arch, num_classes, size)
     net = space.to_flax(ready.arch, num_classes).clone(dtype=jnp.float64)
     images = pattern_images(3, size)
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.asarray(images))

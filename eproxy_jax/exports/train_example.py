@@ -9,7 +9,6 @@ Start it again with the same flags to go on from the last checkpoint. It needs j
 
 import argparse
 import importlib.util
-import os
 import pickle
 import time
 from pathlib import Path
@@ -149,7 +148,7 @@ def main():
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         draft = checkpoint.with_suffix(".draft")
         draft.write_bytes(flax.serialization.to_bytes(jax.device_get(state)))
-        os.replace(draft, checkpoint)  # whole or not at all
+        draft.replace(checkpoint)  # whole or not at all
 
     done, began = 0, time.monotonic()
     told = began

@@ -105,11 +105,12 @@ def tidied(network: Network) -> Network:
             steps[step.output] = dataclasses.replace(step, inputs=tuple(terms))
         elif step.op == "subsample":
             inner = steps.get(step.inputs[0])
-            if inner is not None and inner.op in ("avg_pool", "max_pool") and inner.sizes["stride"] == 1:
-                if readers[inner.output] == 1 and inner.form == (True,):
-                    sizes = {**inner.sizes, "stride": step.sizes["stride"]}
-                    steps[step.output] = dataclasses.replace(inner, output=step.output, shape=step.shape, sizes=sizes)
-                    del steps[inner.output]
+            if inner is None or readers[inner.output] > 1 or inner.op not in ("avg_pool", "max_pool"):
+                continue
+            if inner.sizes["stride"] == 1 and inner.form == (True,):
+                sizes = {**inner.sizes, "stride": step.sizes["stride"]}
+                steps[step.output] = dataclasses.replace(inner, output=step.output, shape=step.shape, sizes=sizes)
+                del steps[inner.output]
     return dataclasses.replace(network, steps=tuple(_measured(list(steps.values()))))
 
 

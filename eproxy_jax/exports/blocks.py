@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from eproxy_jax.export.network import Network, Path, Step
+from eproxy_jax.exports.network import Network, Path, Step
 
 Sizes = Callable[[Step], Sequence[tuple[str, int]]]  # what a printer writes of a step's sizes, by role
 _DEFAULT_NAMES = {"conv": "conv", "halving_conv": "reduce", "dense": "dense", "batch_norm": "norm"}

@@ -19,17 +19,18 @@ from jax import lax
 from jax.extend import core
 
 from eproxy_jax.errors import quoted
-from eproxy_jax.export.network import Network, Path, Step
+from eproxy_jax.exports.network import Network, Path, Step
 from eproxy_jax.nn import layers
 from eproxy_jax.nn.recording import OPERATION, whole, whole_operations
 
 ACTIVATIONS = ("relu", "relu6", "silu", "sigmoid", "tanh", "gelu", "hard_swish", "softplus", "elu")
 _SAME = ("convert_element_type", "copy", "stop_gradient", "eproxy_mark")
 _KEEP_ZERO = ("add", "mul", "slice", "squeeze", "reshape", "concatenate", "max", "add_any", *_SAME)
+_VIEWS = ("reshape", "squeeze", "slice", "gather", "dynamic_slice", "expand_dims")
 _PLACE = re.compile(r"\|([^|]*)\|")
 
 
-class NotExportable(ValueError):
+class ExportError(ValueError):
     """The network has a part that no exported file has a layer for."""
 
 
@@ -42,7 +43,7 @@ def trace(apply: Callable[[Any, Any], Any], variables: Any, images: Any) -> Netw
       images: of a batch of one.
 
     Raises:
-      NotExportable: an operation that the reader does not know.
+      ExportError: an operation that the reader does not know.
     """
     kinds: dict[Path, str] = {}
 
@@ -58,7 +59,7 @@ def trace(apply: Callable[[Any, Any], Any], variables: Any, images: Any) -> Netw
     ]
     (output,) = reader.run(jaxpr.jaxpr, jaxpr.consts, [*paths, ("value", 0)], "")
     if output[0] != "value":
-        raise NotExportable("the network's output does not depend on the images")
+        raise ExportError("the network's output does not depend on the images")
     return Network(tuple(reader.steps), output[1], kinds)
 
 
@@ -87,7 +88,7 @@ def _params(module: nn.Module, *names: str) -> dict[str, Any]:
 def _batch_norm(module: Any, x: Any) -> Any:
     axis, epsilon = getattr(module, "axis", -1), getattr(module, "epsilon", 1e-5)
     if axis != -1 or getattr(module, "axis_name", None) is not None:
-        raise NotExportable(f"{'/'.join(module.path)}: a batch norm over other axes than the last, or over devices")
+        raise ExportError(f"{'/'.join(module.path)}: a batch norm over other axes than the last, or over devices")
     params = _params(module, "scale", "bias")
     facts = (*params, float(epsilon)), module.path
     return whole(lambda x, *_: x, x, *params.values(), name="batch_norm", static=facts)
@@ -103,12 +104,12 @@ def _conv(module: Any, x: Any) -> Any:
     pair: Callable[[Any], tuple[int, ...]] = lambda v: (1, 1) if v is None else (v, v) if isinstance(v, int) else (*v,)  # noqa: E731
     kernel, strides, dilation = (pair(v) for v in (module.kernel_size, module.strides, module.kernel_dilation))
     if len(kernel) != 2 or pair(module.input_dilation) != (1, 1) or module.mask is not None or x.ndim != 4:
-        raise NotExportable(f"{'/'.join(module.path)}: a convolution that is not a plain one over images")
+        raise ExportError(f"{'/'.join(module.path)}: a convolution that is not a plain one over images")
     spread = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     padding = module.padding
     if isinstance(padding, str):
         if padding.upper() not in ("SAME", "VALID"):
-            raise NotExportable(f"{'/'.join(module.path)}: a convolution with the padding {quoted(padding)}")
+            raise ExportError(f"{'/'.join(module.path)}: a convolution with the padding {quoted(padding)}")
         pads = lax.padtype_to_pads(x.shape[1:3], spread, strides, padding)
     else:
         pads = [pair(one) for one in pair(padding)]
@@ -242,7 +243,7 @@ class _Reader:
         self, name: str, static: Any, operands: Any, shapes: Any, out: Any, equation: Any, here: str
     ) -> _Held:
         if any(kind != "variable" or value[0] != "params" for kind, value in operands[1:]):
-            raise NotExportable(f"{here}: {name} with weights that are no parameters")
+            raise ExportError(f"{here}: {name} with weights that are no parameters")
         paths = [value[1:] for _, value in operands[1:]]
         weights = {path[-1]: shape for path, shape in zip(paths, shapes[1:], strict=True)}
         owner, bias = paths[0][:-1], len(paths) > 1
@@ -269,7 +270,7 @@ class _Reader:
         if operand[0] != "constant":
             return operand
         if not _is_zero(operand[1]):
-            raise NotExportable(f"{here or 'the network'}: an operation on constants that are no zeros")
+            raise ExportError(f"{here or 'the network'}: an operation on constants that are no zeros")
         shape = tuple(atom.aval.shape)
         scope = tuple(here.split("/")) if here else ()
         # Value 0, the images, gives zeros their batch; printers take the nearest map of equal size where there is one.
@@ -347,10 +348,10 @@ class _Reader:
     def _div(self, equation: Any, operands: list[_Held], here: str) -> _Held:
         (kind, value), (other, divisor) = operands
         last = self.steps[-1] if self.steps else None
-        if kind == "value" and other == "constant" and last and last.output == value and last.op == "pixel_sum":
-            if divisor is not None and divisor.ndim == 0 and last.form == (int(divisor),):
-                self.steps.pop()
-                return self._step("mean", [("value", last.inputs[0])], equation, here)
+        is_number = kind == "value" and other == "constant" and divisor is not None and divisor.ndim == 0
+        if is_number and last and (last.op, last.output, last.form) == ("pixel_sum", value, (int(divisor),)):
+            self.steps.pop()
+            return self._step("mean", [("value", last.inputs[0])], equation, here)
         raise _unknown(equation, here)
 
 
@@ -373,7 +374,7 @@ def _convolution(name: str, static: tuple[Any, ...], shapes: Sequence[tuple[int,
         size = (kernel[0], 1) if axis == 1 else (1, kernel[0])
         strides = (stride, 1) if axis == 1 else (1, stride)
         return size, _static(*size, *strides, 1, 1)
-    raise NotExportable(f"the operation {name!r} has no printer")
+    raise ExportError(f"the operation {name!r} has no printer")
 
 
 def _is_zero(value: Any) -> bool:
@@ -382,26 +383,25 @@ def _is_zero(value: Any) -> bool:
 
 def _view(equation: Any, operands: list[_Held]) -> _Held | None:
     """Return the variable that an equation only reshapes, if it does."""
-    if len(operands) >= 1 and operands[0][0] == "variable" and len(equation.outvars) == 1:
-        before, after = equation.invars[0].aval, equation.outvars[0].aval
-        if before.size == after.size and all(kind == "constant" for kind, _ in operands[1:]):
-            if equation.primitive.name in ("reshape", "squeeze", "slice", "gather", "dynamic_slice", "expand_dims"):
-                return operands[0]
-    return None
+    if not operands or operands[0][0] != "variable" or equation.primitive.name not in _VIEWS:
+        return None
+    before, after = equation.invars[0].aval, equation.outvars[0].aval
+    constant = all(kind == "constant" for kind, _ in operands[1:])
+    return operands[0] if constant and before.size == after.size else None
 
 
-def _unknown(equation: Any, here: str) -> NotExportable:
+def _unknown(equation: Any, here: str) -> ExportError:
     shapes = ", ".join(str(tuple(atom.aval.shape)) for atom in equation.invars)
-    return NotExportable(
-        f"{here or 'the network'}: the operation {equation.primitive.name!r} on {shapes} has no layer in exported files: "
-        "build the network of convolutions, batch norms, pools, sums, concatenations, activations and a mean over pixels"
+    return ExportError(
+        f"{here or 'the network'}: the operation {equation.primitive.name!r} on {shapes} has no layer in exported "
+        "files: build the network of convolutions, batch norms, pools, sums, concatenations and activations"
     )
 
 
 @contextlib.contextmanager
 def explained(space: Any, text: str) -> Iterator[None]:
-    """Put the space and the architecture into the message of :class:`NotExportable`."""
+    """Put the space and the architecture into the message of :class:`ExportError`."""
     try:
         yield
-    except NotExportable as error:
-        raise NotExportable(f"{space.name}: {quoted(text)} cannot be exported: {error}") from error
+    except ExportError as error:
+        raise ExportError(f"{space.name}: {quoted(text)} cannot be exported: {error}") from error

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from eproxy_jax.errors import did_you_mean, quoted
-from eproxy_jax.export import blocks, flax_source, torch_source, train_example
-from eproxy_jax.export import trace as tracing
-from eproxy_jax.export.marker import MARKER
-from eproxy_jax.export.network import Network, Step, shared_weights, tidied
+from eproxy_jax.exports import blocks, flax_source, torch_source, train_example
+from eproxy_jax.exports import trace as tracing
+from eproxy_jax.exports.marker import MARKER
+from eproxy_jax.exports.network import Network, Step, shared_weights, tidied
 from eproxy_jax.spaces.base import SearchSpace
 from eproxy_jax.spaces.flax_family import FlaxFamily
 
@@ -105,14 +105,14 @@ def exported(space: SearchSpace, arch: Any, num_classes: int = 10, image_size: i
         params, macs = sum(step.params for step in steps), sum(step.macs for step in steps)
         for what, own, theirs in (("parameters", params, space.params(arch)), ("MACs", macs, space.macs(arch))):
             if own != theirs:
-                raise tracing.NotExportable(
+                raise tracing.ExportError(
                     f"the traced backbone has {own:,} {what}, the space counts {theirs:,}: this is a fault of one of "
                     "the two; please report it"
                 )
         network = tidied(traced)
         kept = {step.output for step in network.steps}
         if (shared := shared_weights(network.steps)) is not None:
-            raise tracing.NotExportable(f"{'/'.join(shared)}: two steps use the same weights")
+            raise tracing.ExportError(f"{'/'.join(shared)}: two steps use the same weights")
         dead = sum(step.params for step in traced.steps if step.owner in backbone and step.output not in kept)
     root = blocks.tree(network)
     return Exported(space, arch, network, root, params, dead, macs, num_classes, image_size)
@@ -144,7 +144,7 @@ def _with_classifier(network: Network, num_classes: int) -> Network:
     last = next(step for step in network.steps if step.output == network.output)
     channels, number = last.shape[-1], max(step.output for step in network.steps) + 1
     if len(last.shape) != 4:
-        raise tracing.NotExportable(f"its first result has the shape {last.shape}, not that of a feature map")
+        raise tracing.ExportError(f"its first result has the shape {last.shape}, not that of a feature map")
     mean = Step("mean", (network.output,), number, (1, channels), ())
     weights = {"kernel": (channels, num_classes), "bias": (num_classes,)}
     dense = Step(

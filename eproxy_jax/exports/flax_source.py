@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
-from eproxy_jax.export import printing
-from eproxy_jax.export.blocks import Block, Form, Layer, classify
-from eproxy_jax.export.network import Step
+from eproxy_jax.exports import printing
+from eproxy_jax.exports.blocks import Block, Form, Layer, classify
+from eproxy_jax.exports.network import Step
 
 _HALVING = '''
 class HalvingConv(nn.Module):

@@ -1,4 +1,4 @@
-"""This module prints classes of blocks as Python, for any library; a :class:`Language` says how each step is written."""
+"""This module prints classes of blocks as Python, for any library: a :class:`Language` writes each step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import keyword
 import re
 from collections.abc import Sequence
 
-from eproxy_jax.export.blocks import Block, Form, Item, Layer
-from eproxy_jax.export.network import SIZES, Step
+from eproxy_jax.exports.blocks import Block, Form, Item, Layer
+from eproxy_jax.exports.network import SIZES, Step
 
 _GENERIC = re.compile(r"[xy][0-9]*")
 _NUMBERED = re.compile(r"(.*?)([0-9]+)")
