@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from eproxy_jax.errors import did_you_mean, quoted
-from eproxy_jax.exports import blocks, flax_source, torch_source, train_example
+from eproxy_jax.exports import blocks, flax_source, strings, torch_source, train_example
 from eproxy_jax.exports import trace as tracing
 from eproxy_jax.exports.marker import MARKER
 from eproxy_jax.exports.network import Network, Step, shared_weights, tidied
@@ -189,15 +189,15 @@ def export(space: SearchSpace, arch: Any, format: str = "flax", num_classes: int
     Example:
       >>> from eproxy_jax import spaces
       >>> space = spaces.get("transnas_macro", stem_channels=4)
-      >>> print(export(space, "64-1234-basic", "strings").splitlines()[2])
+      >>> print(export(space, "64-1234-basic", "strings").splitlines()[3])
         "canonical": "64-1232-basic",
     """
     if format not in FORMATS:
         raise ValueError(
             f"format: unknown {quoted(format)}{did_you_mean(str(format), FORMATS)}; known: flax, torch, strings"
-        )  # noqa: E501
+        )
     if format == "strings":
-        return strings(space, arch)
+        return strings_of(space, arch)
     ready = exported(space, arch, num_classes, image_size)
     printer = flax_source if format == "flax" else torch_source
     return printer.source(ready.root, _header(ready, space.format(space.parse(arch)), format), num_classes)
@@ -217,18 +217,23 @@ def train_script(network_file: str, num_classes: int = 10, image_size: int = 32)
     return f"{MARKER}\n{text.replace('NETWORK_FILE', json.dumps(network_file)[1:-1])}"
 
 
-def strings(space: SearchSpace, arch: Any) -> str:
-    """Return the strings of an architecture as a JSON object: as given, canonical, and the space's notations."""
+def strings_of(space: SearchSpace, arch: Any) -> str:
+    """Return an architecture's strings, counts and notations as a JSON object."""
     arch = space.parse(arch)
-    rows = {
+    canonical = space.canonical(arch)
+    values = {
         "space": space.name,
-        "canonical": space.format(space.canonical(arch)),
         "arch": space.format(arch),
-        "connected": space.is_connected(arch),
-        "params": space.params(space.canonical(arch)),
-        "macs": space.macs(space.canonical(arch)),
+        "canonical": space.format(canonical),
+        "connected": bool(space.is_connected(arch)),
+        "params": int(space.params(canonical)),
+        "macs": int(space.macs(canonical)),
+        "notations": strings.notations(space, arch),
     }
-    return json.dumps(rows, indent=2) + "\n"
+    rows = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in values.items() if name != "notations"]
+    inner = [f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in values["notations"].items()]
+    lines = ",\n".join([*rows, '  "notations": {' + ("\n" + ",\n".join(inner) + "\n  }" if inner else "}")])
+    return f"{{\n{lines}\n}}\n"
 
 
 def _header(ready: Exported, written: str, format: str) -> str:

@@ -334,7 +334,7 @@ class _Reader:
         near_whole = all(
             start == 0 and size - limit < by
             for start, limit, size, by in zip(starts, limits, shape, strides, strict=True)
-        )  # noqa: E501
+        )
         if len(shape) == 4 and near_whole and strides[1] == strides[2] and strides[0] == strides[3] == 1:
             return self._step("subsample", operands, equation, here, sizes={"stride": strides[1]})
         raise _unknown(equation, here)
