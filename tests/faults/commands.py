@@ -33,7 +33,7 @@ COMMANDS = {
     ),
     "bank": (["bank", *CONFIG, "--sample", "12", "--num-settings", "3"], "bank.jsonl"),
 }  # fmt: skip
-WRITE_NOTHING = ("plan", "spaces", "proxies", "convert")  # on standard output, or again and whole
+WRITE_NOTHING = ("plan", "spaces", "proxies", "convert", "export")  # on standard output, or again and whole
 
 
 def make_inputs(folder: Path) -> None:

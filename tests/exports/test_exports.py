@@ -172,7 +172,7 @@ def test_bad_input_says_what_to_do():
     with pytest.raises(ValueError, match="does not depend on the image"):
         ep.export(space, Cell((0,) * 6))
     with pytest.raises(ValueError, match="did you mean 'torch'"):
-        ep.export(space, ARCH_201, "torch")
+        ep.export(space, ARCH_201, "torhc")
     with pytest.raises(ValueError, match="num_classes: expected an integer"):
         ep.export(space, ARCH_201, num_classes=0)
     with pytest.raises(ValueError, match="nor_conv_3x3"):
