@@ -29,6 +29,7 @@ class Exported:
 
     Attributes:
       space: its search space.
+      written: the architecture as given, as the space writes it.
       arch: the canonical architecture.
       network: its steps, without dead ones.
       root: the steps in blocks.
@@ -40,6 +41,7 @@ class Exported:
     """
 
     space: SearchSpace
+    written: str
     arch: Any
     network: Network
     root: blocks.Block
@@ -48,6 +50,11 @@ class Exported:
     macs: int
     num_classes: int
     image_size: int
+
+    def source(self, format: str = "flax") -> str:
+        """Return the text of a file: "flax" or "torch"."""
+        printer = flax_source if format == "flax" else torch_source
+        return printer.source(self.root, _header(self, format), self.num_classes)
 
     def variables(self, variables: Any) -> dict[str, Any]:
         """Return the exported Flax network's variables from those of ``space.to_flax(arch, num_classes)``.
@@ -87,8 +94,8 @@ def _placed(step: Step, arrays: dict[str, Any]) -> list[tuple[tuple[str, ...], s
 
 def exported(space: SearchSpace, arch: Any, num_classes: int = 10, image_size: int = 32) -> Exported:
     """Trace an architecture's network and check it; see :func:`export`."""
-    arch = space.canonical(space.parse(arch))
-    text = space.format(arch)
+    arch = space.parse(arch)
+    text, arch = space.format(arch), space.canonical(arch)
     if not space.is_connected(arch):
         raise ValueError(
             f"{space.name}: {quoted(text)} cannot be exported: its output does not depend on the image, so it computes "
@@ -115,7 +122,7 @@ def exported(space: SearchSpace, arch: Any, num_classes: int = 10, image_size: i
             raise tracing.ExportError(f"{'/'.join(shared)}: two steps use the same weights")
         dead = sum(step.params for step in traced.steps if step.owner in backbone and step.output not in kept)
     root = blocks.tree(network)
-    return Exported(space, arch, network, root, params, dead, macs, num_classes, image_size)
+    return Exported(space, text, arch, network, root, params, dead, macs, num_classes, image_size)
 
 
 def _module(space: SearchSpace, arch: Any, num_classes: int | None) -> tuple[Any, Any]:
@@ -198,9 +205,7 @@ def export(space: SearchSpace, arch: Any, format: str = "flax", num_classes: int
         )
     if format == "strings":
         return strings_of(space, arch)
-    ready = exported(space, arch, num_classes, image_size)
-    printer = flax_source if format == "flax" else torch_source
-    return printer.source(ready.root, _header(ready, space.format(space.parse(arch)), format), num_classes)
+    return exported(space, arch, num_classes, image_size).source(format)
 
 
 def train_script(network_file: str, num_classes: int = 10, image_size: int = 32) -> str:
@@ -236,9 +241,9 @@ def strings_of(space: SearchSpace, arch: Any) -> str:
     return f"{{\n{lines}\n}}\n"
 
 
-def _header(ready: Exported, written: str, format: str) -> str:
+def _header(ready: Exported, format: str) -> str:
     """Return the first line and the docstring of a file."""
-    canonical = ready.space.format(ready.arch)
+    written, canonical = ready.written, ready.space.format(ready.arch)
     sizes = ", ".join(
         f"{field.name}={getattr(ready.space, field.name)!r}"
         for field in dataclasses.fields(ready.space)

@@ -29,13 +29,11 @@ def equal_networks(space, arch):
     """Check the outputs of both files, in training and evaluation, against the space's own network."""
     ready, images, variables, outputs = exporting.own_network(space, arch)
     assert min(np.std(output, axis=0).max() for output in outputs) > 1e-4, "outputs that do not depend on the image"
-    source = ep.export(space, arch, num_classes=7, image_size=images.shape[1])
-    for own, expected in zip(exporting.flax_outputs(source, ready, variables, images), outputs, strict=True):
+    for own, expected in zip(exporting.flax_outputs(ready.source(), ready, variables, images), outputs, strict=True):
         np.testing.assert_allclose(own, expected, **TOLERANCE)
     if importlib.util.find_spec("torch") is None:
         return
-    source = ep.export(space, arch, "torch", num_classes=7, image_size=images.shape[1])
-    own, params = exporting.torch_outputs(source, ready, variables, images)
+    own, params = exporting.torch_outputs(ready.source("torch"), ready, variables, images)
     for output, expected in zip(own, outputs, strict=True):
         np.testing.assert_allclose(output, expected, **TOLERANCE)
     assert params == ready.network.params
@@ -59,7 +57,7 @@ def test_files_of_all_spaces_import_one_library_and_have_their_counts(name):
     # ``exported`` has compared its own counts with these.
     assert (ready.params, ready.macs) == (space.params(canonical), space.macs(canonical))
     for form, allowed in (("flax", {"flax", "jax"}), ("torch", {"torch"})):
-        source = ep.export(space, arch, form)
+        source = ready.source(form)
         assert source.startswith("# Written by eproxy export")
         imported = {
             line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))
@@ -81,10 +79,11 @@ def test_trees_of_weights_are_those_of_the_space():
 
 def test_equal_cells_are_one_class_in_a_loop():
     space = spaces.get("nasbench201", cells_per_stage=3)
-    source = ep.export(space, ARCH_201)
+    ready = exports.exported(space, ARCH_201)
+    source = ready.source()
     assert source.count("class CellNet") == 1
     assert 'for n in range(3):\n            x = CellNet(32, name=f"stage1_cell{n}")(x, train)' in source
-    source = ep.export(space, ARCH_201, "torch")
+    source = ready.source("torch")
     assert source.count("class CellNet") == 1
     assert 'for n in range(3):\n            self.add_module(f"stage1_cell{n}", CellNet(32))' in source
 
