@@ -20,11 +20,12 @@ class HalvingConv(nn.Module):
     def __call__(self, x):
         """Map [B, H, W, C] to [B, H / 2, W / 2, channels]."""
         shifted = jnp.pad(x[:, 1:, 1:], ((0, 0), (0, 1), (0, 1), (0, 0)))
-        first = nn.Conv(self.channels // 2, (1, 1), strides=2, padding=0, use_bias=False, name="first")(x)
-        second = nn.Conv(self.channels - self.channels // 2, (1, 1), strides=2, padding=0, use_bias=False, name="second")(shifted)
+        half = self.channels // 2
+        first = nn.Conv(half, (1, 1), strides=2, padding=0, use_bias=False, name="first")(x)
+        second = nn.Conv(self.channels - half, (1, 1), strides=2, padding=0, use_bias=False, name="second")(shifted)
         return jnp.concatenate([first, second], axis=-1)
 
-'''  # noqa: E501
+'''
 _RESIZE = '''
 def resize(x, height, width, method):
     """Resize [B, H, W, C] without smoothing."""
@@ -181,4 +182,5 @@ def _class(language: FlaxLanguage, form: Form, forms: Sequence[Form], num_classe
     docstring = f'    """{text}"""'
     head = [f"class {form.name}(nn.Module):", docstring, "", *fields, *([""] if fields else [])]
     call = ["    @nn.compact", f"    def __call__(self, {', '.join(inputs)}{train}):"]
-    return "\n".join([*head, *call, *(f"        {line}" for line in lines), f"        return {result}", ""])
+    lines = [f"        {line}" for line in (*lines, f"return {result}")]
+    return "\n".join(printing.wrapped([*head, *call, *lines, ""]))

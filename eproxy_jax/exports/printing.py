@@ -170,6 +170,23 @@ def pair(first: str, second: str) -> str:
     return f"({first}, {second})"
 
 
+def wrapped(lines: Sequence[str], limit: int = 110) -> list[str]:
+    """Break long lines at the first bracket of the expression."""
+    found = []
+    for line in lines:
+        start = line.find("(") + 1
+        if len(line) <= limit or not start or line.lstrip().startswith(("def ", "class ", "for ", '"""')):
+            found.append(line)
+            continue
+        depth, end = 1, start
+        while depth:
+            depth += {"(": 1, ")": -1}.get(line[end], 0)
+            end += 1
+        indent = line[: len(line) - len(line.lstrip())]
+        found += [line[:start], f"{indent}    {line[start : end - 1]}", f"{indent}{line[end - 1 :]}"]
+    return found
+
+
 def places(form: Form) -> str:
     """Say where the blocks of a class are."""
     shown = ", ".join(form.places) if len(form.places) < 6 else f"{form.places[0]} to {form.places[-1]}"

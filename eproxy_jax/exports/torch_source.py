@@ -202,7 +202,7 @@ def _class(language: TorchLanguage, form: Form, forms: Sequence[Form], num_class
                 made += [f"for n in {numbers}:", f"    self.add_module({name}, {new})"]
             else:
                 made.append(f"self.{item.name} = {new}")
-        elif item.name:
+        elif hasattr(language, f"_make_{item.step.op}"):
             made.append(next(layers))
     arguments = list(form.parameters)
     text = f"Blocks {printing.places(form)}."
@@ -219,4 +219,5 @@ def _class(language: TorchLanguage, form: Form, forms: Sequence[Form], num_class
     init += [f"        {line}" for line in [*kept, *made]] + [""]
     head = [f"class {form.name}(nn.Module):", f'    """{text}"""', "", *(init if kept or made or arguments else [])]
     call = [f"    def forward({', '.join(['self', *inputs])}):"]
-    return "\n".join([*head, *call, *(f"        {line}" for line in lines), f"        return {result}", ""])
+    lines = [f"        {line}" for line in (*lines, f"return {result}")]
+    return "\n".join(printing.wrapped([*head, *call, *lines, ""]))
