@@ -105,11 +105,11 @@ def _build(steps: Sequence[Step], depth: int, name: str, network: Network) -> Bl
     return Block(name, network.kinds.get(path, "Network") if depth else "Network", items)
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _free(name: str, taken: set[str], before: str = "_") -> str:
     """Return the name, with a number behind it if it is taken."""
     number, free = 2, name
     while free in taken:
-        free, number = f"{name}_{number}", number + 1
+        free, number = f"{name}{before}{number}", number + 1
     return free
 
 
@@ -200,7 +200,7 @@ def classify(root: Block, sizes: Sizes) -> list[Form]:
         for block, row in zip(blocks, rows, strict=True):
             flat = [value for item in row for _, value in item]
             block.arguments = tuple(flat[column] for column in parameters.values())
-        name = _free(blocks[0].kind, names)
+        name = _free(blocks[0].kind, names, "")
         names.add(name)
         found.append(Form(name, blocks[0], tuple(parameters), expressions, [place for place, _ in members]))
     return found

@@ -183,7 +183,14 @@ def wrapped(lines: Sequence[str], limit: int = 110) -> list[str]:
             depth += {"(": 1, ")": -1}.get(line[end], 0)
             end += 1
         indent = line[: len(line) - len(line.lstrip())]
-        found += [line[:start], f"{indent}    {line[start : end - 1]}", f"{indent}{line[end - 1 :]}"]
+        inner = re.split(r", (?![^(]*\))", line[start : end - 1])  # at commas outside brackets
+        rows = [""]
+        for part in inner:
+            if rows[-1] and len(rows[-1]) + len(part) > limit - len(indent) - 8:
+                rows.append("")
+            rows[-1] += f"{part}, "
+        rows = [f"{indent}    {row.rstrip()}" for row in rows]
+        found += [line[:start], *rows[:-1], rows[-1].removesuffix(","), f"{indent}{line[end - 1 :]}"]
     return found
 
 
