@@ -32,6 +32,7 @@ _HOMES = {
     "default_images": "images",
     "eproxy": "proxy",
     "evaluate": "execution.evaluation",
+    "export": "exports.exported",
     "fit": "fits.fitted",
     "found": "dps.fitted",
     "found_names": "dps.fitted",
@@ -68,6 +69,7 @@ __all__ = [
     "default_images",
     "eproxy",
     "evaluate",
+    "export",
     "fit",
     "found",
     "found_names",
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     from eproxy_jax.execution.configuration import configure
     from eproxy_jax.execution.evaluation import arch_key, evaluate
     from eproxy_jax.execution.execution import Execution
+    from eproxy_jax.exports.exported import export
     from eproxy_jax.fits.columns import Columns
     from eproxy_jax.fits.fitted import Fitted, fit
     from eproxy_jax.fits.suggest import suggest

@@ -18,6 +18,7 @@ LEVELS = (
     ("nn",),
     ("types",),
     ("spaces",),
+    ("exports",),
     ("ranks", "images", "targets"),
     ("proxy", "proxies", "image_files"),
     ("execution",),

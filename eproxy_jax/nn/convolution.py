@@ -26,6 +26,7 @@ from jax.custom_batching import custom_vmap
 
 from eproxy_jax.nn import precision
 from eproxy_jax.nn.marks import Lens, live, mark, unmarked
+from eproxy_jax.nn.recording import operation
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -433,6 +434,7 @@ def gradient_lens(stride: int) -> Lens:
     return Lens(get)
 
 
+@operation
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv2d(x: Array, kernel: Array, stride: int = 1) -> Array:
     """Convolve without bias, with PyTorch's "same" padding (``k // 2`` zeros on every side).
@@ -493,6 +495,7 @@ frozen_conv2d.defvjp(
 )
 
 
+@operation
 def halving_conv2d(x: Array, kernel: Array) -> Array:
     """Apply two 1x1 convolutions at stride 2 to half the channels each, the second to the input shifted by one pixel.
 
@@ -508,6 +511,7 @@ def halving_conv2d(x: Array, kernel: Array) -> Array:
     return jnp.concatenate([conv2d(x, kernel[..., :half], 2), conv2d(shifted, kernel[..., half:], 2)], axis=-1)
 
 
+@operation
 def grouped_conv2d(x: Array, kernel: Array, groups: int, stride: int = 1) -> Array:
     """Apply :func:`conv2d` within each group of channels, as one batched product over the groups' patches.
 

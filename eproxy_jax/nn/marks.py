@@ -25,6 +25,8 @@ from jax.extend import core
 from jax.extend.core import primitives
 from jax.interpreters import ad, batching, mlir
 
+from eproxy_jax.nn.recording import operation
+
 _mark = core.Primitive("eproxy_mark")
 _mark.multiple_results = True
 _mark.def_impl(lambda *operands, **_: list(operands))
@@ -100,6 +102,7 @@ def collecting() -> bool:
 # --- marked functions ----------------------------------------------------------------------------------------
 
 
+@operation
 def relu(x: Array) -> Array:
     """Apply ReLU; collections see its input under the name ``relu``."""
     return jax.nn.relu(mark("relu", x))

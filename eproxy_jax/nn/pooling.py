@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
+from eproxy_jax.nn.recording import operation
+
 
 def _triples(padded: Array, axis: int) -> list[Array]:
     """Return the previous, same and next pixel along an axis, of all but its first and last pixel."""
@@ -36,6 +38,7 @@ def _inverse_window_counts(x: Array) -> Array:
     return 1 / (counts(x.shape[1])[None, :, None, None] * counts(x.shape[2])[None, None, :, None])
 
 
+@operation
 @jax.custom_vjp
 def avg_pool_3x3(x: Array) -> Array:
     """Apply a 3x3 average pool at stride 1 that does not count the padding.
@@ -57,6 +60,7 @@ def avg_pool_gradient(grad: Array) -> Array:
 avg_pool_3x3.defvjp(lambda x: (avg_pool_3x3(x), None), lambda _, grad: (avg_pool_gradient(grad),))
 
 
+@operation
 def avg_pool_2x2(x: Array) -> Array:
     """Apply a 2x2 average pool at stride 2, [B, H, W, C] -> [B, H // 2, W // 2, C]; drop an odd last row or column."""
     b, h, w, c = x.shape
@@ -85,6 +89,7 @@ def _first_largest(values: list[Array]) -> list[Array]:
     return masks
 
 
+@operation
 @jax.custom_vjp
 def max_pool_2x2(x: Array) -> Array:
     """Apply a 2x2 max pool at stride 2, [B, H, W, C] -> [B, H // 2, W // 2, C]; drop an odd last row or column.
@@ -164,6 +169,7 @@ def _max_pool_3x3_gradient_batched(axis_size: int, in_batched: list[bool], x: Ar
     return jax.vjp(_window_max, x)[1](grad)[0], True
 
 
+@operation
 @jax.custom_vjp
 def max_pool_3x3(x: Array) -> Array:
     """Apply a 3x3 max pool at stride 1 whose padding never wins.

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from eproxy_jax.nn.recording import operation
 
+
+@operation
 def resize_nearest(x: Array, size: int) -> Array:
     """Resize both spatial directions to the nearest neighbour with PyTorch's rounding: source = floor(i * in / out).
 
@@ -44,6 +47,7 @@ def _bilinear_weights(old: int, size: int) -> np.ndarray:
     return weights
 
 
+@operation
 def resize_bilinear(x: Array, height: int, width: int) -> Array:
     """Resize bilinearly as PyTorch's ``interpolate(mode="bilinear", align_corners=False)`` does: no smoothing.
 
@@ -67,6 +71,7 @@ def resize_bilinear(x: Array, height: int, width: int) -> Array:
     return x
 
 
+@operation
 def upsample_2x(x: Array) -> Array:
     """Repeat each pixel four times, [B, H, W, C] -> [B, 2 H, 2 W, C]: PyTorch's nearest upsampling by two."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from eproxy_jax.nn import convolution, norms, precision, traced_work
+from eproxy_jax.nn.recording import operation
 
 Index = Array | int
 
@@ -158,6 +159,7 @@ def _depthwise_conv2d_gradient(x: Array, kernel: Array, grad: Array, stride: int
     return grad_x, grads.reshape(kernel.shape)
 
 
+@operation
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def depthwise_conv2d(x: Array, kernel: Array, stride: int = 1, dilation: int = 1) -> Array:
     """Convolve each channel with a kernel of its own. :mod:`traced_work` counts the multiply-accumulates.
@@ -249,6 +251,7 @@ def line_gradient(
     return grad_x, lax.fori_loop(0, size, position, grads)
 
 
+@operation
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def line_conv(x: Array, kernel: Array, axis: int, stride: int = 1) -> Array:
     """Convolve with a kernel that is one pixel wide: k x 1 along axis 1 (height), 1 x k along axis 2 (width).
@@ -325,6 +328,7 @@ def maxima_gradient(x: Array, grad: Array, size: Index, stride: int, margin: int
     return _line_max_gradient(place_in_row, grad_rows, size, 2, stride, margin, x)
 
 
+@operation
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: Array, size: int, stride: int = 1) -> Array:
     """Apply a max pool whose padding never wins.

@@ -51,7 +51,7 @@ COMMANDS = {
     ),
 }  # fmt: skip
 AT_ONCE = ("fit",)  # trains nothing: there is no moment at which a second writer meets it
-WRITE_NOTHING = ("plan", "spaces", "proxies", "convert", "suggest")  # on standard output, or again and whole
+WRITE_NOTHING = ("plan", "spaces", "proxies", "convert", "suggest", "export")  # on standard output, or again and whole
 
 
 def make_inputs(folder: Path) -> None:

@@ -1,0 +1,69 @@
+"""What tests of exported files share: running their source, and outputs of three networks from the same weights."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from helpers import pattern_images, pattern_tree
+
+from eproxy_jax import exports
+
+
+def module_of(source):
+    """The module that a source text defines."""
+    module = types.ModuleType("exported_network")
+    exec(compile(source, "exported_network.py", "exec"), module.__dict__)
+    return module
+
+
+def statistics(tree):
+    """Running averages that are not those of the start, and leave half of the activations on."""
+
+    def drawn(path, leaf):
+        low, high = (-0.1, 0.1) if path[-1].key == "mean" else (0.2, 0.6)
+        return np.linspace(low, high, leaf.size).reshape(leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(drawn, tree)
+
+
+@functools.lru_cache(maxsize=2)
+def own_network(space, arch, num_classes=7, size=16):
+    """(Exported, images, variables of to_flax, its outputs in training and evaluation); needs 64-bit types."""
+    ready = exports.exported(space, arch, num_classes, size)
+    net = space.to_flax(ready.arch, num_classes).clone(dtype=jnp.float64)
+    images = pattern_images(3, size)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.asarray(images))
+    variables = {"params": pattern_tree(shapes["params"]), "batch_stats": statistics(shapes.get("batch_stats", {}))}
+    run = jax.jit(lambda variables: [net.apply(variables, images, train=train) for train in (True, False)])
+    return ready, images, variables, list(map(np.asarray, run(variables)))
+
+
+def flax_outputs(source, ready, variables, images):
+    """Outputs of an exported Flax file in training and evaluation."""
+    network = module_of(source).Network()
+    own = ready.variables(variables)
+    made = jax.eval_shape(network.init, jax.random.key(0), jnp.asarray(images))
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)  # noqa: E731
+    assert shapes(made["params"]) == shapes(own["params"])
+    assert shapes(made.get("batch_stats", {})) == shapes(own["batch_stats"])
+
+    def run(variables):
+        trained, _ = network.apply(variables, images, mutable=["batch_stats"])
+        return trained, network.apply(variables, images, train=False)
+
+    return list(map(np.asarray, jax.jit(run)(own)))
+
+
+def torch_outputs(source, ready, variables, images):
+    """Outputs of an exported PyTorch file in training and evaluation, and its number of trainable weights."""
+    import torch
+
+    module = module_of(source)
+    found = []
+    for train in (True, False):
+        network = module.load_flax(module.Network().double(), ready.variables(variables)).train(train)
+        with torch.no_grad():
+            found.append(network(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy())
+    return found, sum(p.numel() for p in network.parameters())
