@@ -41,6 +41,7 @@ _HOMES = {
     "score": "columns",
     "search_proxy": "dps.search",
     "standardize": "images",
+    "suggest": "fits.suggest",
 }
 _ROOMS = ("nn", "proxies", "runs", "spaces")
 
@@ -80,6 +81,7 @@ __all__ = [
     "search_proxy",
     "spaces",
     "standardize",
+    "suggest",
 ]
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     from eproxy_jax.execution.execution import Execution
     from eproxy_jax.fits.columns import Columns
     from eproxy_jax.fits.fitted import Fitted, fit
+    from eproxy_jax.fits.suggest import suggest
     from eproxy_jax.image_files.loading import LabelledImages, load_images, load_labelled
     from eproxy_jax.images import default_images, standardize
     from eproxy_jax.proxy import Eproxy, ProxyTask, eproxy

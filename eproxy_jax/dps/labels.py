@@ -63,7 +63,7 @@ def connected_labels(
 ) -> dict[Any, float]:
     """Leave out labels of disconnected networks, and say so.
 
-    A disconnected network ranks last under every setting. So its label tells settings nothing about each other.
+    A disconnected network ranks last under every setting and proxy. So its label tells nothing about them.
 
     Args:
       space: the search space.
@@ -77,11 +77,11 @@ def connected_labels(
     if left_out := len(labelled) - len(kept):
         text = (
             f"{left_out} of the {len(labelled)} labelled architectures are disconnected: their output never depends "
-            "on the image, and every setting ranks them last"
+            "on the image, and every proxy ranks them last"
         )
         if len(kept) < MIN_LABELS:
-            raise ValueError(f"{text}: a search needs at least {MIN_LABELS} others, got {len(kept)}")
-        say(f"{text}; the search uses the other {len(kept)}")
+            raise ValueError(f"{text}: expected at least {MIN_LABELS} others, got {len(kept)}")
+        say(f"{text}; the other {len(kept)} are used")
     return kept
 
 
