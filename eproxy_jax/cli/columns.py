@@ -36,14 +36,19 @@ def _parts(text: str) -> list[str]:
     return [part for one in text.split(",") if (part := one.strip())]
 
 
-def check_flags(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+def check_flags(arguments: argparse.Namespace, overrides: Sequence[str], fitted: bool = False) -> None:
     """Check that flags that go with --proxy only, or without it only, stand where they do something.
+
+    Args:
+      arguments: the flags.
+      overrides: of the configuration.
+      fitted: True if --settings is a fit of columns.
 
     Raises:
       UsageError: one does not; the message says what to write.
     """
     if arguments.proxy is None:
-        if arguments.num_classes is not None:
+        if arguments.num_classes is not None and not fitted:
             raise common.UsageError("--num-classes needs --proxy: Eproxy's score reads no classes")
         return
     if arguments.settings is not None:

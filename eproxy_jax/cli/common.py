@@ -173,6 +173,7 @@ _READ = (
     "archs",
     "truth",
     "labels",
+    "columns",
     "bank",
     "settings",
     "config",
@@ -378,10 +379,18 @@ def read_proxy(path: Path) -> FittedProxy:
 
     if not path.exists() and len(path.parts) == 2 and path.parts in fitted.found_names():
         return fitted.found(*path.parts)
+    values = read_json(path)
+    if is_saved_fit(values):
+        raise UsageError(f"{path}: a fit of columns, where settings are expected: eproxy score --settings ranks by it")
     try:
-        return fitted.FittedProxy.from_dict(read_json(path))
+        return fitted.FittedProxy.from_dict(values)
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def is_saved_fit(values: Any) -> bool:
+    """Say if the content of a file of settings is a fit of columns, of ``eproxy fit``."""
+    return isinstance(values, dict) and {"fit", "model"} <= values.keys()
 
 
 def architectures(arguments: argparse.Namespace, space: SearchSpace) -> list[Any]:

@@ -1,12 +1,16 @@
-"""``eproxy score`` scores architectures into a resumable file and prints the ranking; --proxy: see ``columns.py``."""
+"""``eproxy score`` scores architectures into a resumable file and prints the ranking.
+
+``--proxy`` is in ``columns.py``, ``--settings`` of a fit in ``ranking.py``.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from eproxy_jax.cli import columns, common
+from eproxy_jax.cli import columns, common, ranking
 
 _EPILOG = """\
 examples:
@@ -27,7 +31,14 @@ def add_parser(commands: common.Commands) -> None:
     what.add_argument(
         "--settings",
         metavar="FILE",
-        help="proxy settings: JSON, also from eproxy dps, or SPACE/TASK of those found before",
+        help="proxy settings: JSON, also from eproxy dps or eproxy fit, or SPACE/TASK of those found before",
+    )
+    what.add_argument(
+        "--columns",
+        metavar="FILE",
+        nargs="+",
+        default=[],
+        help="tables of your own columns, where --settings is a fit that has any",
     )
 
     columns.add_flags(score)
@@ -64,9 +75,12 @@ def add_parser(commands: common.Commands) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command and return the exit status."""
-    _check_choices(arguments, overrides)
+    saved = _saved_fit(arguments)
+    _check_choices(arguments, overrides, saved is not None)
     if arguments.proxy is not None:
         return columns.run(arguments, overrides)
+    if saved is not None:
+        return ranking.run(arguments, overrides, saved)
     from eproxy_jax import files, runs
     from eproxy_jax.runs import outputs, report, resumable
 
@@ -113,8 +127,18 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
-def _check_choices(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _saved_fit(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the content of --settings if it is a fit of columns."""
+    if arguments.settings is None or not Path(arguments.settings).is_file():
+        return None
+    values = common.read_json(Path(arguments.settings))
+    return values if common.is_saved_fit(values) else None
+
+
+def _check_choices(arguments: argparse.Namespace, overrides: Sequence[str], fitted: bool) -> None:
     common.check_source(arguments, overrides)
     common.check_archs(arguments)
     common.check_truth(arguments)
-    columns.check_flags(arguments, overrides)
+    columns.check_flags(arguments, overrides, fitted)
+    if arguments.columns and not fitted:
+        raise common.UsageError("--columns needs --settings FILE of eproxy fit: nothing else reads columns")

@@ -96,20 +96,29 @@ def gather(
     if not paths:
         raise ValueError("columns: name at least one file")
     kinds = [(files.existing(path, "file of columns"), _first_row(path)) for path in paths]
-    if space is None:
-        space = _space_of(kinds)
+    space = _space_of(kinds) if space is None else space
     own = _plain(space.identity())
     parts = []
     for path, first in kinds:
         part = _read(path, first, space, dataset, dict(left_out or {}))
-        _check_same(path, {name: part.made_with[name] for name in _SPACE if name in part.made_with}, own)
+        check_same(path, {name: part.made_with[name] for name in _SPACE if name in part.made_with}, own)
         parts.append(part)
     made_with = {name: own[name] for name in _SPACE if name in own}
     for part in parts:
         known = {name: value for name, value in made_with.items() if name in part.made_with}
-        _check_same(part.path, {name: part.made_with[name] for name in known}, known)
+        check_same(part.path, {name: part.made_with[name] for name in known}, known)
         made_with |= part.made_with
     return _joined(space, _named_once(_stacked(parts)), made_with, with_graph_counts)
+
+
+def space_of_files(paths: Sequence[str | Path]) -> SearchSpace:
+    """Return the search space of files of columns, as the first file of eproxy says it.
+
+    Raises:
+      FileNotFoundError: a file or its record is absent.
+      ValueError: no file says it, or the space is not registered.
+    """
+    return _space_of([(files.existing(path, "file of columns"), _first_row(path)) for path in paths])
 
 
 def of_space(space: SearchSpace, archs: Sequence[Any], with_graph_counts: bool = True) -> Gathered:
@@ -293,10 +302,10 @@ def _of_table(path: Path, space: SearchSpace, dataset: str | None, left_out: str
 def _check_record(path: Path, record: Mapping[str, Any], space: SearchSpace) -> None:
     """Check that a file of eproxy is of a space, before its architectures are read."""
     own = _plain(space.identity())
-    _check_same(path, {name: record[name] for name in _SPACE if name in record}, own)
+    check_same(path, {name: record[name] for name in _SPACE if name in record}, own)
 
 
-def _check_same(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def check_same(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Check that columns depend on what others, or the run, depend on.
 
     Raises:

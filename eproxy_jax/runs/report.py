@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from eproxy_jax.proxies.aggregates import AGGREGATES, aggregates_of
 from eproxy_jax.ranks import RankQuality, rank_quality
 from eproxy_jax.runs import outputs
 from eproxy_jax.types import STATUS_DISCONNECTED, STATUS_DIVERGED, ScoreResult
+
+if TYPE_CHECKING:
+    from eproxy_jax.runs.fitting import Ranked
 
 _RANK_SUM = next(iter(AGGREGATES))  # ours, the default ranking of columns
 
@@ -60,6 +63,40 @@ def columns_table(result: ColumnsResult, top: int = 10, truth: np.ndarray | None
     count = f"{len(result.archs)} architectures"
     lines.append(count + (f", {disconnected.sum()} disconnected" if disconnected.any() else ""))
     return "\n".join(lines)
+
+
+def fitted_table(ranked: Ranked, top: int = 10, truth: np.ndarray | None = None) -> str:
+    """Return a table of the best architectures by a fit, with the standard deviation of each score.
+
+    Args:
+      ranked: scores of A architectures.
+      top: number of lines.
+      truth: [A] measured values to show with the scores; NaN if unknown.
+
+    Returns:
+      Text with a header line.
+    """
+    ranking = ranked.ranking()[:top]
+    lines = _ranked(ranked.columns, ranking, ranked.score, "score", lambda value: f"{value:.3f}", truth)
+    spreads = ["     std", *(f"{ranked.deviation[i]:8.3f}" for i in ranking)]
+    lines = [f"{line[:16]}{spread}{line[16:]}" for line, spread in zip(lines, spreads, strict=True)]
+    disconnected = int(np.isneginf(ranked.score).sum())
+    count = f"{len(ranked.archs)} architectures"
+    return "\n".join([*lines, count + (f", {disconnected} disconnected" if disconnected else "")])
+
+
+def fitted_rows(ranked: Ranked, truth: np.ndarray) -> dict[str, RankQuality]:
+    """Measure how well a fit agrees with the truth, and each of its columns alone, see :func:`column_rows`.
+
+    Args:
+      ranked: scores of A architectures.
+      truth: [A] measured values. NaN (unknown) is left out.
+
+    Raises:
+      ValueError: fewer than 3 architectures have a value.
+    """
+    known = np.isfinite(truth)
+    return {"fitted": rank_quality(ranked.score[known], truth[known]), **column_rows(ranked.columns, truth)}
 
 
 def _ranked(

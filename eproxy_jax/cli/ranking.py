@@ -1,0 +1,73 @@
+"""``eproxy score --settings`` with a fit of ``eproxy fit``: it computes the fit's columns, then ranks by the fit."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from eproxy_jax.cli import common
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str], values: dict[str, Any]) -> int:
+    """Compute the columns that the fit needs, print tables, and return the exit status.
+
+    Args:
+      arguments: the flags.
+      overrides: of the configuration.
+      values: the content of --settings.
+    """
+    from eproxy_jax import files, runs
+    from eproxy_jax.proxies.inputs import NUM_IMAGES
+    from eproxy_jax.runs import columns as columns_lib
+    from eproxy_jax.runs import fitting, outputs, report
+
+    try:
+        saved = runs.SavedFit.from_dict(values)
+    except ValueError as error:
+        raise common.UsageError(f"{arguments.settings}: {error}") from error
+    for text in overrides:
+        if text.startswith("--config.settings."):
+            raise common.UsageError(f"{text.partition('=')[0]}: the settings are those of the fit: leave it out")
+    spec = common.run_spec(arguments, overrides, NUM_IMAGES if saved.reads_images else None)
+    archs = common.architectures(arguments, spec.space)
+    workdir = files.folder(arguments.workdir or ".")
+    out = files.writable(arguments.out) if arguments.out else workdir / "scores.jsonl"
+    process = common.process_of(arguments)
+    figure, columns = outputs.figure_path(out), fitting.columns_path(out)
+    draws = process.index == 0 and not arguments.no_plot and arguments.truth is not None
+    written = [out, outputs.record_path(out), *columns_lib.written_files(columns, process)]
+    common.check_outputs(arguments, [*written, *([figure] if draws else [])])
+    if draws:
+        outputs.check_figure(figure, out)
+    truth = None if arguments.truth is None else common.match_truth(arguments, archs, spec.space).values
+    num_classes = spec.num_classes if arguments.num_classes is None else arguments.num_classes
+    ranked = runs.rank(
+        saved,
+        archs,
+        spec.space,
+        spec.images,
+        spec.weight_seed,
+        labels=spec.labels,
+        num_classes=saved.made_with.get("num_classes") if num_classes is None else num_classes,
+        columns=arguments.columns,
+        out=out,
+        execution=common.execution_of(arguments),
+        process=process,
+        wait=arguments.wait,
+        command=common.command_line(),
+    )
+    if ranked is None:
+        return 0
+    print(report.fitted_table(ranked, arguments.top, truth))
+    if truth is not None:
+        rows = report.fitted_rows(ranked, truth)
+        print()
+        print(report.quality_table(rows))
+        if draws:
+            title = f"{spec.space.name}, {len(archs)} architectures"
+            print(common.draw(figure, lambda: report.quality_plot(figure, rows, title, out)))
+    print()
+    print(f"scores:  {out}")
+    print(f"columns: {columns}")
+    return 0
