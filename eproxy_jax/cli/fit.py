@@ -31,7 +31,7 @@ def add_parser(commands: common.Commands) -> None:
     columns = fit.add_argument_group("columns")
     columns.add_argument("--columns", metavar="FILE", nargs="+", required=True, help="files of columns")
     add_space_flags(columns)
-    columns.add_argument("--no-graph-counts", action="store_true", help="leave counts in the graph out")
+    add_choice_flags(columns)
     labels = fit.add_argument_group("labels")
     common.add_truth_flags(labels)
     common.add_dataset_flag(labels)
@@ -64,6 +64,14 @@ def add_space_flags(group: Any) -> None:
     group.add_argument(
         "--config", metavar="FILE[:VARIANT]", help="configuration file, for sizes or a space of your own"
     )
+
+
+def add_choice_flags(group: Any) -> None:
+    """Add --leave-out and --no-graph-counts."""
+    group.add_argument(
+        "--leave-out", metavar="NAME", nargs="+", default=[], help="columns to leave out, also as '*.time'"
+    )
+    group.add_argument("--no-graph-counts", action="store_true", help="leave counts in the graph out")
 
 
 def space_of(arguments: argparse.Namespace, overrides: Sequence[str]) -> SearchSpace:
@@ -100,7 +108,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         space,
         with_graph_counts=not arguments.no_graph_counts,
         dataset=arguments.dataset,
-        left_out={Path(path): column for path, column in measured if path != "-"},
+        leave_out=arguments.leave_out,
+        values={Path(path): column for path, column in measured if path != "-"},
     )
     result = runs.fit(
         gathered,

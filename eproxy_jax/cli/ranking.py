@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], values: dict[st
     process = common.process_of(arguments)
     figure, columns = outputs.figure_path(out), fitting.columns_path(out)
     draws = process.index == 0 and not arguments.no_plot and arguments.truth is not None
-    written = [out, outputs.record_path(out), *columns_lib.written_files(columns, process)]
+    written = [out, fitting.bank_path(out), outputs.record_path(out), *columns_lib.written_files(columns, process)]
     common.check_outputs(arguments, [*written, *([figure] if draws else [])])
     if draws:
         outputs.check_figure(figure, out)

@@ -33,7 +33,7 @@ def add_parser(commands: common.Commands) -> None:
     columns = parser.add_argument_group("columns")
     columns.add_argument("--columns", metavar="FILE", nargs="+", default=[], help="files of columns, see eproxy fit")
     fit.add_space_flags(columns)
-    columns.add_argument("--no-graph-counts", action="store_true", help="leave counts in the graph out")
+    fit.add_choice_flags(columns)
     common.add_arch_flags(parser)
     which = parser.add_argument_group("which to suggest")
     which.add_argument("--num-labels", type=common.positive, default=20, metavar="M", help="how many (default 20)")
@@ -94,7 +94,13 @@ def _gathered(arguments: argparse.Namespace, overrides: Sequence[str]) -> Gather
     if given := [flag for flag, value in listed.items() if value]:
         raise UsageError(f"{given[0]}: the files of --columns say which architectures there are: leave it out")
     space = fit.space_of(arguments, overrides)
-    return gathering.gather(arguments.columns, space, with_graph_counts=with_graph_counts, dataset=arguments.dataset)
+    return gathering.gather(
+        arguments.columns,
+        space,
+        with_graph_counts=with_graph_counts,
+        dataset=arguments.dataset,
+        leave_out=arguments.leave_out,
+    )
 
 
 def _archs(arguments: argparse.Namespace, space: SearchSpace) -> list[Any]:

@@ -23,6 +23,8 @@ from jax import Array
 
 from eproxy_jax import files, ranks, spaces
 from eproxy_jax.columns import ColumnJob, ColumnsResult, wanted_columns
+from eproxy_jax.dps import loss_bank
+from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.dps.labels import connected_labels
 from eproxy_jax.errors import check_known, listed, quoted
 from eproxy_jax.execution.execution import Execution
@@ -36,7 +38,16 @@ from eproxy_jax.progress import announce
 from eproxy_jax.proxies.aggregates import AGGREGATES
 from eproxy_jax.runs import columns as columns_lib
 from eproxy_jax.runs import hosts, outputs
-from eproxy_jax.runs.gathering import EPROXY_IMAGES, Gathered, gather, need_of, proxies_in_order
+from eproxy_jax.runs.gathering import (
+    EPROXY_IMAGES,
+    GENOME,
+    OF_BANK,
+    Gathered,
+    gather,
+    need_of,
+    other_than,
+    proxies_in_order,
+)
 from eproxy_jax.runs.session import versions
 from eproxy_jax.sampling import draw_distinct
 from eproxy_jax.types import STATUS_DISCONNECTED, STATUS_OK, ProxySettings
@@ -87,10 +98,10 @@ class SavedFit:
         needs, made_with = values["columns"], values["made_with"]
         for name in fitted.names:
             need = needs.get(need_of(name, needs)) if isinstance(needs, dict) else None
-            if not isinstance(need, dict) or not {"proxy", "settings", "file"} & need.keys():
+            if not isinstance(need, dict) or not {"proxy", "settings", GENOME, "file"} & need.keys():
                 raise ValueError(f"a saved fit: columns: nothing says what {quoted(name)} is: fit it again")
-        if not isinstance(made_with, dict) or not isinstance(values[MARK], str):
-            raise ValueError("a saved fit: made_with, fit: expected an object and a text: fit it again")
+        if not isinstance(made_with, dict) or "space" not in made_with or not isinstance(values[MARK], str):
+            raise ValueError("a saved fit: made_with, fit: expected an object with a space, and a text: fit it again")
         return cls(fitted, needs, made_with, values[MARK])
 
     @property
@@ -434,7 +445,8 @@ def rank(
 ) -> Ranked | None:
     """Rank architectures by a saved fit: compute the columns that it needs and no others, into a file that resumes.
 
-    The columns are in ``columns.jsonl``, see ``ep.runs.score_columns``; the cheap ones are computed first.
+    The columns are in ``columns.jsonl``, see ``ep.runs.score_columns``; the cheap ones are computed first. Settings of
+    a loss bank are trained last, in ``bank.jsonl``: a bank has draws of its own.
 
     Args:
       saved: the fit, or its file ``settings.json``.
@@ -467,6 +479,9 @@ def rank(
     job = ColumnJob.of(space, images, labels, num_classes, key, execution)
     names, settings = _to_compute(saved, job)
     own = _own_columns(saved, columns, space)
+    banked = [name for name in saved.fitted.names if GENOME in saved.needs.get(name, {})]
+    if banked and process.count > 1:
+        raise ValueError("the fit has columns of a loss bank, which one process trains: start one")
     path = files.folder(workdir) / "scores.jsonl" if out is None else files.writable(out)
     run_id = fingerprint({MARK: saved.mark, **job.identity()})
     before = outputs.read_record(outputs.record_path(path)) if process.index == 0 else None
@@ -491,6 +506,8 @@ def rank(
     )
     if result is None:
         return None
+    if banked:
+        result = dataclasses.replace(result, columns=result.columns | _of_bank(saved, banked, result, job, path))
     ranked = _ranked(saved, result, own, space)
     place = {arch: i for i, arch in enumerate(ranked.archs)}  # each string once
     few = list(place.values())
@@ -539,13 +556,9 @@ def _to_compute(saved: SavedFit, job: ColumnJob) -> tuple[list[str], dict[str, P
     if EPROXY_IMAGES in saved.made_with:
         batch = default_images() if job.images is None else job.images[:BATCH_SIZE]
         identity[EPROXY_IMAGES] = batch_identity(standardize(batch))
-    other = [name for name, value in saved.made_with.items() if identity.get(name) != value]
-    if other:
-        found = outputs.differences({n: identity.get(n) for n in other}, saved.made_with)
-        words = " and ".join(name.replace("_", " ") for name in other)
-        raise ValueError(
-            f"the columns of this fit were made with other {words}: {', '.join(found)}: use those of the fit"
-        )
+    wanted = {name: value for name, value in saved.made_with.items() if name not in OF_BANK}
+    if what := other_than({name: identity.get(name) for name in wanted}, wanted):
+        raise ValueError(f"the columns of this fit were made with {what}: use those of the fit")
     names = [*dict.fromkeys([MACS, PARAMS, *proxies_in_order(saved.fitted.names, saved.needs)])]
     settings: dict[str, ProxySettings] = {}
     for name in names:
@@ -557,6 +570,26 @@ def _to_compute(saved: SavedFit, job: ColumnJob) -> tuple[list[str], dict[str, P
             if job.identity_of(column, []).get("source") != need["source"]:
                 raise ValueError(f"proxy {quoted(name)}: its source is not that of the fit's column: fit it again")
     return names, settings
+
+
+def bank_path(out: Path) -> Path:
+    """Return the loss bank beside a result file of :func:`rank`."""
+    return out.with_name("bank.jsonl") if out.name == "scores.jsonl" else outputs.derived(out, ".bank.jsonl")
+
+
+def _of_bank(
+    saved: SavedFit, names: Sequence[str], result: ColumnsResult, job: ColumnJob, out: Path
+) -> dict[str, np.ndarray]:
+    """Train the settings of a bank that a fit needs, in a bank; returns their columns, [A] each."""
+    space, table = job.space, GeneTable.from_dict(saved.made_with["genes"])
+    batch = standardize(default_images() if job.images is None else job.images[:BATCH_SIZE])
+    spec = loss_bank.BankSpec(space, table, batch, job.key, int(saved.made_with["num_steps"]))
+    genomes = [np.asarray(saved.needs[name][GENOME], np.int32) for name in names]
+    archs = parse_all(result.archs, space)
+    with loss_bank.LossBank(bank_path(out), spec.identity(job.execution)) as bank:
+        loss_bank.fill(bank, spec, genomes, archs, job.execution, loss_bank.show_progress())
+        losses = bank.losses(spec.num_steps)[bank.rows(table, genomes)][:, bank.columns(space, archs), -1]
+    return {name: np.where(np.isfinite(row), -row, -np.inf) for name, row in zip(names, losses, strict=True)}
 
 
 def _own_columns(saved: SavedFit, paths: Sequence[str | os.PathLike[str]], space: spaces.SearchSpace) -> Columns | None:

@@ -14,6 +14,7 @@ made of comes along, so that a fit can say later what it needs.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from eproxy_jax import files, spaces
 from eproxy_jax.columns import EPROXY
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.dps.loss_bank import LossBank
-from eproxy_jax.errors import listed, quoted
+from eproxy_jax.errors import did_you_mean, listed, quoted
 from eproxy_jax.fits.columns import GRAPH, LOSSES, MACS, PARAMS, PROXIES, SIZES, Columns
 from eproxy_jax.proxies import graph_counts, registry
 from eproxy_jax.runs import archs as archs_lib
@@ -38,6 +39,8 @@ _SPACE = ("space", "sizes", "source")
 _COMMON = (*_SPACE, "weight_seed")
 _OF_PROXIES = ("images", "labels", "num_classes")
 EPROXY_IMAGES = "eproxy_images"
+OF_BANK = ("genes", "num_steps")  # a bank has draws of its own, which all settings of its gene table share
+GENOME = "genome"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,9 +51,11 @@ class Gathered:
       space: the search space.
       columns: of the connected architectures that all files have; canonical strings.
       disconnected: canonical strings of the disconnected ones.
-      needs: what each column is, by its name: ``{"proxy": NAME}``, ``{"settings": {...}}`` of Eproxy, or
-        ``{"file": NAME}`` for a user's own. The counts of a graph are one, ``graph_counts``.
-      made_with: what columns depend on besides: space, sizes, weight seed, images, labels, number of classes.
+      needs: what each column is, by its name: ``{"proxy": NAME}``, ``{"settings": {...}}`` of Eproxy,
+        ``{"genome": [...]}`` of a loss bank, or ``{"file": NAME}`` for a user's own. The counts of a graph are one,
+        ``graph_counts``.
+      made_with: what columns depend on besides: space, sizes, weight seed, images, labels, number of classes; the gene
+        table of a bank.
     """
 
     space: SearchSpace
@@ -77,7 +82,8 @@ def gather(
     *,
     with_graph_counts: bool = True,
     dataset: str | None = None,
-    left_out: Mapping[Path, str] | None = None,
+    leave_out: Sequence[str] = (),
+    values: Mapping[Path, str] | None = None,
 ) -> Gathered:
     """Read columns out of files.
 
@@ -86,7 +92,8 @@ def gather(
       space: the search space; by default the one that a file of eproxy says it is of.
       with_graph_counts: False leaves graph counts out.
       dataset: which data set, of tables that hold several.
-      left_out: a column of a table to leave out, by file: measured values are no column of a fit to them.
+      leave_out: names of columns to leave out, as patterns of a shell: ``*.time``.
+      values: the column of a table that holds the measured values, by file: it is no column of a fit to them.
 
     Raises:
       FileNotFoundError: a file or its record is absent.
@@ -100,7 +107,7 @@ def gather(
     own = _plain(space.identity())
     parts = []
     for path, first in kinds:
-        part = _read(path, first, space, dataset, dict(left_out or {}))
+        part = _read(path, first, space, dataset, dict(values or {}))
         check_same(path, {name: part.made_with[name] for name in _SPACE if name in part.made_with}, own)
         parts.append(part)
     made_with = {name: own[name] for name in _SPACE if name in own}
@@ -108,7 +115,7 @@ def gather(
         known = {name: value for name, value in made_with.items() if name in part.made_with}
         check_same(part.path, {name: part.made_with[name] for name in known}, known)
         made_with |= part.made_with
-    return _joined(space, _named_once(_stacked(parts)), made_with, with_graph_counts)
+    return _joined(space, _without(_named_once(_stacked(parts)), leave_out), made_with, with_graph_counts)
 
 
 def space_of_files(paths: Sequence[str | Path]) -> SearchSpace:
@@ -262,7 +269,8 @@ def _of_bank(path: Path, header: Mapping[str, Any], space: SearchSpace) -> _Part
     _check_record(path, header, space)
     identity = {name: value for name, value in header.items() if name != "bank"}
     try:
-        table, num_steps = GeneTable.from_dict({**identity["genes"], "alpha": [0.0]}), int(identity["num_steps"])
+        num_steps = int(identity["num_steps"])
+        GeneTable.from_dict(identity["genes"])
         images, seed = identity["images"], identity["weight_seed"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}:1: not the first line of a loss bank ({error})") from error
@@ -271,10 +279,9 @@ def _of_bank(path: Path, header: Mapping[str, Any], space: SearchSpace) -> _Part
         texts = [_canonical(space, arch, str(path)) for arch in bank.archs]
     values = np.where(np.isfinite(losses), -losses, np.where(computed, -np.inf, np.nan))
     names = tuple(f"{EPROXY}:{path.stem}#{number}" for number in range(len(genes)))
-    settings = [dataclasses.replace(table.decode(one), num_steps=num_steps).to_dict() for one in genes]
-    needs = {name: {"settings": one} for name, one in zip(names, settings, strict=True)}
+    needs = {name: {GENOME: one.tolist()} for name, one in zip(names, genes, strict=True)}
     made_with = {name: header[name] for name in _SPACE if name in header}
-    made_with |= {"weight_seed": seed, EPROXY_IMAGES: images}
+    made_with |= {"weight_seed": seed, EPROXY_IMAGES: images, **{name: identity[name] for name in OF_BANK}}
     return _Part(path, names, dict(zip(texts, values.T, strict=True)), None, needs, made_with)
 
 
@@ -305,17 +312,25 @@ def _check_record(path: Path, record: Mapping[str, Any], space: SearchSpace) -> 
     check_same(path, {name: record[name] for name in _SPACE if name in record}, own)
 
 
-def check_same(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def check_same(path: str | Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Check that columns depend on what others, or the run, depend on.
 
     Raises:
       ValueError: they do not; the message says what differs.
     """
+    if what := other_than(found, expected):
+        raise ValueError(f"{path}: columns of {what}: compute all columns with the same ones")
+
+
+def other_than(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """Say how what columns depend on differs from what is expected; an empty text if it does not."""
     names = [name for name in found if found[name] != expected.get(name)]
-    if names:
-        what = ", ".join(outputs.differences({n: found[n] for n in names}, dict(expected)))
-        words = " and ".join(name.replace("_", " ") for name in names)
-        raise ValueError(f"{path}: columns of other {words}: {what}: compute all columns with the same ones")
+    if "images" in names and EPROXY_IMAGES in names:
+        names.remove(EPROXY_IMAGES)  # the first of them
+    if not names:
+        return ""
+    words = " and ".join(name.replace("_", " ") for name in names)
+    return f"other {words}: {', '.join(outputs.differences({n: found[n] for n in names}, dict(expected)))}"
 
 
 # --- several files -------------------------------------------------------------------------------------------
@@ -357,6 +372,28 @@ def _named_once(parts: Sequence[_Part]) -> list[_Part]:
         needs = {name: part.needs[part.names[place]] for name, place in zip(names, kept, strict=True)}
         rows = {arch: row[kept] for arch, row in part.rows.items()}
         found.append(part._replace(names=tuple(names), rows=rows, needs=needs))
+    return found
+
+
+def _without(parts: Sequence[_Part], patterns: Sequence[str]) -> list[_Part]:
+    """Leave out columns whose names match a pattern.
+
+    Raises:
+      ValueError: a pattern matches none.
+    """
+    every = [name for part in parts for name in part.names]
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in every):
+            raise ValueError(
+                f"columns: {quoted(pattern)} is to be left out, but no column has that name"
+                f"{did_you_mean(pattern, every)}; the files have {listed(every)}"
+            )
+    found = []
+    for part in parts:
+        kept = [i for i, n in enumerate(part.names) if not any(fnmatch.fnmatchcase(n, one) for one in patterns)]
+        names = tuple(part.names[i] for i in kept)
+        rows = {arch: row[kept] for arch, row in part.rows.items()}
+        found.append(part._replace(names=names, rows=rows, needs={name: part.needs[name] for name in names}))
     return found
 
 
@@ -411,8 +448,9 @@ def need_of(name: str, needs: Mapping[str, dict[str, Any]]) -> str:
 
 
 def proxies_in_order(names: Sequence[str], needs: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Return the columns to compute for those of a fit, the cheap ones first: sizes, proxies, then Eproxy."""
+    """Return the columns to compute for those of a fit, the cheap ones first: sizes, proxies, Eproxy; no bank's."""
     wanted = dict.fromkeys(need_of(name, needs) for name in names)
     known = registry.names()
     place = {name: known.index(name) if name in known else len(known) for name in wanted}
-    return sorted((name for name in wanted if "file" not in needs[name]), key=lambda name: place[name])
+    computed = [name for name in wanted if not {"file", GENOME} & needs[name].keys()]
+    return sorted(computed, key=lambda name: place[name])

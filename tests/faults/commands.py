@@ -10,8 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tiny
 from helpers import ROOT
+
+from eproxy_jax.columns import ColumnJob
+from eproxy_jax.fits.columns import Columns
+from eproxy_jax.fits.fitted import fit
+from eproxy_jax.images import batch_identity, default_images, standardize
+from eproxy_jax.runs.fitting import SavedFit
 
 CONFIG = ["--config", f"{ROOT}/tests/tiny_config.py"]
 # By name: the flags, and the file of results whose last lines are cut.
@@ -32,8 +39,19 @@ COMMANDS = {
         "history.evolution.jsonl",
     ),
     "bank": (["bank", *CONFIG, "--sample", "12", "--num-settings", "3"], "bank.jsonl"),
+    "fit": (
+        ["fit", *CONFIG, "--columns", "{inputs}/mine.csv", "--truth", "{inputs}/truth.json", "--num-labels", "8",
+         "--no-plot"],
+        "predictions.jsonl",
+    ),
+    "score, fit": (
+        ["score", *CONFIG, "--sample", "10", "--seed", "1", "--chunk-size", "2", "--settings", "{inputs}/fit.json",
+         "--no-plot"],
+        "columns.jsonl",
+    ),
 }  # fmt: skip
-WRITE_NOTHING = ("plan", "spaces", "proxies", "convert")  # on standard output, or again and whole
+AT_ONCE = ("fit",)  # trains nothing: there is no moment at which a second writer meets it
+WRITE_NOTHING = ("plan", "spaces", "proxies", "convert", "suggest")  # on standard output, or again and whole
 
 
 def make_inputs(folder: Path) -> None:
@@ -47,6 +65,24 @@ def make_inputs(folder: Path) -> None:
         for lr in (1.0, 0.5)
     ]
     (folder / "fitted.json").write_text(json.dumps({"members": members}))
+    own = [f"{space.format(arch)},{space.macs(arch) % 7},{i}" for i, arch in enumerate(space.sample(30, 0))]
+    (folder / "mine.csv").write_text("\n".join(["arch,one,two", *own]))
+    (folder / "fit.json").write_text(json.dumps(_fit().to_dict()))
+
+
+def _fit() -> Any:
+    """A fit to columns of two proxies and of Eproxy whose values are made up; it says what a run must read."""
+    space, images = tiny.Tiny(), default_images("one_over_f", 128, 8)
+    archs = [space.format(arch) for arch in space.sample(30, 0)]
+    rng = np.random.default_rng(0)
+    columns = Columns.of(archs, {name: rng.uniform(size=30) for name in ("drawn", "macs", "eproxy:a")})
+    fitted = fit(columns, dict(zip(archs, rng.uniform(size=10).tolist(), strict=False)))
+    identity = ColumnJob.of(space, images).identity()
+    made_with = {name: identity[name] for name in ("space", "sizes", "source", "images", "weight_seed", "num_classes")}
+    made_with["eproxy_images"] = batch_identity(standardize(images[:16]))
+    branch = {"transform_channels": 8, "target_channels": 4, "barrier_kernel": 1}
+    needs = {"drawn": {"proxy": "drawn"}, "macs": {"proxy": "macs"}, "eproxy:a": {"settings": {"branches": [branch]}}}
+    return SavedFit(fitted, needs, json.loads(json.dumps(made_with)), "0123456789ab")
 
 
 class Server:
