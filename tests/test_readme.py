@@ -28,7 +28,9 @@ def test_python_snippets_run(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_parse(page):
     text = "\n".join(blocks(page.read_text(), "bash"))
-    commands = re.findall(r"^eproxy ((?:score|plan|dps|bank|spaces|proxies)\b.*?)(?:#.*)?$", text, re.MULTILINE)
+    commands = re.findall(
+        r"^eproxy ((?:score|fit|suggest|plan|dps|bank|spaces|proxies)\b.*?)(?:[#>].*)?$", text, re.MULTILINE
+    )
     assert len(commands) >= {"README": 3, "cli": 12}.get(page.stem, 0)
     for command in commands:
         arguments, rest = main.parser().parse_known_args(command.split())

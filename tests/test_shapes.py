@@ -96,6 +96,20 @@ KEY = jax.random.key(0)
 COLUMNS = ep.Columns.of("abcd", {"x": [1.0, 2.0, 3.0, 5.0]})
 LABELS = {"a": 1.0, "b": 2.0, "d": 3.0}
 
+
+def saved():
+    """A fit to MACs."""
+    columns = ep.Columns.of("abcd", {"macs": [1.0, 2.0, 3.0, 5.0]})
+    return ep.runs.SavedFit(ep.fit(columns, LABELS), {"macs": {"proxy": "macs"}}, {"space": SPACE.name}, "0")
+
+
+FIT = {
+    "saved": saved(), "labels": LABELS, "quality": {}, "archs": ("a", "b"), "score": np.ones(2), "deviation": np.ones(2),
+}  # fmt: skip
+RANKED = {
+    "archs": ("a", "b"), "score": np.ones(2), "deviation": np.ones(2), "columns": ep.ColumnsResult(**COLUMNS_RESULT),
+}  # fmt: skip
+
 # By what is called: the call of its changed argument, a good value of that argument, and bad ones.
 CALLS = {
     "standardize": (checked(ep.standardize), IMAGES, [IMAGES[0], IMAGES[..., :2], IMAGES > 0]),
@@ -131,6 +145,13 @@ CALLS = {
         np.arange(4),
         [np.ones(4), np.ones((4, 1), int)],
     ),
+    "runs.rank": (
+        lambda images: checked(ep.runs.rank)(saved(), ["1-0-0"], SPACE, images),
+        None,
+        [IMAGES[0], IMAGES.tolist()],
+    ),
+    "runs.FitResult": (lambda score: record(ep.runs.FitResult)(**{**FIT, "score": score}), np.ones(2), [np.ones(3), [1, 2]]),
+    "runs.Ranked": (lambda score: record(ep.runs.Ranked)(**{**RANKED, "score": score}), np.ones(2), [np.ones(3), [1, 2]]),
     "ColumnsResult.ranking": (lambda name: checked(ep.ColumnsResult.ranking)(ep.ColumnsResult(**COLUMNS_RESULT), name), "macs", []),
     "ColumnsResult.scalars": (checked(ep.ColumnsResult.scalars), ep.ColumnsResult(**COLUMNS_RESULT), []),
     "proxies.make_inputs": (

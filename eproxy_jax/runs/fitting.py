@@ -199,7 +199,7 @@ def fit(
     *,
     num_labels: int = 20,
     seed: int = 0,
-    method: Any = "process",
+    method: str = "process",
     prior: str | Sequence[str] | None = fits.AUTO,
     space: spaces.SearchSpace | str | None = None,
     with_graph_counts: bool = True,
@@ -240,7 +240,7 @@ def fit(
     )  # fmt: skip
     truth, labels = _parsed(truth, gathered.space), _parsed(labels, gathered.space)
     known, held_out = split(gathered, truth, labels, num_labels, seed, say)
-    fitted = fits.fit(gathered.columns, known, method, prior)
+    fitted = fits.fit(gathered.columns, known, method, prior)  # pyright: ignore[reportArgumentType]
     saved = SavedFit(fitted, _needed(fitted, gathered), gathered.made_with, _mark(gathered, known, method, prior))
     quality = compare(gathered, fitted, held_out) if len(held_out) >= _HELD_OUT else {}
     mean, deviation = fitted.predict(gathered.columns)
