@@ -4,12 +4,12 @@ r"""This benchmark plays searches against tables of trained networks, and counts
   python benchmarks/search.py --benchmark transnas_micro --num-seeds 10 --queries 10 20 50
 
 The columns are sizes, graph counts, and proxies that an independent implementation computed (``proxy_scores`` below
-EPROXY_DATA); ``--columns`` reads files of ``eproxy score --proxy`` instead of the stored proxies. The candidates are the
-networks that have such columns: for NAS-Bench-201 those of 9,445 cells. ``--no-proxies`` takes all networks of the
+EPROXY_DATA); ``--columns`` reads files of ``eproxy score --proxy`` instead of the stored proxies. The candidates are
+the networks that have such columns: for NAS-Bench-201 those of 9,445 cells. ``--no-proxies`` takes all networks of the
 table, with sizes and graph counts alone.
 
-NAS-Bench-201: what is asked for is the validation accuracy; the regret is in TEST accuracy after 200 epochs, of the best
-queried network by validation, against the best of all 15,625. TransNAS: the rank of the best queried network by
+NAS-Bench-201: what is asked for is the validation accuracy; the regret is in TEST accuracy after 200 epochs, of the
+best queried network by validation, against the best of all 15,625. TransNAS: the rank of the best queried network by
 validation, among the candidates and among all 4,096.
 
 It writes benchmarks/results/search_BENCHMARK.md, .jsonl and .png. Ten seeds take about five minutes a task on one core.
@@ -29,8 +29,7 @@ from common import DATA, POOLS, RESULTS, header, markdown_table, task_name, writ
 
 import eproxy_jax as ep
 from eproxy_jax import search, spaces
-from eproxy_jax.proxies import graph_counts
-from eproxy_jax.runs.read_columns import read_columns
+from eproxy_jax.runs.gathering import gather, of_space
 
 _TEST = {"cifar10valid": "CIFAR10", "cifar100": "CIFAR100", "tinyimagenet": "ImageNet"}
 STRATEGIES: dict[str, search.Strategy] = {
@@ -59,14 +58,6 @@ class Game:
     costs: dict[str, dict[str, float]]
 
 
-def all_columns(space: spaces.SearchSpace, archs: Sequence[str]) -> ep.Columns:
-    """Return sizes and graph counts."""
-    parsed = [space.parse(arch) for arch in archs]
-    macs, params = spaces.size_measures(space, parsed)
-    counts = graph_counts.graph_counts(space, parsed)
-    return ep.Columns.of(archs, {"macs": macs, "params": params, "graph_counts": counts})
-
-
 def games(benchmark: str, proxies: bool, files: Sequence[str]) -> Iterator[Game]:
     """Yield the tasks of a benchmark."""
     space = spaces.get(benchmark)
@@ -74,13 +65,11 @@ def games(benchmark: str, proxies: bool, files: Sequence[str]) -> Iterator[Game]
     if proxies and not files:
         cases = [(case.task, case.columns) for case in fit_columns.SOURCES[benchmark]()]
     else:
-        columns = all_columns(space, list(fit_columns.read_truth(space, tables[0])))
-        if files:
-            computed = read_columns(files, space)
-            sizes = [name for name in computed.names if name in columns.names]
-            if sizes:
-                computed = computed.select([name for name in computed.names if name not in sizes])
-            columns = columns.rows(arch for arch in columns.archs if arch in set(computed.archs)).join(computed)
+        texts = list(fit_columns.read_truth(space, tables[0]))
+        gathered = gather(files, space) if files else of_space(space, texts)
+        rows = spelled_in(space, gathered.columns, texts)
+        columns = gathered.columns.rows(rows)
+        columns = dataclasses.replace(columns, archs=tuple(rows.values()))
         cases = [(task_name(benchmark, file), columns) for file in tables]
     for (task, columns), file in zip(cases, tables, strict=True):
         values = fit_columns.read_truth(space, file)
@@ -90,6 +79,15 @@ def games(benchmark: str, proxies: bool, files: Sequence[str]) -> Iterator[Game]
             pool = sorted((values[arch] for arch in columns.archs), reverse=True)
             costs = {"rank among the candidates": _ranks(values, pool), "rank among all": _ranks(values, None)}
             yield Game(task, columns, values, costs)
+
+
+def spelled_in(space: spaces.SearchSpace, columns: ep.Columns, texts: Sequence[str]) -> dict[str, str]:
+    """Return how a table spells the rows of columns, by canonical string; rows that it lacks are left out."""
+    known, found = set(columns.archs), {}
+    for text in texts:
+        if (key := space.format(space.canonical(space.parse(text)))) in known:
+            found.setdefault(key, text)
+    return found
 
 
 def _test_regrets(space: spaces.SearchSpace, file: str) -> dict[str, float]:
