@@ -222,7 +222,10 @@ class Problem:
             "space": self.space.identity(),
             "columns": columns,
             "objectives": [f"{'' if one.sign > 0 else '-'}{one.name}" for one in self.objectives],
-            "constraints": [str(bound) for bound in self.bounds],
+            "constraints": [
+                [bound.name, *(x if math.isfinite(x) else None for x in (bound.low, bound.high))]
+                for bound in self.bounds
+            ],
             "measures": sorted(self.measures),
         }
 
