@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 _FEWEST = 3  # different measurements: below, a process has nothing to go by
-_SHARE_OF_SUM = 0.05  # of the weighted sum beside the weighted minimum, in ParEGO
+_SHARE_OF_SUM = 0.05  # of the weighted sum beside the weighted maximum, in ParEGO
+_REFERENCE = 0.05  # of the range, from the worst down to the reference: both ends of a front add something
+    0.05  # by which the reference of hypervolumes is below the worst, so that both ends of a front add something
+)
 
 
 class LabelFree(NamedTuple):
@@ -77,7 +80,7 @@ class Bounds:
 
     Attributes:
       upper: [A, M].
-      reached: [N, M], the values of what was asked for; expected ones where nothing was told yet.
+      reached: [N, M], the expected values of what was asked for: noise in a measurement sets no mark.
       feasible: rows of the feasible candidates.
     """
 
@@ -94,11 +97,11 @@ class Bounds:
         scale = np.maximum(np.maximum(some.max(0), self.reached.max(0)) - worst, 1e-12)
         upper, reached = (self.upper - worst) / scale, (self.reached - worst) / scale
         weights = rng.dirichlet(np.ones(upper.shape[1]))
-        norm = (weights * upper).min(1) + _SHARE_OF_SUM * (weights * upper).sum(1)
+        short = weights * (1 - upper)  # of the ideal
+        norm = -short.max(1) - _SHARE_OF_SUM * short.sum(1)
         if upper.shape[1] > 2:
             return norm
-        # The reference is a little below the worst, so that both ends of the front add something.
-        gains = pareto.hypervolume_gains(upper, reached, (-_SHARE_OF_SUM, -_SHARE_OF_SUM))
+        gains = pareto.hypervolume_gains(upper, reached, (-_REFERENCE, -_REFERENCE))
         return gains if gains[self.feasible].max() > 0 else norm
 
 
@@ -144,5 +147,5 @@ def bounds_of(state: State, prior: str | tuple[str, ...], beta: float) -> Bounds
             )
             deviation = more.predict(inputs)[1]
         upper.append(mean + beta * deviation)
-        reached.append(np.concatenate([targets, mean[ahead]]))
+        reached.append(mean[[*rows, *ahead]])
     return Bounds(np.stack(upper, 1), np.stack(reached, 1), np.flatnonzero(problem.feasible))
