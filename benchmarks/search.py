@@ -66,7 +66,7 @@ def games(benchmark: str, proxies: bool, files: Sequence[str]) -> Iterator[Game]
         cases = [(case.task, case.columns) for case in fit_columns.SOURCES[benchmark]()]
     else:
         texts = list(fit_columns.read_truth(space, tables[0]))
-        gathered = gather(files, space) if files else of_space(space, texts)
+        gathered = gather(files, space) if files else of_space(space, list(map(space.parse, texts)))
         rows = spelled_in(space, gathered.columns, texts)
         columns = gathered.columns.rows(rows)
         columns = dataclasses.replace(columns, archs=tuple(rows.values()))

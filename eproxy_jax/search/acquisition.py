@@ -27,8 +27,6 @@ AUTO = "auto"
 _FEWEST = 3  # different measurements: below, a process has nothing to go by
 _SHARE_OF_SUM = 0.05  # of the weighted sum beside the weighted maximum, in ParEGO
 _REFERENCE = 0.05  # of the range, from the worst down to the reference: both ends of a front add something
-    0.05  # by which the reference of hypervolumes is below the worst, so that both ends of a front add something
-)
 
 
 class LabelFree(NamedTuple):
