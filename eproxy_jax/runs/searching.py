@@ -10,11 +10,13 @@ A killed search, started again, asks for what it would have asked for.
 from __future__ import annotations
 
 import collections
+import csv
 import hashlib
+import io
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +118,36 @@ def read_results(
       FileNotFoundError: no such file.
       ValueError: no architectures, no value, or several columns without a choice.
     """
-    name = contents.name_of(path)
+    name, text = contents.name_of(path), contents.read_text(path)
+    header = next(csv.reader(io.StringIO(text)), [])
+    if "arch" in header and (chosen := column or VALUE) in header:  # as ``eproxy search --ask`` prints it
+        found = list(_filled_in(text, name, space, chosen))
+    else:
+        found = _beside(path, text.split("\n"), name, space, column, dataset)
+    if not found:
+        raise ValueError(f"{name}: no architecture has a value yet: write them into the file first")
+    return found
+
+
+def _filled_in(text: str, name: str, space: SearchSpace, column: str) -> Iterator[tuple[str, float]]:
+    """Yield the rows of a CSV with a header that have a value; the first of them may be anywhere."""
+    reader = csv.DictReader(io.StringIO(text))
+    for row in reader:
+        where, cell = f"{name}:{reader.line_num}", (row[column] or "").strip()
+        if not cell:
+            continue
+        try:
+            arch = space.format(space.parse(row["arch"]))
+            value = math.nan if _FAILED.fullmatch(cell) else float(cell)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        yield arch, value
+
+
+def _beside(
+    path: str | Path, lines: Sequence[str], name: str, space: SearchSpace, column: str | None, dataset: str | None
+) -> list[tuple[str, float]]:
+    """Return the rows of any other file that have a value, or say that the training failed."""
     records = archs_lib.read_archs(path, space, dataset)
     names = list(dict.fromkeys(name for record in records for name in record.values))
     if column is not None:
@@ -124,15 +155,12 @@ def read_results(
     elif len(names) > 1 and VALUE not in names:
         raise ValueError(f"{name}: several columns of values: {listed(names)}; choose one with --truth-column")
     chosen = column or (VALUE if VALUE in names or not names else names[0])
-    lines = contents.read_text(path).split("\n")
     found = []
     for record in records:
         where = _LINE.search(record.where)
         failed = where is not None and _FAILED.search(lines[int(where[1]) - 1]) is not None
         if chosen in record.values or failed:
             found.append((space.format(record.arch), record.values.get(chosen, math.nan)))
-    if not found:
-        raise ValueError(f"{name}: no value beside its {len(records)} architectures: write them into the file first")
     return found
 
 

@@ -138,6 +138,24 @@ def test_ask_and_tell_over_days(tmp_path, capsys, columns):
     assert result(tmp_path / "mine")["best"]["arch"] == two[0]
 
 
+def test_results_in_other_forms(tmp_path, capsys, columns):
+    """Values behind twenty empty rows; a table without a header; JSON lines."""
+    arguments = [*TINY, "--columns", columns, "--workdir", tmp_path / "mine", "--no-plot"]
+    assert run(*arguments, "--ask", 24) == 0
+    printed = capsys.readouterr().out
+    archs = asked(printed)
+    (tmp_path / "late.csv").write_text(printed.removesuffix("\n") + "0.5\n")
+    assert run(*arguments, "--tell", tmp_path / "late.csv") == 0
+    (tmp_path / "plain.txt").write_text(f"{archs[0]} 0.25\n{archs[1]} failed\n{archs[2]} nan\n")
+    assert run(*arguments, "--tell", tmp_path / "plain.txt") == 0
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"arch": a, "acc": 0.1}) + "\n" for a in archs[3:5]))
+    assert run(*arguments, "--tell", tmp_path / "rows.jsonl") == 0
+    found = result(tmp_path / "mine")
+    assert {row["arch"]: row["value"] for row in found["history"]} == {
+        archs[0]: 0.25, archs[1]: None, archs[2]: None, archs[3]: 0.1, archs[4]: 0.1, archs[-1]: 0.5,
+    }  # fmt: skip
+
+
 def test_a_front_and_lower_is_better(tmp_path, capsys, columns, truth):
     arguments = [*TINY, "--columns", columns, "--truth", truth, "--num-evaluations", 40]
     objectives = ["--minimize", "own:latency", "--min", "own:latency=1"]
@@ -183,7 +201,9 @@ def test_bad_input_is_one_line(tmp_path, capsys, columns, truth):
     line = error(*arguments, "--tell", tmp_path / "told.csv")
     assert f"1 of 2 architectures were never asked for: '{stranger}'" in line
     (tmp_path / "none.csv").write_text(f"arch,value\n{two[0]},\n{two[1]},\n")
-    assert "no value beside its 2 architectures" in error(*arguments, "--tell", tmp_path / "none.csv")
+    assert "no architecture has a value yet" in error(*arguments, "--tell", tmp_path / "none.csv")
+    (tmp_path / "none.csv").write_text(f"arch,value\n{two[0]},soon\n")
+    assert "none.csv:2: could not convert" in error(*arguments, "--tell", tmp_path / "none.csv")
     (tmp_path / "two.csv").write_text(f"arch,a,b\n{two[0]},1,2\n{two[1]},1,3\n")
     assert "choose one with --truth-column" in error(*arguments, "--tell", tmp_path / "two.csv")
     steps = tmp_path / "s" / "search.jsonl"
