@@ -2,6 +2,7 @@ r"""This benchmark plays searches against tables of trained networks, and counts
 
   python benchmarks/search.py --benchmark nasbench201 --num-seeds 10 --queries 10 20 50
   python benchmarks/search.py --benchmark transnas_micro --num-seeds 10 --queries 10 20 50
+  python benchmarks/search.py --benchmark nasbench201 --latency edgegpu_latency --num-seeds 10
 
 The columns are sizes, graph counts, and proxies that an independent implementation computed (``proxy_scores`` below
 EPROXY_DATA); ``--columns`` reads files of ``eproxy score --proxy`` instead of the stored proxies. The candidates are
@@ -11,6 +12,10 @@ table, with sizes and graph counts alone.
 NAS-Bench-201: what is asked for is the validation accuracy; the regret is in TEST accuracy after 200 epochs, of the
 best queried network by validation, against the best of all 15,625. TransNAS: the rank of the best queried network by
 validation, among the candidates and among all 4,096.
+
+``--latency`` searches for fronts of validation accuracy and a column of ``hw_*.csv``, which is known of all candidates.
+The measure is the hypervolume reached, as a share of that of all candidates. Its reference is the largest latency and
+the median accuracy: from the worst accuracy, any good network alone would reach nearly all of it.
 
 It writes benchmarks/results/search_BENCHMARK.md, .jsonl and .png. Ten seeds take about five minutes a task on one core.
 """
@@ -32,6 +37,10 @@ from eproxy_jax import search, spaces
 from eproxy_jax.runs.gathering import gather, of_space
 
 _TEST = {"cifar10valid": "CIFAR10", "cifar100": "CIFAR100", "tinyimagenet": "ImageNet"}
+_HARDWARE = {"cifar10valid": "cifar10", "cifar100": "cifar100", "tinyimagenet": "ImageNet16-120"}
+_DRAW_NOTHING = ("rank sum", "MACs")
+BEST = "the best of all candidates by what is queried"
+SHARE = "share of the hypervolume"
 STRATEGIES: dict[str, search.Strategy] = {
     "process": search.Process(),
     "rank sum": search.ByProxy(),
@@ -121,15 +130,52 @@ def measure(space: spaces.SearchSpace, game: Game, seeds: int, most: int) -> dic
     start = search.init(space, game.columns, "random")
     found: dict[str, dict[str, np.ndarray]] = {}
     for name, strategy in STRATEGIES.items():
-        drawn = name not in ("rank sum", "MACs")
         runs = [
             play(dataclasses.replace(start, strategy=strategy, seed=seed), game, most)
-            for seed in range(seeds if drawn else 1)
+            for seed in range(1 if name in _DRAW_NOTHING else seeds)
         ]
         for what, costs in game.costs.items():
             found.setdefault(what, {})[name] = np.asarray([[costs[arch] for arch in run] for run in runs])
         print(game.task, name, {what: own[name][:, -1].mean().round(3) for what, own in found.items()}, flush=True)
+    problem = start.problem
+    assert problem.columns is not None
+    best = max((problem.columns.archs[row] for row in np.flatnonzero(problem.feasible)), key=game.values.__getitem__)
+    for what, costs in game.costs.items():
+        found[what][BEST] = np.full((1, most), costs[best])
     return found
+
+
+def measure_fronts(
+    space: spaces.SearchSpace, game: Game, latency: str, seeds: int, most: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the share of the hypervolume after each query, [seeds, most], by measure and strategy."""
+    file = DATA / "nasbench201" / f"hw_{_HARDWARE[game.task]}.csv"
+    strings = {row["net"]: row["net_str"] for row in fit_columns.read_rows("nb201_zc_proxies.csv")}
+    with file.open(newline="") as lines:
+        rows = {strings[row["net"]]: float(row[latency]) for row in csv.DictReader(lines) if row["net"] in strings}
+    known = {space.format(space.parse(arch)): value for arch, value in rows.items()}
+    archs = [arch for arch in game.columns.archs if arch in known]
+    times = ep.Columns.of(archs, {latency: [known[arch] for arch in archs]}, "sizes")
+    columns = game.columns.rows(archs).join(times)
+    start = search.init(space, columns, "random", objectives=("value", f"-{latency}"))
+    assert start.problem.columns is not None
+    rows_of = start.problem.columns
+    every = np.asarray([[game.values[arch], -known[arch]] for arch in rows_of.archs])
+    reference = (float(np.median(every[:, 0])), float(every[:, 1].min()))
+    whole = search.hypervolume(every, reference)
+    found: dict[str, np.ndarray] = {}
+    for name, strategy in STRATEGIES.items():
+        runs = []
+        for seed in range(1 if name in _DRAW_NOTHING else seeds):
+            state, shares = dataclasses.replace(start, strategy=strategy, seed=seed), []
+            for _ in range(most):
+                (arch,), state = search.ask(state)
+                state = search.tell(state, [arch], [game.values[arch]])
+                shares.append(search.hypervolume(state.objective_values(), reference) / whole)
+            runs.append(shares)
+        found[name] = np.asarray(runs)
+        print(game.task, name, found[name][:, -1].mean().round(4), flush=True)
+    return {SHARE: found}
 
 
 def draw(name: str, curves: dict[str, dict[str, np.ndarray]], what: str) -> None:
@@ -148,7 +194,8 @@ def draw(name: str, curves: dict[str, dict[str, np.ndarray]], what: str) -> None
             axes.plot(queries, mean, color=f"C{color}", label=strategy)
             low, high = np.quantile(costs, [0.1, 0.9], axis=0)
             axes.fill_between(queries, low, high, color=f"C{color}", alpha=0.12, linewidth=0)
-        axes.set_yscale("symlog", linthresh=0.1 if "regret" in what else 1)
+        if what != SHARE:
+            axes.set_yscale("symlog", linthresh=0.1 if "regret" in what else 1)
         axes.set_xlabel("queries")
         axes.set_ylabel(what)
         axes.set_title(task, fontsize=10)
@@ -164,31 +211,43 @@ def main() -> None:
     parser.add_argument("--queries", type=int, nargs="+", default=[10, 20, 50])
     parser.add_argument("--columns", nargs="+", default=[], metavar="FILE", help="files of eproxy score --proxy")
     parser.add_argument("--no-proxies", action="store_true", help="all networks, with sizes and graph counts alone")
+    parser.add_argument("--latency", metavar="COLUMN", help="of hw_*.csv: search for fronts (nasbench201)")
     args = parser.parse_args()
+    if args.latency and args.benchmark != "nasbench201":
+        parser.error("--latency: only nasbench201 has latencies")
     space = spaces.get(args.benchmark)
     name = f"search_{args.benchmark}" + "_no_proxies" * args.no_proxies + "_columns" * bool(args.columns)
+    name += f"_{args.latency}" if args.latency else ""
     rows: list[dict[str, Any]] = []
     curves: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     sizes = {}
     for game in games(args.benchmark, not args.no_proxies, args.columns):
         sizes[game.task] = len(game.columns), len(game.columns.names)
-        for what, own in measure(space, game, args.num_seeds, max(args.queries)).items():
+        seeds, most = args.num_seeds, max(args.queries)
+        if args.latency:
+            measured = measure_fronts(space, game, args.latency, seeds, most)
+        else:
+            measured = measure(space, game, seeds, most)
+        for what, own in measured.items():
             curves.setdefault(what, {})[game.task] = own
             for strategy, costs in own.items():
                 for seed, run in enumerate(costs):
                     at = {f"after {count}": round(float(run[count - 1]), 4) for count in args.queries}
                     rows.append({"task": game.task, "measure": what, "strategy": strategy, "seed": seed, **at})
     text = header(f"Searches with few queries, {args.benchmark}")
-    text += f"Mean ± standard deviation over {args.num_seeds} seeds; rank sum and MACs draw nothing. Candidates and "
+    text += f"Mean ± standard deviation over {args.num_seeds} seeds; rank sum and MACs draw nothing, and have one run. Candidates and "
     text += f"columns: {', '.join(f'{task} {a:,} and {c}' for task, (a, c) in sizes.items())}.\n"
     for what, tasks in curves.items():
+        digits = 3 if what == SHARE else 2
         for count in args.queries:
             table = []
-            for strategy in STRATEGIES:
+            for strategy in next(iter(tasks.values())):
                 ends = [own[strategy][:, count - 1] for own in tasks.values()]
-                cells = {task: f"{e.mean():.2f} ± {e.std():.2f}" for task, e in zip(tasks, ends, strict=True)}
+                cells = {
+                    task: f"{e.mean():.{digits}f} ± {e.std():.{digits}f}" for task, e in zip(tasks, ends, strict=True)
+                }
                 mean = np.mean([end.mean() for end in ends])
-                table.append({"strategy": strategy, **cells, "mean": f"{mean:.2f}"})
+                table.append({"strategy": strategy, **cells, "mean": f"{mean:.{digits}f}"})
             text += f"\n## {what}, after {count} queries\n\n{markdown_table(table)}"
     first = next(iter(curves))
     draw(name, curves[first], first)

@@ -219,6 +219,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, columns, truth):
     assert "not a result of eproxy search, and left as it is" in error(*TINY, "--columns", columns, "--workdir", other)
 
 
+@pytest.mark.slow
 def test_a_killed_search_resumes(tmp_path, columns, truth):
     arguments = [*TINY, "--columns", columns, "--truth", truth, "--no-plot", "--num-evaluations", 40]
     command = [sys.executable, "-m", "eproxy_jax", *map(str, arguments), "--workdir", str(tmp_path / "k")]
