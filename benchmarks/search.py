@@ -235,7 +235,7 @@ def main() -> None:
                     at = {f"after {count}": round(float(run[count - 1]), 4) for count in args.queries}
                     rows.append({"task": game.task, "measure": what, "strategy": strategy, "seed": seed, **at})
     text = header(f"Searches with few queries, {args.benchmark}")
-    text += f"Mean ± standard deviation over {args.num_seeds} seeds; rank sum and MACs draw nothing, and have one run. Candidates and "
+    text += f"Mean ± standard deviation over {args.num_seeds} seeds; rank sum and MACs draw nothing. Candidates and "
     text += f"columns: {', '.join(f'{task} {a:,} and {c}' for task, (a, c) in sizes.items())}.\n"
     for what, tasks in curves.items():
         digits = 3 if what == SHARE else 2
