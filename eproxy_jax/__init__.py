@@ -44,7 +44,7 @@ _HOMES = {
     "standardize": "images",
     "suggest": "fits.suggest",
 }
-_ROOMS = ("nn", "proxies", "runs", "spaces")
+_ROOMS = ("nn", "proxies", "runs", "search", "spaces")
 
 __all__ = [
     "BranchSettings",
@@ -80,6 +80,7 @@ __all__ = [
     "rank_quality",
     "runs",
     "score",
+    "search",
     "search_proxy",
     "spaces",
     "standardize",
@@ -87,7 +88,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from eproxy_jax import nn, proxies, runs, spaces
+    from eproxy_jax import nn, proxies, runs, search, spaces
     from eproxy_jax.columns import ColumnsResult, score
     from eproxy_jax.dps.evolution import SearchSpec
     from eproxy_jax.dps.fitted import FittedProxy, Member, found, found_names

@@ -26,6 +26,7 @@ LEVELS = (
     ("columns",),
     ("dps",),
     ("fits",),
+    ("search",),
     ("runs",),
     ("cli",),
     ("__init__", "__main__"),

@@ -174,6 +174,7 @@ _READ = (
     "truth",
     "labels",
     "columns",
+    "tell",
     "bank",
     "settings",
     "config",

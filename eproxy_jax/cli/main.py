@@ -17,7 +17,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
-from eproxy_jax.cli import bank, common, convert, dps, export, fit, plan, proxies, score, spaces, suggest
+from eproxy_jax.cli import bank, common, convert, dps, export, fit, plan, proxies, score, search, spaces, suggest
 from eproxy_jax.cli.common import Parser, UsageError
 from eproxy_jax.errors import one_line, quoted
 
@@ -27,8 +27,8 @@ EXIT_INTERRUPTED = 130  # as the shell says it of SIGINT
 EXIT_PIPE = 141  # as the shell says it of SIGPIPE
 EXIT_SIGTERM = 128 + signal.SIGTERM
 _COMMANDS = {
-    "score": score, "fit": fit, "suggest": suggest, "plan": plan, "dps": dps, "bank": bank, "convert": convert,
-    "spaces": spaces, "proxies": proxies, "export": export,
+    "score": score, "fit": fit, "suggest": suggest, "search": search, "plan": plan, "dps": dps, "bank": bank,
+    "convert": convert, "spaces": spaces, "proxies": proxies, "export": export,
 }  # fmt: skip
 
 
