@@ -142,7 +142,7 @@ def main() -> None:
     values_of = [of_function[space.canonical(arch)] for arch in archs]
     once = np.zeros(len(archs), bool)
     once[np.unique([list(of_function).index(space.canonical(arch)) for arch in archs], return_index=True)[1]] = True
-    names = [n for n in dict.fromkeys(n for row in known.values() for n in row) if n not in ("seconds", "run")]
+    names = [n for n in dict.fromkeys(n for row in known.values() for n in row) if not n.endswith("_as_written")]
     columns = {n: np.asarray([values.get(n, np.nan) for values in values_of]) for n in names}
     columns |= {"MACs as written": np.asarray([space.macs(arch) for arch in archs], float)}
     columns |= {"parameters as written": np.asarray([space.params(arch) for arch in archs], float)}
