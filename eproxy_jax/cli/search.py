@@ -39,7 +39,7 @@ def add_parser(commands: common.Commands) -> None:
     which = search.add_argument_group("candidates")
     which.add_argument("--columns", metavar="FILE", nargs="+", default=[], help="files of columns, see eproxy fit")
     fit.add_space_flags(which)
-    which.add_argument("--no-graph-counts", action="store_true", help="leave counts in the graph out")
+    fit.add_choice_flags(which)
     which.add_argument("--archs", metavar="FILE", help="without --columns: a file of candidates")
     which.add_argument("--sample", type=common.positive, metavar="N", help="without --columns: N random candidates")
     which.add_argument("--all", action="store_true", help="without --columns: the whole space, listed")
@@ -163,13 +163,14 @@ def _candidates(arguments: argparse.Namespace, space: SearchSpace, truth: Any) -
     with_graph_counts = not arguments.no_graph_counts
     if arguments.columns:
         # A table may hold the values beside columns: what is asked for is no evidence.
-        left_out = {} if truth is None or arguments.truth == "-" else {Path(arguments.truth): truth.column}
+        measured = {} if truth is None or arguments.truth == "-" else {Path(arguments.truth): truth.column}
         columns = gathering.gather(
             arguments.columns,
             space,
             with_graph_counts=with_graph_counts,
             dataset=arguments.dataset,
-            left_out=left_out,
+            leave_out=arguments.leave_out,
+            values=measured,
         ).columns
     elif arguments.archs is not None or arguments.sample is not None or arguments.all:
         announce("without --columns, only sizes and graph counts tell candidates apart")
