@@ -107,6 +107,8 @@ def exported(space: SearchSpace, arch: Any, num_classes: int = 10, image_size: i
     with tracing.explained(space, text):
         traced = _traced(space, arch, num_classes, image_size)
         counted = traced if image_size == _COUNTED_SIZE else _traced(space, arch, num_classes, _COUNTED_SIZE)
+        if (shared := shared_weights(traced.steps)) is not None:
+            raise tracing.ExportError(f"{'/'.join(shared)}: two steps use the same weights")
         backbone = _backbone(space, arch)
         steps = [step for step in counted.steps if step.owner in backbone]
         params, macs = sum(step.params for step in steps), sum(step.macs for step in steps)
@@ -118,8 +120,6 @@ def exported(space: SearchSpace, arch: Any, num_classes: int = 10, image_size: i
                 )
         network = tidied(traced)
         kept = {step.output for step in network.steps}
-        if (shared := shared_weights(network.steps)) is not None:
-            raise tracing.ExportError(f"{'/'.join(shared)}: two steps use the same weights")
         dead = sum(step.params for step in traced.steps if step.owner in backbone and step.output not in kept)
     root = blocks.tree(network)
     return Exported(space, text, arch, network, root, params, dead, macs, num_classes, image_size)
@@ -129,7 +129,12 @@ def _module(space: SearchSpace, arch: Any, num_classes: int | None) -> tuple[Any
     """Return (init, apply) of the network: images -> logits, or the last feature map of a backbone."""
     if isinstance(space, FlaxFamily):
         own = space.network(arch)
-        return lambda x: own.init(jax.random.key(0), x), lambda variables, x: own.taps(variables, x)[0]
+
+        def last_map(variables: Any, images: Any) -> Any:
+            # Batch norms show as whole operations, which read no averages: those would look never updated.
+            return own.taps({name: tree for name, tree in variables.items() if name != "batch_stats"}, images)[0]
+
+        return lambda x: own.init(jax.random.key(0), x), last_map
     net = space.to_flax(arch, num_classes)
 
     def apply(variables: Any, images: Any) -> Any:

@@ -40,7 +40,6 @@ def resize_nearest(x, height, width):
     return x[:, rows][:, :, jnp.arange(width) * x.shape[2] // width]
 
 '''
-_ACTIVATIONS = {"tanh": "jnp.tanh", "gelu_exact": "nn.gelu", "hard_swish": "jax.nn.hard_swish"}
 
 
 class FlaxLanguage(printing.Language):
@@ -94,9 +93,7 @@ class FlaxLanguage(printing.Language):
         return f'nn.BatchNorm({", ".join(parts)}, name="{item.name}")({v[0]})'
 
     def _activation(self, item: Layer, s: dict[str, str], v: list[str]) -> str:
-        name = item.step.form[0]
-        exact = ", approximate=False" if name == "gelu_exact" else ""
-        return f"{_ACTIVATIONS.get(name, f'nn.{name}')}({v[0]}{exact})"
+        return f"nn.{item.step.form[0]}({v[0]})"
 
     def _pool(self, item: Layer, s: dict[str, str], v: list[str], more: str) -> str:
         padding = f"(({printing.half(s['kernel'])},) * 2,) * 2" if item.step.form[0] else '"VALID"'

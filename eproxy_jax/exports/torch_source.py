@@ -52,7 +52,7 @@ def load_flax(network, variables):
     return network
 
 '''
-_ACTIVATIONS = {"sigmoid": "torch.sigmoid", "tanh": "torch.tanh", "hard_swish": "functional.hardswish"}
+_ACTIVATIONS = {"sigmoid": "torch.sigmoid", "tanh": "torch.tanh", "hard_silu": "functional.hardswish"}
 
 
 class TorchLanguage(printing.Language):
@@ -121,8 +121,6 @@ class TorchLanguage(printing.Language):
 
     def _activation(self, item: Layer, s: dict[str, str], v: list[str]) -> str:
         name = item.step.form[0]
-        if name.startswith("gelu"):
-            return f"functional.gelu({v[0]}{'' if name == 'gelu_exact' else ', approximate=' + chr(34) + 'tanh' + chr(34)})"  # noqa: E501
         return f"{_ACTIVATIONS.get(name, f'functional.{name}')}({v[0]})"
 
     def _max_pool(self, item: Layer, s: dict[str, str], v: list[str]) -> str:

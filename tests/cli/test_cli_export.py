@@ -61,7 +61,7 @@ def test_the_training_script_runs_and_resumes(tmp_path):
         "    return config\n"
     )
     out = tmp_path / "net.py"
-    arguments = ["export", "--config", str(config), "--arch", "64-1112-basic", "--out", str(out), "--num-classes", "2"]
+    arguments = ["export", "--config", str(config), "--arch", "64-1123-basic", "--out", str(out), "--num-classes", "2"]
     assert main.main([*arguments, "--image-size", "8", "--train-example"]) == 0
     x = np.random.default_rng(0).normal(size=(10, 8, 8, 3)).astype(np.float32)
     np.savez(tmp_path / "images.npz", x=x, y=np.arange(10) % 2)

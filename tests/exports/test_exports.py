@@ -12,7 +12,6 @@ from helpers import CELLS, SPACES, dag_cell
 
 import eproxy_jax as ep
 from eproxy_jax import exports, spaces
-from eproxy_jax.exports import exported as room
 from eproxy_jax.nn import layers
 from eproxy_jax.spaces.cells.graph import Cell
 
@@ -21,14 +20,15 @@ CASES = [
     (name, number) for name, archs in CELLS.items() for number, arch in enumerate(archs)
     if SPACES[name].is_connected(SPACES[name].canonical(arch))
 ]  # fmt: skip
-TOLERANCE = {"rtol": 1e-8, "atol": 1e-8}
+TOLERANCE = {"rtol": 1e-8, "atol": 1e-10}
 ARCH_201 = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|avg_pool_3x3~2|"
 
 
 def equal_networks(space, arch):
     """Check the outputs of both files, in training and evaluation, against the space's own network."""
+    arch = space.parse(arch)
     ready, images, variables, outputs = exporting.own_network(space, arch)
-    assert min(np.std(output, axis=0).max() for output in outputs) > 1e-4, "outputs that do not depend on the image"
+    assert min(np.std(output, axis=0).max() for output in outputs) > 1e-6, "outputs that do not depend on the image"
     for own, expected in zip(exporting.flax_outputs(ready.source(), ready, variables, images), outputs, strict=True):
         np.testing.assert_allclose(own, expected, **TOLERANCE)
     if importlib.util.find_spec("torch") is None:
@@ -89,7 +89,7 @@ def test_equal_cells_are_one_class_in_a_loop():
 
 
 def test_loops_compute_what_the_chain_computes(x64):
-    equal_networks(spaces.get("nasbench201", stem_channels=2, cells_per_stage=2), Cell((3, 0, 1, 0, 0, 1)))
+    equal_networks(spaces.get("nasbench201", stem_channels=2, cells_per_stage=2), ARCH_201)
 
 
 def test_dead_parts_are_left_out():
@@ -112,7 +112,7 @@ class Own(nn.Module):
         x = nn.Conv(self.width, (3, 3), strides=(2, 2), padding=self.padding)(x)
         x = nn.silu(nn.BatchNorm(use_running_average=not train)(x))
         y = layers.DepthwiseConv(3, use_bias=True)(x)
-        return [nn.gelu(nn.Conv(2 * self.width, (1, 1))(x + y))]
+        return [nn.hard_swish(nn.Conv(2 * self.width, (1, 1))(x + y))]
 
 
 def test_a_users_family_is_exported_with_a_classifier():
@@ -141,7 +141,7 @@ class Shared(nn.Module):
 
 
 def test_what_has_no_layer_is_refused_with_its_place():
-    with pytest.raises(ValueError, match=r"1 cannot be exported|'1' cannot be exported: LayerNorm_0: the operation"):
+    with pytest.raises(ValueError, match="LayerNorm_0: the operation"):
         ep.export(spaces.from_flax(lambda arch: Normed(), archs=[1]), 1)
     with pytest.raises(ValueError, match="twice: two steps use the same weights"):
         ep.export(spaces.from_flax(lambda arch: Shared(), archs=[1]), 1)
@@ -182,4 +182,4 @@ def test_wrong_counts_fail(monkeypatch):
     space = SPACES["nasbench201"]
     monkeypatch.setattr(type(space), "params", lambda self, arch: 1)
     with pytest.raises(ValueError, match="parameters, the space counts 1: this is a fault"):
-        room.exported(space, ARCH_201)
+        exports.exported(space, ARCH_201)
