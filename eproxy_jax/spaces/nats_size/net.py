@@ -263,6 +263,7 @@ class UniversalNatsSize(nn.Module):
                 resizing.resize_nearest(outputs[number], TAP_SIZE),
                 widths[number] // self.step - 1,
                 tuple(range(self.step, self.capacities[number] + 1, self.step)),
+                pixels=outputs[number].shape[1] * outputs[number].shape[2],
             )
             for number in TAPS
         ]
