@@ -105,7 +105,7 @@ def test_labels_of_a_file(made, tmp_path, capsys):
     [
         (["--method", "proces"], "unknown method 'proces' (did you mean 'process'?)"),
         (["--prior", "rank_sun"], "unknown prior 'rank_sun' (did you mean 'rank_sum'?)"),
-        (["--prior", "rank_sum"], "prior 'rank_sum' needs 'expressivity'"),
+        (["--prior", "rank_sum"], "prior 'rank_sum' needs 'trainability'"),
         (["--method", "ridge", "--prior", "macs,dawn"], "'dawn'"),
         (["--method", "alpha"], "needs columns of the block 'losses'"),
         (["--method", "blend", "--prior", "none"], "the method 'blend' has no prior"),
