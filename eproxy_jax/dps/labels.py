@@ -80,7 +80,7 @@ def connected_labels(
             "on the image, and every proxy ranks them last"
         )
         if len(kept) < MIN_LABELS:
-            raise ValueError(f"{text}: expected at least {MIN_LABELS} others, got {len(kept)}")
+            raise ValueError(f"{text}: a search or fit needs at least {MIN_LABELS} others, got {len(kept)}")
         say(f"{text}; the other {len(kept)} are used")
     return kept
 
