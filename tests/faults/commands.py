@@ -51,6 +51,7 @@ COMMANDS = {
     ),
 }  # fmt: skip
 AT_ONCE = ("fit",)  # trains nothing: there is no moment at which a second writer meets it
+KILLED_ELSEWHERE = ("search",)  # tests/cli/test_cli_search.py
 WRITE_NOTHING = ("plan", "spaces", "proxies", "convert", "suggest", "export")  # on standard output, or again and whole
 
 

@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from faults.commands import AT_ONCE, COMMANDS, WRITE_NOTHING, Server, content
+from faults.commands import AT_ONCE, COMMANDS, KILLED_ELSEWHERE, WRITE_NOTHING, Server, content
 from helpers import slow_unless
 
 from eproxy_jax.cli import main
@@ -36,7 +36,7 @@ def undisturbed(server, tmp_path_factory):
 def test_every_command_that_writes_is_tried():
     actions = main.parser()._subparsers._group_actions
     commands = {name for action in actions for name in action.choices}
-    assert commands <= {flags[0] for flags, _ in COMMANDS.values()} | set(WRITE_NOTHING)
+    assert commands <= {flags[0] for flags, _ in COMMANDS.values()} | {*WRITE_NOTHING, *KILLED_ELSEWHERE}
 
 
 def goes_on(server, name, folder, expected):
