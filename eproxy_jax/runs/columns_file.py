@@ -198,8 +198,8 @@ def check_made_with(
         if name in row and (other := row.get(MADE_WITH, {}).get(name)) != own:
             what = "" if why is None else why(name)
             raise ValueError(
-                f"{where}: column {quoted(name)} was made with something else ({quoted(other)}; this one is {own!r})"
-                f"{what}: {ANOTHER_OUT}"
+                f"{where}: column {quoted(name)} was made with something else ({quoted(other)}; "
+                f"this one is {quoted(own)}){what}: {ANOTHER_OUT}"
             )
 
 

@@ -398,7 +398,8 @@ def check_lines(path: Path, mark: str, value: str) -> None:
     if not isinstance(row, dict) or mark not in row:
         raise ValueError(f"{path}: not written by this command, and left as it is: {outputs.ELSEWHERE}")
     if row[mark] != value:
-        raise ValueError(f"{path}: of another {mark} ({quoted(row[mark])}; this one is {value!r}): {outputs.ELSEWHERE}")
+        what = f"of another {mark} ({quoted(row[mark])}; this one is {quoted(value)})"
+        raise ValueError(f"{path}: {what}: {outputs.ELSEWHERE}")
 
 
 # --- other architectures -------------------------------------------------------------------------------------
