@@ -266,7 +266,7 @@ def fit(
     differing(columns)  # or there is nothing to rank by
     if method in _SCORES:
         if prior != AUTO:
-            raise ValueError(f"fit: {quoted(method)} has no prior: leave prior out, or choose process or ridge")
+            raise ValueError(f"the method {quoted(method)} has no prior: leave it out, or choose process or ridge")
         model, left_out = _fit_score(_SCORES[method], columns, labelled, values)
     else:
         priors, summed = _PRIORS[method], _prior(columns, prior)
