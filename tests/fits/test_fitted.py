@@ -148,7 +148,7 @@ def test_labels_may_be_the_best_of_the_list():
 
 
 def test_a_prior_is_an_aggregate_or_names_of_columns():
-    assert ep.fit(COLUMNS, labels(9)).model.prior.names == ("macs", "jacov", "naswot")
+    assert ep.fit(COLUMNS, labels(9)).model.prior.names == ("macs", "jacov")
     assert ep.fit(COLUMNS, labels(9), prior=["jacov"]).model.prior.names == ("jacov",)
     assert ep.fit(COLUMNS.select(["macs", "eproxy:a"]), labels(9)).model.prior is None
     with pytest.raises(ValueError, match="prior 'az_nas' needs 'expressivity', 'progressivity', 'trainability'"):
