@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
@@ -23,7 +24,7 @@ from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import Networks, distinct_networks, parse_all
 from eproxy_jax.images import BATCH_SIZE, batch_identity, default_images, standardize
 from eproxy_jax.jsonlines import fingerprint
-from eproxy_jax.proxies import graph_counts, registry
+from eproxy_jax.proxies import graph_counts, registry, requirements
 from eproxy_jax.proxies.inputs import DEFAULT_CLASSES, Inputs, make_inputs
 from eproxy_jax.sources import source_fingerprint
 from eproxy_jax.types import STATUS_DISCONNECTED, STATUS_OK, ProxySettings, ScoreResult
@@ -145,6 +146,11 @@ class ColumnJob:
             if column.settings is not None or (evaluation := self.evaluation(column)) is None:
                 continue
             try:
+                if not own:
+                    group = self.space.group(archs[0])
+                    encoded = jnp.asarray(group.encode([archs[0]])[0])
+                    network = group.universal(self.inputs.images.dtype)
+                    requirements.check([column.name], network, encoded, self.inputs.images[:2], self.space.name)
                 evaluation.structure(archs[0])
             except Exception as error:  # a user's function may raise anything
                 if not own and not isinstance(error, ValueError):

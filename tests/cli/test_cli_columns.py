@@ -112,7 +112,7 @@ def test_columns_of_settings_files(tmp_path):
         (["--proxy", "drawn", "--config.images.num=32"], "--proxy reads 128 images"),
         (["--num-classes", "5"], "--num-classes needs --proxy"),
         (["--proxy", "drawn", "--num-classes", "1"], "num_classes: expected at least 2"),
-        (["--proxy", "expressivity"], "proxy 'expressivity', space tiny: "),
+        (["--proxy", "trainability"], "proxy 'trainability', space tiny: "),
     ],
 )
 def test_bad_flags_are_one_line(tmp_path, monkeypatch, capsys, more, message):

@@ -6,7 +6,6 @@ import re
 import numpy as np
 import pytest
 import tiny
-import tiny_config
 from helpers import ROOT
 
 import eproxy_jax as ep
@@ -284,6 +283,3 @@ def test_damaged_fits_are_told(made, field):
             ep.runs.SavedFit.from_dict({**plain, field: value})
     with pytest.raises(ValueError, match="a saved fit"):
         ep.runs.SavedFit.from_dict({name: value for name, value in plain.items() if name != field})
-
-
-assert tiny_config.get_config  # it registers the proxies
