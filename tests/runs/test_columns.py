@@ -446,11 +446,13 @@ def result(**columns):
 def test_sums_of_ranks():
     rng = np.random.default_rng(0)
     columns = {name: rng.integers(0, 5, 20).astype(float) for name in ep.proxies.AGGREGATES["rank_sum"]}
-    columns["naswot"][3] = -np.inf
+    columns["jacov"][3] = -np.inf
     expected = sum(np.log(stats.rankdata(column) / 20) for column in columns.values())
     np.testing.assert_allclose(ep.proxies.rank_sum(columns), expected)
     assert set(ep.proxies.aggregates_of(columns)) == {"rank_sum"}
-    assert set(ep.proxies.aggregates_of({**columns, "progressivity": columns["macs"]})) == {"rank_sum", "az_nas"}
+    assert set(
+        ep.proxies.aggregates_of({**columns, "progressivity": columns["macs"], "expressivity": columns["jacov"]})
+    ) == {"rank_sum", "az_nas"}
     for bad in ({}, {"a": np.ones((2, 2))}, {"a": [np.nan]}):
         with pytest.raises(ValueError, match="column"):
             ep.proxies.rank_sum(bad)
