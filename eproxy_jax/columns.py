@@ -132,25 +132,31 @@ class ColumnJob:
         return cls(space, key, inputs, num_classes, few, execution, labels is not None)
 
     def check(self, columns: Sequence[Column], archs: Sequence[Any]) -> None:
-        """Check that the space can serve columns, before anything runs: trace their passes for one architecture.
+        """Check that the space can serve columns, before anything runs: trace network and passes of one architecture.
 
         Args:
-          columns: the columns; of the columns of one pass, one is enough.
+          columns: the columns.
           archs: canonical, connected architectures.
 
         Raises:
           ValueError: one cannot be computed; the message holds the proxy's name.
         """
-        for column in columns if archs else []:
+        if not archs:
+            return
+        built_in = [column.name for column in columns if column.made_by in registry.PASSES]
+        if any(name in requirements.NEEDED for name in built_in):
+            group = self.space.group(archs[0])
+            encoded = jnp.asarray(group.encode([archs[0]])[0])
+            network = group.universal(self.inputs.images.dtype)
+            lacks = requirements.lacking(built_in, requirements.marks_of(network, encoded, self.inputs.images[:2]))
+            if lacks:
+                proxies, what = ", ".join(map(quoted, lacks)), requirements.message(lacks, self.space.name)
+                raise ValueError(f"proxy {proxies}, space {self.space.name}: {what}")
+        for column in {column.made_by.name: column for column in columns}.values():
             own = column.made_by not in registry.PASSES
             if column.settings is not None or (evaluation := self.evaluation(column)) is None:
                 continue
             try:
-                if not own:
-                    group = self.space.group(archs[0])
-                    encoded = jnp.asarray(group.encode([archs[0]])[0])
-                    network = group.universal(self.inputs.images.dtype)
-                    requirements.check([column.name], network, encoded, self.inputs.images[:2], self.space.name)
                 evaluation.structure(archs[0])
             except Exception as error:  # a user's function may raise anything
                 if not own and not isinstance(error, ValueError):
@@ -332,6 +338,7 @@ def compute(
       networks: the networks of the list.
       progress: called with (networks done, networks in total), counted once for each pass.
     """
+    job.check(columns, networks.distinct)
     passes = {column.made_by.name: column for column in columns}
     total, done = len(passes) * len(networks.distinct), 0
     found: dict[str, np.ndarray] = {}

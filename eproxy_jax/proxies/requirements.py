@@ -5,7 +5,7 @@ Built-in spaces have all of it. A user's own module may have no ReLU, no batch n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -82,20 +82,12 @@ def lacking(columns: Sequence[str], shown: frozenset[str]) -> dict[str, str]:
     return {name: words for name, (words, any_of) in needed.items() if not shown.intersection(any_of)}
 
 
-def check(columns: Sequence[str], network: nn.Module, encoded: Array, images: Any, name: str) -> None:
-    """Check that a network has what proxies need.
+def message(lacks: Mapping[str, str], name: str) -> str:
+    """Say in a line what proxies lack in a network.
 
     Args:
-      columns: names of proxies.
-      network: a universal module.
-      encoded: an architecture.
-      images: [B, H, W, 3], array or ``jax.ShapeDtypeStruct``.
-      name: of the network or its space, for the message.
-
-    Raises:
-      ValueError: a proxy lacks something; the line says which and what.
+      lacks: of :func:`lacking`, not empty.
+      name: of the network or its space.
     """
-    lacks = lacking(columns, marks_of(network, encoded, images))
-    if lacks:
-        parts = [f"proxy {proxy} needs {words}" for proxy, words in lacks.items()]
-        raise ValueError(f"{'; '.join(parts)}; {quoted(name)} shows none: leave out {', '.join(lacks)}")
+    parts = [f"proxy {proxy} needs {words}" for proxy, words in lacks.items()]
+    return f"{'; '.join(parts)}; {quoted(name)} shows none: leave out {', '.join(lacks)}"

@@ -207,7 +207,7 @@ class _Computing:
         done = own - sum(map(len, todo.values()))
         if is_resumed:
             run.say(f"{self._results.path}: resuming after {done} of {own} (networks x passes)")
-        run.job.check([column for name, column in run.passes.items() if todo[name]], run.networks.distinct)
+        run.job.check([column for column in run.columns if todo[column.made_by.name]], run.networks.distinct)
         if any(todo.values()):
             devices = run.execution.devices
             run.say(f"{own - done} (networks x passes), {len(devices)} {devices[0].platform} device(s)")

@@ -1,13 +1,17 @@
 """Proxies see into users' own Flax modules, and say what a module lacks."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 from helpers import pattern_images
 
+import eproxy_jax as ep
 from eproxy_jax import spaces
 from eproxy_jax.nn import layers, marks
 from eproxy_jax.proxies import requirements
@@ -144,12 +148,15 @@ def test_taps_stand_for_blocks_where_none_is_marked():
 def test_what_a_network_lacks():
     everything = list(requirements.NEEDED)
     network, encoded = network_of(OfFlax)
-    requirements.check(everything, network, encoded, IMAGES, "mine")
+    assert not requirements.lacking(everything, requirements.marks_of(network, encoded, IMAGES))
     network, encoded = network_of(Smooth)
     lacks = requirements.lacking(everything, requirements.marks_of(network, encoded, IMAGES))
     assert set(lacks) == {"naswot", "swap", "zen", "entropy_norms", "trainability"}
-    with pytest.raises(ValueError, match="^proxy zen needs batch norms .*; 'mine' shows none: leave out zen$"):
-        requirements.check(["jacov", "zen"], network, encoded, IMAGES, "mine")
+    lacks = requirements.lacking(["jacov", "zen"], requirements.marks_of(network, encoded, IMAGES))
+    line = requirements.message(lacks, "mine")
+    assert re.search("^proxy zen needs batch norms .*; 'mine' shows none: leave out zen$", line)
+    with pytest.raises(ValueError, match="^proxy 'zen', space tiny: proxy zen needs batch norms .* leave out zen$"):
+        ep.score(tiny.Tiny().sample(2, 0), tiny.Tiny(), proxy="jacov,zen")  # in memory as in a file
     network, encoded = network_of(lambda arch, rngs: OfNnx(arch, rngs))
     shown = requirements.marks_of(network, encoded, IMAGES)
     assert {"relu", "kernel"} <= shown
