@@ -68,7 +68,7 @@ def check_flags(arguments: argparse.Namespace, overrides: Sequence[str], fitted:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Compute the columns, print tables, and return the exit status."""
-    from eproxy_jax import columns, files, runs
+    from eproxy_jax import columns, runs
     from eproxy_jax.proxies.inputs import NUM_IMAGES
     from eproxy_jax.runs import columns as columns_lib
     from eproxy_jax.runs import outputs, report
@@ -81,15 +81,9 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     names, settings, read = _proxies(arguments.proxy, spec)
     columns.wanted_columns(names, settings)  # tells unknown names before files are read
     archs = common.architectures(arguments, spec.space)
-    workdir = files.folder(arguments.workdir or ".")
-    out = files.writable(arguments.out) if arguments.out else workdir / "columns.jsonl"
-    process = common.process_of(arguments)
-    figure = outputs.figure_path(out)
-    draws = process.index == 0 and not arguments.no_plot and arguments.truth is not None
-    written = columns_lib.written_files(out, process)
-    common.check_outputs(arguments, [*written, *([figure] if draws else [])], read)
-    if draws:
-        outputs.check_figure(figure, out)
+    out, figure, process = common.destination_of(
+        arguments, "columns.jsonl", columns_lib.written_files, arguments.truth is not None, read
+    )
     truth = None if arguments.truth is None else common.match_truth(arguments, archs, spec.space).values
     result = runs.score_columns(
         archs,
@@ -119,7 +113,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     print(f"columns: {out}  ({record['distinct']} distinct networks; labels {record['labels'].partition(':')[0]})")
     if truth is None:
         print(common.UNCHECKED)
-    if draws:
+    if figure is not None:
         title = f"{spec.space.name}, {len(archs)} architectures"
         print(common.draw(figure, lambda: report.quality_plot(figure, rows, title, out)))
     return 0

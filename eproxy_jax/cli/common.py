@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 from eproxy_jax import files
 from eproxy_jax.errors import SEEDS, check_seed, one_line, quoted
@@ -253,6 +253,12 @@ UNCHECKED = "unchecked: nothing says that a high score is a good network; give 2
 # --- from flags to specs -------------------------------------------------------------------------------------
 
 
+def refuse_overrides(overrides: Sequence[str]) -> None:
+    """Check that a command without --config has no overrides of one."""
+    if overrides:
+        raise UsageError("--config.FIELD=VALUE overrides are for commands with --config")
+
+
 def check_source(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Check that there is one of --space and --config, and overrides only with the latter."""
     if (arguments.space is None) == (arguments.config is None):
@@ -470,6 +476,53 @@ def match_truth(arguments: argparse.Namespace, archs: Sequence[Any], space: Sear
         counts += f" ({matched.num_canonical:,} of them written in another way)"
     announce_truth(measured, f"{counts}; {matched.num_unused:,} of its {len(measured):,} architectures match none")
     return matched
+
+
+class Destination(NamedTuple):
+    """Where a run of ``eproxy score`` writes.
+
+    Attributes:
+      out: the result file.
+      figure: the figure; None if this process draws none.
+      process: this process among those of the run.
+    """
+
+    out: Path
+    figure: Path | None
+    process: Process
+
+
+def destination_of(
+    arguments: argparse.Namespace,
+    name: str,
+    written: Callable[[Path, Process], Sequence[Path]],
+    draws: bool,
+    read: Sequence[Path] = (),
+) -> Destination:
+    """Return where a run writes, once nothing that it writes is read or somebody else's.
+
+    Args:
+      arguments: the flags of ``eproxy score``.
+      name: of the result file in --workdir, where there is no --out.
+      written: (result file, process) -> all files of the run, its figure left out.
+      draws: whether there is something to draw.
+      read: files that are read and that no flag names.
+
+    Raises:
+      UsageError: a file is read and written.
+      ValueError: somebody else's file stands where the figure goes.
+      OSError: a name is too long.
+    """
+    from eproxy_jax.runs import outputs
+
+    workdir = files.folder(arguments.workdir or ".")
+    out = files.writable(arguments.out) if arguments.out else workdir / name
+    process = process_of(arguments)
+    figure = outputs.figure_path(out) if draws and process.index == 0 and not arguments.no_plot else None
+    check_outputs(arguments, [*written(out, process), *([] if figure is None else [figure])], read)
+    if figure is not None:
+        outputs.check_figure(figure, out)
+    return Destination(out, figure, process)
 
 
 def command_line() -> str:

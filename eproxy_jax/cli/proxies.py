@@ -27,8 +27,7 @@ def add_parser(commands: common.Commands) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command and return the exit status."""
-    if overrides:
-        raise common.UsageError("--config.FIELD=VALUE overrides are for commands with --config")
+    common.refuse_overrides(overrides)
     rows = _rows()
     if arguments.name is not None:
         row = next((row for row in rows if row["proxy"] == arguments.name), None)
@@ -51,6 +50,7 @@ def _rows() -> list[dict[str, Any]]:
     """What there is to say of each proxy, then of each sum of ranks, as plain data."""
     from eproxy_jax.columns import EPROXY, EPROXY_SOURCE, EPROXY_SUMMARY
     from eproxy_jax.proxies import AGGREGATES, SETS, get, names, resolve
+    from eproxy_jax.proxies.aggregates import SOURCES
 
     found = []
     for name in names():
@@ -61,15 +61,8 @@ def _rows() -> list[dict[str, Any]]:
     for name, columns in AGGREGATES.items():
         reads = {need for proxy in resolve(list(columns)) for need in proxy.needs}
         summary = f"sum of ln(rank) of {', '.join(columns)}"
-        found.append(_row(name, sorted(reads), summary, _AGGREGATED[name], {}, list(columns)))
+        found.append(_row(name, sorted(reads), summary, SOURCES[name], {}, list(columns)))
     return found
-
-
-_AGGREGATED = {
-    "rank_sum": "this project",
-    "az_nas": "Lee, Ham, AZ-NAS, CVPR 2024",
-    "vkdnw_agg": "Tybl, Neumann, VKDNW, CVPR 2025",
-}
 
 
 def _row(name: str, needs: Sequence[str], summary: str, paper: str, sets: Any, beside: list[str]) -> dict[str, Any]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from eproxy_jax.cli import common
+
+if TYPE_CHECKING:
+    from eproxy_jax.runs.hosts import Process
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str], values: dict[str, Any]) -> int:
@@ -17,7 +21,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], values: dict[st
       overrides: of the configuration.
       values: the content of --settings.
     """
-    from eproxy_jax import files, runs
+    from eproxy_jax import runs
     from eproxy_jax.proxies.inputs import NUM_IMAGES
     from eproxy_jax.runs import columns as columns_lib
     from eproxy_jax.runs import fitting, outputs, report
@@ -31,15 +35,12 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], values: dict[st
             raise common.UsageError(f"{text.partition('=')[0]}: the settings are those of the fit: leave it out")
     spec = common.run_spec(arguments, overrides, NUM_IMAGES if saved.reads_images else None)
     archs = common.architectures(arguments, spec.space)
-    workdir = files.folder(arguments.workdir or ".")
-    out = files.writable(arguments.out) if arguments.out else workdir / "scores.jsonl"
-    process = common.process_of(arguments)
-    figure, columns = outputs.figure_path(out), fitting.columns_path(out)
-    draws = process.index == 0 and not arguments.no_plot and arguments.truth is not None
-    written = [out, fitting.bank_path(out), outputs.record_path(out), *columns_lib.written_files(columns, process)]
-    common.check_outputs(arguments, [*written, *([figure] if draws else [])])
-    if draws:
-        outputs.check_figure(figure, out)
+
+    def written(out: Path, process: Process) -> list[Path]:
+        columns = columns_lib.written_files(fitting.columns_path(out), process)
+        return [out, fitting.bank_path(out), outputs.record_path(out), *columns]
+
+    out, figure, process = common.destination_of(arguments, "scores.jsonl", written, arguments.truth is not None)
     truth = None if arguments.truth is None else common.match_truth(arguments, archs, spec.space).values
     num_classes = spec.num_classes if arguments.num_classes is None else arguments.num_classes
     ranked = runs.rank(
@@ -64,10 +65,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], values: dict[st
         rows = report.fitted_rows(ranked, truth)
         print()
         print(report.quality_table(rows))
-        if draws:
+        if figure is not None:
             title = f"{spec.space.name}, {len(archs)} architectures"
             print(common.draw(figure, lambda: report.quality_plot(figure, rows, title, out)))
     print()
     print(f"scores:  {out}")
-    print(f"columns: {columns}")
+    print(f"columns: {fitting.columns_path(out)}")
     return 0

@@ -81,20 +81,15 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         return columns.run(arguments, overrides)
     if saved is not None:
         return ranking.run(arguments, overrides, saved)
-    from eproxy_jax import files, runs
+    from eproxy_jax import runs
     from eproxy_jax.runs import outputs, report, resumable
 
     spec = common.run_spec(arguments, overrides)
     proxy = common.read_proxy(Path(arguments.settings)) if arguments.settings is not None else spec.settings
     archs = common.architectures(arguments, spec.space)
-    workdir = files.folder(arguments.workdir or ".")
-    out = files.writable(arguments.out) if arguments.out else workdir / "scores.jsonl"
-    process = common.process_of(arguments)
-    figure = outputs.figure_path(out)
-    draws = process.index == 0 and not arguments.no_plot
-    common.check_outputs(arguments, [*resumable.written_files(out, proxy, process), *([figure] if draws else [])])
-    if draws:
-        outputs.check_figure(figure, out)
+    out, figure, process = common.destination_of(
+        arguments, "scores.jsonl", lambda out, process: resumable.written_files(out, proxy, process), draws=True
+    )
     truth = None if arguments.truth is None else common.match_truth(arguments, archs, spec.space).values
     result = runs.score(
         archs,
@@ -121,7 +116,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     print(f"scores:  {out}  ({distinct} distinct networks)")
     if truth is None:
         print(common.UNCHECKED)
-    if draws:
+    if figure is not None:
         title = f"{spec.space.name}, {len(archs)} architectures"
         print(common.draw(figure, lambda: report.scatter_plot(figure, result, truth, title, out)))
     return 0

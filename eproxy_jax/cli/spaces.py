@@ -34,8 +34,7 @@ def add_parser(commands: common.Commands) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command and return the exit status."""
-    if overrides:
-        raise common.UsageError("--config.FIELD=VALUE overrides are for commands with --config")
+    common.refuse_overrides(overrides)
     from eproxy_jax import spaces
 
     if arguments.name is None:

@@ -28,6 +28,15 @@ AGGREGATES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 
+SOURCES: Mapping[str, str] = MappingProxyType(
+    {
+        "rank_sum": "this project",
+        "az_nas": "Lee, Ham, AZ-NAS, CVPR 2024",
+        "vkdnw_agg": "Tybl, Neumann, VKDNW, CVPR 2025",
+    }
+)
+
+
 def rank_sum(columns: Mapping[str, Any]) -> Float64[np.ndarray, " A"]:
     """Return the sum over columns of ln(rank / A), where rank 1 is the worst and equal values share their mean rank.
 

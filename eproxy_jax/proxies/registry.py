@@ -121,6 +121,7 @@ def _ones(inputs: Inputs) -> tuple[Array]:
     return (jnp.ones_like(inputs.images[:1]),)
 
 
+_JACOBIANS = ("naswot", "jacov", "epe_nas")
 _GRADIENTS = ("grad_norm", "snip", "plain", "l2_norm", "fisher")
 _SPECTRA = ("expressivity", "progressivity", "trainability", "entropy_taps", "entropy_last", "num_layers")
 
@@ -129,9 +130,9 @@ PASSES = (
     Pass("graph_counts", ("graph_counts",), (), None),
     Pass(
         "jacobians",
-        ("naswot", "jacov", "epe_nas"),
+        _JACOBIANS,
         ("images", "labels"),
-        lambda classes: _OnInputs(Jacobians(("naswot", "jacov", "epe_nas"), classes), _labelled),
+        lambda classes: _OnInputs(Jacobians(_JACOBIANS, classes), _labelled),
     ),
     Pass("spectra", _SPECTRA, ("noise",), lambda classes: _OnInputs(Spectra(_SPECTRA), _noise)),
     Pass("synflow", ("synflow",), (), lambda classes: _OnInputs(Synflow(classes), _ones)),
@@ -203,7 +204,7 @@ _own: dict[str, Proxy] = {}
 SETS = MappingProxyType(
     {
         # What fits and searches use by default: together at most two plain Eproxy trainings.
-        "cheap": ("params", "macs", "graph_counts", *PASSES[2].columns, *_SPECTRA, "synflow"),
+        "cheap": ("params", "macs", "graph_counts", *_JACOBIANS, *_SPECTRA, "synflow"),
         "all": tuple(_BUILT_IN),
     }
 )

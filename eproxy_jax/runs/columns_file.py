@@ -19,7 +19,7 @@ from typing_extensions import override
 from eproxy_jax.errors import quoted
 from eproxy_jax.jsonlines import ANOTHER_OUT, JsonLines, as_float32, json_number
 from eproxy_jax.proxies import registry
-from eproxy_jax.runs.results import check_belongs, is_count, is_number
+from eproxy_jax.runs.results import check_belongs, check_fields, is_count, is_number
 
 WHAT = "columns file of eproxy"
 MADE_WITH = "made_with"
@@ -82,10 +82,7 @@ def check_row(row: Any, where: str) -> None:
     good[MADE_WITH] = isinstance(made, dict) and all(isinstance(value, str) for value in made.values())
     for name, value in columns_of(row).items():
         good[name] = all(map(is_number, value)) if isinstance(value, list) else is_number(value)
-    for name, ok in good.items():
-        if not ok:
-            value = quoted(row[name])
-            raise ValueError(f"{where}: {quoted(name)[1:-1]}: {value} is no value of that field: {ANOTHER_OUT}")
+    check_fields(row, good, where)
 
 
 class ColumnsFile(JsonLines):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -209,9 +209,24 @@ def check_row(row: Any, where: str) -> None:
         "status": isinstance(row["status"], str),
         "run": isinstance(row["run"], str),
     }
-    for field, good in ok.items():
-        if not good:
-            raise ValueError(f"{where}: {field}: {quoted(row[field])} is no value of that field: {ANOTHER_OUT}")
+    check_fields(row, ok, where)
+
+
+def check_fields(row: Mapping[str, Any], good: Mapping[str, bool], where: str) -> None:
+    """Check that all fields of a line hold what they should.
+
+    Args:
+      row: the line.
+      good: whether a field does, by name.
+      where: ``FILE:LINE``, for the message.
+
+    Raises:
+      ValueError: one does not.
+    """
+    for name, is_good in good.items():
+        if not is_good:
+            what = f"{quoted(name)[1:-1]}: {quoted(row[name])} is no value of that field"
+            raise ValueError(f"{where}: {what}: {ANOTHER_OUT}")
 
 
 def _check_steps(row: dict[str, Any], where: str, num_steps: int | None) -> None:
