@@ -3,13 +3,12 @@
   python benchmarks/proxies.py --space nasbench201 --num-archs 1000 --proxy all
   python benchmarks/proxies.py --space nds_darts --variant small --num-archs 120 --proxy all
 
-It computes the columns (resumable: WORKDIR/columns.jsonl, where the proxy file of ``eproxy score`` lies as well), and
-compares each with the measured values of every task (EPROXY_DATA, default ../shared/data) by Spearman's correlation.
-Architectures are drawn at random from the benchmark's list (NAS-Bench-201: the 9,445 strings without unreachable
-duplicates), and each task has two figures: over the architectures as listed, and with each function once. ``rank_sum``
-was chosen on NAS-Bench-201 with CIFAR-10
-alone; everywhere else it is shown as it is. Columns of other implementations stand beside ours where EPROXY_DATA has
-them (proxy_scores). The figure shows the rank correlations between the columns.
+It computes the columns into WORKDIR/columns.jsonl, as ``eproxy score --proxy`` does, and compares each with the
+measured values of every task (EPROXY_DATA, default ../shared/data) by Spearman's correlation. Architectures are drawn
+at random from the benchmark's list (NAS-Bench-201: the 9,445 strings without unreachable duplicates), and each task has
+two figures: over the architectures as listed, and with each function once. ``rank_sum`` was chosen on NAS-Bench-201
+with CIFAR-10 alone; everywhere else it is shown as it is. Columns of another implementation stand beside ours where
+EPROXY_DATA has them (proxy_scores). The figure shows the rank correlations between the columns.
 """
 
 from __future__ import annotations
@@ -25,8 +24,10 @@ from typing import Any
 import jax
 import numpy as np
 from common import DATA, POOLS, RESULTS, ROOT, config_source, header, markdown_table, page_name, task_name, write_page
-from scipy import stats
 
+from eproxy_jax.ranks import spearman_rows
+
+FEWEST = 20  # architectures that a correlation is printed of
 PEER_NAMES = {"nwot": "naswot", "flops": "macs"}  # their name -> ours
 PEER_FILES = {
     "nasbench101": "zc_nasbench101.json",
@@ -64,18 +65,12 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Return Spearman's correlation; values that are not finite share the last rank."""
-    x = stats.rankdata(np.where(np.isfinite(x), x, -np.inf))
-    return float(np.corrcoef(x, stats.rankdata(y))[0, 1]) if np.ptp(x) else 0.0
-
-
 def draw(path: Path, names: list[str], columns: np.ndarray, title: str) -> None:
     """Draw the rank correlations between columns [C, A] as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    matrix = np.asarray([[spearman(a, b) for b in columns] for a in columns])
+    matrix = np.stack([spearman_rows(columns, column) for column in columns])
     figure = Figure(figsize=(8, 7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -101,124 +96,8 @@ def read_columns(path: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="nasbench201", choices=sorted(POOLS))
-    parser.add_argument("--variant", default="paper")
-    parser.add_argument("--num-archs", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--proxy", default="all", help="comma-separated names, as of eproxy score")
-    parser.add_argument("--images", help="FILE.npz of images and labels; made by code by default")
-    parser.add_argument("--workdir", type=Path, help="default runs/proxies_SPACE")
-    parser.add_argument("--read", type=Path, nargs="*", help="files of columns that exist; then nothing is computed")
-    arguments = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())
-
-    import eproxy_jax as ep
-    from eproxy_jax.cli import config
-    from eproxy_jax.proxies.aggregates import AGGREGATES
-    from eproxy_jax.runs.truth import match, read_truth
-
-    loaded = config.load_config(config_source(arguments.space, arguments.variant))
-    space, size = config.space_of_config(loaded), loaded.images.size
-    workdir = arguments.workdir or ROOT / "runs" / page_name("proxies", arguments.space, arguments.variant)
-    record: dict[str, Any] = {}
-    archs = drawn(space, arguments.num_archs, arguments.seed)
-    if arguments.read:
-        known: dict[str, dict[str, float]] = {}
-        for path in arguments.read:
-            for arch, values in read_columns(path).items():
-                known.setdefault(arch, {}).update(values)
-    else:
-        labels, images = None, ep.default_images(num=128, size=size)
-        if arguments.images:
-            loaded_images = ep.load_labelled(arguments.images, 128, 0, size)
-            images, labels = loaded_images.images, loaded_images.labels
-        ep.runs.score_columns(archs, space, arguments.proxy, images, labels=labels, workdir=workdir)
-        known = read_columns(workdir / "columns.jsonl")
-        record = json.loads((workdir / "columns.run.json").read_text())
-    of_function = {space.canonical(space.parse(text)): values for text, values in known.items()}
-    archs = [arch for arch in archs if space.canonical(arch) in of_function]
-    values_of = [of_function[space.canonical(arch)] for arch in archs]
-    once = np.zeros(len(archs), bool)
-    once[np.unique([list(of_function).index(space.canonical(arch)) for arch in archs], return_index=True)[1]] = True
-    names = [n for n in dict.fromkeys(n for row in known.values() for n in row) if not n.endswith("_as_written")]
-    columns = {n: np.asarray([values.get(n, np.nan) for values in values_of]) for n in names}
-    columns |= {"MACs as written": np.asarray([space.macs(arch) for arch in archs], float)}
-    columns |= {"parameters as written": np.asarray([space.params(arch) for arch in archs], float)}
-    complete = [n for n in columns if not np.isnan(columns[n]).any()]
-    sums = {n: cs for n, cs in AGGREGATES.items() if set(cs) <= set(columns)}
-
-    truths = {}
-    for pool in POOLS[arguments.space]:
-        for file in pool:
-            truth = match(archs, read_truth(DATA / file, space), space).values
-            if np.isfinite(truth).sum() >= 3:
-                task = task_name(arguments.space, file)
-                truths[task if task not in truths else f"{task} {Path(file).stem}"] = truth
-    rows = []
-    passes = {name: one.made_by.name for one in ep.proxies.resolve("all") for name in (one.name,)}
-    seconds = record.get("seconds", {})
-    for name in [*sums, *columns]:
-        row: dict[str, Any] = {"ranking": name}
-        need = sums.get(name, (name,))
-        have = ~np.any([np.isnan(columns[n]) for n in need], 0)
-        for task, truth in truths.items():
-            texts = []
-            for use in (have & np.isfinite(truth), have & np.isfinite(truth) & once):
-                pool = {n: columns[n][use] for n in need}
-                score = ep.proxies.rank_sum(pool) if name in sums else pool[name]
-                texts.append(f"{spearman(score, truth[use]):.3f}" if use.sum() >= 10 else "-")
-            row[task] = " / ".join(dict.fromkeys(texts))
-        values = [float(row[task].split(" / ")[0]) for task in truths if row[task] != "-"]
-        if len(truths) > 1:
-            row["mean"] = f"{np.mean(values):.3f}" if values else "-"
-        row["architectures"] = int(have.sum())
-        spent = seconds.get(passes.get(name, ""), {})
-        row["s a network, whole pass"] = f"{spent['run'] / len(archs):.3f}" if spent else "-"
-        rows.append(row)
-    text = header(f"Proxies without labels, {arguments.space}, {len(archs)} networks")
-    text += (
-        "Spearman's correlation with each task's measured values. Networks are distinct functions, drawn at random. "
-    )
-    text += "`rank_sum` was chosen on NAS-Bench-201 with CIFAR-10 alone.\n"
-    text += "\n" + markdown_table(rows)
-    peers = []
-    if (DATA / "proxy_scores").is_dir():
-        for task, theirs in peer_scores(space):
-            use = [i for i, arch in enumerate(archs) if space.canonical(arch) in theirs]
-            if len(use) < 20:
-                continue
-            for name in columns:
-                pairs = [(columns[name][i], theirs[space.canonical(archs[i])].get(name)) for i in use]
-                pairs = [(a, b) for a, b in pairs if b is not None and not np.isnan(a)]
-                if len(pairs) >= 20:
-                    ours, other = map(np.asarray, zip(*pairs, strict=True))
-                    peers.append(
-                        {
-                            "images": task,
-                            "proxy": name,
-                            "networks": len(pairs),
-                            "Spearman": f"{spearman(ours, other):.3f}",
-                        }
-                    )
-    if peers:
-        text += "\n## Against an independent implementation's values of the same networks\n\n" + markdown_table(peers)
-    name = page_name("proxies", arguments.space, arguments.variant)
-    shown = [n for n in complete if not n.endswith("as written") and np.ptp(stats.rankdata(columns[n])) > 0]
-    RESULTS.mkdir(exist_ok=True)
-    draw(
-        RESULTS / f"{name}.png",
-        shown,
-        np.stack([columns[n] for n in shown]),
-        f"{arguments.space}: {len(archs)} networks",
-    )
-    text += f"\n![rank correlations between the columns]({name}.png)\n"
-    write_page(name, text, [*rows, *peers])
-
-
 def drawn(space: Any, num: int, seed: int) -> list[Any]:
-    """Draw connected architectures of a benchmark's list in random order, until they are ``num`` distinct functions.
+    """Draw connected architectures of each list of a benchmark in random order, until they are ``num`` functions.
 
     So they are a uniform sample of the list as the field ranks it, with equal functions in it.
     """
@@ -230,15 +109,144 @@ def drawn(space: Any, num: int, seed: int) -> list[Any]:
     else:
         lists = [[record.arch for record in read_archs(DATA / pool[0], space)] for pool in POOLS[space.name]]
     found: dict[Any, None] = {}
-    functions = set()
     for archs in lists:
+        functions = set()
         for i in np.random.default_rng(seed).permutation(len(archs)):
-            if len(functions) == num * len(lists):
+            if len(functions) == num:
                 break
             if space.is_connected(archs[i]):
                 functions.add(space.canonical(archs[i]))
                 found.setdefault(archs[i])
     return list(found)
+
+
+def truths_of(space: Any, archs: list[Any]) -> dict[str, np.ndarray]:
+    """Return the measured values [A] of each task, NaN where there is none."""
+    from eproxy_jax.runs.truth import match, read_truth
+
+    truths = {}
+    for pool in POOLS[space.name]:
+        for file in pool:
+            truth = match(archs, read_truth(DATA / file, space), space).values
+            if np.isfinite(truth).sum() >= FEWEST:
+                task = task_name(space.name, file)
+                truths[task if task not in truths else f"{task} {Path(file).stem}"] = truth
+    return truths
+
+
+def quality_rows(
+    columns: dict[str, np.ndarray], truths: dict[str, np.ndarray], once: np.ndarray, seconds: dict[str, float]
+) -> list[dict[str, Any]]:
+    """Return one row for each sum of ranks and each column.
+
+    Args:
+      columns: [A] by name, NaN where a column was not computed.
+      truths: [A] by task.
+      once: [A], True once for each function.
+      seconds: a network, by column.
+    """
+    from eproxy_jax.proxies import AGGREGATES, rank_sum
+
+    sums = {name: members for name, members in AGGREGATES.items() if set(members) <= set(columns)}
+    rows = []
+    for name in [*sums, *columns]:
+        row: dict[str, Any] = {"ranking": name}
+        members = sums.get(name, (name,))
+        have = ~np.any([np.isnan(columns[member]) for member in members], 0)
+        found = []
+        for task, truth in truths.items():
+            both = []
+            for use in (have & np.isfinite(truth), have & np.isfinite(truth) & once):
+                pool = {member: columns[member][use] for member in members}
+                score = rank_sum(pool) if name in sums else pool[name]
+                both.append(float(spearman_rows(score, truth[use])) if use.sum() >= FEWEST else np.nan)
+            row[task] = f"{both[0]:.3f} / {both[1]:.3f}"
+            found.append(both[0])
+        if len(truths) > 1:
+            row["mean"] = f"{np.mean(found):.3f}"
+        row["architectures"] = int(have.sum())
+        row["s a network, whole pass"] = f"{seconds[name]:.3f}" if name in seconds else "-"
+        rows.append(row)
+    return rows
+
+
+def peer_rows(space: Any, archs: list[Any], columns: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Return the rank correlation of each column with an independent implementation's."""
+    rows = []
+    for images, theirs in peer_scores(space) if (DATA / "proxy_scores").is_dir() else ():
+        for name, values in columns.items():
+            others = np.asarray([theirs.get(space.canonical(arch), {}).get(name, np.nan) for arch in archs])
+            use = ~np.isnan(others) & ~np.isnan(values)
+            if use.sum() >= FEWEST:
+                rho = f"{float(spearman_rows(values[use], others[use])):.3f}"
+                rows.append({"images": images, "proxy": name, "architectures": int(use.sum()), "Spearman": rho})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="nasbench201", choices=sorted(POOLS))
+    parser.add_argument("--variant", default="paper")
+    parser.add_argument("--num-archs", type=int, default=1000, help="distinct functions of each list")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--proxy", default="all", help="comma-separated names, as of eproxy score")
+    parser.add_argument("--images", help="FILE.npz of images and labels; made by code by default")
+    parser.add_argument("--workdir", type=Path, help="default runs/proxies_SPACE")
+    arguments = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", os.cpu_count())
+
+    import eproxy_jax as ep
+    from eproxy_jax.cli import config
+    from eproxy_jax.proxies.inputs import NUM_IMAGES
+
+    loaded = config.load_config(config_source(arguments.space, arguments.variant))
+    space, size = config.space_of_config(loaded), loaded.images.size
+    page = page_name("proxies", arguments.space, arguments.variant)
+    workdir = arguments.workdir or ROOT / "runs" / page
+    archs = drawn(space, arguments.num_archs, arguments.seed)
+    labels, images = None, ep.default_images(num=NUM_IMAGES, size=size)
+    if arguments.images:
+        read = ep.load_labelled(arguments.images, NUM_IMAGES, 0, size)
+        images, labels = read.images, read.labels
+    ep.runs.score_columns(archs, space, arguments.proxy, images, labels=labels, workdir=workdir)
+    record = json.loads((workdir / "columns.run.json").read_text())
+    known = read_columns(workdir / "columns.jsonl")
+    values = [known[space.format(arch)] for arch in archs]
+    names = [name for name in values[0] if not name.endswith("_as_written")]
+    columns = {name: np.asarray([row.get(name, np.nan) for row in values]) for name in names}
+    columns["MACs as written"] = np.asarray([row["macs_as_written"] for row in values], float)
+    columns["parameters as written"] = np.asarray([row["params_as_written"] for row in values], float)
+    functions = [space.canonical(arch) for arch in archs]
+    first = {function: place for place, function in reversed(list(enumerate(functions)))}
+    once = np.isin(np.arange(len(archs)), list(first.values()))
+    seconds = {
+        name: record["seconds"][how["pass"]]["run"] / record["distinct"]
+        for name, how in record["columns"].items()
+        if how["pass"] in record["seconds"]
+    }
+
+    rows = quality_rows(columns, truths_of(space, archs), once, seconds)
+    peers = peer_rows(space, archs, columns)
+    text = header(f"Proxies without labels, {arguments.space}")
+    text += f"Spearman's correlation with each task's measured values: over {len(archs)} architectures drawn from the "
+    text += (
+        f"benchmark's list / with each of their {once.sum()} functions once. `rank_sum` was chosen on NAS-Bench-201 "
+    )
+    text += "with CIFAR-10 alone. Seconds are those of the computation, whose compilation is left out.\n\n"
+    text += markdown_table(rows)
+    if peers:
+        text += "\n## Against an independent implementation's values of the same networks\n\n" + markdown_table(peers)
+    shown = {
+        name: column for name, column in columns.items() if "as written" not in name and not np.isnan(column).any()
+    }
+    draw(
+        RESULTS / f"{page}.png",
+        list(shown),
+        np.stack(list(shown.values())),
+        f"{arguments.space}: {len(archs)} networks",
+    )
+    text += f"\n![rank correlations between the columns]({page}.png)\n"
+    write_page(page, text, [*rows, *peers])
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from proxies import read_columns
 from scipy import stats
 
 from eproxy_jax import proxies, spaces
+from eproxy_jax.ranks import spearman_rows
 from eproxy_jax.runs.truth import read_truth
 
 CANDIDATES = (
@@ -45,8 +46,8 @@ def ranks_of(columns: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.n
 
 
 def quality(names: tuple[str, ...], ranks: dict[str, np.ndarray], target: np.ndarray) -> float:
-    """Return Spearman's correlation of a sum with a target's ranks."""
-    return float(np.corrcoef(stats.rankdata(sum(ranks[name] for name in names)), target)[0, 1])
+    """Return Spearman's correlation of a sum with a target."""
+    return float(spearman_rows(sum(ranks[name] for name in names), target))
 
 
 def main() -> None:
@@ -63,7 +64,7 @@ def main() -> None:
     sums = [names for size in range(2, MOST + 1) for names in itertools.combinations(CANDIDATES, size)]
 
     whole = np.arange(len(archs))
-    ranks, target = ranks_of(columns, whole), stats.rankdata(accuracy)
+    ranks, target = ranks_of(columns, whole), accuracy
     ordered = sorted(sums, key=lambda names: -quality(names, ranks, target))
     rows = [
         {"sum": " + ".join(names), "Spearman, CIFAR-10": f"{quality(names, ranks, target):.4f}"}
@@ -74,10 +75,10 @@ def main() -> None:
     for _ in range(10):
         order = rng.permutation(len(archs))
         first, second = order[: len(order) // 2], order[len(order) // 2 :]
-        on_first, target = ranks_of(columns, first), stats.rankdata(accuracy[first])
+        on_first, target = ranks_of(columns, first), accuracy[first]
         best = max(sums, key=lambda names: quality(names, on_first, target))
         picked[best] += 1
-        on_second, target = ranks_of(columns, second), stats.rankdata(accuracy[second])
+        on_second, target = ranks_of(columns, second), accuracy[second]
         gains.append(quality(best, on_second, target) - quality(PILOT, on_second, target))
     text = header(f"The columns of rank_sum: {len(sums)} sums on {len(archs)} functions of NAS-Bench-201")
     text += markdown_table(rows)
