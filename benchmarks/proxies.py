@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--num-archs", type=int, default=1000, help="distinct functions of each list")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--proxy", default="all", help="comma-separated names, as of eproxy score")
-    parser.add_argument("--images", help="FILE.npz of images and labels; made by code by default")
+    parser.add_argument("--images", help="images and labels, FILE.npz below EPROXY_DATA; made by code by default")
     parser.add_argument("--workdir", type=Path, help="default runs/proxies_SPACE")
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
@@ -206,7 +206,7 @@ def main() -> None:
     archs = drawn(space, arguments.num_archs, arguments.seed)
     labels, images = None, ep.default_images(num=NUM_IMAGES, size=size)
     if arguments.images:
-        read = ep.load_labelled(arguments.images, NUM_IMAGES, 0, size)
+        read = ep.load_labelled(DATA / arguments.images, NUM_IMAGES, 0, size)
         images, labels = read.images, read.labels
     ep.runs.score_columns(archs, space, arguments.proxy, images, labels=labels, workdir=workdir)
     record = json.loads((workdir / "columns.run.json").read_text())
