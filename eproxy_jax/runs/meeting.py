@@ -239,6 +239,8 @@ class Host:
                 return
             line.send({"find": self._token_file.name})
             seen = line.receive().get("token")
+            if self._closed.is_set():  # the small file is gone: what a guest did not see says nothing about its folder
+                return
             with self._lock:
                 if number in self._lines and self.roll.silent_for(number) < 3 * ALIVE_SECONDS:
                     line.send({"end": f"--process-id {number}: such a process has joined already"})
