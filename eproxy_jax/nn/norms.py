@@ -31,12 +31,19 @@ def standardize(x: Array, epsilon: float = BATCH_NORM_EPSILON) -> tuple[Array, A
     return normalized, rstd
 
 
-def normalize_gradient(grad: Array, normalized: Array, rstd: Array) -> Array:
-    """Return the gradient through :func:`standardize`, [B, H, W, C], from its output's gradient and its two outputs."""
+def normalize_gradient(grad: Array, normalized: Array, rstd: Array, first: Array | None = None) -> Array:
+    """Return the gradient through :func:`standardize`, [B, H, W, C], from its output's gradient and its two outputs.
+
+    Args:
+      grad: [B, H, W, C].
+      normalized: [B, H, W, C].
+      rstd: [C].
+      first: a boolean scalar, whether channel 0 is the first one of the norm; left out where the norm is whole.
+    """
     mean_grad = jnp.mean(grad, (0, 1, 2), keepdims=True)
     mean_projection = jnp.mean(grad * normalized, (0, 1, 2), keepdims=True)
     through = per_channel(rstd) * (grad - mean_grad - normalized * mean_projection)
-    return mark("norm_gradient", grad, through)[1]
+    return mark("norm_gradient", grad, through, normalized, *(() if first is None else (first,)))[1]
 
 
 def affine_normalize_gradient(grad: Array, normalized: Array, rstd: Array, scale: Array) -> tuple[Array, Array, Array]:

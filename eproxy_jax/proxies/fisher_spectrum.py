@@ -18,27 +18,47 @@ from eproxy_jax.nn import initializers, marks
 from eproxy_jax.proxies.classifier import Classifier
 from eproxy_jax.proxies.gathering import FIXED_STATISTICS, replaced_norm, with_slot
 
-MAX_TENSORS = 128
 _SMOOTHING = 0.05  # share of the uniform distribution in the class probabilities
 _DECILES = 9
 
 
 class _Derivatives(NamedTuple):
-    """Derivative of one logit of each image to one weight of each kernel, [MAX_TENSORS, B], and how many kernels."""
+    """Derivative of one logit of each image to the first entry of each parameter, [P, B], and how many."""
 
     rows: Array
     number: Array
 
 
-def _add(state: _Derivatives, out: Array, grad: Array, weights: Array, met: Array) -> _Derivatives:
-    """Add the first weight of a kernel: what it met in each image, times the gradient of the first channel.
+def _added(state: _Derivatives, row: Array, counts: Array | int = 1) -> _Derivatives:
+    """Add a parameter, if it counts.
 
-    Backward passes meet the last kernel first. So later rows overwrite earlier ones, and the first kernels of the
-    network stay. Their order does not count.
+    Backward passes meet the last parameter first. So later rows overwrite earlier ones, and the first parameters of
+    the network stay. Their order does not matter.
     """
+    place = state.number % len(state.rows)
+    row = jnp.where(jnp.asarray(counts, bool), row, state.rows[place])
+    return _Derivatives(with_slot(state.rows, place, row), state.number + counts)
+
+
+def _add_kernel(state: _Derivatives, out: Array, grad: Array, weights: Array, met: Array) -> _Derivatives:
+    """Add the first weight of a kernel: what it met in each image, times the gradient of the first channel."""
     del out, weights
-    place = state.number % MAX_TENSORS
-    return _Derivatives(with_slot(state.rows, place, jnp.sum(met * grad[..., 0], (1, 2))), state.number + 1)
+    return _added(state, jnp.sum(met * grad[..., 0], (1, 2)))
+
+
+def _norm_rule(through: marks.Rule) -> marks.Rule:
+    """Return ``through``, which also adds the scale and the bias of a batch norm's first channel.
+
+    Networks of this package leave scale and bias out where benchmarks train them as 1 and 0: they count all the same.
+    """
+
+    def rule(state: _Derivatives, grad: Array, *others: Array) -> tuple[_Derivatives, Any]:
+        normalized, counts = others[1], others[2].astype(jnp.int32) if len(others) > 2 else 1
+        state = _added(state, jnp.sum(grad[..., 0], (1, 2)), counts)
+        state = _added(state, jnp.sum(grad[..., 0] * normalized[..., 0], (1, 2)), counts)
+        return through(state, grad, *others)
+
+    return rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +67,17 @@ class FisherSpectrum:
 
     Attributes:
       num_classes: K.
+      max_tensors: P, the first parameters of a network that count.
     """
 
     num_classes: int
+    max_tensors: int = 128
 
     def __call__(self, network: nn.Module, key: Array, encoded: Array, noise: Array) -> dict[str, Array]:
         """Compute the entropy of the Fisher matrix's spectrum.
 
-        One weight stands for each kernel of convolutions and of the linear layer. Batch norms are in evaluation mode
-        with mean 0 and variance 1.
+        The first entry stands for each parameter of the network: kernels, scales and biases. Batch norms are in
+        evaluation mode with mean 0 and variance 1.
 
         Args:
           network: a universal module.
@@ -80,14 +102,16 @@ class FisherSpectrum:
 
         def of_class(number: Array) -> _Derivatives:
             weights = jax.nn.one_hot(number, self.num_classes, dtype=noise.dtype)
-            start = _Derivatives(jnp.zeros((MAX_TENSORS, len(noise)), noise.dtype), jnp.zeros((), jnp.int32))
-            rules = {**fixed, "conv_gradient": marks.observe(_add)}
+            none = _Derivatives(jnp.zeros((self.max_tensors, len(noise)), noise.dtype), jnp.zeros((), jnp.int32))
+            start = _added(none, jnp.full(len(noise), weights[0]))  # the bias of the linear layer
+            rules = {**fixed, "conv_gradient": marks.observe(_add_kernel)}
+            rules["norm_gradient"] = _norm_rule(fixed["norm_gradient"])
             return marks.collect(jax.grad(lambda p: jnp.sum(logits(p) @ weights)), rules, start)(params)[0]
 
         outputs = marks.collect(logits, fixed, ())(params)[1]
         derivatives = lax.map(of_class, jnp.arange(self.num_classes))
         number = derivatives.number[0]
-        return {"vkdnw": spectrum_entropy(derivatives.rows, outputs, jnp.minimum(number, MAX_TENSORS))}
+        return {"vkdnw": spectrum_entropy(derivatives.rows, outputs, jnp.minimum(number, self.max_tensors))}
 
 
 def spectrum_entropy(rows: Array, logits: Array, number: Array) -> Array:

@@ -65,8 +65,8 @@ def replaced_norm(factor: float) -> dict[str, marks.Rule]:
     def forward(state: Any, x: Array, normalized: Array, rstd: Array) -> tuple[Any, Any]:
         return state, (x, x * jnp.asarray(factor, x.dtype), jnp.full_like(rstd, factor))
 
-    def backward(state: Any, grad: Array, through: Array) -> tuple[Any, Any]:
-        return state, (grad, grad * jnp.asarray(factor, grad.dtype))
+    def backward(state: Any, grad: Array, through: Array, *others: Array) -> tuple[Any, Any]:
+        return state, (grad, grad * jnp.asarray(factor, grad.dtype), *others)
 
     return {"norm": forward, "norm_gradient": backward}
 

@@ -101,6 +101,8 @@ class Case:
         if self.normed:
             if batch_norm is True:
                 tap = functional.batch_norm(tap, None, None, training=True)
+            elif callable(batch_norm):
+                tap = batch_norm(tap)
             elif batch_norm:
                 tap = tap * batch_norm
             tap = self.reference.F.relu(tap)
@@ -344,17 +346,32 @@ def test_perturbations(case):
 
 def test_fisher_spectrum(case):
     torch, noise = case.torch, case.inputs()
-    ours = jax.jit(lambda p: FisherSpectrum(CLASSES).of_params(case.network, p, case.encoded, jnp.asarray(noise)))
+    proxy = FisherSpectrum(CLASSES, max_tensors=512)  # all: which are first is a matter of the order of branches
+    ours = jax.jit(lambda p: proxy.of_params(case.network, p, case.encoded, jnp.asarray(noise)))
     own = ours(case.params)["vkdnw"]
-    factor = (1 + 1e-5) ** -0.5
-    with case.norms_are(factor):
-        logits = case.logits(case.tensor(noise), batch_norm=factor)
-        weights = case.weights()
+    vectors = []  # scales and biases, which the reference's norms may lack
+
+    def norm(x):
+        shape = 1, x.shape[1], 1, 1
+        scale, bias = (make(shape, dtype=x.dtype).requires_grad_() for make in (torch.ones, torch.zeros))
+        vectors.extend([scale, bias])
+        return x * (1 + 1e-5) ** -0.5 * scale + bias
+
+    norms = [m for m in case.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    hooks = [m.register_forward_hook(lambda m, inputs, out: norm(inputs[0])) for m in norms]
+    try:
+        bias = torch.zeros(CLASSES, dtype=torch.float64, requires_grad=True)  # of the linear layer
+        logits = case.logits(case.tensor(noise), batch_norm=norm) + bias
+        weights = [*case.weights(), *vectors, bias]
+        assert len(weights) <= proxy.max_tensors
         rows = torch.zeros(BATCH, CLASSES, len(weights), dtype=torch.float64)
         for image in range(BATCH):
             for k in range(CLASSES):
                 grads = torch.autograd.grad(logits[image, k], weights, retain_graph=True)
                 rows[image, k] = torch.stack([g.reshape(-1)[0] for g in grads])
+    finally:
+        for hook in hooks:
+            hook.remove()
     p = 0.95 * torch.softmax(logits, 1).detach() + 0.05 / CLASSES
     fisher = 0
     for image in range(BATCH):

@@ -361,6 +361,7 @@ def _finish_backward(
             _maps(machine, size, grad * _vector(saved.weights.scale, at, o, tile)[None]),
             _maps(machine, size, z),
             _vector(saved.rstds, at, o, tile),
+            o == 0,
         )
         flows = _write(flows, source + o * rows, grad)
         return _write(flows, own + o * rows, own_grad.reshape(rows, tile)), scales, biases
