@@ -1,6 +1,5 @@
 """What tests of exported files share: running their source, and outputs of three networks from the same weights."""
 
-import functools
 import types
 
 import jax
@@ -28,32 +27,28 @@ def statistics(tree):
     return jax.tree_util.tree_map_with_path(drawn, tree)
 
 
-@functools.lru_cache(maxsize=2)
-def own_network(space, arch, num_classes=7, size=16):
-    """(Exported, images, variables of to_flax, its outputs in training and evaluation); needs 64-bit types."""
+def flax_outputs(space, arch, num_classes=7, size=16):
+    """(Exported, images, variables of to_flax, its outputs in training and evaluation, those of the exported Flax file).
+
+    Needs 64-bit types. Both networks are one program: XLA merges what is the same in both, and compiles it once.
+    """
     ready = exports.exported(space, arch, num_classes, size)
     net = space.to_flax(ready.arch, num_classes).clone(dtype=jnp.float64)
+    network = module_of(ready.source()).Network()
     images = pattern_images(3, size)
-    shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.asarray(images))
+    shapes, made = (jax.eval_shape(each.init, jax.random.key(0), jnp.asarray(images)) for each in (net, network))
     variables = {"params": pattern_tree(shapes["params"]), "batch_stats": statistics(shapes.get("batch_stats", {}))}
-    run = jax.jit(lambda variables: [net.apply(variables, images, train=train) for train in (True, False)])
-    return ready, images, variables, list(map(np.asarray, run(variables)))
-
-
-def flax_outputs(source, ready, variables, images):
-    """Outputs of an exported Flax file in training and evaluation."""
-    network = module_of(source).Network()
     own = ready.variables(variables)
-    made = jax.eval_shape(network.init, jax.random.key(0), jnp.asarray(images))
-    shapes = lambda tree: jax.tree.map(jnp.shape, tree)  # noqa: E731
-    assert shapes(made["params"]) == shapes(own["params"])
-    assert shapes(made.get("batch_stats", {})) == shapes(own["batch_stats"])
+    for part in ("params", "batch_stats"):
+        assert jax.tree.map(jnp.shape, made.get(part, {})) == jax.tree.map(jnp.shape, own[part])
 
-    def run(variables):
-        trained, _ = network.apply(variables, images, mutable=["batch_stats"])
-        return trained, network.apply(variables, images, train=False)
+    @jax.jit
+    def run(variables, own):
+        trained, _ = network.apply(own, images, mutable=["batch_stats"])
+        of_space = [net.apply(variables, images, train=train) for train in (True, False)]
+        return of_space, [trained, network.apply(own, images, train=False)]
 
-    return list(map(np.asarray, jax.jit(run)(own)))
+    return ready, images, variables, *jax.device_get(run(variables, own))
 
 
 def torch_outputs(source, ready, variables, images):

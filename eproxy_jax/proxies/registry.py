@@ -68,8 +68,8 @@ class Proxy:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What it reads: images, labels, noise."""
-        return self.made_by.needs
+        """What its own value depends on: images, labels, noise. Its pass may read more, for the columns beside it."""
+        return _OWN_NEEDS.get(self.name, self.made_by.needs)
 
 
 # --- passes --------------------------------------------------------------------------------------------------
@@ -123,6 +123,8 @@ def _ones(inputs: Inputs) -> tuple[Array]:
 
 _JACOBIANS = ("naswot", "jacov", "epe_nas")
 _GRADIENTS = ("grad_norm", "snip", "plain", "l2_norm", "fisher")
+# Columns that read less than their pass does.
+_OWN_NEEDS = {"naswot": ("images",), "jacov": ("images",), "l2_norm": ()}
 _SPECTRA = ("expressivity", "progressivity", "trainability", "entropy_taps", "entropy_last", "num_layers")
 
 PASSES = (
@@ -232,6 +234,8 @@ def get(name: str) -> Proxy:
 
     Example:
       >>> get("jacov").needs
+      ('images',)
+      >>> get("epe_nas").needs
       ('images', 'labels')
     """
     known = {**_BUILT_IN, **_own}

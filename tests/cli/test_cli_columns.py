@@ -140,7 +140,9 @@ def test_the_proxies_are_listed(capsys):
     assert names == [*ep.proxies.names(), "eproxy", *ep.proxies.AGGREGATES]
     assert run("proxies", "--json") == 0
     listed = {row["proxy"]: row for row in json.loads(capsys.readouterr().out)}
-    assert listed["naswot"]["needs"] == ["images", "labels"]
+    assert listed["naswot"]["needs"] == ["images"]  # its pass reads labels for the column beside it
+    assert listed["epe_nas"]["needs"] == ["images", "labels"]
+    assert "labels" not in listed["rank_sum"]["needs"]
     assert listed["naswot"]["sets"] == ["cheap", "all"]
     assert "Mellor" in listed["naswot"]["paper"]
     assert listed["rank_sum"]["computed_with"] == list(ep.proxies.AGGREGATES["rank_sum"])

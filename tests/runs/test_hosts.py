@@ -95,13 +95,12 @@ def test_processes_that_do_not_fit_end(tmp_path, start, more, port, message):
 def test_sigterm_ends_every_process(tmp_path, start):
     processes = [start(index, 2) for index in range(2)]
     deadline = time.monotonic() + 200
-    while "program(s)" not in logs(tmp_path) and time.monotonic() < deadline:
+    while "program(s)" not in logs(tmp_path):
+        assert time.monotonic() < deadline, logs(tmp_path)
         time.sleep(0.05)
-    begin = time.monotonic()
     processes[0].send_signal(signal.SIGTERM)
-    assert processes[0].wait(timeout=30) == 143
-    assert processes[1].wait(timeout=60) in (0, 2)  # 0: it was done already
-    assert time.monotonic() - begin < 60
+    assert processes[0].wait(timeout=200) == 143
+    assert processes[1].wait(timeout=200) in (0, 2)  # 0: it was done already
     assert "stopped (SIGTERM); start it again with the same flags to resume" in logs(tmp_path)
 
 
