@@ -59,5 +59,5 @@ def _lines(arguments: argparse.Namespace, overrides: Sequence[str]) -> Iterator[
     from eproxy_jax.runs.archs import iterate
 
     space = common.space_of(arguments, overrides)
-    for record in iterate(arguments.file, space, arguments.dataset):
+    for record in iterate(arguments.file, space, arguments.dataset, shown=not sys.stdout.isatty()):
         yield json.dumps({"arch": space.format(record.arch), **record.values}) + "\n"

@@ -86,11 +86,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _run_in(workdir: Path, arguments: argparse.Namespace, spec: Any) -> int:
     """Search, compare and report in a folder that no other search uses."""
     from eproxy_jax import files, images
-    from eproxy_jax.dps import comparison
+    from eproxy_jax.dps import comparison, loss_bank
     from eproxy_jax.dps.search import Kind, Problem, fitted_proxy, prepare, show_progress
     from eproxy_jax.dps.search import run as run_search
     from eproxy_jax.jsonlines import fingerprint
-    from eproxy_jax.progress import announce
+    from eproxy_jax.progress import announce, close
     from eproxy_jax.runs.session import versions
 
     labelled, evaluation = _split(arguments, spec.space)
@@ -128,6 +128,7 @@ def _run_in(workdir: Path, arguments: argparse.Namespace, spec: Any) -> int:
         )
         seconds[kind] = round(time.perf_counter() - start, 2)
         histories[kind] = state
+        close()  # --max-seconds may have ended it early
     found, numbers = {}, {}
     for kind, state in histories.items():
         found[kind], numbers[kind] = fitted_proxy(problem, state, arguments.ensemble)
@@ -135,7 +136,8 @@ def _run_in(workdir: Path, arguments: argparse.Namespace, spec: Any) -> int:
     rows: dict[str, Any] = {}
     if evaluation:
         announce(f"comparing on {len(evaluation)} evaluation architectures")
-        rows = comparison.compare(problem, found, evaluation, workdir / "evaluation.jsonl", spec.settings, execution)
+        path, show = workdir / "evaluation.jsonl", loss_bank.show_progress()
+        rows = comparison.compare(problem, found, evaluation, path, spec.settings, execution, show)
     record |= {
         "search": search_id,
         "evaluation": {name: dataclasses.asdict(row) for name, row in rows.items()},

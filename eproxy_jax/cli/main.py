@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 
+from eproxy_jax import progress
 from eproxy_jax.cli import bank, common, convert, dps, export, fit, plan, proxies, score, search, spaces, suggest
 from eproxy_jax.cli.common import Parser, UsageError
 from eproxy_jax.errors import one_line, quoted
@@ -89,6 +90,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _say(text: str, status: int) -> int:
     """Print the last line of a command that failed; to be called while its error is handled."""
+    progress.close()
     with contextlib.suppress(OSError):
         if os.environ.get("EPROXY_TRACEBACK"):
             traceback.print_exc()
@@ -137,6 +139,7 @@ def _obey_sigterm() -> None:
             pass
         if (meeting := sys.modules.get("eproxy_jax.runs.meeting")) is not None:
             meeting.stop_all()
+        progress.close()
         with contextlib.suppress(OSError):
             text = "eproxy: stopped (SIGTERM); start it again with the same flags to resume"
             print(text, file=sys.stderr, flush=True)
@@ -204,6 +207,7 @@ def join_processes(
 
     if coordinator is not None:
         hosts.address_of(coordinator)
+        progress.set_process(index or 0, count or 1)
         return
     try:
         hosts.start(wait)

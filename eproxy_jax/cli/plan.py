@@ -38,13 +38,13 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     archs = common.architectures(arguments, spec.space)
     execution = common.execution_of(arguments)
     shape = tuple(spec.images.shape)
-    meter = Progress(len(archs), unit="networks", after=2)
+    with Progress(len(archs), unit="networks", after=2) as meter:
 
-    def show(done: int, total: int) -> None:
-        meter.total = total
-        meter.update(done)
+        def show(done: int, total: int) -> None:
+            meter.total = total
+            meter.update(done)
 
-    values = planner.plan(archs, spec.space, spec.settings, shape, execution, show).to_dict()
+        values = planner.plan(archs, spec.space, spec.settings, shape, execution, show).to_dict()
     if arguments.json:
         print(json.dumps(values))
         return 0

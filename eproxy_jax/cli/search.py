@@ -222,8 +222,15 @@ def _step(arguments: argparse.Namespace, file: SearchFile, values: Any, told: An
 
     if values is not None:
         total = arguments.num_evaluations or 50
-        shown = Progress(total, len(file.state.asked), unit="queries", after=2)
-        searching.play(file, values, total, shown.update)
+        with Progress(total, len(file.state.asked), unit="queries", after=2) as shown:
+
+            def show(state: State) -> None:
+                best, sign = state.best, state.problem.measured[0].sign
+                value = None if best is None or best.values is None else sign * best.values[0]
+                failed = len(state.results) - len(state.measured)
+                shown.update(len(state.asked), None, f", {failed} failed" if failed else "", value)
+
+            searching.play(file, values, total, show)
     if told is not None:
         new = searching.new_results(file.state, told)
         if new:

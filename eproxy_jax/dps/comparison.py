@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,7 @@ def compare(
     path: Path,
     plain: ProxySettings,
     execution: Execution,
+    progress: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, ranks.RankQuality]:
     """Measure the rank quality of fitted proxies and of simpler methods on evaluation architectures.
 
@@ -105,6 +106,7 @@ def compare(
       path: a loss bank for the trainings, so that a killed comparison resumes.
       plain: the settings to compare with.
       execution: devices and execution form.
+      progress: called with (trainings done, in total, diverged), of the plain settings and then of those found.
 
     Returns:
       Rows by name: ``macs``, ``params``, both ``fitted`` (dead edges removed, sign by the labels), ``plain``,
@@ -125,13 +127,13 @@ def compare(
         "params": [space.params(arch) for arch in archs],
         "macs, fitted": macs,
         "params, fitted": params,
-        "plain": scoring.score_networks(job, networks).score,
+        "plain": scoring.score_networks(job, networks, progress and (lambda *counts: progress(*counts, 0))).score,
     }
     spec = bank_spec(problem)
     genomes = {kind: [table.encode(m.settings) for m in proxy.members] for kind, proxy in found.items()}
     with loss_bank.LossBank(path, spec.identity(execution)) as bank:
         wide = dataclasses.replace(execution, chunk_size=loss_bank.CHUNK * len(execution.devices))
-        loss_bank.fill(bank, spec, [g for own in genomes.values() for g in own], archs, wide)
+        loss_bank.fill(bank, spec, [g for own in genomes.values() for g in own], archs, wide, progress)
         losses = bank.losses(spec.num_steps)[:, bank.columns(space, archs), -1]
         rows = {kind: bank.rows(table, own) for kind, own in genomes.items()}
     for kind, proxy in found.items():

@@ -227,9 +227,11 @@ def show_progress() -> Callable[[int, int, int], None]:
     meter: list[Progress] = []
 
     def show(done: int, total: int, diverged: int) -> None:
-        if not meter:  # the seconds of the first setting are unknown: the rate leaves it out
+        if (
+            not meter or meter[-1].total != total
+        ):  # other work; the rate leaves its first setting out, of unknown seconds
             meter.append(Progress(total, done, unit="trainings"))
-        meter[0].update(done, diverged)
+        meter[-1].update(done, diverged)
 
     return show
 

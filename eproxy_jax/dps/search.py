@@ -346,7 +346,7 @@ def show_progress(search: SearchSpec, kind: Kind) -> Callable[[SearchState], Non
         fitness = np.asarray(state.fitness)[:done]
         finite = fitness[np.isfinite(fitness)]
         best, median = (finite.max(), np.median(finite)) if len(finite) else (np.nan, np.nan)
-        meter[0].update(done, done - len(finite), f", best {best:.3f}, median {median:.3f}")
+        meter[0].update(done, done - len(finite), f", median {median:.3f}", best=float(best))
 
     return show
 

@@ -66,20 +66,16 @@ def read_archs(path: str | Path, space: SearchSpace, dataset: str | None = None)
     return list(iterate(path, space, dataset))
 
 
-def iterate(path: str | Path, space: SearchSpace, dataset: str | None = None) -> Iterator[ArchRecord]:
-    """Yield the records of :func:`read_archs` one by one, as they are parsed."""
+def iterate(
+    path: str | Path, space: SearchSpace, dataset: str | None = None, shown: bool = True
+) -> Iterator[ArchRecord]:
+    """Yield the records of :func:`read_archs` one by one, as they are parsed; ``shown``: show progress if long."""
     name = contents.name_of(path)
     text = contents.read_text(path)
     lists = _located(text, name, space, dataset)
     total = sum(len(found.entries) for found in lists)
-    shown = progress.Progress(total, unit="architectures read", after=_SILENT_SECONDS)
-    number = 0
-    for found in lists:
-        for record in _records(found, space):
-            yield record
-            number += 1
-            if number % 1000 == 0 or number == total:
-                shown.update(number)
+    records = (record for found in lists for record in _records(found, space))
+    yield from progress.track(records, "architectures read", _SILENT_SECONDS, total) if shown else records
 
 
 class _List(NamedTuple):

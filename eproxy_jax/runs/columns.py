@@ -211,10 +211,10 @@ class _Computing:
         if any(todo.values()):
             devices = run.execution.devices
             run.say(f"{own - done} (networks x passes), {len(devices)} {devices[0].platform} device(s)")
-        meter = Progress(own, done, "networks x passes")
-        for name, column in run.passes.items():
-            if todo[name]:
-                done = self._run_pass(column, todo[name], lacking[name], meter, done)
+        with Progress(own, done, "networks x passes") as meter:
+            for name, column in run.passes.items():
+                if todo[name]:
+                    done = self._run_pass(column, todo[name], lacking[name], meter, done)
 
     def _lacking(self, column: Column) -> dict[int, list[str]]:
         """Return the strings that lack the columns of a pass, by network, once what needs no computing is appended."""

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eproxy_jax import files, spaces
+from eproxy_jax import files, progress, spaces
 from eproxy_jax.columns import EPROXY
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.dps.loss_bank import LossBank
@@ -130,7 +130,8 @@ def space_of_files(paths: Sequence[str | Path]) -> SearchSpace:
 
 def of_space(space: SearchSpace, archs: Sequence[Any], with_graph_counts: bool = True) -> Gathered:
     """Return the columns that the space alone gives to a list of architectures: sizes and graph counts."""
-    texts = {space.format(space.canonical(arch)): np.zeros(0) for arch in archs}
+    shown = progress.track(archs, "architectures in canonical form")
+    texts = {space.format(space.canonical(arch)): np.zeros(0) for arch in shown}
     part = _Part(Path(), (), texts, None, {}, {})
     own = _plain(space.identity())
     return _joined(space, [part], {name: own[name] for name in _SPACE if name in own}, with_graph_counts)
@@ -221,7 +222,7 @@ def _of_columns(path: Path, record: Mapping[str, Any], space: SearchSpace) -> _P
     _check_record(path, record, space)
     listed_rows = results.read_rows(path, record["run"], columns_file.check_row, columns_file.WHAT)
     by_arch: dict[str, dict[str, Any]] = {}
-    for line, row in enumerate(listed_rows, start=1):
+    for line, row in enumerate(progress.track(listed_rows, "lines read"), start=1):
         by_arch.setdefault(_canonical(space, row["arch"], f"{path}:{line}"), {}).update(columns_file.columns_of(row))
     described = record.get("columns", {})
     held = {name for columns in by_arch.values() for name in columns} - set(_OF_SPACE)
@@ -256,7 +257,8 @@ def _of_scores(path: Path, record: Mapping[str, Any], space: SearchSpace) -> _Pa
     found: dict[str, np.ndarray] = {}
     rows = results.read_rows(path, record["run"])
     result = results.result_of(rows)
-    for arch, loss in zip(result.archs, result.loss, strict=True):
+    losses = progress.track(list(zip(result.archs, result.loss, strict=True)), "lines read")
+    for arch, loss in losses:
         found.setdefault(_canonical(space, arch, str(path)), np.asarray([-loss if np.isfinite(loss) else -np.inf]))
     made_with = {name: record[name] for name in _COMMON if name in record} | {EPROXY_IMAGES: record["images"]}
     if "targets" in record or "optimizer" in record:  # nothing but its own configuration computes it again
@@ -276,7 +278,8 @@ def _of_bank(path: Path, header: Mapping[str, Any], space: SearchSpace) -> _Part
         raise ValueError(f"{path}:1: not the first line of a loss bank ({error})") from error
     with LossBank(path, identity, read_only=True) as bank:
         losses, computed, genes = bank.losses(num_steps)[..., -1], bank.computed(), bank.genes
-        texts = [_canonical(space, arch, str(path)) for arch in bank.archs]
+        archs = progress.track(bank.archs, "architectures read")
+        texts = [_canonical(space, arch, str(path)) for arch in archs]
     values = np.where(np.isfinite(losses), -losses, np.where(computed, -np.inf, np.nan))
     names = tuple(f"{EPROXY}:{path.stem}#{number}" for number in range(len(genes)))
     needs = {name: {GENOME: one.tolist()} for name, one in zip(names, genes, strict=True)}

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -244,6 +245,7 @@ class _Training:
                 )
         if results.rows and (wrong := results.correct([json.loads(line) for line in self._lines(results.rows)])):
             run.say(f"{results.path}: {wrong} lines did not follow from their losses and are computed anew")
+        self._best = max((row["score"] for row in results.rows if row["score"] is not None), default=-math.inf)
         row_of = {row["arch"]: row for row in results.rows}
         self._missing: dict[int, list[Any]] = {}  # architectures without a line, by network
         self._trained: dict[int, list[float | None]] = {}  # losses of networks that have a line
@@ -311,6 +313,7 @@ class _Training:
         result = scoring.score_losses(self._job, archs, as_float32(losses), {})
         self._results.append(lines_of(result, self._run_id))
         self._diverged += result.status.count(STATUS_DIVERGED)
+        self._best = max([self._best, *result.score[np.isfinite(result.score)].tolist()])
 
     def _train(self, todo: Sequence[int], compiled: list[float]) -> None:
         run, job, results = self._run, self._job, self._results
@@ -321,17 +324,17 @@ class _Training:
             f"{len(devices)} {devices[0].platform} device(s)"
         )
         own = sum(len(self._missing[n]) for n in todo)
-        meter = Progress(len(results.rows) + own, len(results.rows))
 
         def show_compiled(seconds: float) -> None:
             compiled.append(seconds)
             run.say(f"compiled program {len(compiled)} in {seconds:.1f} s")
 
-        for positions, losses in job.evaluation.run(distinct, show_compiled):
-            self._append([todo[i] for i in positions], losses)
-            if run.meeting is not None:
-                run.meeting.check()
-            meter.update(len(results.rows), self._diverged)
+        with Progress(len(results.rows) + own, len(results.rows)) as meter:
+            for positions, losses in job.evaluation.run(distinct, show_compiled):
+                self._append([todo[i] for i in positions], losses)
+                if run.meeting is not None:
+                    run.meeting.check()
+                meter.update(len(results.rows), self._diverged, best=self._best)
 
     def _collect(self) -> None:
         """Wait for the lines of the other processes."""

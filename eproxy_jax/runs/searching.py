@@ -190,7 +190,7 @@ def play(
     file: SearchFile,
     values: Mapping[str, float],
     num_evaluations: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[State], None] | None = None,
 ) -> None:
     """Let a table answer until so many architectures have been asked for, or none is left.
 
@@ -198,7 +198,7 @@ def play(
       file: the search.
       values: a value for every key that may be asked for; NaN if the table has none.
       num_evaluations: queries, those of earlier sessions included.
-      progress: called with the number of queries.
+      progress: called with the state after each query.
     """
     if pending := file.state.pending:  # a kill came between the two lines
         file.tell(pending, [values.get(file.state.problem.key(arch), math.nan) for arch in pending])
@@ -208,7 +208,7 @@ def play(
         archs = file.ask(1)
         file.tell(archs, [values.get(problem.key(arch), math.nan) for arch in archs])
         if progress is not None:
-            progress(len(file.state.asked))
+            progress(file.state)
 
 
 # --- the answer --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from jax import Array
 
-from eproxy_jax import files, spaces
+from eproxy_jax import files, progress, spaces
 from eproxy_jax._version import __version__
 from eproxy_jax.errors import quoted
 from eproxy_jax.execution.execution import Execution
@@ -77,13 +77,15 @@ class Session:
           ValueError: the list is empty.
         """
         archs = list(dict.fromkeys(parsed))
+        process = hosts.Process.current() if process is None else process
+        progress.set_process(process.index, process.count)
         return cls(
             space=space,
             networks=distinct_networks(archs, space),
             texts=tuple(space.format(arch) for arch in archs),
             key=key,
             execution=Execution.of() if execution is None else execution,
-            process=hosts.Process.current() if process is None else process,
+            process=process,
             wait=wait,
             meeting=None,
             command=" ".join(sys.argv) if command is None else command,

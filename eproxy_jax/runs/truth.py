@@ -176,11 +176,8 @@ def _chosen(column: str | None, records: Sequence[archs_lib.ArchRecord], name: s
 def _by_function(truth: dict[Any, float], space: SearchSpace) -> dict[Any, list[Any]]:
     """The architectures of the truth by canonical form."""
     found: dict[Any, list[Any]] = {}
-    shown = progress.Progress(len(truth), unit="architectures of the truth compared", after=2)
-    for number, arch in enumerate(truth, start=1):
+    for arch in progress.track(truth, "architectures of the truth compared"):
         found.setdefault(space.canonical(arch), []).append(arch)
-        if number % 1000 == 0 or number == len(truth):
-            shown.update(number)
     return found
 
 
