@@ -29,12 +29,12 @@ LABELS = 20
 SECONDS = "s a network, whole pass"
 # Fits that are shown: the name of their row -> the name in the figure.
 SHOWN_FITS = {
-    "prior + process, no Eproxy": "fit, 20 labels, no Eproxy",
-    "prior + process, portfolio": "fit, 20 labels, portfolio",
-    "prior + process": "fit, 20 labels, full bank",
+    "prior + process, no Eproxy": "fit, no Eproxy",
+    "prior + process, portfolio": "fit, portfolio",
+    "prior + process": "fit, full bank",
 }
 # Colours of Okabe and Ito, and a shape for each kind: neither colour-blindness nor grey print hides a kind.
-KINDS = {"proxy": ("#595959", "o"), "sum of ranks": ("#0072B2", "s"), "fit": ("#D55E00", "D")}
+KINDS = {"proxy": ("#595959", "o"), "sum of ranks": ("#0072B2", "s"), "fit, 20 labels": ("#D55E00", "D")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def fit_points(rows: Sequence[Mapping[str, Any]], passes: Mapping[str, float], s
         each = 0.0 if trained == 0 else passes.get("eproxy")
         known = trained is not None and each is not None and len(passes) > 2
         seconds = cheap + trained * each if known else None
-        points.append(Point(name, "fit", seconds, float(np.mean([row["spearman"] for row in own])), "small"))
+        points.append(Point(name, "fit, 20 labels", seconds, float(np.mean([row["spearman"] for row in own])), "small"))
     return points
 
 
@@ -207,7 +207,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
             axes.scatter(*zip(*own, strict=True), c=color, marker=marker, s=26, label=kind, zorder=3)
     axes.set_xlim(free / 2, max(timed) * 12)
     low, high = min(p.spearman for p in points), max(p.spearman for p in points)
-    axes.set_ylim(low - 0.04, min(high + 0.04, 1.0))
+    axes.set_ylim(low - 0.04, high + 0.08)
     ticks = [t for t in (0.001, 0.01, 0.1, 1.0, 10.0, 100.0) if least / 2 <= t <= max(timed) * 12]
     axes.set_xticks([free, *ticks], ["0", *(f"{tick:g}" for tick in ticks)], fontsize=10)
     axes.minorticks_off()
@@ -230,7 +230,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         text.set_position(back.transform((box[0], (box[1] + box[3]) / 2)))
         text.set_verticalalignment("center_baseline")
-        end = (box[0] if box[0] > x else box[2]), (box[1] + box[3]) / 2
+        end = min(max(x, box[0]), box[2]), min(max(y, box[1] + 4), box[3] - 4)  # the nearest of the label
         if np.hypot(end[0] - x, end[1] - y) > 12:
             line = back.transform([(x, y), end])
             axes.plot(*line.T, color=text.get_color(), lw=0.6, alpha=0.6, zorder=2)

@@ -48,9 +48,9 @@ def test_a_fit_costs_its_columns_and_trainings():
     found = {point.name: point.seconds for point in cost_quality.fit_points(rows, passes, 6)}
     assert found == pytest.approx(
         {
-            "fit, 20 labels, no Eproxy": cheap,
-            "fit, 20 labels, portfolio": cheap + 6 * 0.5,
-            "fit, 20 labels, full bank": cheap + 28 * 0.5,
+            "fit, no Eproxy": cheap,
+            "fit, portfolio": cheap + 6 * 0.5,
+            "fit, full bank": cheap + 28 * 0.5,
         }
     )
     assert [point.seconds for point in cost_quality.fit_points(rows, {}, 6)] == [None] * 3
@@ -91,7 +91,7 @@ def test_a_figure_of_all_proxies_and_fits_has_room(tmp_path):
         for i, name in enumerate(("az_nas", "vkdnw_agg", "rank_sum"))
     ]
     points += [
-        cost_quality.Point(name, "fit", 0.76 + i, 0.94, "small")
+        cost_quality.Point(name, "fit, 20 labels", 0.76 + i, 0.94, "small")
         for i, name in enumerate(cost_quality.SHOWN_FITS.values())
     ]
     cost_quality.draw(points, tmp_path / "figure.png")
