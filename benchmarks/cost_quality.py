@@ -109,8 +109,9 @@ def fit_points(rows: Sequence[Mapping[str, Any]], passes: Mapping[str, float], s
         trained = 0 if "no Eproxy" in method else settings if "portfolio" in method else own[0].get("settings")
         cheap = sum(seconds for one, seconds in passes.items() if not one.startswith("eproxy"))
         each = 0.0 if trained == 0 else passes.get("eproxy")
-        known = trained is not None and each is not None and len(passes) > 2
-        seconds = cheap + trained * each if known else None
+        seconds = None  # unknown without the pages of the size, or without the number of settings
+        if trained is not None and each is not None and len(passes) > 2:
+            seconds = cheap + trained * each
         points.append(Point(name, "fit, 20 labels", seconds, float(np.mean([row["spearman"] for row in own])), "small"))
     return points
 
@@ -216,19 +217,22 @@ def draw(points: Sequence[Point], path: Path) -> None:
     axes.set_ylabel("Spearman, mean of three data sets", fontsize=11)
     axes.set_title("NAS-Bench-201: cost against quality", fontsize=12)
     axes.grid(alpha=0.25)
-    axes.legend(loc="upper left", fontsize=10, framealpha=1)
+    legend = axes.legend(loc="upper left", fontsize=10, framealpha=1)
     canvas.draw()  # the layout is known from here on
     texts = [axes.text(0, 0, point.name, fontsize=9, color=KINDS[point.kind][0]) for point in points]
     renderer = canvas.get_renderer()
     extents = [text.get_window_extent(renderer) for text in texts]
     sizes = np.asarray([(extent.width + 2, extent.height + 1) for extent in extents])
     pixels = axes.transData.transform([place_of[point] for point in points])
-    frame, legend = axes.get_window_extent(), axes.get_legend().get_window_extent()
-    bounds, covered = (frame.x0 + 2, frame.y0 + 2, frame.x1 - 2, frame.y1 - 2), [tuple(legend.extents)]
+    frame, drawn = axes.get_window_extent(), legend.get_window_extent()
+    bounds, covered = (
+        (frame.x0 + 2, frame.y0 + 2, frame.x1 - 2, frame.y1 - 2),
+        [(drawn.x0, drawn.y0, drawn.x1, drawn.y1)],
+    )
     back = axes.transData.inverted()
     for text, box, (x, y) in zip(texts, place(pixels, sizes, bounds, 9, covered), pixels, strict=True):
         text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
-        text.set_position(back.transform((box[0], (box[1] + box[3]) / 2)))
+        text.set_position(tuple(back.transform((box[0], (box[1] + box[3]) / 2)).tolist()))
         text.set_verticalalignment("center_baseline")
         end = min(max(x, box[0]), box[2]), min(max(y, box[1] + 4), box[3] - 4)  # the nearest of the label
         if np.hypot(end[0] - x, end[1] - y) > 12:

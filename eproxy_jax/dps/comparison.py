@@ -127,7 +127,9 @@ def compare(
         "params": [space.params(arch) for arch in archs],
         "macs, fitted": macs,
         "params, fitted": params,
-        "plain": scoring.score_networks(job, networks, progress and (lambda *counts: progress(*counts, 0))).score,
+        "plain": scoring.score_networks(
+            job, networks, progress and (lambda done, total: progress(done, total, 0))
+        ).score,
     }
     spec = bank_spec(problem)
     genomes = {kind: [table.encode(m.settings) for m in proxy.members] for kind, proxy in found.items()}
