@@ -51,7 +51,7 @@ def _mean(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def of_proxies(pages: Sequence[str], name: str, tasks: Sequence[str] | None = None) -> Reader:
-    """Read a proxy's row on the first of several pages of benchmarks/proxies.py that has it: its mean, or some tasks."""
+    """Read a proxy's row on the first of several pages of benchmarks/proxies.py that has it; by default its mean."""
 
     def read(results: Path) -> Found | None:
         from eproxy_jax.proxies import AGGREGATES

@@ -209,3 +209,18 @@ def test_track_shows_long_work_only(monkeypatch):
         "100/200 lines read (50 %), 5.00 lines read/s, ETA 0:20",
         "200/200 lines read (100 %), 5.00 lines read/s, ETA 0:00",
     ]
+
+
+@pytest.mark.slow
+def test_a_command_on_a_terminal(tmp_path):
+    from tiny_config import __file__ as config
+
+    arguments = ["score", "--config", config, "--sample", "60", "--workdir", str(tmp_path), "--no-plot"]
+    code = f"import sys; sys.argv[1:] = {arguments!r}\nfrom eproxy_jax.cli.main import main\nsys.exit(main())"
+    text, status = on_terminal(code, environment={"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
+    assert status == 0, text
+    rows = [row.rstrip() for row in Screen().feed(text).rows]
+    (bar,) = [place for place, row in enumerate(rows) if "archs" in row and "ETA" in row]
+    assert re.fullmatch(r"60/60 archs ━+ 100 %, \d+\.\d\d/s, ETA 0:00, 0 diverged, best -0\.\d+", rows[bar])
+    assert all(row.startswith("eproxy: ") for row in rows[:bar])
+    assert rows[bar + 1].startswith("rank ")
