@@ -28,11 +28,8 @@ TASKS = ("cifar10", "cifar100", "imagenet16-120")
 LABELS = 20
 SECONDS = "s a network, whole pass"
 # Fits that are shown: the name of their row -> the name in the figure.
-SHOWN_FITS = {
-    "prior + process, no Eproxy": "fit, no Eproxy",
-    "prior + process, portfolio": "fit, portfolio",
-    "prior + process": "fit, full bank",
-}
+DEFAULT_FIT, NO_EPROXY = "prior + process", "prior + process, no Eproxy"
+SHOWN_FITS = {NO_EPROXY: "fit, no Eproxy", f"{DEFAULT_FIT}, portfolio": "fit, portfolio", DEFAULT_FIT: "fit, full bank"}
 # Colours of Okabe and Ito, and a shape for each kind: neither colour-blindness nor grey print hides a kind.
 KINDS = {"proxy": ("#595959", "o"), "sum of ranks": ("#0072B2", "s"), "fit, 20 labels": ("#D55E00", "D")}
 
@@ -100,13 +97,17 @@ def fit_points(rows: Sequence[Mapping[str, Any]], passes: Mapping[str, float], s
       passes: seconds a network, of the size of networks of the fits.
       settings: of the package's portfolio; None if it has none.
     """
-    points = []
+    points, methods = [], {row.get("method") for row in rows}
     for method, name in SHOWN_FITS.items():
+        if method == DEFAULT_FIT and methods and NO_EPROXY not in methods:
+            continue  # no column is Eproxy's: this row is the one without
+        if method == NO_EPROXY and NO_EPROXY not in methods:
+            method = DEFAULT_FIT
         own = [row for row in rows if row.get("method") == method and row.get("labels") == LABELS]
         own = [row for row in own if "labels_chosen" not in row]
         if {row["task"] for row in own} != set(TASKS):
             continue
-        trained = 0 if "no Eproxy" in method else settings if "portfolio" in method else own[0].get("settings")
+        trained = {"fit, no Eproxy": 0, "fit, portfolio": settings}.get(name, own[0].get("settings"))
         cheap = sum(seconds for one, seconds in passes.items() if not one.startswith("eproxy"))
         each = 0.0 if trained == 0 else passes.get("eproxy")
         seconds = None  # unknown without the pages of the size, or without the number of settings

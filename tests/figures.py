@@ -134,7 +134,7 @@ def direct_references(text, page):
 def blocks(text):
     """Yield (heading, block): paragraphs and tables without fenced code; an indented block is code."""
     text = re.sub(r"^(```|~~~).*?^\1\s*$", "", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(r"arXiv \d{4}\.\d{5}|https?://[^\s)]+", "", text)
+    text = re.sub(r"arXiv \d{4}\.\d{5}|https?://[^\s)]+|\b(Python|jax|flax) \d+\.\d+[.\d]*\b", "", text)
     heading = ""
     for block in re.split(r"\n\s*\n", text):
         for line in block.splitlines():

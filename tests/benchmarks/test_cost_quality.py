@@ -54,6 +54,11 @@ def test_a_fit_costs_its_columns_and_trainings():
         }
     )
     assert [point.seconds for point in cost_quality.fit_points(rows, {}, 6)] == [None] * 3
+    rows = [row for row in rows if row["method"] == "prior + process"]  # columns without Eproxy's
+    assert [(p.name, p.seconds) for p in cost_quality.fit_points(rows, passes, 6)] == [
+        ("fit, no Eproxy", pytest.approx(cheap))
+    ]
+    assert cost_quality.fit_points(rows[1:], passes, 6) == []  # a run that is under way
 
 
 def test_the_front_is_of_points_that_no_cheaper_one_equals():
