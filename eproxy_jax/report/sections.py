@@ -1,0 +1,423 @@
+"""This module lays out a page: which section shows what, each only where there is something to show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from eproxy_jax.errors import quoted
+from eproxy_jax.fits.fitted import Fitted
+from eproxy_jax.progress import format_seconds
+from eproxy_jax.report import drawings, figures, numbers, words
+from eproxy_jax.report.blocks import (
+    AllArchs,
+    Block,
+    Cell,
+    Drawing,
+    Drawings,
+    Header,
+    Page,
+    Section,
+    Table,
+    Text,
+    number,
+    plain,
+    short,
+)
+from eproxy_jax.report.evidence import MACS, PARAMS, Column, Evidence
+from eproxy_jax.report.reading import KINDS, Source
+
+TOP = 20
+_MILLION = 1e6
+_QUALITY = (
+    Header("Spearman", True, "rank correlation with the measured values, 1 is perfect"),
+    Header("Kendall", True, "Kendall's tau-b: of two networks, how often the order is right"),
+    Header("top-10 %", True, "of the best tenth by this column, the share that is in the best tenth as measured"),
+    Header("nDCG", True, "how much of the gain of the best order this one has; the top counts most"),
+    Header("regret", True, "how much worse the network ranked first is than the best one, in the unit of the values"),
+    Header("s/network", True, "seconds of one network, compilation left out, on the devices of the run"),
+    Header("networks", True, "architectures compared"),
+)
+
+
+def page(
+    evidence: Evidence,
+    version: str,
+    *,
+    by: str | None = None,
+    draws: int = 4,
+    with_figures: bool = True,
+    show: Callable[[int, int], object] | None = None,
+) -> Page:
+    """Lay a page out.
+
+    Args:
+      evidence: what is known.
+      version: of this package.
+      by: the column that orders lists; by default the best that is known without measured values.
+      draws: draws of labels for each point of the label-efficiency curve; 0 leaves it out.
+      with_figures: False leaves figures out.
+      show: gets the fits that are done and those in all.
+    """
+    leading = evidence.best(by)
+    quality = {task: numbers.qualities(evidence, task) for task in evidence.tasks}
+    sections = [_runs(evidence.sources)]
+    if quality:
+        sections.append(_agreement(evidence, quality))
+    if evidence.archs and leading is not None:
+        sections += _of_archs(evidence, leading, quality, draws if with_figures else 0, show)
+    sections += [_found(evidence.sources), _searches(evidence.sources)]
+    if evidence.archs and leading is not None:
+        sections.append(_all_archs(evidence, leading))
+    shown = [_without_figures(one) if not with_figures else one for one in sections if one.blocks]
+    title = f"Report on {evidence.space.name}"
+    return Page(title, _summary(evidence, quality), tuple(one for one in shown if one.blocks), data_of(evidence), version)
+
+
+def _without_figures(section: Section) -> Section:
+    kept = tuple(block for block in section.blocks if not isinstance(block, figures.Figure))
+    return Section(section.name, section.title, kept)
+
+
+def _summary(evidence: Evidence, quality: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    found = []
+    if evidence.archs:
+        found.append(f"{len(evidence.archs):,} architectures of {evidence.space.name}, {len(evidence.columns)} columns.")
+    for task, rows in quality.items():
+        best, macs = next(iter(rows)), rows.get(MACS)
+        text = f"On {task}, {best} ranks best: Spearman {rows[best].spearman:.3f}"
+        found.append(text + (f"; MACs alone {macs.spearman:.3f}." if macs is not None and best != MACS else "."))
+    if evidence.archs and not quality:
+        found.append("No measured values: nothing has checked the direction of any ranking.")
+    return tuple(found)
+
+
+# --- what was run --------------------------------------------------------------------------------------------
+
+
+def _runs(sources: Sequence[Source]) -> Section:
+    headers = (
+        Header("run"), Header("what"), Header("networks", True), Header("compile", about="time of compiling"),
+        Header("run time", about="time of running"), Header("on"), Header("versions"), Header("command"),
+    )  # fmt: skip
+    rows = tuple(_run(source) for source in sources)
+    return Section("runs", "What was run", (Table("Each result of this page, and the command that made it.", headers, rows),))
+
+
+def _run(source: Source) -> tuple[Cell, ...]:
+    record = source.record
+    compiling, running = _seconds(record.get("seconds"))
+    count = record.get("archs") or record.get("candidates") or record.get("evaluations")
+    devices = record.get("devices")
+    where = f"{len(devices)} x {record.get('platform', '')}" if isinstance(devices, list) and devices else "–"
+    versions = record.get("versions")
+    text = ", ".join(f"{name} {one}" for name, one in versions.items()) if isinstance(versions, dict) else "–"
+    if record.get("finished") is False:
+        text += ", unfinished"
+    return (
+        Cell(source.label, source.label),
+        Cell(KINDS[source.kind], source.kind),
+        number(count, ",d") if isinstance(count, int) else Cell("–"),
+        Cell("–") if compiling is None else Cell(format_seconds(compiling), compiling),
+        Cell("–") if running is None else Cell(format_seconds(running), running),
+        Cell(where, where),
+        Cell(text, text),
+        Cell(str(record.get("command") or "–"), str(record.get("command")), is_code=True),
+    )
+
+
+def _seconds(seconds: Any) -> tuple[float | None, float | None]:
+    """Return the seconds of compiling and of the rest, whatever the depth of a record's ``seconds``."""
+    if not isinstance(seconds, dict):
+        return None, None
+    compiling = running = 0.0
+    for name, value in seconds.items():
+        if isinstance(value, dict):
+            one, other = _seconds(value)
+            compiling, running = compiling + (one or 0), running + (other or 0)
+        elif isinstance(value, (int, float)) and math.isfinite(value):
+            compiling, running = (compiling + value, running) if name == "compile" else (compiling, running + value)
+    return compiling, running
+
+
+# --- agreement -----------------------------------------------------------------------------------------------
+
+
+def _agreement(evidence: Evidence, quality: Mapping[str, Mapping[str, Any]]) -> Section:
+    blocks: list[Block] = []
+    if len(quality) > 1:
+        blocks.append(_overview(evidence, quality))
+    for task, rows in quality.items():
+        cells = []
+        for name, row in rows.items():
+            column = evidence.columns[name]
+            values = (row.spearman, row.kendall_tau, row.top_precision, row.ndcg, row.regret)
+            cells.append((
+                Cell(name, name), *(number(value, ".2f" if i == 2 else ".3f") for i, value in enumerate(values)),
+                number(column.seconds, ".3g"), number(row.count, ",d"),
+            ))  # fmt: skip
+        caption = f"Each column against {task}. Click a heading to sort."
+        blocks.append(Table(caption, (Header("column"), *_QUALITY), tuple(cells)))
+    notes = ["Networks that diverged or are disconnected rank last. MACs and parameters as written are there to compare with."]
+    if any(column.labelled for column in evidence.columns.values()):
+        notes.append("The labels of a fit are left out of its row.")
+    return Section("agreement", "Agreement with measured values", (Text(tuple(notes)), *blocks))
+
+
+def _overview(evidence: Evidence, quality: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows = []
+    for name, column in evidence.columns.items():
+        own = [quality[task][name].spearman if name in quality[task] else math.nan for task in quality]
+        mean = float(np.mean(own))
+        rows.append((column.kind == "size", -mean if math.isfinite(mean) else math.inf, (
+            Cell(name, name), *map(number, own), number(mean), number(column.seconds, ".3g"),
+        )))  # fmt: skip
+    rows.sort(key=lambda one: one[:2])
+    headers = (
+        Header("column"), *(Header(task, True, f"Spearman with {task}") for task in quality),
+        Header("mean", True, "mean over the tasks"), _QUALITY[5],
+    )  # fmt: skip
+    return Table("Spearman of each column with each task. Click a heading to sort.", headers, tuple(row for *_, row in rows))
+
+
+# --- architectures -------------------------------------------------------------------------------------------
+
+
+def _of_archs(
+    evidence: Evidence,
+    leading: Column,
+    quality: Mapping[str, Mapping[str, Any]],
+    draws: int,
+    show: Callable[[int, int], object] | None,
+) -> list[Section]:
+    ranked = list(next(iter(quality.values()))) if quality else []
+    names = [*ranked, *(name for name in evidence.columns if name not in ranked)]
+    sections = [_scatter(evidence, leading, names)]
+    shown = [evidence.columns[name] for name in names]
+    if len(shown) > 1:
+        matrix = numbers.correlations(shown)
+        about = Text(("Columns that agree say the same thing twice. Those of low correlation add to each other.",))
+        sections.append(Section("correlations", "Columns against each other", (about, figures.heat_map(names, matrix))))
+    sections += [_losses(evidence), _learning(evidence, draws, show), _top(evidence, leading), _front(evidence, leading)]
+    return sections
+
+
+def _scatter(evidence: Evidence, leading: Column, names: Sequence[str]) -> Section:
+    across = [*evidence.tasks, MACS, PARAMS]
+    up = [*([leading.name] if not evidence.tasks else []), *names]
+    figure = figures.scatter(across, list(dict.fromkeys(up)), len(evidence.archs))
+    return Section("scatter", "Every architecture", (figure,))
+
+
+def _losses(evidence: Evidence) -> Section:
+    blocks: list[Block] = []
+    task = next(iter(evidence.tasks), None)
+    for name, losses in evidence.losses.items():
+        colour = evidence.columns[MACS].values / _MILLION if task is None else evidence.tasks[task]
+        figure = figures.loss_curves(evidence.archs, losses, colour, "MACs (M)" if task is None else task)
+        blocks.append(figure if len(evidence.losses) == 1 else _renamed(figure, name, len(blocks)))
+        if steps := numbers.by_step(evidence, losses):
+            caption = f"Spearman of {name} with the measured values, if training stopped after each step."
+            step_figure = figures.lines("steps", caption, steps, "training step", "Spearman", integers=True)
+            blocks.append(step_figure if len(evidence.losses) == 1 else _renamed(step_figure, name, len(blocks)))
+    return Section("losses", "Training losses", tuple(blocks))
+
+
+def _renamed(figure: figures.Figure, name: str, place: int) -> figures.Figure:
+    return figures.Figure(f"{figure.name}{place}", f"{name}: {figure.caption}", figure.spec, figure.wide)
+
+
+def _learning(evidence: Evidence, draws: int, show: Callable[[int, int], object] | None) -> Section:
+    blocks: list[Block] = []
+    for task in evidence.tasks if draws else ():
+        learned = numbers.learning(evidence, task, draws, show)
+        if learned is None:
+            continue
+        spread = ", ".join(f"{count} labels ±{value:.3f}" for count, value in learned.spread.items())
+        caption = (
+            f"{task}: Spearman of a fit to a few labels on what is no label; mean of {learned.draws} draws, "
+            f"{learned.num_archs:,} functions. Spread of one draw: {spread}. Dashed lines need no label."
+        )
+        series = {"fit": learned.points}
+        blocks.append(figures.lines(
+            f"labels{len(blocks)}", caption, series, "labels", "Spearman", levels=learned.levels, integers=True
+        ))  # fmt: skip
+    return Section("labels", "What labels bring", tuple(blocks))
+
+
+def _top(evidence: Evidence, leading: Column) -> Section:
+    order = ranking(leading)[:TOP]
+    drawn, structure = [], None
+    for place, i in enumerate(order, start=1):
+        structure = evidence.space.structure(evidence.parsed[i])
+        graphs = structure.graphs.items()
+        svg = tuple((name, drawings.draw(graph, structure.ops, name)) for name, graph in graphs)
+        drawn.append(Drawing(f"{place}", evidence.archs[i], _facts(evidence, leading, int(i)), svg))
+    legend = drawings.legend(structure) if structure is not None and structure.graphs else ()
+    caption = f"The {len(drawn)} best architectures by {leading.name}."
+    return Section("top", f"The top {len(drawn)}", (Drawings(caption, legend, tuple(drawn)),) if drawn else ())
+
+
+def _facts(evidence: Evidence, leading: Column, i: int) -> str:
+    parts = [f"{leading.name} {short(leading.values[i])}"]
+    parts += [f"{task} {short(values[i])}" for task, values in evidence.tasks.items() if math.isfinite(values[i])]
+    macs, params = (evidence.columns[name].values[i] / _MILLION for name in (MACS, PARAMS))
+    return ", ".join([*parts, f"{short(macs)} M MACs", f"{short(params)} M parameters"])
+
+
+def ranking(column: Column) -> np.ndarray:
+    """Return the positions of architectures with a finite value, best first; equal values as given."""
+    known = np.flatnonzero(np.isfinite(column.values))
+    return known[np.argsort(-column.values[known], kind="stable")]
+
+
+def _front(evidence: Evidence, leading: Column) -> Section:
+    task = next(iter(evidence.tasks), None)
+    name, value = (leading.name, leading.values) if task is None else (task, evidence.tasks[task])
+    cost = evidence.columns[MACS].values
+    front = numbers.best_of_size(cost, value)
+    if not front.any() or name in (MACS, PARAMS):
+        return Section("front", "", ())
+    figure = figures.front(evidence.archs, cost / _MILLION, value, front, "MACs (M)", name)
+    order = np.flatnonzero(front)[np.argsort(cost[front], kind="stable")]
+    shown = [leading.name] if task is not None else []
+    headers = (
+        Header("architecture"), Header("MACs (M)", True), Header("parameters (M)", True), Header(name, True),
+        *(Header(one, True) for one in shown),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            Cell(evidence.archs[i], evidence.archs[i], is_code=True), number(cost[i] / _MILLION, ".2f"),
+            number(evidence.columns[PARAMS].values[i] / _MILLION, ".3f"), Cell(short(value[i]), float(value[i])),
+            *(_short(evidence.columns[one].values[i]) for one in shown),
+        )
+        for i in order
+    )  # fmt: skip
+    table = Table(f"The front of {name} against MACs, the smallest first.", headers, rows, limit=15)
+    return Section("front", "The best of each size", (figure, table))
+
+
+def _short(value: float) -> Cell:
+    return Cell(short(value), float(value)) if math.isfinite(value) else Cell("–")
+
+
+def _all_archs(evidence: Evidence, leading: Column) -> Section:
+    columns = list(dict.fromkeys([leading.name, *evidence.tasks, MACS, PARAMS, *evidence.columns]))
+    return Section("all", "All architectures", (AllArchs("All architectures, the best first.", tuple(columns), leading.name),))
+
+
+def data_of(evidence: Evidence) -> dict[str, list[Any]]:
+    """Return the page's table of architectures: strings, and values in five digits, by column."""
+    if not evidence.archs:
+        return {}
+    values = {**{task: one for task, one in evidence.tasks.items()}, **{n: c.values for n, c in evidence.columns.items()}}
+    exact = {MACS: 12, PARAMS: 12}
+    return {"arch": list(evidence.archs), **{name: plain(one, exact.get(name, 5)) for name, one in values.items()}}
+
+
+# --- fits and searches ---------------------------------------------------------------------------------------
+
+
+def _found(sources: Sequence[Source]) -> Section:
+    blocks: list[Block] = []
+    for source in sources:
+        if source.kind == "fit":
+            blocks += _fit(source)
+        elif source.kind == "dps":
+            try:
+                said = words.of_proxy(source.record["settings"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{source.path}: settings: {error}") from error
+            blocks.append(Text((f"{source.label}: settings that Discrete Proxy Search found.", *said), is_list=True))
+            if table := _record_table(source.record.get("evaluation"), f"{source.label}: on held-out architectures."):
+                blocks.append(table)
+    return Section("found", "Settings and fits", tuple(blocks))
+
+
+def _fit(source: Source) -> list[Block]:
+    try:
+        fit = Fitted.from_dict(source.more["model"])
+    except ValueError as error:
+        raise ValueError(f"{source.path}: {error}") from error
+    found: list[Block] = [Text((f"{source.label}: a fit of {source.space[0]}.", *words.of_fit(fit)), is_list=True)]
+    rows = {"left-out labels": source.record.get("leave_one_out"), **source.record.get("quality", {})}
+    if table := _record_table({name: row for name, row in rows.items() if row}, f"{source.label}: on labels left out, and held out."):
+        found.append(table)
+    return found
+
+
+def _record_table(rows: Any, caption: str) -> Table | None:
+    """Return the table of rank qualities that a record holds; None if it holds none."""
+    if not isinstance(rows, dict) or not rows:
+        return None
+    fields = ("spearman", "kendall_tau", "top_precision", "ndcg", "regret")
+    cells = []
+    for name, row in rows.items():
+        values = [row.get(field) if isinstance(row, dict) else None for field in fields]
+        count = row.get("count") if isinstance(row, dict) else None
+        good = [value if isinstance(value, (int, float)) else math.nan for value in values]
+        cells.append((
+            Cell(name, name), *(number(value, ".2f" if i == 2 else ".3f") for i, value in enumerate(good)),
+            number(count, ",d") if isinstance(count, int) else Cell("–"),
+        ))  # fmt: skip
+    return Table(caption, (Header("ranking"), *_QUALITY[:5], _QUALITY[6]), tuple(cells))
+
+
+def _searches(sources: Sequence[Source]) -> Section:
+    blocks: list[Block] = []
+    queries = [source for source in sources if source.kind == "search" and source.record["history"]]
+    if queries:
+        series = {source.label: _so_far(source.record["history"]) for source in queries}
+        archs = {source.label: [row["arch"] for row in source.record["history"] if row["best"] is not None] for source in queries}
+        caption = "Best measured value so far against queries; each point is the network that was asked for."
+        blocks.append(figures.lines(
+            "queries", caption, series, "queries", "best so far", is_step=True, archs=archs, integers=True
+        ))  # fmt: skip
+        blocks += [table for source in queries if (table := _top_of_search(source)) is not None]
+    found = [source for source in sources if source.kind == "dps"]
+    if found:
+        series = {
+            f"{source.label}, {kind}": _best_fitness([row["fitness"] for row in rows])
+            for source in found
+            for kind, rows in source.record["history"].items()
+        }
+        caption = "Best fitness so far (Spearman on the labelled architectures) against settings tried."
+        blocks.append(figures.lines(
+            "fitness", caption, series, "settings tried", "best fitness so far", is_step=True, integers=True
+        ))  # fmt: skip
+    return Section("searches", "Searches", tuple(blocks))
+
+
+def _so_far(history: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    return [(i, row["best"]) for i, row in enumerate(history, start=1) if row["best"] is not None]
+
+
+def _best_fitness(values: Sequence[float | None]) -> list[tuple[float, float]]:
+    best, found = -math.inf, []
+    for i, value in enumerate(values, start=1):
+        best = best if value is None else max(best, value)
+        if math.isfinite(best):
+            found.append((float(i), best))
+    return found
+
+
+def _top_of_search(source: Source) -> Table | None:
+    rows = source.record.get("front") or source.record.get("top")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and "arch" in row for row in rows):
+        return None
+    names = [name for name in rows[0] if name != "arch"]
+    cells = tuple(
+        (Cell(str(row["arch"]), str(row["arch"]), is_code=True), *(_any(row.get(name)) for name in names)) for row in rows
+    )
+    what = "the front" if source.record.get("front") else "the best that were measured"
+    headers = (Header("architecture"), *(Header(name, True) for name in names))
+    return Table(f"{source.label}: {what}.", headers, cells, limit=15)
+
+
+def _any(value: Any) -> Cell:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return Cell(short(value), float(value))
+    return Cell("–" if value is None else quoted(value))
