@@ -44,7 +44,7 @@ _HOMES = {
     "standardize": "images",
     "suggest": "fits.suggest",
 }
-_ROOMS = ("nn", "proxies", "runs", "search", "spaces")
+_ROOMS = ("nn", "proxies", "report", "runs", "search", "spaces")
 
 __all__ = [
     "BranchSettings",
@@ -78,6 +78,7 @@ __all__ = [
     "nn",
     "proxies",
     "rank_quality",
+    "report",
     "runs",
     "score",
     "search",
@@ -88,7 +89,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from eproxy_jax import nn, proxies, runs, search, spaces
+    from eproxy_jax import nn, proxies, report, runs, search, spaces
     from eproxy_jax.columns import ColumnsResult, score
     from eproxy_jax.dps.evolution import SearchSpec
     from eproxy_jax.dps.fitted import FittedProxy, Member, found, found_names

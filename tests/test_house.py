@@ -28,6 +28,7 @@ LEVELS = (
     ("fits",),
     ("search",),
     ("runs",),
+    ("report",),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from eproxy_jax import columns, runs
     from eproxy_jax.proxies.inputs import NUM_IMAGES
     from eproxy_jax.runs import columns as columns_lib
-    from eproxy_jax.runs import outputs, report
+    from eproxy_jax.runs import outputs, printed
 
     spec = common.run_spec(arguments, overrides, NUM_IMAGES)
     if spec.targets or spec.optimizer is not None:
@@ -103,19 +103,19 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if result is None:
         return 0
     record = common.read_json(outputs.record_path(out))
-    if (table := report.columns_table(result, arguments.top, truth)) is not None:
+    if (table := printed.columns_table(result, arguments.top, truth)) is not None:
         print(table)
         print()
-    rows = {} if truth is None else report.column_rows(result, truth)
+    rows = {} if truth is None else printed.column_rows(result, truth)
     if rows:
-        print(report.quality_table(rows))
+        print(printed.quality_table(rows))
         print()
     print(f"columns: {out}  ({record['distinct']} distinct networks; labels {record['labels'].partition(':')[0]})")
     if truth is None:
         print(common.UNCHECKED)
     if figure is not None:
         title = f"{spec.space.name}, {len(archs)} architectures"
-        print(common.draw(figure, lambda: report.quality_plot(figure, rows, title, out)))
+        print(common.draw(figure, lambda: printed.quality_plot(figure, rows, title, out)))
     return 0
 
 

@@ -150,11 +150,11 @@ def _run_in(workdir: Path, arguments: argparse.Namespace, spec: Any) -> int:
     files.write_atomically(workdir / "settings.json", json.dumps(settings, indent=1) + "\n")
     _report(workdir, record, rows, spec)
     if not arguments.no_plot:
-        from eproxy_jax.runs import report
+        from eproxy_jax.runs import printed
 
         figure, title = workdir / "search.png", f"DPS on {spec.space.name}, {len(labelled)} labels"
         fitness = {kind: state.fitness for kind, state in histories.items()}
-        print(common.draw(figure, lambda: report.search_plot(figure, fitness, title, figure.with_suffix(".json"))))
+        print(common.draw(figure, lambda: printed.search_plot(figure, fitness, title, figure.with_suffix(".json"))))
     return 0
 
 
@@ -238,7 +238,7 @@ def _warm_start(arguments: argparse.Namespace, spec: Any, execution: Any, batch:
 
 
 def _report(workdir: Path, record: dict[str, Any], rows: dict[str, Any], spec: Any) -> None:
-    from eproxy_jax.runs import report
+    from eproxy_jax.runs import printed
 
     print(
         f"fitness on the labels: {record['fitness']:.3f} (evaluation {record['best']} of {record['evaluations']}), "
@@ -248,7 +248,7 @@ def _report(workdir: Path, record: dict[str, Any], rows: dict[str, Any], spec: A
     print(f"FLOPs executed / needed: {flops['executed'] / flops['needed']:.2f}")
     if rows:
         print()
-        print(report.quality_table(rows))
+        print(printed.quality_table(rows))
     print()
     print(f"settings: {workdir / 'settings.json'}  (eproxy score --settings)")
     print(f"history:  {workdir / 'search.json'}")

@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command and return the exit status."""
     _check_choices(arguments)
     from eproxy_jax import files, runs
-    from eproxy_jax.runs import fitting, gathering, outputs, report
+    from eproxy_jax.runs import fitting, gathering, outputs, printed
 
     space = space_of(arguments, overrides)
     workdir = files.folder(arguments.workdir)
@@ -125,11 +125,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     fitted = result.saved.fitted
     print(f"{len(gathered.columns)} architectures, {len(fitted.names)} columns, {len(fitted.labels)} labels")
     print(f"leave-one-out, weight of the prior {fitted.prior_weight:.2f}:")
-    print(report.quality_table({"left out": fitted.quality}))
+    print(printed.quality_table({"left out": fitted.quality}))
     print()
     if result.quality:
         print("held-out architectures:")
-        print(report.quality_table(result.quality))
+        print(printed.quality_table(result.quality))
     else:
         print("no held-out architectures: --truth FILE of 3 or more that are no labels compares with simpler rankings")
     print()
@@ -138,7 +138,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if result.quality and not arguments.no_plot:
         title = f"{space.name}, {len(fitted.labels)} labels, {fitted.method}"
         rows = {"left-out labels": fitted.quality, **result.quality}
-        print(common.draw(figure, lambda: report.quality_plot(figure, rows, title, written[0])))
+        print(common.draw(figure, lambda: printed.quality_plot(figure, rows, title, written[0])))
     return 0
 
 

@@ -18,7 +18,21 @@ import warnings
 from collections.abc import Sequence
 
 from eproxy_jax import progress
-from eproxy_jax.cli import bank, common, convert, dps, export, fit, plan, proxies, score, search, spaces, suggest
+from eproxy_jax.cli import (
+    bank,
+    common,
+    convert,
+    dps,
+    export,
+    fit,
+    plan,
+    proxies,
+    report,
+    score,
+    search,
+    spaces,
+    suggest,
+)
 from eproxy_jax.cli.common import Parser, UsageError
 from eproxy_jax.errors import one_line, quoted
 
@@ -30,6 +44,7 @@ EXIT_SIGTERM = 128 + signal.SIGTERM
 _COMMANDS = {
     "score": score, "fit": fit, "suggest": suggest, "search": search, "plan": plan, "dps": dps, "bank": bank,
     "convert": convert, "spaces": spaces, "proxies": proxies, "export": export,
+    "report": report,
 }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], values: dict[st
     from eproxy_jax import runs
     from eproxy_jax.proxies.inputs import NUM_IMAGES
     from eproxy_jax.runs import columns as columns_lib
-    from eproxy_jax.runs import fitting, outputs, report
+    from eproxy_jax.runs import fitting, outputs, printed
 
     try:
         saved = runs.SavedFit.from_dict(values)
@@ -60,14 +60,14 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], values: dict[st
     )
     if ranked is None:
         return 0
-    print(report.fitted_table(ranked, arguments.top, truth))
+    print(printed.fitted_table(ranked, arguments.top, truth))
     if truth is not None:
-        rows = report.fitted_rows(ranked, truth)
+        rows = printed.fitted_rows(ranked, truth)
         print()
-        print(report.quality_table(rows))
+        print(printed.quality_table(rows))
         if figure is not None:
             title = f"{spec.space.name}, {len(archs)} architectures"
-            print(common.draw(figure, lambda: report.quality_plot(figure, rows, title, out)))
+            print(common.draw(figure, lambda: printed.quality_plot(figure, rows, title, out)))
     print()
     print(f"scores:  {out}")
     print(f"columns: {fitting.columns_path(out)}")

@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if saved is not None:
         return ranking.run(arguments, overrides, saved)
     from eproxy_jax import runs
-    from eproxy_jax.runs import outputs, report, resumable
+    from eproxy_jax.runs import outputs, printed, resumable
 
     spec = common.run_spec(arguments, overrides)
     proxy = common.read_proxy(Path(arguments.settings)) if arguments.settings is not None else spec.settings
@@ -108,17 +108,17 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if result is None:
         return 0
     distinct = common.read_json(outputs.record_path(out))["distinct"]
-    print(report.ranked_table(result, arguments.top, truth))
+    print(printed.ranked_table(result, arguments.top, truth))
     if truth is not None:
         print()
-        print(report.quality_table(report.quality_rows(result, truth)))
+        print(printed.quality_table(printed.quality_rows(result, truth)))
     print()
     print(f"scores:  {out}  ({distinct} distinct networks)")
     if truth is None:
         print(common.UNCHECKED)
     if figure is not None:
         title = f"{spec.space.name}, {len(archs)} architectures"
-        print(common.draw(figure, lambda: report.scatter_plot(figure, result, truth, title, out)))
+        print(common.draw(figure, lambda: printed.scatter_plot(figure, result, truth, title, out)))
     return 0
 
 

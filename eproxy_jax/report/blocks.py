@@ -47,12 +47,14 @@ class Table:
       headers: C of them.
       rows: of C cells each.
       limit: rows to show at first; all if absent.
+      is_folded: shown when it is asked for.
     """
 
     caption: str
     headers: tuple[Header, ...]
     rows: tuple[tuple[Cell, ...], ...]
     limit: int | None = None
+    is_folded: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,15 +179,18 @@ class Page:
     version: str
 
 
+NONE = Cell("-")
+
+
 def number(value: float | None, form: str = ".3f") -> Cell:
     """Return the cell of a number; a dash where there is none.
 
     Example:
       >>> number(0.51234).text, number(float("nan")).text
-      ('0.512', '–')
+      ('0.512', '-')
     """
     if value is None or not math.isfinite(value):
-        return Cell("–")
+        return NONE
     return Cell(format(value, form), float(value))
 
 

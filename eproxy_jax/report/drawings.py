@@ -1,6 +1,6 @@
-"""This module draws the graphs of an architecture as small SVG: vertices in a row, edges as arcs, colours for operations.
+"""This module draws the graphs of an architecture as small SVG: vertices in a row, edges as arcs, operations as colours.
 
-A layout in a row needs no search, shows several edges between two vertices, and reads from left to right like the network.
+A layout in a row needs no search, shows several edges between two vertices, and reads from left to right.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def style_of(op: int) -> str:
 
 def legend(structure: Structure) -> tuple[tuple[str, str], ...]:
     """Return (name, drawing of a short line) of each operation."""
-    sample = '<svg viewBox="0 0 28 10" width="28" height="10" aria-hidden="true"><path d="M1 5H27" fill="none" {}/></svg>'
+    sample = (
+        '<svg viewBox="0 0 28 10" width="28" height="10" aria-hidden="true"><path d="M1 5H27" fill="none" {}/></svg>'
+    )
     lines = [(name, sample.format(f'stroke-width="4" {style_of(op)}')) for op, name in enumerate(structure.ops)]
     return tuple(lines)
 
@@ -67,9 +69,8 @@ def _edge(source: int, target: int, rise: int, colour: str, y: int) -> str:
     x, end = _x(source), _x(target)
     # The top of a cubic curve whose handles are 4/3 away is 1 away.
     handle = y + rise * 4 / 3
-    return (
-        f'<path d="M{x} {y}C{x + 12} {handle:.0f} {end - 12} {handle:.0f} {end} {y}" fill="none" stroke-width="3" {colour}/>'
-    )
+    curve = f"M{x} {y}C{x + 12} {handle:.0f} {end - 12} {handle:.0f} {end} {y}"
+    return f'<path d="{curve}" fill="none" stroke-width="3" {colour}/>'
 
 
 def _vertex(graph: Graph, vertex: int, y: int) -> str:

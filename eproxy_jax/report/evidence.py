@@ -86,7 +86,7 @@ class Evidence:
         return known
 
     def best(self, by: str | None = None) -> Column | None:
-        """Return the column that orders the lists of the page: ``by``, else a fit, a sum of ranks, Eproxy, the first."""
+        """Return the column that orders lists: ``by``, else a fit, a sum of ranks, Eproxy, or the first."""
         if by is not None:
             return self.columns[by]
         columns = list(self.columns.values())
@@ -139,7 +139,7 @@ def gather(space: SearchSpace, sources: Sequence[Source], truths: Mapping[str, M
         elif source.kind == "columns":
             _take_columns(source, rows, raw, runs)
         elif source.kind == "ranked":
-            name = _free(f"fit, {source.label}", raw)
+            name = _free(_of_kind("fit", source, sources), raw)
             places = [rows.add(row["arch"], row["status"], None) for row in source.rows]
             raw[name] = _values(places, source.rows), "fit", _UNKNOWN, frozenset()
     predictions = [source for source in sources if source.kind == "fit" and source.rows]
@@ -169,7 +169,9 @@ def _take_scores(source: Source, rows: _Rows, raw: dict, losses: dict, runs: dic
     name = runs.get((run, own)) or _free(own if own not in raw else f"{own}, {source.label}", raw)
     runs[run, own] = name
     places = [rows.add(row["arch"], row["status"], (row["macs"], row["params"])) for row in source.rows]
-    held = raw.setdefault(name, ({}, "proxy", _per_network(source.record, source.record.get("seconds")), frozenset()))[0]
+    held = raw.setdefault(name, ({}, "proxy", _per_network(source.record, source.record.get("seconds")), frozenset()))[
+        0
+    ]
     held.update(_values(places, source.rows))
     steps = losses.setdefault(name, {})
     for place, row in zip(places, source.rows, strict=True):
@@ -211,7 +213,7 @@ def _take_predictions(space: SearchSpace, fits: Sequence[Source], rows: _Rows, r
                 of_function[row["arch"]] = places
             held.update(dict.fromkeys(places, -math.inf if row["score"] is None else row["score"]))
         labels = frozenset(source.record.get("labels", {}))
-        raw[_free(f"fit, {source.label}", raw)] = held, "fit", _UNKNOWN, labels
+        raw[_free(_of_kind("fit", source, fits), raw)] = held, "fit", _UNKNOWN, labels
 
 
 def _canonical(space: SearchSpace, arch: str, where: str) -> str:
@@ -219,6 +221,12 @@ def _canonical(space: SearchSpace, arch: str, where: str) -> str:
         return space.format(space.canonical(space.parse(arch)))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _of_kind(name: str, source: Source, sources: Sequence[Source]) -> str:
+    """Return the name of a column, with that of its run where several runs have such a column."""
+    several = sum(other.kind in ("fit", "ranked") for other in sources) > 1
+    return f"{name} {source.label}" if several else name
 
 
 def _free(name: str, taken: Mapping[str, Any]) -> str:

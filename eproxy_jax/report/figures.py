@@ -1,7 +1,7 @@
 """This module says figures as Vega-Lite: what is drawn, and no colour of the page, which the page's style chooses.
 
-The data of a figure stand in it, or it names ``archs``: rows that the page makes of its own table. Every colour scale is
-one that people who cannot tell red from green can read.
+The data of a figure stand in it, or it names ``archs``: rows that the page makes of its own table. People who
+cannot tell red from green can read every colour scale.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def heat_map(names: Sequence[str], matrix: Float64[np.ndarray, "C C"]) -> Figure
             "tooltip": _tip(row="column", column="and", value="Spearman"),
         },
     }
-    caption = "Spearman's correlation of each column with each other one: blue agrees, orange ranks the other way round."
+    caption = (
+        "Spearman's correlation of each column with each other one: blue agrees, orange ranks the other way round."
+    )
     return Figure("correlations", caption, spec, wide=True)
 
 
@@ -128,7 +130,9 @@ def loss_curves(archs: Sequence[str], losses: Float64[np.ndarray, "A S"], colour
             "tooltip": _tip(arch="architecture", step="step", loss="loss", colour=name),
         },
     )
-    shown = f"{len(order)} of {len(whole):,}, evenly chosen by final loss" if len(order) < len(whole) else f"{len(whole)}"
+    shown = (
+        f"{len(order)} of {len(whole):,}, evenly chosen by final loss" if len(order) < len(whole) else f"{len(whole)}"
+    )
     return Figure("losses", f"Loss of Eproxy's training at each step, of {shown} networks.", spec)
 
 
@@ -189,7 +193,9 @@ def lines(
     if flat:
         dashed = {"type": "line", "strokeDash": [6, 4], "strokeWidth": 1.5}
         tips = _tip(name="line", y=y)
-        layers.append({"data": {"values": flat}, "mark": dashed, "encoding": {**axes, "color": colour, "tooltip": tips}})
+        layers.append(
+            {"data": {"values": flat}, "mark": dashed, "encoding": {**axes, "color": colour, "tooltip": tips}}
+        )
     return Figure(name, caption, _spec(layer=layers))
 
 
@@ -209,9 +215,10 @@ def front(
         "mark": {"type": "point", "filled": True, "size": 14, "opacity": 0.35, "color": "#7f7f7f"},
         "encoding": {**axes, "tooltip": tip},
     }
+    dots = {"size": 50, "filled": True, "color": PALETTE[3]}
     line = {
         "data": {"values": best},
-        "mark": {"type": "line", "interpolate": "step-after", "color": PALETTE[3], "point": {"size": 50, "filled": True, "color": PALETTE[3]}},
+        "mark": {"type": "line", "interpolate": "step-after", "color": PALETTE[3], "point": dots},
         "encoding": {**axes, "tooltip": tip},
     }  # fmt: skip
     caption = (

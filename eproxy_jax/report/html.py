@@ -33,15 +33,19 @@ def render(page: Page) -> str:
     try:
         import jinja2
     except ModuleNotFoundError:
-        raise ValueError(f"report: an HTML page needs Jinja, which is not installed: {EXTRA}, or --out report.md") from None
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        raise ValueError(
+            f"report: an HTML page needs Jinja, which is not installed: {EXTRA}, or --out report.md"
+        ) from None
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     figures = {block.name: _figure(block) for block in _figures(page)}
+    environment.filters["kind"] = lambda block: "Figure" if isinstance(block, blocks.Figure) else type(block).__name__
     template = environment.from_string(_asset("page.html"))
     style, script = (_asset(name) for name in _ASSETS)
     return template.render(
         page=page,
         generator=GENERATOR,
-        kind=lambda block: "Figure" if isinstance(block, blocks.Figure) else type(block).__name__,
         style=style,
         script=script,
         vega=vega() if figures else "",
@@ -83,11 +87,11 @@ def _asset(name: str) -> str:
 
 
 def _json(values: Any) -> str:
-    """Return JSON that stands safely in a script element.
+    r"""Return JSON that stands safely in a script element.
 
     Example:
       >>> _json(["</script>"])
-      '["\\\\u003c/script\\\\u003e"]'
+      '["\\u003c/script\\u003e"]'
     """
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=dataclasses.asdict)
     return text.translate(_ESCAPES)

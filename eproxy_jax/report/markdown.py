@@ -83,7 +83,7 @@ def _table(table: blocks.Table) -> str:
 
 
 def _filled(figure: blocks.Figure, data: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """Return the spec of a figure with the rows that the HTML page would make of its table; thinned if they are many."""
+    """Return the spec of a figure with the rows that the HTML page would make of its table, thinned."""
     spec = dict(figure.spec)
     if isinstance(figure, blocks.Scatter):
         rows = points(data, figure.across[0], figure.up[0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ class Source:
         return None, None
 
 
-def read(paths: Sequence[str | Path]) -> list[Source]:
+def read(paths: Sequence[str | os.PathLike[str]]) -> list[Source]:
     """Read all results in some folders and files.
 
     Args:
@@ -133,7 +134,9 @@ def _first(path: Path) -> dict[str, Any]:
 
 def _of_lines(path: Path, first: dict[str, Any]) -> Source | None:
     if "fit" in first:
-        return _of_file(path.with_name("settings.json"), named=True) if path.with_name("settings.json").exists() else None
+        return (
+            _of_file(path.with_name("settings.json"), named=True) if path.with_name("settings.json").exists() else None
+        )
     record = _record(path, first)
     if "macs_as_written" in first:
         rows = results.read_rows(path, first["run"], columns_file.check_row, columns_file.WHAT)
@@ -176,7 +179,9 @@ def _of_fit(path: Path, saved: dict[str, Any]) -> Source:
     if predictions.exists():
         rows = _predictions(predictions, parse_lines(predictions, files.read_bytes(predictions, "file of predictions")))
         if rows and rows[0].get("fit") != saved["fit"]:
-            raise ValueError(f"{predictions}: predictions of another fit than {path.name}: keep those of a fit together")
+            raise ValueError(
+                f"{predictions}: predictions of another fit than {path.name}: keep those of a fit together"
+            )
     made_with = saved.get("made_with")
     own = made_with if isinstance(made_with, dict) else {}
     return _checked(Source(path, "fit", path.stem, {**own, **described}, rows, saved))
@@ -205,7 +210,8 @@ def _checked(source: Source) -> Source:
     if source.kind == "dps":
         history = record["history"]
         good["history"] = isinstance(history, dict) and all(
-            isinstance(rows, list) and all(isinstance(one, dict) and results.is_number(one.get("fitness")) for one in rows)
+            isinstance(rows, list)
+            and all(isinstance(one, dict) and results.is_number(one.get("fitness")) for one in rows)
             for rows in history.values()
         )
     if source.kind == "fit" and "labels" in record:

@@ -13,6 +13,7 @@ from eproxy_jax.fits.fitted import Fitted
 from eproxy_jax.progress import format_seconds
 from eproxy_jax.report import drawings, figures, numbers, words
 from eproxy_jax.report.blocks import (
+    NONE,
     AllArchs,
     Block,
     Cell,
@@ -74,7 +75,9 @@ def page(
         sections.append(_all_archs(evidence, leading))
     shown = [_without_figures(one) if not with_figures else one for one in sections if one.blocks]
     title = f"Report on {evidence.space.name}"
-    return Page(title, _summary(evidence, quality), tuple(one for one in shown if one.blocks), data_of(evidence), version)
+    return Page(
+        title, _summary(evidence, quality), tuple(one for one in shown if one.blocks), data_of(evidence), version
+    )
 
 
 def _without_figures(section: Section) -> Section:
@@ -85,7 +88,9 @@ def _without_figures(section: Section) -> Section:
 def _summary(evidence: Evidence, quality: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     found = []
     if evidence.archs:
-        found.append(f"{len(evidence.archs):,} architectures of {evidence.space.name}, {len(evidence.columns)} columns.")
+        found.append(
+            f"{len(evidence.archs):,} architectures of {evidence.space.name}, {len(evidence.columns)} columns."
+        )
     for task, rows in quality.items():
         best, macs = next(iter(rows)), rows.get(MACS)
         text = f"On {task}, {best} ranks best: Spearman {rows[best].spearman:.3f}"
@@ -101,10 +106,12 @@ def _summary(evidence: Evidence, quality: Mapping[str, Mapping[str, Any]]) -> tu
 def _runs(sources: Sequence[Source]) -> Section:
     headers = (
         Header("run"), Header("what"), Header("networks", True), Header("compile", about="time of compiling"),
-        Header("run time", about="time of running"), Header("on"), Header("versions"), Header("command"),
+        Header("run time", about="time of running"), Header("made with"), Header("command"),
     )  # fmt: skip
     rows = tuple(_run(source) for source in sources)
-    return Section("runs", "What was run", (Table("Each result of this page, and the command that made it.", headers, rows),))
+    return Section(
+        "runs", "What was run", (Table("Each result of this page, and the command that made it.", headers, rows),)
+    )
 
 
 def _run(source: Source) -> tuple[Cell, ...]:
@@ -112,20 +119,19 @@ def _run(source: Source) -> tuple[Cell, ...]:
     compiling, running = _seconds(record.get("seconds"))
     count = record.get("archs") or record.get("candidates") or record.get("evaluations")
     devices = record.get("devices")
-    where = f"{len(devices)} x {record.get('platform', '')}" if isinstance(devices, list) and devices else "–"
+    parts = [f"{len(devices)} x {record.get('platform', '')}"] if isinstance(devices, list) and devices else []
     versions = record.get("versions")
-    text = ", ".join(f"{name} {one}" for name, one in versions.items()) if isinstance(versions, dict) else "–"
-    if record.get("finished") is False:
-        text += ", unfinished"
+    parts += [f"{name} {one}" for name, one in versions.items()] if isinstance(versions, dict) else []
+    made_with = ", ".join(parts) or "-"
+    kind = KINDS[source.kind] + (", unfinished" if record.get("finished") is False else "")
     return (
         Cell(source.label, source.label),
-        Cell(KINDS[source.kind], source.kind),
-        number(count, ",d") if isinstance(count, int) else Cell("–"),
-        Cell("–") if compiling is None else Cell(format_seconds(compiling), compiling),
-        Cell("–") if running is None else Cell(format_seconds(running), running),
-        Cell(where, where),
-        Cell(text, text),
-        Cell(str(record.get("command") or "–"), str(record.get("command")), is_code=True),
+        Cell(kind, kind),
+        number(count, ",d") if isinstance(count, int) else NONE,
+        NONE if compiling is None else Cell(format_seconds(compiling), compiling),
+        NONE if running is None else Cell(format_seconds(running), running),
+        Cell(made_with, made_with),
+        Cell(str(record.get("command") or "-"), str(record.get("command")), is_code=True),
     )
 
 
@@ -160,8 +166,11 @@ def _agreement(evidence: Evidence, quality: Mapping[str, Mapping[str, Any]]) -> 
                 number(column.seconds, ".3g"), number(row.count, ",d"),
             ))  # fmt: skip
         caption = f"Each column against {task}. Click a heading to sort."
-        blocks.append(Table(caption, (Header("column"), *_QUALITY), tuple(cells)))
-    notes = ["Networks that diverged or are disconnected rank last. MACs and parameters as written are there to compare with."]
+        is_folded = any(isinstance(block, Table) for block in blocks[1:])
+        blocks.append(Table(caption, (Header("column"), *_QUALITY), tuple(cells), is_folded=is_folded))
+    notes = [
+        "Networks that diverged or are disconnected rank last. MACs and parameters as written stand there to compare."
+    ]
     if any(column.labelled for column in evidence.columns.values()):
         notes.append("The labels of a fit are left out of its row.")
     return Section("agreement", "Agreement with measured values", (Text(tuple(notes)), *blocks))
@@ -174,13 +183,17 @@ def _overview(evidence: Evidence, quality: Mapping[str, Mapping[str, Any]]) -> T
         mean = float(np.mean(own))
         rows.append((column.kind == "size", -mean if math.isfinite(mean) else math.inf, (
             Cell(name, name), *map(number, own), number(mean), number(column.seconds, ".3g"),
+            number(int((~np.isnan(column.values)).sum()), ",d"),
         )))  # fmt: skip
     rows.sort(key=lambda one: one[:2])
     headers = (
         Header("column"), *(Header(task, True, f"Spearman with {task}") for task in quality),
         Header("mean", True, "mean over the tasks"), _QUALITY[5],
+        Header("networks", True, "architectures that the column is known of"),
     )  # fmt: skip
-    return Table("Spearman of each column with each task. Click a heading to sort.", headers, tuple(row for *_, row in rows))
+    return Table(
+        "Spearman of each column with each task. Click a heading to sort.", headers, tuple(row for *_, row in rows)
+    )
 
 
 # --- architectures -------------------------------------------------------------------------------------------
@@ -201,7 +214,12 @@ def _of_archs(
         matrix = numbers.correlations(shown)
         about = Text(("Columns that agree say the same thing twice. Those of low correlation add to each other.",))
         sections.append(Section("correlations", "Columns against each other", (about, figures.heat_map(names, matrix))))
-    sections += [_losses(evidence), _learning(evidence, draws, show), _top(evidence, leading), _front(evidence, leading)]
+    sections += [
+        _losses(evidence),
+        _learning(evidence, draws, show),
+        _top(evidence, leading),
+        _front(evidence, leading),
+    ]
     return sections
 
 
@@ -301,19 +319,24 @@ def _front(evidence: Evidence, leading: Column) -> Section:
 
 
 def _short(value: float) -> Cell:
-    return Cell(short(value), float(value)) if math.isfinite(value) else Cell("–")
+    return Cell(short(value), float(value)) if math.isfinite(value) else NONE
 
 
 def _all_archs(evidence: Evidence, leading: Column) -> Section:
     columns = list(dict.fromkeys([leading.name, *evidence.tasks, MACS, PARAMS, *evidence.columns]))
-    return Section("all", "All architectures", (AllArchs("All architectures, the best first.", tuple(columns), leading.name),))
+    return Section(
+        "all", "All architectures", (AllArchs("All architectures, the best first.", tuple(columns), leading.name),)
+    )
 
 
 def data_of(evidence: Evidence) -> dict[str, list[Any]]:
     """Return the page's table of architectures: strings, and values in five digits, by column."""
     if not evidence.archs:
         return {}
-    values = {**{task: one for task, one in evidence.tasks.items()}, **{n: c.values for n, c in evidence.columns.items()}}
+    values = {
+        **evidence.tasks,
+        **{n: c.values for n, c in evidence.columns.items()},
+    }
     exact = {MACS: 12, PARAMS: 12}
     return {"arch": list(evidence.archs), **{name: plain(one, exact.get(name, 5)) for name, one in values.items()}}
 
@@ -344,7 +367,9 @@ def _fit(source: Source) -> list[Block]:
         raise ValueError(f"{source.path}: {error}") from error
     found: list[Block] = [Text((f"{source.label}: a fit of {source.space[0]}.", *words.of_fit(fit)), is_list=True)]
     rows = {"left-out labels": source.record.get("leave_one_out"), **source.record.get("quality", {})}
-    if table := _record_table({name: row for name, row in rows.items() if row}, f"{source.label}: on labels left out, and held out."):
+    if table := _record_table(
+        {name: row for name, row in rows.items() if row}, f"{source.label}: on labels left out, and held out."
+    ):
         found.append(table)
     return found
 
@@ -361,7 +386,7 @@ def _record_table(rows: Any, caption: str) -> Table | None:
         good = [value if isinstance(value, (int, float)) else math.nan for value in values]
         cells.append((
             Cell(name, name), *(number(value, ".2f" if i == 2 else ".3f") for i, value in enumerate(good)),
-            number(count, ",d") if isinstance(count, int) else Cell("–"),
+            number(count, ",d") if isinstance(count, int) else NONE,
         ))  # fmt: skip
     return Table(caption, (Header("ranking"), *_QUALITY[:5], _QUALITY[6]), tuple(cells))
 
@@ -371,7 +396,10 @@ def _searches(sources: Sequence[Source]) -> Section:
     queries = [source for source in sources if source.kind == "search" and source.record["history"]]
     if queries:
         series = {source.label: _so_far(source.record["history"]) for source in queries}
-        archs = {source.label: [row["arch"] for row in source.record["history"] if row["best"] is not None] for source in queries}
+        archs = {
+            source.label: [row["arch"] for row in source.record["history"] if row["best"] is not None]
+            for source in queries
+        }
         caption = "Best measured value so far against queries; each point is the network that was asked for."
         blocks.append(figures.lines(
             "queries", caption, series, "queries", "best so far", is_step=True, archs=archs, integers=True
@@ -410,7 +438,8 @@ def _top_of_search(source: Source) -> Table | None:
         return None
     names = [name for name in rows[0] if name != "arch"]
     cells = tuple(
-        (Cell(str(row["arch"]), str(row["arch"]), is_code=True), *(_any(row.get(name)) for name in names)) for row in rows
+        (Cell(str(row["arch"]), str(row["arch"]), is_code=True), *(_any(row.get(name)) for name in names))
+        for row in rows
     )
     what = "the front" if source.record.get("front") else "the best that were measured"
     headers = (Header("architecture"), *(Header(name, True) for name in names))
@@ -420,4 +449,4 @@ def _top_of_search(source: Source) -> Table | None:
 def _any(value: Any) -> Cell:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return Cell(short(value), float(value))
-    return Cell("–" if value is None else quoted(value))
+    return Cell("-" if value is None else quoted(value))

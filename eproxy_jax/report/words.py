@@ -33,8 +33,8 @@ def of_settings(settings: ProxySettings) -> str:
     for number, branch in enumerate(settings.branches):
         where = "the last stage" if number == 0 else f"the stage {number} before it"
         text += (
-            f"; from {where} a {_square(branch.transform_kernel)} transform to {branch.transform_channels} channels and "
-            f"a frozen {_square(branch.barrier_kernel)} barrier to {branch.target_channels}, towards "
+            f"; from {where} a {_square(branch.transform_kernel)} transform to {branch.transform_channels} channels "
+            f"and a frozen {_square(branch.barrier_kernel)} barrier to {branch.target_channels}, towards "
             f"{' + '.join(branch.features)} times {branch.level:g}"
         )
     return text + "."
@@ -50,7 +50,9 @@ def of_member(number: int, member: Member) -> str:
         share = f"its loss, with MACs by alpha = {member.settings.alpha:g}"
     else:
         rest = 1 - abs(member.macs_weight) - abs(member.params_weight)
-        share = f"{rest:.2f} rank of its loss, {member.macs_weight:+.2f} of MACs, {member.params_weight:+.2f} of parameters"
+        share = (
+            f"{rest:.2f} rank of its loss, {member.macs_weight:+.2f} of MACs, {member.params_weight:+.2f} of parameters"
+        )
     return f"Setting {number}, {share}: {of_settings(member.settings)}"
 
 

@@ -1,4 +1,4 @@
-"""This module writes a report: it reads results and measured values, lays the page out and replaces its file as a whole."""
+"""This module writes a report: it reads results, joins them with measured values, and replaces the page as a whole."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Written(NamedTuple):
 
 
 def write(
-    runs: Sequence[str | os.PathLike[str]],
+    runs: Sequence[str | os.PathLike[str]] | Sequence[reading.Source],
     out: str | os.PathLike[str] = "report.html",
     truths: Mapping[str, Mapping[Any, float]] | None = None,
     *,
@@ -49,7 +49,7 @@ def write(
     """Make a page out of results of ``eproxy score``, ``fit``, ``dps`` and ``search``; nothing of them is changed.
 
     Args:
-      runs: folders or files; their content says what they hold.
+      runs: folders or files, whose content says what they hold, or the sources that :func:`reading.read` made of them.
       out: the page: ``.html``, one file with all that it needs, or ``.md``, with pictures beside it. A report that
         stands there is replaced, and nothing else is.
       truths: measured values by architecture, higher is better, by name of task.
@@ -65,11 +65,14 @@ def write(
     Raises:
       FileNotFoundError: a folder or file is absent.
       ValueError: what is read is no result of eproxy, or of several spaces; a task has fewer than 3 values of the
-        architectures; ``out`` is somebody else's file, or of another ending; a package of the extra ``report`` is absent.
+        architectures; ``out`` is somebody else's file, or of another ending; a package of the extra ``report`` is
+        absent.
       OSError: a file cannot be written.
     """
     path = check_out(out)
-    sources = reading.read([Path(one) for one in runs])
+    sources = [one for one in runs if isinstance(one, reading.Source)]
+    if len(sources) < len(runs):
+        sources = reading.read([one for one in runs if not isinstance(one, reading.Source)])
     for source in sources:
         if files.same_file(source.path, path):
             raise ValueError(f"{path}: would be written, but it is one of the results: choose another --out")

@@ -20,7 +20,7 @@ import eproxy_jax as ep
 from eproxy_jax.execution import memory
 from eproxy_jax.execution.evaluation import Evaluation
 from eproxy_jax.proxies import registry
-from eproxy_jax.runs import columns_file, hosts, report
+from eproxy_jax.runs import columns_file, hosts, printed
 
 SPACE = tiny.Cut()  # some networks are disconnected
 IMAGES = pattern_images(4, 8).astype(np.float32)
@@ -464,22 +464,22 @@ def test_tables_have_a_row_for_each_column_and_each_sum():
     values = {name: [1.0, 2, 3, 4] for name in ep.proxies.AGGREGATES["rank_sum"]}
     values["jacov"] = [2.0, 1, 3, 4]
     found = result(**values, graph_counts=np.ones((4, 2)))
-    rows = report.column_rows(found, np.asarray([1.0, 2, np.nan, 4]))
+    rows = printed.column_rows(found, np.asarray([1.0, 2, np.nan, 4]))
     assert list(rows) == [*ep.proxies.AGGREGATES["rank_sum"], "rank_sum", "macs as written", "params as written"]
     assert rows["macs"].ndcg == 1
     assert rows["macs"].count == 3
-    table = report.columns_table(found, top=2)
+    table = printed.columns_table(found, top=2)
     assert "rank_sum" in table.splitlines()[0]
     assert [line.split()[-1] for line in table.splitlines()[1:3]] == ["d", "c"]
-    only = report.columns_table(result(jacov=[1.0, -np.inf, 3]), truth=np.asarray([1.0, np.nan, 2]))
+    only = printed.columns_table(result(jacov=[1.0, -np.inf, 3]), truth=np.asarray([1.0, np.nan, 2]))
     assert [line.split()[-1] for line in only.splitlines()[1:4]] == ["c", "a", "b"]
-    assert report.columns_table(result(graph_counts=np.ones((3, 2)))) is None
+    assert printed.columns_table(result(graph_counts=np.ones((3, 2)))) is None
     with pytest.raises(ValueError, match="no column 'jakov' of numbers .did you mean 'jacov'"):
         found.ranking("jakov")
 
 
 def test_figure_of_the_rows(tmp_path):
     pytest.importorskip("matplotlib")
-    rows = report.column_rows(result(jacov=[1.0, 2, 3], macs=[1.0, 1, 1]), np.asarray([1.0, 3, 2]))
-    report.quality_plot(tmp_path / "c.png", rows, "title", tmp_path / "columns.jsonl")
+    rows = printed.column_rows(result(jacov=[1.0, 2, 3], macs=[1.0, 1, 1]), np.asarray([1.0, 3, 2]))
+    printed.quality_plot(tmp_path / "c.png", rows, "title", tmp_path / "columns.jsonl")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")

@@ -19,7 +19,7 @@ from eproxy_jax.execution import planner
 from eproxy_jax.execution.evaluation import Evaluation
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.jsonlines import as_float32, json_number, read_numbers
-from eproxy_jax.runs import report
+from eproxy_jax.runs import printed
 from eproxy_jax.spaces.cells.graph import Cell
 from eproxy_jax.types import ScoreResult
 
@@ -81,7 +81,7 @@ def test_not_trained_no_score_last_rank_no_effective_macs(trained):
     assert result.macs.tolist() == [SPACE.macs(arch) for arch in LIST]  # as written
     ranking = result.ranking().tolist()
     assert [LIST[i] for i in ranking[-4:]] == [DIVERGES, *DEAD]  # the order given, among equals
-    table = report.ranked_table(result, top=len(LIST))
+    table = printed.ranked_table(result, top=len(LIST))
     assert table.splitlines()[-1] == f"{len(LIST)} architectures, 1 diverged, 3 disconnected"
     assert "  disconnected  " in table
 
@@ -155,7 +155,7 @@ def test_fitted_proxies_rank_among_the_connected(trained, tmp_path):
 def test_rank_quality_beside_sizes(trained):
     result = scored()
     truth = np.arange(len(LIST), dtype=float)
-    rows = report.quality_rows(result, truth)
+    rows = printed.quality_rows(result, truth)
     assert list(rows) == ["eproxy", "macs", "params", "effective macs"]
     assert rows["macs"] == ep.rank_quality([SPACE.macs(arch) for arch in LIST], truth)
     expected = [0 if arch in DEAD else SPACE.macs(SPACE.canonical(arch)) for arch in LIST]

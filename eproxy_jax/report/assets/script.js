@@ -71,7 +71,9 @@
       view: { stroke: null },
       axis: { ...text, gridColor: colour("--grid"), domainColor: colour("--line"), tickColor: colour("--line"),
         labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 },
-      legend: { ...text, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 },
+      axisX: { tickCount: 8 },
+      axisY: { tickCount: 6 },
+      legend: { ...text, symbolStrokeWidth: 3, symbolSize: 220, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 },
     };
   }
 
