@@ -1,4 +1,4 @@
-"""This module draws the graphs of an architecture as small SVG: vertices in a row, edges as arcs, operations as colours.
+"""This module draws the graphs of an architecture as small SVG: vertices in a row, edges as arcs, a colour for each op.
 
 A layout in a row needs no search, shows several edges between two vertices, and reads from left to right.
 """
@@ -11,7 +11,7 @@ from html import escape
 from eproxy_jax.report.figures import PALETTE
 from eproxy_jax.spaces.structure import Graph, Structure
 
-_STEP, _RADIUS, _MARGIN, _RISE = 46, 8, 14, 15  # pixels
+_STEP, _RADIUS, _MARGIN, _RISE = 46, 9, 12, 15  # pixels
 _DASHES = ("", "6 3", "2 3", "9 3 2 3")  # with the colours: 32 operations that differ
 
 
@@ -80,7 +80,9 @@ def _vertex(graph: Graph, vertex: int, y: int) -> str:
     if op >= 0:
         fill = PALETTE[op % len(PALETTE)]
     text = "in" if vertex in graph.inputs else "out" if vertex in graph.outputs and op < 0 else ""
-    label = f'<text x="{_x(vertex)}" y="{y + 3}" text-anchor="middle" font-size="8" fill="currentColor">{text}</text>'
+    label = (
+        f'<text x="{_x(vertex)}" y="{y + 2.5}" text-anchor="middle" font-size="7.5" fill="currentColor">{text}</text>'
+    )
     circle = f'<circle cx="{_x(vertex)}" cy="{y}" r="{_RADIUS}" fill="{fill}" stroke-width="1.5" {border}/>'
     return circle + (label if text else "")
 

@@ -56,8 +56,7 @@ def scatter(across: Sequence[str], up: Sequence[str], count: int) -> Scatter:
                 "field": "macs",
                 "type": "quantitative",
                 "title": "MACs (M)",
-                "scale": {"scheme": "viridis"},
-                "legend": {"orient": "top", "gradientLength": 160},
+                "legend": {"orient": "top", "type": "gradient", "gradientLength": 160},
             },
             "tooltip": _tip(arch="architecture", x=across[0], y=up[0], macs="MACs (M)"),
         },
@@ -74,7 +73,7 @@ def heat_map(names: Sequence[str], matrix: Float64[np.ndarray, "C C"]) -> Figure
         for j, column in enumerate(names)
         if math.isfinite(matrix[i, j])
     ]
-    step = 26
+    step = max(26, min(56, 320 // len(names)))  # pixels
     place = {"type": "nominal", "sort": list(names), "title": None}
     colour = {
         "field": "value",
@@ -124,16 +123,15 @@ def loss_curves(archs: Sequence[str], losses: Float64[np.ndarray, "A S"], colour
                 "field": "colour",
                 "type": "quantitative",
                 "title": name,
-                "scale": {"scheme": "viridis"},
-                "legend": {"orient": "top", "gradientLength": 160},
+                "legend": {"orient": "top", "type": "gradient", "gradientLength": 160},
             },
             "tooltip": _tip(arch="architecture", step="step", loss="loss", colour=name),
         },
     )
-    shown = (
-        f"{len(order)} of {len(whole):,}, evenly chosen by final loss" if len(order) < len(whole) else f"{len(whole)}"
-    )
-    return Figure("losses", f"Loss of Eproxy's training at each step, of {shown} networks.", spec)
+    shown = f"{len(whole):,} networks"
+    if len(order) < len(whole):
+        shown = f"{len(order)} of {shown}, evenly chosen by final loss"
+    return Figure("losses", f"Loss of Eproxy's training at each step, of {shown}.", spec)
 
 
 def lines(

@@ -13,6 +13,7 @@ import functools
 import gzip
 import importlib.resources
 import json
+import re
 from typing import Any
 
 from eproxy_jax.report import blocks
@@ -41,6 +42,7 @@ def render(page: Page) -> str:
     )
     figures = {block.name: _figure(block) for block in _figures(page)}
     environment.filters["kind"] = lambda block: "Figure" if isinstance(block, blocks.Figure) else type(block).__name__
+    environment.filters["breakable"] = _breakable
     template = environment.from_string(_asset("page.html"))
     style, script = (_asset(name) for name in _ASSETS)
     return template.render(
@@ -52,6 +54,13 @@ def render(page: Page) -> str:
         figures=_json(figures),
         data=_packed(page.data),
     )
+
+
+def _breakable(text: str) -> Any:
+    """Return a long name, escaped, with places where a line may break."""
+    import markupsafe
+
+    return markupsafe.Markup("<wbr>").join(re.split(r"(?<=[|,+/)\] ])", text))
 
 
 def _figures(page: Page) -> list[blocks.Figure]:

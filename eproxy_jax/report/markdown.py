@@ -17,7 +17,7 @@ from eproxy_jax.report.numbers import kept
 MARK = "<!-- made by eproxy_jax report -->"
 _MOST_POINTS = 3000  # of a picture: more lie upon each other
 _MARKUP = re.compile(r"([\\`*_\[\]|~#$])")
-_CONFIG = {"background": "white", "font": "DejaVu Sans"}
+_CONFIG = {"background": "white", "font": "DejaVu Sans", "range": {"ramp": {"scheme": "viridis", "extent": [0, 0.92]}}}
 
 
 def render(page: Page, stem: str) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -103,7 +103,7 @@ def points(data: Mapping[str, list[Any]], across: str, up: str) -> list[dict[str
     ]
     if len(rows) <= _MOST_POINTS:
         return rows
-    return [rows[i] for i in kept({"y": np.asarray([row["y"] for row in rows], float)}, _MOST_POINTS, "y")]
+    return [rows[i] for i in kept(np.asarray([row["y"] for row in rows], float), _MOST_POINTS)]
 
 
 def _scaled(data: Mapping[str, list[Any]], name: str) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -175,18 +175,16 @@ def best_of_size(cost: Float64[np.ndarray, " A"], value: Float64[np.ndarray, " A
     return pareto.front(np.stack([np.where(known, -cost, np.nan), np.where(known, value, np.nan)], 1))
 
 
-def kept(values: Mapping[str, np.ndarray], most: int, by: str) -> np.ndarray:
-    """Return the positions of at most so many architectures: the best half of them by a column, the rest evenly.
+def kept(values: Float64[np.ndarray, " A"], most: int) -> np.ndarray:
+    """Return the positions of at most so many architectures: the best ones for a half, the rest evenly.
 
     Args:
-      values: [A] by name.
+      values: [A], higher is better.
       most: how many.
-      by: name of the column.
     """
-    count = len(values[by])
-    if count <= most:
-        return np.arange(count)
-    order = np.argsort(-np.where(np.isnan(values[by]), -np.inf, values[by]), kind="stable")
+    if len(values) <= most:
+        return np.arange(len(values))
+    order = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")
     best, rest = order[: most // 2], order[most // 2 :]
     evenly = rest[np.linspace(0, len(rest) - 1, most - len(best)).round().astype(int)]
     return np.sort(np.concatenate([best, evenly]))

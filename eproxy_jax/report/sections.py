@@ -11,6 +11,7 @@ import numpy as np
 from eproxy_jax.errors import quoted
 from eproxy_jax.fits.fitted import Fitted
 from eproxy_jax.progress import format_seconds
+from eproxy_jax.ranks import RankQuality
 from eproxy_jax.report import drawings, figures, numbers, words
 from eproxy_jax.report.blocks import (
     NONE,
@@ -33,6 +34,7 @@ from eproxy_jax.report.reading import KINDS, Source
 
 TOP = 20
 _MILLION = 1e6
+_MOST_NUMBERS = 600_000  # of the table of a page
 _QUALITY = (
     Header("Spearman", True, "rank correlation with the measured values, 1 is perfect"),
     Header("Kendall", True, "Kendall's tau-b: of two networks, how often the order is right"),
@@ -75,9 +77,8 @@ def page(
         sections.append(_all_archs(evidence, leading))
     shown = [_without_figures(one) if not with_figures else one for one in sections if one.blocks]
     title = f"Report on {evidence.space.name}"
-    return Page(
-        title, _summary(evidence, quality), tuple(one for one in shown if one.blocks), data_of(evidence), version
-    )
+    data = {} if leading is None else data_of(evidence, leading)
+    return Page(title, _summary(evidence, quality), tuple(one for one in shown if one.blocks), data, version)
 
 
 def _without_figures(section: Section) -> Section:
@@ -85,19 +86,29 @@ def _without_figures(section: Section) -> Section:
     return Section(section.name, section.title, kept)
 
 
-def _summary(evidence: Evidence, quality: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+def _summary(evidence: Evidence, quality: Mapping[str, Mapping[str, RankQuality]]) -> tuple[str, ...]:
     found = []
     if evidence.archs:
         found.append(
             f"{len(evidence.archs):,} architectures of {evidence.space.name}, {len(evidence.columns)} columns."
         )
     for task, rows in quality.items():
-        best, macs = next(iter(rows)), rows.get(MACS)
-        text = f"On {task}, {best} ranks best: Spearman {rows[best].spearman:.3f}"
-        found.append(text + (f"; MACs alone {macs.spearman:.3f}." if macs is not None and best != MACS else "."))
+        found += [_best_of(evidence, task, rows)] if rows else []
     if evidence.archs and not quality:
         found.append("No measured values: nothing has checked the direction of any ranking.")
     return tuple(found)
+
+
+def _best_of(evidence: Evidence, task: str, rows: Mapping[str, RankQuality]) -> str:
+    """Return which column ranks a task best, beside MACs, which a proxy has to beat."""
+    others = {name: row.spearman for name, row in rows.items() if evidence.columns[name].kind != "size"}
+    macs = rows[MACS].spearman if MACS in rows else math.nan
+    if not others:
+        return f"On {task}, MACs alone have a Spearman of {macs:.3f}."
+    best = max(others, key=lambda name: (math.isfinite(others[name]), others[name]))
+    if macs >= others[best]:
+        return f"On {task}, nothing beats MACs alone, Spearman {macs:.3f}; the next is {best}, {others[best]:.3f}."
+    return f"On {task}, {best} ranks best: Spearman {others[best]:.3f}; MACs alone {macs:.3f}."
 
 
 # --- what was run --------------------------------------------------------------------------------------------
@@ -152,7 +163,7 @@ def _seconds(seconds: Any) -> tuple[float | None, float | None]:
 # --- agreement -----------------------------------------------------------------------------------------------
 
 
-def _agreement(evidence: Evidence, quality: Mapping[str, Mapping[str, Any]]) -> Section:
+def _agreement(evidence: Evidence, quality: Mapping[str, Mapping[str, RankQuality]]) -> Section:
     blocks: list[Block] = []
     if len(quality) > 1:
         blocks.append(_overview(evidence, quality))
@@ -176,7 +187,7 @@ def _agreement(evidence: Evidence, quality: Mapping[str, Mapping[str, Any]]) -> 
     return Section("agreement", "Agreement with measured values", (Text(tuple(notes)), *blocks))
 
 
-def _overview(evidence: Evidence, quality: Mapping[str, Mapping[str, Any]]) -> Table:
+def _overview(evidence: Evidence, quality: Mapping[str, Mapping[str, RankQuality]]) -> Table:
     rows = []
     for name, column in evidence.columns.items():
         own = [quality[task][name].spearman if name in quality[task] else math.nan for task in quality]
@@ -202,7 +213,7 @@ def _overview(evidence: Evidence, quality: Mapping[str, Mapping[str, Any]]) -> T
 def _of_archs(
     evidence: Evidence,
     leading: Column,
-    quality: Mapping[str, Mapping[str, Any]],
+    quality: Mapping[str, Mapping[str, RankQuality]],
     draws: int,
     show: Callable[[int, int], object] | None,
 ) -> list[Section]:
@@ -315,7 +326,7 @@ def _front(evidence: Evidence, leading: Column) -> Section:
         for i in order
     )  # fmt: skip
     table = Table(f"The front of {name} against MACs, the smallest first.", headers, rows, limit=15)
-    return Section("front", "The best of each size", (figure, table))
+    return Section("front", "Pareto front: the best of each size", (figure, table))
 
 
 def _short(value: float) -> Cell:
@@ -323,22 +334,33 @@ def _short(value: float) -> Cell:
 
 
 def _all_archs(evidence: Evidence, leading: Column) -> Section:
+    count = len(_on_page(evidence, leading))
+    caption = "All architectures, the best first."
+    if count < len(evidence.archs):
+        caption = f"{count:,} of {len(evidence.archs):,} architectures, the best and others evenly; so in the figures."
     columns = list(dict.fromkeys([leading.name, *evidence.tasks, MACS, PARAMS, *evidence.columns]))
-    return Section(
-        "all", "All architectures", (AllArchs("All architectures, the best first.", tuple(columns), leading.name),)
-    )
+    return Section("all", "All architectures", (AllArchs(caption, tuple(columns), leading.name),))
 
 
-def data_of(evidence: Evidence) -> dict[str, list[Any]]:
-    """Return the page's table of architectures: strings, and values in five digits, by column."""
+def data_of(evidence: Evidence, leading: Column) -> dict[str, list[Any]]:
+    """Return the page's table of architectures: strings, and values in four or five digits, by column.
+
+    A page of more than 600,000 numbers would be larger than 3 MB. It holds the best architectures and others evenly.
+    """
     if not evidence.archs:
         return {}
+    where = _on_page(evidence, leading)
     values = {
         **evidence.tasks,
         **{n: c.values for n, c in evidence.columns.items()},
     }
-    exact = {MACS: 12, PARAMS: 12}
-    return {"arch": list(evidence.archs), **{name: plain(one, exact.get(name, 5)) for name, one in values.items()}}
+    digits = dict.fromkeys((MACS, PARAMS), 12) | dict.fromkeys(evidence.tasks, 5)
+    shown = {name: plain(one[where], digits.get(name, 4)) for name, one in values.items()}
+    return {"arch": [evidence.archs[i] for i in where], **shown}
+
+
+def _on_page(evidence: Evidence, leading: Column) -> np.ndarray:
+    return numbers.kept(leading.values, _MOST_NUMBERS // (len(evidence.columns) + len(evidence.tasks)))
 
 
 # --- fits and searches ---------------------------------------------------------------------------------------

@@ -125,11 +125,17 @@ def _write(page: Page, path: Path) -> Written:
 
 
 def _with_texts(png: bytes, texts: Mapping[str, str]) -> bytes:
-    """Return a PNG with texts behind its header, which say whose figure it is."""
-    header = 8 + 25  # the signature and the chunk IHDR
-    chunks = b""
-    for keyword, text in texts.items():
-        content = keyword.encode("latin-1") + b"\0" + text.encode("latin-1")
-        chunks += struct.pack(">I", len(content)) + b"tEXt" + content
-        chunks += struct.pack(">I", zlib.crc32(b"tEXt" + content))
-    return png[:header] + chunks + png[header:]
+    """Return a PNG with texts in front of its pixels, which say whose figure it is, and packed as small as zlib can."""
+    header, place = png[: 8 + 25], 8 + 25  # the signature and the chunk IHDR
+    pixels = b""
+    while place < len(png):
+        size, kind = struct.unpack_from(">I4s", png, place)
+        if kind == b"IDAT":
+            pixels += png[place + 8 : place + 8 + size]
+        place += 12 + size
+    named = [keyword.encode("latin-1") + b"\0" + text.encode("latin-1") for keyword, text in texts.items()]
+    chunks = [(b"tEXt", one) for one in named] + [(b"IDAT", zlib.compress(zlib.decompress(pixels), 9)), (b"IEND", b"")]
+    packed = [
+        struct.pack(">I", len(one)) + kind + one + struct.pack(">I", zlib.crc32(kind + one)) for kind, one in chunks
+    ]
+    return header + b"".join(packed)

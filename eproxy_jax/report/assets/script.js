@@ -3,6 +3,7 @@
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const MILLION = 1e6;
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
 
   // --- sorting -----------------------------------------------------------------------------------------------------
 
@@ -69,6 +70,8 @@
       background: "transparent",
       font,
       view: { stroke: null },
+      // The end of the scale that would vanish in the background is left out.
+      range: { ramp: { scheme: "viridis", extent: dark.matches ? [0.25, 1] : [0, 0.92] } },
       axis: { ...text, gridColor: colour("--grid"), domainColor: colour("--line"), tickColor: colour("--line"),
         labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 },
       axisX: { tickCount: 8 },
@@ -139,6 +142,7 @@
       tooltip: { theme: "custom", maxDepth: 1 },
     });
     place.view = made;
+    place.style.minHeight = "";
     place.dataset.drawn = "true";
   }
 
@@ -164,7 +168,7 @@
       const choices = place.closest("figure").querySelector(".choices");
       if (choices) choices.addEventListener("change", () => draw(place, data).catch(fail(place)));
     }
-    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    dark.addEventListener("change", () => {
       for (const place of places) if (place.view) draw(place, data).catch(fail(place));
     });
   }
@@ -192,7 +196,10 @@
         const head = document.createElement("th");
         head.scope = "row";
         const code = document.createElement("code");
-        code.textContent = data.arch[i];
+        data.arch[i].split(/(?<=[|,+/)\] ])/).forEach((part, n) => {
+          if (n) code.append(document.createElement("wbr"));
+          code.append(part);
+        });
         head.append(code);
         row.append(head);
         for (const name of columns) {
