@@ -180,6 +180,15 @@ class Page:
 
 
 NONE = Cell("-")
+QUALITY = (
+    Header("Spearman", True, "rank correlation with the measured values, 1 is perfect"),
+    Header("Kendall", True, "Kendall's tau-b: of two networks, how often the order is right"),
+    Header("top-10 %", True, "of the best tenth by this column, the share that is in the best tenth as measured"),
+    Header("nDCG", True, "how much of the gain of the best order this one has; the top counts most"),
+    Header("regret", True, "how much worse the network ranked first is than the best one, in the unit of the values"),
+    Header("s/network", True, "seconds of one network, compilation left out, on the devices of the run"),
+    Header("networks", True, "architectures compared"),
+)
 
 
 def number(value: float | None, form: str = ".3f") -> Cell:

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from eproxy_jax.errors import quoted
-from eproxy_jax.fits.fitted import Fitted
 from eproxy_jax.progress import format_seconds
 from eproxy_jax.ranks import RankQuality
-from eproxy_jax.report import drawings, figures, numbers, words
+from eproxy_jax.report import drawings, figures, numbers, outcomes
 from eproxy_jax.report.blocks import (
     NONE,
+    QUALITY,
     AllArchs,
     Block,
     Cell,
@@ -35,15 +34,6 @@ from eproxy_jax.report.reading import KINDS, Source
 TOP = 20
 _MILLION = 1e6
 _MOST_NUMBERS = 600_000  # of the table of a page
-_QUALITY = (
-    Header("Spearman", True, "rank correlation with the measured values, 1 is perfect"),
-    Header("Kendall", True, "Kendall's tau-b: of two networks, how often the order is right"),
-    Header("top-10 %", True, "of the best tenth by this column, the share that is in the best tenth as measured"),
-    Header("nDCG", True, "how much of the gain of the best order this one has; the top counts most"),
-    Header("regret", True, "how much worse the network ranked first is than the best one, in the unit of the values"),
-    Header("s/network", True, "seconds of one network, compilation left out, on the devices of the run"),
-    Header("networks", True, "architectures compared"),
-)
 
 
 def page(
@@ -72,7 +62,7 @@ def page(
         sections.append(_agreement(evidence, quality))
     if evidence.archs and leading is not None:
         sections += _of_archs(evidence, leading, quality, draws if with_figures else 0, show)
-    sections += [_found(evidence.sources), _searches(evidence.sources)]
+    sections += [outcomes.found(evidence.sources), outcomes.searches(evidence.sources)]
     if evidence.archs and leading is not None:
         sections.append(_all_archs(evidence, leading))
     shown = [_without_figures(one) if not with_figures else one for one in sections if one.blocks]
@@ -176,9 +166,9 @@ def _agreement(evidence: Evidence, quality: Mapping[str, Mapping[str, RankQualit
                 Cell(name, name), *(number(value, ".2f" if i == 2 else ".3f") for i, value in enumerate(values)),
                 number(column.seconds, ".3g"), number(row.count, ",d"),
             ))  # fmt: skip
-        caption = f"Each column against {task}. Click a heading to sort."
+        caption = f"Each column against {task}."
         is_folded = any(isinstance(block, Table) for block in blocks[1:])
-        blocks.append(Table(caption, (Header("column"), *_QUALITY), tuple(cells), is_folded=is_folded))
+        blocks.append(Table(caption, (Header("column"), *QUALITY), tuple(cells), is_folded=is_folded))
     notes = [
         "Networks that diverged or are disconnected rank last. MACs and parameters as written stand there to compare."
     ]
@@ -199,12 +189,10 @@ def _overview(evidence: Evidence, quality: Mapping[str, Mapping[str, RankQuality
     rows.sort(key=lambda one: one[:2])
     headers = (
         Header("column"), *(Header(task, True, f"Spearman with {task}") for task in quality),
-        Header("mean", True, "mean over the tasks"), _QUALITY[5],
+        Header("mean", True, "mean over the tasks"), QUALITY[5],
         Header("networks", True, "architectures that the column is known of"),
     )  # fmt: skip
-    return Table(
-        "Spearman of each column with each task. Click a heading to sort.", headers, tuple(row for *_, row in rows)
-    )
+    return Table("Spearman of each column with each task.", headers, tuple(row for *_, row in rows))
 
 
 # --- architectures -------------------------------------------------------------------------------------------
@@ -361,114 +349,3 @@ def data_of(evidence: Evidence, leading: Column) -> dict[str, list[Any]]:
 
 def _on_page(evidence: Evidence, leading: Column) -> np.ndarray:
     return numbers.kept(leading.values, _MOST_NUMBERS // (len(evidence.columns) + len(evidence.tasks)))
-
-
-# --- fits and searches ---------------------------------------------------------------------------------------
-
-
-def _found(sources: Sequence[Source]) -> Section:
-    blocks: list[Block] = []
-    for source in sources:
-        if source.kind == "fit":
-            blocks += _fit(source)
-        elif source.kind == "dps":
-            try:
-                said = words.of_proxy(source.record["settings"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{source.path}: settings: {error}") from error
-            blocks.append(Text((f"{source.label}: settings that Discrete Proxy Search found.", *said), is_list=True))
-            if table := _record_table(source.record.get("evaluation"), f"{source.label}: on held-out architectures."):
-                blocks.append(table)
-    return Section("found", "Settings and fits", tuple(blocks))
-
-
-def _fit(source: Source) -> list[Block]:
-    try:
-        fit = Fitted.from_dict(source.more["model"])
-    except ValueError as error:
-        raise ValueError(f"{source.path}: {error}") from error
-    found: list[Block] = [Text((f"{source.label}: a fit of {source.space[0]}.", *words.of_fit(fit)), is_list=True)]
-    rows = {"left-out labels": source.record.get("leave_one_out"), **source.record.get("quality", {})}
-    if table := _record_table(
-        {name: row for name, row in rows.items() if row}, f"{source.label}: on labels left out, and held out."
-    ):
-        found.append(table)
-    return found
-
-
-def _record_table(rows: Any, caption: str) -> Table | None:
-    """Return the table of rank qualities that a record holds; None if it holds none."""
-    if not isinstance(rows, dict) or not rows:
-        return None
-    fields = ("spearman", "kendall_tau", "top_precision", "ndcg", "regret")
-    cells = []
-    for name, row in rows.items():
-        values = [row.get(field) if isinstance(row, dict) else None for field in fields]
-        count = row.get("count") if isinstance(row, dict) else None
-        good = [value if isinstance(value, (int, float)) else math.nan for value in values]
-        cells.append((
-            Cell(name, name), *(number(value, ".2f" if i == 2 else ".3f") for i, value in enumerate(good)),
-            number(count, ",d") if isinstance(count, int) else NONE,
-        ))  # fmt: skip
-    return Table(caption, (Header("ranking"), *_QUALITY[:5], _QUALITY[6]), tuple(cells))
-
-
-def _searches(sources: Sequence[Source]) -> Section:
-    blocks: list[Block] = []
-    queries = [source for source in sources if source.kind == "search" and source.record["history"]]
-    if queries:
-        series = {source.label: _so_far(source.record["history"]) for source in queries}
-        archs = {
-            source.label: [row["arch"] for row in source.record["history"] if row["best"] is not None]
-            for source in queries
-        }
-        caption = "Best measured value so far against queries; each point is the network that was asked for."
-        blocks.append(figures.lines(
-            "queries", caption, series, "queries", "best so far", is_step=True, archs=archs, integers=True
-        ))  # fmt: skip
-        blocks += [table for source in queries if (table := _top_of_search(source)) is not None]
-    found = [source for source in sources if source.kind == "dps"]
-    if found:
-        series = {
-            f"{source.label}, {kind}": _best_fitness([row["fitness"] for row in rows])
-            for source in found
-            for kind, rows in source.record["history"].items()
-        }
-        caption = "Best fitness so far (Spearman on the labelled architectures) against settings tried."
-        blocks.append(figures.lines(
-            "fitness", caption, series, "settings tried", "best fitness so far", is_step=True, integers=True
-        ))  # fmt: skip
-    return Section("searches", "Searches", tuple(blocks))
-
-
-def _so_far(history: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-    return [(i, row["best"]) for i, row in enumerate(history, start=1) if row["best"] is not None]
-
-
-def _best_fitness(values: Sequence[float | None]) -> list[tuple[float, float]]:
-    best, found = -math.inf, []
-    for i, value in enumerate(values, start=1):
-        best = best if value is None else max(best, value)
-        if math.isfinite(best):
-            found.append((float(i), best))
-    return found
-
-
-def _top_of_search(source: Source) -> Table | None:
-    rows = source.record.get("front") or source.record.get("top")
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and "arch" in row for row in rows):
-        return None
-    names = [name for name in rows[0] if name != "arch"]
-    cells = tuple(
-        (Cell(str(row["arch"]), str(row["arch"]), is_code=True), *(_any(row.get(name)) for name in names))
-        for row in rows
-    )
-    what = "the front" if source.record.get("front") else "the best that were measured"
-    headers = (Header("architecture"), *(Header(name, True) for name in names))
-    return Table(f"{source.label}: {what}.", headers, cells, limit=15)
-
-
-def _any(value: Any) -> Cell:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return Cell(short(value), float(value))
-    return Cell("-" if value is None else quoted(value))
