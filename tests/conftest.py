@@ -49,6 +49,7 @@ _FILES_OF_ONE_WORKER = (
     "test_shapes.py",
     "test_faults.py",
     "test_errors.py",
+    "test_report.py",
 )
 
 

@@ -182,11 +182,13 @@ def _take_columns(source: Source, rows: _Rows, raw: dict, runs: dict) -> None:
     record = source.record
     described = record.get("columns") if isinstance(record.get("columns"), dict) else {}
     seconds = record.get("seconds") if isinstance(record.get("seconds"), dict) else {}
-    for row in source.rows:
+    held = [columns_file.columns_of(row) for row in source.rows]
+    vectors = {own for row in held for own, value in row.items() if isinstance(value, list)}
+    for row, values in zip(source.rows, held, strict=True):
         place = rows.add(row["arch"], row["status"], (row["macs_as_written"], row["params_as_written"]))
-        for own, value in columns_file.columns_of(row).items():
-            if isinstance(value, list):
-                continue  # counts of a graph rank nothing by themselves
+        for own, value in values.items():
+            if own in vectors:
+                continue  # counts of a graph rank nothing by themselves; null stands for all of them
             key = (record["run"], own)
             if key not in runs:
                 runs[key] = _free(own if own not in raw else f"{own}, {source.label}", raw)

@@ -19,6 +19,8 @@ from eproxy_jax.fits.columns import Columns
 from eproxy_jax.fits.fitted import fit
 from eproxy_jax.images import batch_identity, default_images, standardize
 from eproxy_jax.runs.fitting import SavedFit
+from eproxy_jax.runs.results import lines_of
+from eproxy_jax.types import ScoreResult
 
 CONFIG = ["--config", f"{ROOT}/tests/tiny_config.py"]
 # By name: the flags, and the file of results whose last lines are cut.
@@ -49,8 +51,12 @@ COMMANDS = {
          "--no-plot"],
         "columns.jsonl",
     ),
+    "report": (
+        ["report", *CONFIG, "{inputs}/scored", "--truth", "{inputs}/truth.json", "--draws", "1", "--no-plot"],
+        "report.html",
+    ),
 }  # fmt: skip
-AT_ONCE = ("fit",)  # trains nothing: there is no moment at which a second writer meets it
+AT_ONCE = ("fit", "report")  # no moment at which a second writer meets them
 KILLED_ELSEWHERE = ("search",)  # tests/cli/test_cli_search.py
 WRITE_NOTHING = ("plan", "spaces", "proxies", "convert", "suggest", "export")  # on standard output, or again and whole
 
@@ -69,6 +75,28 @@ def make_inputs(folder: Path) -> None:
     own = [f"{space.format(arch)},{space.macs(arch) % 7},{i}" for i, arch in enumerate(space.sample(30, 0))]
     (folder / "mine.csv").write_text("\n".join(["arch,one,two", *own]))
     (folder / "fit.json").write_text(json.dumps(_fit().to_dict()))
+    _write_scores(folder / "scored")
+
+
+def _write_scores(folder: Path) -> None:
+    """A finished run of ``eproxy score`` whose values are made up."""
+    space = tiny.Tiny()
+    archs = space.sample(20, 0)
+    losses = np.random.default_rng(0).uniform(0.1, 0.9, (20, 3)).astype(np.float32).astype(np.float64)
+    sizes = [np.asarray([size(arch) for arch in archs]) for size in (space.macs, space.params, space.macs)]
+    texts = tuple(map(space.format, archs))
+    result = ScoreResult(texts, -losses[:, -1], losses[:, -1], losses, *sizes, ("ok",) * 20, {})
+    folder.mkdir()
+    (folder / "scores.jsonl").write_text("".join(f"{line}\n" for line in lines_of(result, "made up")))
+    record = {
+        "run": "made up",
+        "out": "scores.jsonl",
+        "finished": True,
+        **space.identity(),
+        "archs": 20,
+        "distinct": 20,
+    }
+    (folder / "scores.run.json").write_text(json.dumps(record))
 
 
 def _fit() -> Any:

@@ -25,9 +25,19 @@ from eproxy_jax import targets
 from eproxy_jax.cli import config, main
 from eproxy_jax.dps import comparison, evolution, labels, loss_bank, search
 from eproxy_jax.execution import evaluation, programs
+from eproxy_jax.report import writing
 from eproxy_jax.runs import columns, fitting, printed, resumable
 
-IMPORTED = (columns, config, comparison, loss_bank, printed, resumable, fitting)  # what commands import when they run
+IMPORTED = (
+    columns,
+    config,
+    comparison,
+    loss_bank,
+    printed,
+    resumable,
+    fitting,
+    writing,
+)  # what commands import when they run
 SECONDS = 0.004  # of one training in the place of real ones
 
 
