@@ -5,10 +5,14 @@ VENV ?= .venv
 SLOW ?=
 BIN := $(VENV)/bin
 
-.PHONY: demo test fuzz lint format clean
+.PHONY: demo report test fuzz lint format clean
 
 demo: $(VENV)/installed
 	$(BIN)/eproxy score --config configs/nasbench201.py:small --sample 100 --seed 0 --workdir demo
+
+# The page of the demo: demo/report.html.
+report: demo
+	$(BIN)/eproxy report demo --out demo/report.html
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(if $(SLOW),,-m "not slow") $(PYTEST_ARGS)
@@ -28,7 +32,7 @@ format: $(VENV)/installed-dev
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[plot,report,test]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

@@ -29,7 +29,7 @@ def test_python_snippets_run(page):
 def test_commands_parse(page):
     text = "\n".join(blocks(page.read_text(), "bash"))
     commands = re.findall(
-        r"^eproxy ((?:score|fit|suggest|plan|dps|bank|spaces|proxies)\b.*?)(?:[#>].*)?$", text, re.MULTILINE
+        r"^eproxy ((?:score|fit|suggest|plan|dps|bank|spaces|proxies|report)\b.*?)(?:[#>].*)?$", text, re.MULTILINE
     )
     assert len(commands) >= {"README": 3, "cli": 12}.get(page.stem, 0)
     for command in commands:
