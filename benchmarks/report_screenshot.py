@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/report.png"))
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=1500)
-    parser.add_argument("--hide", default="#runs, #agreement", help="selector of what is left out, a comma between several")
+    parser.add_argument("--hide", default="#runs, #agreement", help="selectors of what is left out")
     arguments = parser.parse_args()
     png = take(arguments.page, arguments.width, arguments.height, arguments.hide)
     Image.open(io.BytesIO(png)).convert("RGB").save(arguments.out, optimize=True)
