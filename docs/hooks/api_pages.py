@@ -1,12 +1,10 @@
-"""This module writes the pages of the API reference: every public name, from ``__all__`` of the package and its rooms."""
+"""This module writes the pages of the API reference: all public names of the package and its rooms."""
 
 import importlib
 import inspect
 import re
 
 import eproxy_jax as ep
-
-_ORDER = ("score", "Scores and settings"), ("fit", "Fits and searches"), ("load", "Images"), ("other", "Other")
 
 
 def pages() -> dict[str, str]:

@@ -36,63 +36,58 @@ def _graph(graph: Graph, ops: Sequence[str], name: str) -> str:
     """Draw a graph: vertices below each other, edges of one step straight, longer ones as arcs to the right."""
     vertices = sorted({*itertools.chain(*graph.edges), *graph.inputs, *graph.outputs})
     row = {vertex: position for position, vertex in enumerate(vertices)}
-    spans = sorted({row[b] - row[a] for a, b in graph.edges})
-    columns, x = {}, 74.0
-    for span in spans:  # each length has a column of its own for its labels, so that none covers another
-        texts = [_label(graph, ops, i) for i, (a, b) in enumerate(graph.edges) if row[b] - row[a] == span]
-        columns[span] = x
-        x += max(map(len, texts)) * _CHARACTER + 24 if any(texts) else 34
-    boxes = [len(_vertex_label(graph, ops, v)) for v in vertices]
-    left = max(60.0, max(boxes) * _CHARACTER / 2 + 14) if graph.vertex_ops else 60.0
-    shift = left - 60.0
-    lines, labels = [], []
-    ends: dict[tuple[int, int], int] = {}
-    for i, (a, b) in enumerate(graph.edges):
-        twins = ends[a, b] = ends.get((a, b), 0) + 1
-        y1, y2, span = row[a] * _ROW + 32, row[b] * _ROW + 32, row[b] - row[a]
-        column = columns[span] + shift + (boxes and graph.vertex_ops and max(boxes) * _CHARACTER / 2 or 0)
-        middle, text = (y1 + y2) / 2 + 16 * (twins - 1), _label(graph, ops, i)
-        if span == 1 and twins == 1:
-            lines.append(f'<path d="M{left} {y1 + 14}V{y2 - 15}" marker-end="url(#tip)"/>')
+    spans = [row[target] - row[source] for source, target in graph.edges]
+    texts = [ops[op] for op in graph.edge_ops] or [""] * len(graph.edges)
+    names = [_vertex_name(graph, ops, vertex) for vertex in vertices]
+    half = max(map(len, names)) * _CHARACTER / 2 + 7 if graph.vertex_ops else 13.0  # of a box, or of a circle
+    middle = half + 8
+    columns, x = {}, middle + 14  # edges of one length have a column for their labels, so that none covers another
+    for span in sorted(set(spans)):
+        columns[span] = x if graph.edge_ops else x + half
+        x += max(len(text) for text, other in zip(texts, spans, strict=True) if other == span) * _CHARACTER + 24
+    lines, labels, seen = [], [], set()
+    for (source, target), span, text in zip(graph.edges, spans, texts, strict=True):
+        top, bottom, column = row[source] * _ROW + 32, row[target] * _ROW + 32, columns[span]
+        y = (top + bottom) / 2
+        if span == 1 and (source, target) not in seen:
+            lines.append(f"M{middle} {top + 14}V{bottom - 15}")
         else:
+            y += 16 if (source, target) in seen else 0
+            start, end = middle + half, middle + half + 2
             lines.append(
-                f'<path d="M{left + 13} {y1 + 6}C{column} {y1 + 14} {column} {middle - 22} {column} {middle}'
-                f'S{column} {y2 - 14} {left + 15} {y2 - 7}" marker-end="url(#tip)"/>'
+                f"M{start} {top + 6}C{column} {top + 14} {column} {y - 22} {column} {y}"
+                f"S{column} {bottom - 14} {end} {bottom - 7}"
             )
+        seen.add((source, target))
         if text:
-            width = len(text) * _CHARACTER + 8
-            at = column - 4
             labels.append(
-                f'<rect x="{at:.0f}" y="{middle - 10:.0f}" width="{width:.0f}" height="20" rx="4"/>'
-                f'<text x="{at + 4:.0f}" y="{middle + 4:.0f}">{html.escape(text)}</text>'
+                f'<rect x="{column - 4}" y="{y - 10}" width="{len(text) * _CHARACTER + 8:.0f}" height="20" rx="4"/>'
+                f'<text x="{column}" y="{y + 4}">{html.escape(text)}</text>'
             )
     marks = []
-    for vertex in vertices:
-        y, text = row[vertex] * _ROW + 32, _vertex_label(graph, ops, vertex)
+    for vertex, text in zip(vertices, names, strict=True):
+        y = row[vertex] * _ROW + 32
         if graph.vertex_ops:
             width = len(text) * _CHARACTER + 14
-            marks.append(f'<rect class="vertex" x="{left - width / 2:.0f}" y="{y - 14}" width="{width:.0f}" height="28" rx="6"/>')
+            box = f'x="{middle - width / 2:.1f}" y="{y - 14}" width="{width:.1f}" height="28" rx="6"'
+            marks.append(f'<rect class="vertex" {box}/>')
         else:
-            marks.append(f'<circle class="vertex" cx="{left}" cy="{y}" r="13"/>')
+            marks.append(f'<circle class="vertex" cx="{middle}" cy="{y}" r="13"/>')
             if vertex in graph.outputs:
-                marks.append(f'<circle class="ring" cx="{left}" cy="{y}" r="10"/>')
-        marks.append(f'<text class="vertex" x="{left}" y="{y + 4}">{html.escape(text)}</text>')
-    width, height = x + shift + (max(boxes) * _CHARACTER / 2 if graph.vertex_ops else 0) + 20, len(vertices) * _ROW
-    said = f"{name}: " + "; ".join(
-        f"{row[a]} to {row[b]}" + (f" by {_label(graph, ops, i)}" if graph.edge_ops else "")
-        for i, (a, b) in enumerate(graph.edges)
+                marks.append(f'<circle class="ring" cx="{middle}" cy="{y}" r="16"/>')
+        marks.append(f'<text class="vertex" x="{middle}" y="{y + 4}">{html.escape(text)}</text>')
+    arcs = "".join(f'<path d="{line}" marker-end="url(#tip)"/>' for line in lines)
+    said = "; ".join(
+        f"{names[row[source]]} to {names[row[target]]}" + (f" by {text}" if text else "")
+        for (source, target), text in zip(graph.edges, texts, strict=True)
     )
-    body = f'<g class="lines">{"".join(lines)}</g><g class="labels">{"".join(labels)}</g>{"".join(marks)}'
-    return _figure(body, width, height, name, said)
+    body = f'<g class="lines">{arcs}</g><g class="labels">{"".join(labels)}</g>{"".join(marks)}'
+    return _figure(body, x + (0 if graph.edge_ops else half), len(vertices) * _ROW, name, said)
 
 
-def _label(graph: Graph, ops: Sequence[str], edge: int) -> str:
-    return ops[graph.edge_ops[edge]] if graph.edge_ops else ""
-
-
-def _vertex_label(graph: Graph, ops: Sequence[str], vertex: int) -> str:
-    if vertex in graph.inputs:
-        return "in" if len(graph.inputs) == 1 else f"in {1 + graph.inputs.index(vertex)}"[-1:] if not graph.vertex_ops else "in"
+def _vertex_name(graph: Graph, ops: Sequence[str], vertex: int) -> str:
+    if vertex in graph.inputs and len(graph.inputs) == 1:
+        return "in"
     if graph.vertex_ops:
         return ops[graph.vertex_ops[vertex]] if graph.vertex_ops[vertex] >= 0 else "out"
     return "out" if graph.outputs == (vertex,) else str(vertex)
@@ -100,7 +95,7 @@ def _vertex_label(graph: Graph, ops: Sequence[str], vertex: int) -> str:
 
 def _layers(space: SearchSpace, arch: object) -> str:
     """Draw the parts of a network as rows: as long as their most channels, with their size and convolutions."""
-    rows: list[dict[str, int | str]] = []
+    rows: list[dict] = []
     for step in exported(space, arch).network.steps:
         if step.owner is None or len(step.shape) != 4 or step.op == "batch_norm":
             continue
@@ -119,9 +114,9 @@ def _layers(space: SearchSpace, arch: object) -> str:
         y, length = i * 26 + 4, max(4.0, 170 * math.sqrt(row["channels"] / longest))
         opacity = 1 - 0.75 * shades[row["pixels"]] / max(1, len(shades))
         text = f"{row['channels']} channels, {row['pixels']}x{row['pixels']}"
+        bar = f'x="{name:.0f}" y="{y}" width="{length:.0f}" height="20" rx="3" opacity="{opacity:.2f}"'
         body.append(
-            f'<text x="4" y="{y + 15}">{html.escape(row["part"])}</text>'
-            f'<rect class="bar" x="{name:.0f}" y="{y}" width="{length:.0f}" height="20" rx="3" opacity="{opacity:.2f}"/>'
+            f'<text x="4" y="{y + 15}">{html.escape(row["part"])}</text><rect class="bar" {bar}/>'
             f'<text x="{name + length + 8:.0f}" y="{y + 15}">{text}</text>'
         )
     said = "; ".join(f"{row['part']}: {row['channels']} channels at {row['pixels']} pixels" for row in rows)

@@ -51,17 +51,16 @@ def _section(name: str) -> str:
 
 def _drawn(space: spaces.SearchSpace, arch: Any, text: str) -> str:
     graphs = space.structure(arch).graphs
+    numbered = "Circles are feature maps and lines are operations; a double circle is an output."
     kind = (
-        "Circles are feature maps and lines are operations; a double circle is an output."
+        numbered
         if any(graph.edge_ops for graph in graphs.values())
         else "Boxes are operations; lines are feature maps."
         if graphs
-        else "A row is a part of the network: its most channels, and the height and width of its maps for a 32-pixel image."
+        else "A row is a part of the network: its most channels, and the size of its maps for a 32-pixel image."
     )
-    sizes = ", ".join(
-        f"{value:,} {what}" for value, what in ((space.macs(arch), "multiply-accumulates"), (space.params(arch), "parameters"))
-    )
-    return f"{kind} {sizes} in the backbone.\n\n```text\n{text}\n```\n\n{drawings.drawing(space, arch)}"
+    counts = f"{space.macs(arch):,} multiply-accumulates and {space.params(arch):,} parameters"
+    return f"{kind} The backbone has {counts}.\n\n```text\n{text}\n```\n\n{drawings.drawing(space, arch)}"
 
 
 def _sizes(space: spaces.SearchSpace) -> str:
