@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pages
 import pytest
@@ -111,7 +111,7 @@ def test_every_space_has_a_page_with_a_drawing_and_its_section(written):
     for name in SPACES:
         text = written[f"spaces/{name}.md"]
         for drawing in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
-            ElementTree.fromstring(drawing)
+            ET.fromstring(drawing)
         assert "<svg" in text
         assert "../spaces.md#" in text, f"no section of docs/spaces.md names `{name}` in its first lines"
         assert all(f"**{notation.name}**" in text for notation in spaces.get(name).notations())

@@ -39,7 +39,9 @@ def _graph(graph: Graph, ops: Sequence[str], name: str) -> str:
     spans = [row[target] - row[source] for source, target in graph.edges]
     texts = [ops[op] for op in graph.edge_ops] or [""] * len(graph.edges)
     names = [_vertex_name(graph, ops, vertex) for vertex in vertices]
-    half = max(map(len, names)) * _CHARACTER / 2 + 7 if graph.vertex_ops else 13.0  # of a box, or of a circle
+    # Half the width of each vertex: a box as wide as its name, or a circle.
+    halves = [len(text) * _CHARACTER / 2 + 7 if graph.vertex_ops else 13.0 for text in names]
+    half = max(halves)
     middle = half + 8
     columns, x = {}, middle + 14  # edges of one length have a column for their labels, so that none covers another
     for span in sorted(set(spans)):
@@ -53,7 +55,7 @@ def _graph(graph: Graph, ops: Sequence[str], name: str) -> str:
             lines.append(f"M{middle} {top + 14}V{bottom - 15}")
         else:
             y += 16 if (source, target) in seen else 0
-            start, end = middle + half, middle + half + 2
+            start, end = middle + halves[row[source]], middle + halves[row[target]] + 2
             lines.append(
                 f"M{start} {top + 6}C{column} {top + 14} {column} {y - 22} {column} {y}"
                 f"S{column} {bottom - 14} {end} {bottom - 7}"
@@ -68,8 +70,9 @@ def _graph(graph: Graph, ops: Sequence[str], name: str) -> str:
     for vertex, text in zip(vertices, names, strict=True):
         y = row[vertex] * _ROW + 32
         if graph.vertex_ops:
-            width = len(text) * _CHARACTER + 14
-            box = f'x="{middle - width / 2:.1f}" y="{y - 14}" width="{width:.1f}" height="28" rx="6"'
+            box = (
+                f'x="{middle - halves[row[vertex]]}" y="{y - 14}" width="{2 * halves[row[vertex]]}" height="28" rx="6"'
+            )
             marks.append(f'<rect class="vertex" {box}/>')
         else:
             marks.append(f'<circle class="vertex" cx="{middle}" cy="{y}" r="13"/>')
