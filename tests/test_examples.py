@@ -38,5 +38,7 @@ def test_example_runs(path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.strip()
     assert PRINTS[path.stem] in printed
-    shown = (ROOT / "examples" / "outputs" / f"{path.stem}.txt").read_text()
+    stored = ROOT / "examples" / "outputs" / f"{path.stem}.txt"
+    assert stored.exists(), "the site shows what each example prints: make examples"
+    shown = stored.read_text()
     assert not pages.disagreements(printed, shown), "the site shows another output: make examples"

@@ -22,7 +22,8 @@ def page(path: Path) -> str:
     """Return the Markdown of an example's page."""
     source = path.read_text()
     title, _, about = (ast.get_docstring(ast.parse(source)) or "").partition("\n")
-    output = (OUTPUTS / f"{path.stem}.txt").read_text()
+    stored = OUTPUTS / f"{path.stem}.txt"
+    output = f"\n\nIt prints:\n\n```text\n{stored.read_text()}```" if stored.exists() else ""
     command = f"python examples/{path.name}"
     prose = [block for block in about.strip().split("\n\n") if not block.lstrip().startswith("python ")]
     return "\n\n".join(
@@ -30,7 +31,7 @@ def page(path: Path) -> str:
             f"# {path.stem}.py",
             title,
             *prose,
-            f"```bash\n{command}\n```\n\nIt prints:\n\n```text\n{output}```",
+            f"```bash\n{command}\n```{output}",
             f"```py\n{source}```",
         ]
     )
