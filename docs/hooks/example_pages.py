@@ -1,6 +1,6 @@
 """This module writes a page for each example: its text, and what it printed when ``make examples`` last ran it.
 
-python docs/hooks/example_pages.py          # runs all, and writes examples/outputs/
+``make examples`` runs this file: it runs all examples, and writes examples/outputs/.
 """
 
 import ast
