@@ -1,8 +1,9 @@
-"""Every example runs as it stands, prints what it promises, and is short."""
+"""Every example runs as it stands, prints what the site shows, and is short."""
 
 import runpy
 import sys
 
+import pages
 import pytest
 from helpers import ROOT
 
@@ -14,6 +15,7 @@ PRINTS = {
     "own_networks": "(patch, width, depth) = [",
     "own_proxy": "Spearman with MACs",
     "score": "Spearman of score and MACs",
+    "search_latency": "24 of ",
     "twenty_labels": "settings found",
     "your_own_vmap": "",
 }
@@ -36,3 +38,7 @@ def test_example_runs(path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.strip()
     assert PRINTS[path.stem] in printed
+    stored = ROOT / "examples" / "outputs" / f"{path.stem}.txt"
+    assert stored.exists(), "the site shows what each example prints: make examples"
+    shown = stored.read_text()
+    assert not pages.disagreements(printed, shown), "the site shows another output: make examples"
