@@ -48,7 +48,7 @@ class Random(Strategy):
 
     def propose(self, state: State) -> str | None:
         """Return a random candidate."""
-        return _draw(state, _generator(state))
+        return _draw(state, generator_of(state))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Evolution(Strategy):
 
     def propose(self, state: State) -> str | None:
         """Return a mutant, or a random candidate at the beginning and where no mutant is new."""
-        rng, measured = _generator(state), state.measured
+        rng, measured = generator_of(state), state.measured
         if len(state.asked) >= self.population_size and measured:
             problem, asked = state.problem, set(state.asked)
             latest = list(dict.fromkeys(one.key for one in reversed(state.told)))[: self.population_size]
@@ -156,7 +156,7 @@ class Process(Strategy):
             first = free.order[: self.initial_top] if free.names else free.order
             order = [*np.random.default_rng(state.seed).permutation(first), *free.order]
             return problem.keys[next(row for row in order if left[row])]
-        return problem.keys[int(np.argmax(np.where(left, bounds.scalar(_generator(state)), -np.inf)))]
+        return problem.keys[int(np.argmax(np.where(left, bounds.scalar(generator_of(state)), -np.inf)))]
 
 
 STRATEGIES: dict[str, type[Strategy]] = {one.name: one for one in (Process, Evolution, Random, ByProxy)}
@@ -181,7 +181,7 @@ def _check_counts(strategy: Strategy, *names: str) -> None:
             raise ValueError(f"strategy {strategy.name!r}: {name}: expected an integer >= 1, got {quoted(value)}")
 
 
-def _generator(state: State) -> np.random.Generator:
+def generator_of(state: State) -> np.random.Generator:
     """Return the generator of this step; that of the seed alone draws the first candidates of a process."""
     return np.random.default_rng([state.seed, 1 + len(state.asked)])
 
