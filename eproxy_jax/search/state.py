@@ -373,7 +373,10 @@ def _columns(row: Mapping[str, Any], what: str) -> Columns:
     if not all(isinstance(field, list) and all(isinstance(one, str) for one in field) for field in fields):
         raise ValueError(f"{what!r}: expected lists of strings and their values, got {quoted(row)}")
     archs, names, blocks = fields
-    values = np.asarray(row.get("values"), np.float64)  # null is NaN
+    try:
+        values = np.asarray(row.get("values"), np.float64)  # null is NaN
+    except OverflowError as error:
+        raise ValueError(f"{what!r}: {error}") from error
     return Columns(archs, names, values.reshape(len(archs), len(names)), blocks)
 
 
