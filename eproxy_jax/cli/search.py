@@ -37,7 +37,8 @@ Without --truth, --ask and --tell nothing is measured, and the best is that of -
 --then computes dear columns as the search goes on, only of what can still win. A space too large to list, for which
 neither --columns nor a list is given, is searched by evolution, which proposes the candidates. --ask prints a CSV:
 train these, write each value beside its architecture, "nan" where the training failed, and --tell the file. Rows
-without a value wait; rows that were told before are told once. A killed search, started again with the same flags, resumes.
+without a value wait; rows that were told before are told once. A killed search, started again with the same flags,
+resumes.
 """
 
 

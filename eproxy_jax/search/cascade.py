@@ -14,6 +14,8 @@ from eproxy_jax.search.acquisition import bounds_of
 from eproxy_jax.search.state import State
 from eproxy_jax.search.strategies import Process, generator_of
 
+_FEW = 4  # this part of the number at a time, where nothing exceeds the best
+
 
 def wanting(state: State, num: int = 8, most: int | None = None) -> tuple[str, ...]:
     """Return the candidates whose dear columns the next ask should know.
@@ -21,9 +23,11 @@ def wanting(state: State, num: int = 8, most: int | None = None) -> tuple[str, .
     These are the measured ones, and what can still win, the largest bound first, if the candidate that would be asked
     for is among it. The first measurements are drawn without dear columns.
 
+    Where nothing exceeds the best, a quarter of ``num`` of the largest bounds are wanted: a measurement costs more.
+
     Args:
       state: the search, by the process.
-      num: how many at a time; more if more were measured.
+      num: how many at a time, at most, besides the measured ones.
       most: how many candidates may have dear columns; by default all.
 
     Returns:
@@ -48,10 +52,11 @@ def wanting(state: State, num: int = 8, most: int | None = None) -> tuple[str, .
     if left.any():
         scalar = np.where(left, bounds.scalar(generator_of(state)), -np.inf)
         if problem.keys[int(np.argmax(scalar))] not in known:
-            can_win = scalar > (bounds.reached.max() if bounds.upper.shape[1] == 1 else -np.inf)
-            rows = np.argsort(-scalar, kind="stable")
-            order = [key for row in rows if can_win[row] and (key := problem.keys[row]) not in known]
-    wanted = [*measured, *order[: max(num - len(measured), 0)]]
+            rows = [row for row in np.argsort(-scalar, kind="stable") if left[row] and problem.keys[row] not in known]
+            best = bounds.reached.max() if bounds.upper.shape[1] == 1 else -np.inf
+            winning = int((scalar[rows] > best).sum())
+            order = [problem.keys[row] for row in rows[: min(max(winning, -(-num // _FEW)), num)]]
+    wanted = [*measured, *order]
     if most is not None:
         wanted = wanted[: max(most - len(known), 0)]
     return tuple(map(problem.spelling, wanted))

@@ -29,8 +29,8 @@ def dear(archs):
     return ep.Columns.of(archs, {"eproxy:a": [value(a) for a in archs], "eproxy:b": [-(value(a) ** 2) for a in archs]})
 
 
-def start(seed=0, noise=3.0, **options):
-    return search.init(SPACE, cheap(ARCHS, noise), search.Process(num_initial=5, initial_top=30), seed=seed, **options)
+def start(seed=0, **options):
+    return search.init(SPACE, cheap(ARCHS), search.Process(num_initial=5, initial_top=30), seed=seed, **options)
 
 
 def play(state, queries, *, cascade, most=None):
@@ -43,11 +43,26 @@ def play(state, queries, *, cascade, most=None):
 
 
 def test_dear_columns_of_a_few_find_what_cheap_ones_miss():
-    top = max(map(value, ARCHS))
-    with_dear, without = ([play(start(seed, 30), 12, cascade=on) for seed in range(4)] for on in (True, False))
-    assert all(len(state.dear) < len(ARCHS) / 2 for state in with_dear)
-    regrets = [np.mean([top - state.best.values[0] for state in states]) for states in (with_dear, without)]
-    assert regrets[0] < 0.5 * regrets[1]
+    """Values that nothing in the architecture tells: the cheap hint is three parts noise, the dear column one of ten."""
+    rng = np.random.default_rng(0)
+    truth = dict(zip(ARCHS, rng.normal(size=len(ARCHS)).tolist(), strict=True))
+    noise = rng.normal(size=(2, len(ARCHS)))
+    values = np.asarray(list(truth.values()))
+    few = ep.Columns.of(ARCHS, {"jacov": values + 3 * noise[0]})
+    exact = ep.Columns.of(ARCHS, {"eproxy": values + 0.1 * noise[1]})
+
+    def best(seed, *, cascade):
+        state = search.init(SPACE, few, search.Process(num_initial=5), seed=seed)
+        for _ in range(14):
+            while cascade and (wanted := search.wanting(state, 8, 50)):
+                state = search.supply(state, exact.rows(wanted))
+            archs, state = search.ask(state)
+            state = search.tell(state, archs, [truth[archs[0]]])
+        assert state.dear is None or len(state.dear) <= 50
+        return state.best.values[0]
+
+    with_dear, without = (np.mean([best(seed, cascade=on) for seed in range(4)]) for on in (True, False))
+    assert with_dear > without + 0.2
 
 
 def test_nothing_is_wanted_before_something_is_measured_and_the_share_is_kept():
@@ -56,7 +71,7 @@ def test_nothing_is_wanted_before_something_is_measured_and_the_share_is_kept():
     state = play(state, 5, cascade=True)
     wanted = search.wanting(state, 7)
     assert set(wanted) >= {one.arch for one in state.results}  # the measured ones first
-    assert len(wanted) == 7
+    assert 5 < len(wanted) <= 12
     assert search.wanting(state, 7, most=3) == wanted[:3]
     assert len(play(state, 12, cascade=True, most=9).dear) <= 9
     known = search.supply(state, dear(ARCHS))
