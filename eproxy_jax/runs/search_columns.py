@@ -7,12 +7,14 @@ columns, ``dear.jsonl``.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from eproxy_jax import files
 from eproxy_jax.columns import ColumnsResult
 from eproxy_jax.errors import listed, quoted
 from eproxy_jax.execution.execution import Execution
@@ -68,8 +70,9 @@ class Inputs:
         Raises:
           ValueError: see ``ep.runs.score_columns``.
         """
+        path = self.workdir / file
         result = columns_lib.score_columns(
-            archs,
+            _with_held(archs, path, self.space),
             self.space,
             names,
             self.images,
@@ -77,34 +80,37 @@ class Inputs:
             labels=self.labels,
             num_classes=self.num_classes,
             settings=self.settings,
-            out=self.workdir / file,
+            out=path,
             execution=self.execution,
             command=self.command,
         )
         assert result is not None, "a search is one process"
-        return self._rows(result)
+        return self._rows(archs, result)
 
     def fitted(self, archs: Sequence[Any], saved: fitting.SavedFit) -> Columns:
         """Compute the columns of a fit, and what it expects, in the column ``fitted``."""
         num_classes = saved.made_with.get("num_classes") if self.num_classes is None else self.num_classes
+        path = self.workdir / "fitted.jsonl"
         ranked = fitting.rank(
             saved,
-            archs,
+            _with_held(archs, path, self.space),
             self.space,
             self.images,
             self.weight_seed,
             labels=self.labels,
             num_classes=num_classes,
-            out=self.workdir / "fitted.jsonl",
+            out=path,
             execution=self.execution,
             command=self.command,
         )
         assert ranked is not None, "a search is one process"
         columns = {**ranked.columns.scalars(), FITTED: ranked.score}
-        return self._rows(dataclasses.replace(ranked.columns, columns=columns))
+        return self._rows(archs, dataclasses.replace(ranked.columns, columns=columns))
 
-    def _rows(self, result: ColumnsResult) -> Columns:
+    def _rows(self, archs: Sequence[Any], result: ColumnsResult) -> Columns:
+        """Return the rows of some architectures of a result: connected functions, by canonical string."""
         space = self.space
+        result = result.select(range(len(archs)))  # they stand before those that the file had
         texts = [space.format(space.canonical(space.parse(arch))) for arch in result.archs]
         ok = np.asarray(result.status) == STATUS_OK
         rows = {text: i for i, text in reversed(list(enumerate(texts))) if ok[i]}
@@ -133,6 +139,18 @@ class Inputs:
             return found
 
         return columns_of
+
+
+def _with_held(archs: Sequence[Any], path: Path, space: SearchSpace) -> list[Any]:
+    """Return architectures, and behind them those of a file: it grows as the search goes on, and keeps what it has."""
+    parsed = [space.parse(arch) for arch in archs]
+    held: list[Any] = []
+    for line in files.read_text(path, "file of columns").splitlines() if path.exists() else []:
+        try:
+            held.append(space.parse(json.loads(line)["arch"]))
+        except (LookupError, TypeError, ValueError, RecursionError):
+            continue  # a half-written last line, or a file of somebody else: who reads it in earnest says so
+    return [*parsed, *(arch for arch in dict.fromkeys(held) if arch not in set(parsed))]
 
 
 def with_fit(columns: Columns, saved: fitting.SavedFit) -> Columns:
