@@ -122,7 +122,8 @@ class Process(Strategy):
 
     Attributes:
       num_initial: candidates drawn before the process chooses.
-      initial_top: the best of the sum, from which they are drawn.
+      initial_top: the best of the sum, from which they are drawn; never more than a tenth of the candidates, unless that
+        is less than twice ``num_initial``.
       beta: standard deviations in the bound.
       prior: an aggregate's name or names of columns; by default those columns of ``rank_sum`` that are there.
 
@@ -153,7 +154,8 @@ class Process(Strategy):
         bounds = None if len(state.asked) < self.num_initial else bounds_of(state, self.prior, self.beta)
         if bounds is None:
             free = label_free(problem, self.prior)
-            first = free.order[: self.initial_top] if free.names else free.order
+            most = max(len(free.order) // 10, 2 * self.num_initial)
+            first = free.order[: min(self.initial_top, most)] if free.names else free.order
             order = [*np.random.default_rng(state.seed).permutation(first), *free.order]
             return problem.keys[next(row for row in order if left[row])]
         return problem.keys[int(np.argmax(np.where(left, bounds.scalar(generator_of(state)), -np.inf)))]

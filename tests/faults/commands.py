@@ -44,14 +44,24 @@ COMMANDS = {
          "--no-plot"],
         "predictions.jsonl",
     ),
+    "search": (
+        ["search", *CONFIG, "--columns", "{inputs}/mine.csv", "--truth", "{inputs}/truth.json", "--num-evaluations", "12",
+         "--no-plot"],
+        "search.jsonl",
+    ),
+    "search, cascade": (
+        ["search", *CONFIG, "--archs", "{inputs}/truth.json", "--proxy", "drawn", "--then", "eproxy", "--then-share", "0.6",
+         "--truth", "{inputs}/truth.json", "--num-evaluations", "11", "--chunk-size", "2", "--no-plot"],
+        "search.jsonl",
+    ),
     "score, fit": (
         ["score", *CONFIG, "--sample", "10", "--seed", "1", "--chunk-size", "2", "--settings", "{inputs}/fit.json",
          "--no-plot"],
         "columns.jsonl",
     ),
 }  # fmt: skip
-AT_ONCE = ("fit",)  # trains nothing: there is no moment at which a second writer meets it
-KILLED_ELSEWHERE = ("search",)  # tests/cli/test_cli_search.py
+AT_ONCE = ("fit", "search")  # trains nothing: there is no moment at which a second writer meets it
+KILLED_ELSEWHERE = ()
 WRITE_NOTHING = ("plan", "spaces", "proxies", "convert", "suggest", "export")  # on standard output, or again and whole
 
 
