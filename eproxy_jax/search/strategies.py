@@ -122,8 +122,8 @@ class Process(Strategy):
 
     Attributes:
       num_initial: candidates drawn before the process chooses.
-      initial_top: the best of the sum, from which they are drawn; never more than a tenth of the candidates, unless that
-        is less than twice ``num_initial``.
+      initial_top: the best of the sum, from which they are drawn; at most a tenth of the candidates, unless that is
+        less than twice ``num_initial``.
       beta: standard deviations in the bound.
       prior: an aggregate's name or names of columns; by default those columns of ``rank_sum`` that are there.
 
