@@ -3,15 +3,18 @@ r"""This benchmark plays searches against tables of trained networks, and counts
   python benchmarks/search.py --benchmark nasbench201 --num-seeds 10 --queries 10 20 50
   python benchmarks/search.py --benchmark transnas_micro --num-seeds 10 --queries 10 20 50
   python benchmarks/search.py --benchmark nasbench201 --latency edgegpu_latency --num-seeds 10
+  python benchmarks/search.py --benchmark nasbench201 --columns runs/cheap/columns.jsonl --epochs 12
+  python benchmarks/search.py --benchmark nasbench101 --no-proxies
 
 The columns are sizes, graph counts, and proxies that an independent implementation computed (``proxy_scores`` below
 EPROXY_DATA); ``--columns`` reads files of ``eproxy score --proxy`` instead of the stored proxies. The candidates are
 the networks that have such columns: for NAS-Bench-201 those of 9,445 cells. ``--no-proxies`` takes all networks of the
 table, with sizes and graph counts alone.
 
-NAS-Bench-201: what is asked for is the validation accuracy; the regret is in TEST accuracy after 200 epochs, of the
-best queried network by validation, against the best of all 15,625. TransNAS: the rank of the best queried network by
-validation, among the candidates and among all 4,096.
+NAS-Bench-201: what is asked for is the validation accuracy, after 200 epochs or, with ``--epochs 12``, after 12. The
+regret is in TEST accuracy after 200 epochs, of the best queried network by what was asked for: against the best of all
+15,625, and against the best of the candidates. TransNAS: the rank of the best queried network by validation, among the
+candidates and among all. NAS-Bench-101: the regret in validation accuracy among the 20,001 networks of the table.
 
 ``--latency`` searches for fronts of validation accuracy and a column of ``hw_*.csv``, which is known of all candidates.
 The measure is the hypervolume reached, as a share of that of all candidates. Its reference is the largest latency and
@@ -25,19 +28,24 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import fit_columns
 import numpy as np
 from common import DATA, POOLS, RESULTS, header, markdown_table, task_name, write_page
+from proxies import read_columns
 
 import eproxy_jax as ep
 from eproxy_jax import search, spaces
-from eproxy_jax.runs.gathering import gather, of_space
+from eproxy_jax.runs.gathering import of_space
 
 _TEST = {"cifar10valid": "CIFAR10", "cifar100": "CIFAR100", "tinyimagenet": "ImageNet"}
 _HARDWARE = {"cifar10valid": "cifar10", "cifar100": "cifar100", "tinyimagenet": "ImageNet16-120"}
+_EARLY = {"cifar10valid": "cifar10", "cifar100": "cifar100", "tinyimagenet": "imagenet"}  # columns after 12 epochs
+_OF_SPACE = ("macs", "params", "macs_as_written", "params_as_written")
 _DRAW_NOTHING = ("rank sum", "MACs")
 BEST = "the best of all candidates by what is queried"
 SHARE = "share of the hypervolume"
@@ -67,27 +75,92 @@ class Game:
     costs: dict[str, dict[str, float]]
 
 
-def games(benchmark: str, proxies: bool, files: Sequence[str]) -> Iterator[Game]:
+def games(benchmark: str, proxies: bool, files: Sequence[str], epochs: int = 200) -> Iterator[Game]:
     """Yield the tasks of a benchmark."""
     space = spaces.get(benchmark)
-    tables = POOLS[benchmark][0]
-    if proxies and not files:
-        cases = [(case.task, case.columns) for case in fit_columns.SOURCES[benchmark]()]
-    else:
-        texts = list(fit_columns.read_truth(space, tables[0]))
-        gathered = gather(files, space) if files else of_space(space, list(map(space.parse, texts)))
-        rows = spelled_in(space, gathered.columns, texts)
-        columns = gathered.columns.rows(rows)
-        columns = dataclasses.replace(columns, archs=tuple(rows.values()))
-        cases = [(task_name(benchmark, file), columns) for file in tables]
-    for (task, columns), file in zip(cases, tables, strict=True):
-        values = fit_columns.read_truth(space, file)
+    for task, values, stored in TABLES[benchmark](space, epochs):
+        if proxies and not files:
+            columns = stored()
+        else:
+            own = own_columns(space, files) if files else of_space(space, list(map(space.parse, values))).columns
+            rows = spelled_in(space, own, list(values))
+            columns = dataclasses.replace(own.rows(rows), archs=tuple(rows.values()))
         if benchmark == "nasbench201":
-            yield Game(task, columns, values, {"test regret, %": _test_regrets(space, file)})
+            regrets = _test_regrets(space, task)
+            best = min(regrets[arch] for arch in columns.archs)
+            among = {arch: value - best for arch, value in regrets.items()}
+            costs = {"test regret, %": regrets, "test regret among the candidates, %": among}
+        elif benchmark == "nasbench101":
+            costs = {"regret, %": {arch: max(values.values()) - value for arch, value in values.items()}}
         else:
             pool = sorted((values[arch] for arch in columns.archs), reverse=True)
             costs = {"rank among the candidates": _ranks(values, pool), "rank among all": _ranks(values, None)}
-            yield Game(task, columns, values, costs)
+        yield Game(task, columns, values, costs)
+
+
+def _nasbench201(space: spaces.SearchSpace, epochs: int) -> Iterator[tuple[str, dict[str, float], Any]]:
+    cases = fit_columns.nasbench201()
+    for file in POOLS["nasbench201"][0]:
+        task = next(own for own in _TEST if own in file)
+        values = fit_columns.read_truth(space, file) if epochs == 200 else _after_12_epochs(space, task)
+        yield task, values, lambda task=task: next(case.columns for case in cases if case.task == task)
+
+
+def _after_12_epochs(space: spaces.SearchSpace, task: str) -> dict[str, float]:
+    with (DATA / "nasbench201" / "mini_nb201_12epochs.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return {space.format(space.parse(row["cellstr"])): float(row[f"{_EARLY[task]}-val"]) for row in rows}
+
+
+def _nasbench101(space: spaces.SearchSpace, epochs: int) -> Iterator[tuple[str, dict[str, float], Any]]:
+    """Yield the 20,001 networks of the table."""
+    del epochs
+    table = json.loads((DATA / "nasbench101" / "nb101_20k.json").read_text())
+    place = next(i for i, name in enumerate(table["fields"]) if name.startswith("val_acc_108ep"))
+    (rows,) = [rows for name, rows in table.items() if name != "fields"]
+    values = {space.format(space.parse(row[1])): 100 * float(row[place]) for row in rows}
+    yield "cifar10", values, None
+
+
+def _transnas(space: spaces.SearchSpace, epochs: int) -> Iterator[tuple[str, dict[str, float], Any]]:
+    del epochs
+    size = space.name.removeprefix("transnas_")
+    stored = json.loads((DATA / "proxy_scores" / f"zc_transbench101_{size}.json").read_text())
+    for file in POOLS[space.name][0]:
+        task, values = task_name(space.name, file), fit_columns.read_truth(space, file)
+        rows = stored[task]
+
+        def columns(task: str = task, rows: Any = rows, values: Any = values) -> ep.Columns:
+            return fit_columns.make_case(space, task, list(rows), list(rows.values()), values).columns
+
+        yield task, values, columns
+
+
+TABLES: dict[str, Callable[[Any, int], Iterator[tuple[str, dict[str, float], Any]]]] = {
+    "nasbench201": _nasbench201,
+    "nasbench101": _nasbench101,
+    "transnas_micro": _transnas,
+    "transnas_macro": _transnas,
+}
+
+
+def own_columns(space: spaces.SearchSpace, files: Sequence[str], without: Sequence[str] = ()) -> ep.Columns:
+    """Return the columns of files of ``eproxy score --proxy``, by canonical string, with sizes and graph counts.
+
+    Args:
+      space: the search space.
+      files: the files; a column that is absent for an architecture is unknown there.
+      without: columns to leave out.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for file in files:
+        for arch, row in read_columns(Path(file)).items():
+            found.setdefault(space.format(space.canonical(space.parse(arch))), {}).update(row)
+    left_out = {*_OF_SPACE, *without}
+    names = [name for name in dict.fromkeys(name for row in found.values() for name in row) if name not in left_out]
+    columns = of_space(space, list(map(space.parse, found))).columns
+    rows = [found[arch] for arch in columns.archs]
+    return columns.join(ep.Columns.of(columns.archs, {name: [row.get(name, np.nan) for row in rows] for name in names}))
 
 
 def spelled_in(space: spaces.SearchSpace, columns: ep.Columns, texts: Sequence[str]) -> dict[str, str]:
@@ -99,8 +172,8 @@ def spelled_in(space: spaces.SearchSpace, columns: ep.Columns, texts: Sequence[s
     return found
 
 
-def _test_regrets(space: spaces.SearchSpace, file: str) -> dict[str, float]:
-    name = next(own for task, own in _TEST.items() if task in file)
+def _test_regrets(space: spaces.SearchSpace, task: str) -> dict[str, float]:
+    name = _TEST[task]
     with (DATA / "nasbench201" / "test_accuracy_200ep.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     test = {space.format(space.parse(r["ArchitectureString"])): float(r[f"{name}TestAccuracy200Epochs"]) for r in rows}
@@ -204,39 +277,13 @@ def draw(name: str, curves: dict[str, dict[str, np.ndarray]], what: str) -> None
     figure.savefig(RESULTS / f"{name}.png", dpi=110)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--benchmark", choices=["nasbench201", "transnas_micro"], required=True)
-    parser.add_argument("--num-seeds", type=int, default=10)
-    parser.add_argument("--queries", type=int, nargs="+", default=[10, 20, 50])
-    parser.add_argument("--columns", nargs="+", default=[], metavar="FILE", help="files of eproxy score --proxy")
-    parser.add_argument("--no-proxies", action="store_true", help="all networks, with sizes and graph counts alone")
-    parser.add_argument("--latency", metavar="COLUMN", help="of hw_*.csv: search for fronts (nasbench201)")
-    args = parser.parse_args()
-    if args.latency and args.benchmark != "nasbench201":
-        parser.error("--latency: only nasbench201 has latencies")
-    space = spaces.get(args.benchmark)
-    name = f"search_{args.benchmark}" + "_no_proxies" * args.no_proxies + "_columns" * bool(args.columns)
-    name += f"_{args.latency}" if args.latency else ""
-    rows: list[dict[str, Any]] = []
-    curves: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-    sizes = {}
-    for game in games(args.benchmark, not args.no_proxies, args.columns):
-        sizes[game.task] = len(game.columns), len(game.columns.names)
-        seeds, most = args.num_seeds, max(args.queries)
-        if args.latency:
-            measured = measure_fronts(space, game, args.latency, seeds, most)
-        else:
-            measured = measure(space, game, seeds, most)
-        for what, own in measured.items():
-            curves.setdefault(what, {})[game.task] = own
-            for strategy, costs in own.items():
-                for seed, run in enumerate(costs):
-                    at = {f"after {count}": round(float(run[count - 1]), 4) for count in args.queries}
-                    rows.append({"task": game.task, "measure": what, "strategy": strategy, "seed": seed, **at})
+def page(args: argparse.Namespace, name: str, sizes: dict[str, tuple[int, int]], curves: Any) -> str:
+    """Return the page of the tasks that are finished."""
     text = header(f"Searches with few queries, {args.benchmark}")
-    text += f"Mean ± standard deviation over {args.num_seeds} seeds; rank sum and MACs draw nothing. Candidates and "
-    text += f"columns: {', '.join(f'{task} {a:,} and {c}' for task, (a, c) in sizes.items())}.\n"
+    text += f"Mean ± standard deviation over {args.num_seeds} seeds; rank sum and MACs draw nothing. "
+    if args.epochs != 200:
+        text += f"A query answers the validation accuracy after {args.epochs} epochs. "
+    text += f"Candidates and columns: {', '.join(f'{task} {a:,} and {c}' for task, (a, c) in sizes.items())}.\n"
     for what, tasks in curves.items():
         digits = 3 if what == SHARE else 2
         for count in args.queries:
@@ -250,9 +297,45 @@ def main() -> None:
                 table.append({"strategy": strategy, **cells, "mean": f"{mean:.{digits}f}"})
             text += f"\n## {what}, after {count} queries\n\n{markdown_table(table)}"
     first = next(iter(curves))
-    draw(name, curves[first], first)
-    text += f"\n![{first} against queries; bands from the 10th to the 90th percentile of seeds]({name}.png)\n"
-    write_page(name, text, rows)
+    return text + f"\n![{first} against queries; bands from the 10th to the 90th percentile of seeds]({name}.png)\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--benchmark", choices=list(TABLES), required=True)
+    parser.add_argument("--num-seeds", type=int, default=10)
+    parser.add_argument("--queries", type=int, nargs="+", default=[10, 20, 50])
+    parser.add_argument("--columns", nargs="+", default=[], metavar="FILE", help="files of eproxy score --proxy")
+    parser.add_argument("--no-proxies", action="store_true", help="all networks, with sizes and graph counts alone")
+    parser.add_argument("--epochs", type=int, choices=[12, 200], default=200, help="of what a query answers")
+    parser.add_argument("--latency", metavar="COLUMN", help="of hw_*.csv: search for fronts (nasbench201)")
+    args = parser.parse_args()
+    if args.benchmark == "nasbench101" and not (args.no_proxies or args.columns):
+        parser.error("nasbench101: the stored proxies are of other networks: give --no-proxies or --columns FILE")
+    if args.benchmark != "nasbench201" and (args.latency or args.epochs != 200):
+        parser.error("--latency and --epochs: only for nasbench201")
+    space = spaces.get(args.benchmark)
+    name = f"search_{args.benchmark}" + "_no_proxies" * args.no_proxies + "_columns" * bool(args.columns)
+    name += f"_{args.epochs}epochs" * (args.epochs != 200) + (f"_{args.latency}" if args.latency else "")
+    rows: list[dict[str, Any]] = []
+    curves: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    sizes = {}
+    for game in games(args.benchmark, not args.no_proxies, args.columns, args.epochs):
+        sizes[game.task] = len(game.columns), len(game.columns.names)
+        seeds, most = args.num_seeds, max(args.queries)
+        if args.latency:
+            measured = measure_fronts(space, game, args.latency, seeds, most)
+        else:
+            measured = measure(space, game, seeds, most)
+        for what, own in measured.items():
+            curves.setdefault(what, {})[game.task] = own
+            for strategy, costs in own.items():
+                for seed, run in enumerate(costs):
+                    at = {f"after {count}": round(float(run[count - 1]), 4) for count in args.queries}
+                    rows.append({"task": game.task, "measure": what, "strategy": strategy, "seed": seed, **at})
+        first = next(iter(curves))
+        draw(name, curves[first], first)
+        write_page(name, page(args, name, sizes, curves), rows)  # as tasks finish
 
 
 if __name__ == "__main__":

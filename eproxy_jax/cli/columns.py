@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise common.UsageError(
             f"{arguments.config}: config.targets and config.optimizer are for Eproxy's score: leave them or --proxy out"
         )
-    names, settings, read = _proxies(arguments.proxy, spec)
+    names, settings, read = proxies_of(arguments.proxy, spec)
     columns.wanted_columns(names, settings)  # tells unknown names before files are read
     archs = common.architectures(arguments, spec.space)
     out, figure, process = common.destination_of(
@@ -119,8 +119,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
-def _proxies(text: str, spec: RunSpec) -> tuple[list[str], dict[str, Any], list[Path]]:
-    """Return the names that --proxy asks for, the settings of its columns of Eproxy, and the files it names.
+def proxies_of(text: str, spec: RunSpec) -> tuple[list[str], dict[str, Any], list[Path]]:
+    """Return the names that --proxy or --then asks for, the settings of its columns of Eproxy, and the files it names.
 
     ``eproxy:FILE`` is one column for each setting of the file: ``eproxy:FILE``, or ``eproxy:FILE#0``, ``...#1``, ...
     """

@@ -87,14 +87,19 @@ def add_proxy_flags(parser: argparse.ArgumentParser) -> Any:
     what.add_argument(
         "--config", metavar="FILE[:VARIANT]", help="configuration file, such as configs/nasbench201.py:small"
     )
-    what.add_argument(
+    add_input_flags(what)
+    return what
+
+
+def add_input_flags(group: Any) -> None:
+    """Add --images and --weight-seed to a group."""
+    group.add_argument(
         "--images",
         metavar="SOURCE",
         help="dead_leaves, one_over_f, white_noise; .npy, .npz or FILE.npz:NAME; or a folder: CIFAR-10, CIFAR-100, "
         "ImageNet16, or image files",
     )
-    what.add_argument("--weight-seed", type=seed, metavar="N", help="seed of weights, targets and barrier (default 0)")
-    return what
+    group.add_argument("--weight-seed", type=seed, metavar="N", help="seed of weights, targets and barrier (default 0)")
 
 
 def add_arch_flags(parser: argparse.ArgumentParser) -> None:

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eproxy_jax.cli import common, fit
+from eproxy_jax.cli import common, fit, search_inputs
 from eproxy_jax.cli.common import UsageError
 
 if TYPE_CHECKING:
-    from eproxy_jax.runs.searching import SearchFile
+    from eproxy_jax.fits.columns import Columns
+    from eproxy_jax.runs.searching import Growing, SearchFile
     from eproxy_jax.search import State
     from eproxy_jax.spaces import SearchSpace
 
+_POOL = 200  # candidates of a space too large to list, before anything is measured
+_THEN_SHARE = 0.25
 _EPILOG = """\
 examples:
   eproxy search --space nasbench201 --columns runs/cheap/columns.jsonl --max-macs 1e8 --workdir runs/s
   eproxy search --columns runs/cheap/columns.jsonl --truth accuracy.json --num-evaluations 50 --workdir runs/played
   eproxy search --columns runs/cheap/columns.jsonl --ask 4 --workdir runs/mine > four.csv
   eproxy search --columns runs/cheap/columns.jsonl --tell four.csv --ask 4 --workdir runs/mine > next.csv
+  eproxy search --config configs/nasbench201.py:small --sample 300 --proxy rank_sum --then eproxy --truth accuracy.json
+  eproxy search --config configs/nds.py:DARTS,small --proxy rank_sum --ask 4 --workdir runs/darts > four.csv
+  eproxy search --columns runs/cheap/columns.jsonl --settings runs/fit/settings.json --workdir runs/fitted
   eproxy search --columns runs/cheap/columns.jsonl hw.csv --minimize hw:latency --max hw:latency=5 --workdir runs/front
 
-Without --truth, --ask and --tell nothing is measured, and the best is that of a label-free ranking. --ask prints a
-CSV: train these, write each value beside its architecture, "nan" where the training failed, and --tell the file. Rows
+Without --truth, --ask and --tell nothing is measured, and the best is that of --settings or of a label-free ranking.
+--then computes dear columns as the search goes on, only of what can still win. A space too large to list, for which
+neither --columns nor a list is given, is searched by evolution, which proposes the candidates. --ask prints a CSV:
+train these, write each value beside its architecture, "nan" where the training failed, and --tell the file. Rows
 without a value wait; rows that were told before are told once. A killed search, started again with the same flags,
 resumes.
 """
@@ -44,6 +53,20 @@ def add_parser(commands: common.Commands) -> None:
     which.add_argument("--sample", type=common.positive, metavar="N", help="without --columns: N random candidates")
     which.add_argument("--all", action="store_true", help="without --columns: the whole space, listed")
     which.add_argument("--limit", type=common.positive, metavar="N", help="a random subset of N of --archs or --all")
+    computed = search.add_argument_group("columns that the search computes, into files that resume")
+    computed.add_argument("--proxy", metavar="NAME[,NAME...]", help="columns of all candidates, as of eproxy score")
+    computed.add_argument("--settings", metavar="FILE", help="a fit of eproxy fit: its columns, and the prior")
+    computed.add_argument(
+        "--then", metavar="NAME[,NAME...]", help="dear columns, of what can still win: eproxy, eproxy:FILE, any proxy"
+    )
+    computed.add_argument(
+        "--then-share", type=_share, metavar="S", help="largest share of candidates with dear columns (default 0.25)"
+    )
+    computed.add_argument(
+        "--pool", type=common.positive, metavar="N", help="candidates to begin with, in a large space (default 200)"
+    )
+    computed.add_argument("--num-classes", type=common.positive, metavar="K", help="classes of the classifier")
+    common.add_input_flags(computed)
     wanted = search.add_argument_group("what is wanted")
     wanted.add_argument("--max-macs", type=_number, metavar="M", help="of the network that is trained in earnest")
     wanted.add_argument("--max-params", type=_number, metavar="M", help="of the network that is trained in earnest")
@@ -77,6 +100,14 @@ def add_parser(commands: common.Commands) -> None:
     output.add_argument("--workdir", metavar="DIR", default=".", help="folder of the search (default .)")
     output.add_argument("--top", type=common.positive, default=10, metavar="K", help="how many to list (default 10)")
     output.add_argument("--no-plot", action="store_true", help="draw no figure")
+    common.add_execution_flags(search)
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share in (0, 1], got {text}")
+    return value
 
 
 def _number(text: str) -> float:
@@ -93,6 +124,22 @@ def _named(text: str) -> tuple[str, float]:
     return name, _number(value)
 
 
+class _Candidates(NamedTuple):
+    """What is searched.
+
+    Attributes:
+      columns: of the candidates; None for the whole space.
+      prior: the columns that rank before anything is measured; None for the usual sum of ranks.
+      growing: how the search comes to know more.
+      more: what the search depends on besides its columns, as plain data.
+    """
+
+    columns: Columns | None
+    prior: tuple[str, ...] | None
+    growing: Growing
+    more: dict[str, Any]
+
+
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command and return the exit status."""
     _check_flags(arguments)
@@ -104,25 +151,26 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if arguments.truth is not None:
         truth = common.read_truth(arguments, arguments.truth, space)
         common.announce_truth(truth)
-    columns = _candidates(arguments, space, truth)
-    start = _start(arguments, space, columns)
-    values = None
-    if truth is not None:
-        sign = start.problem.measured[0].sign  # the file holds values as the table has them
-        values = {key: sign * value for key, value in searching.known_values(start, truth).items()}
-    told = None
-    if arguments.tell is not None:
-        told = searching.read_results(arguments.tell, space, arguments.truth_column, arguments.dataset)
     workdir = files.folder(arguments.workdir)
     written = searching.written_files(workdir)
-    common.check_outputs(arguments, written[: 2 if arguments.no_plot else 3])
+    common.check_outputs(arguments, [*written[: 2 if arguments.no_plot else 3], *search_inputs.written(workdir)])
     message = f"{workdir}: another search is running in this folder: wait for it, or choose another --workdir"
     with files.locked_folder(workdir, message):
         searching.check_outputs(workdir, not arguments.no_plot)
-        file = searching.SearchFile(written[0], start, None if values is None else searching.truth_mark(values))
+        found = _candidates(arguments, overrides, space, truth, workdir)
+        start = _start(arguments, space, found)
+        values = None
+        if truth is not None:
+            sign = start.problem.measured[0].sign  # the file holds values as the table has them
+            values = {key: sign * value for key, value in searching.known_values(start, truth).items()}
+        told = None
+        if arguments.tell is not None:
+            told = searching.read_results(arguments.tell, space, arguments.truth_column, arguments.dataset)
+        mark = None if values is None else searching.truth_mark(values)
+        file = searching.SearchFile(written[0], start, mark, found.more)
         try:
             outputs.check_marked(written[1], searching.MARK, file.mark)
-            asked = _step(arguments, file, values, told)
+            asked = _step(arguments, file, values, told, found.growing)
             record = searching.record_of(file.state, file.mark, arguments.top, common.command_line())
             searching.write_result(workdir, record)
             _report(arguments, workdir, file.state, record, asked)
@@ -146,44 +194,94 @@ def _check_flags(arguments: argparse.Namespace) -> None:
         raise UsageError("--tell: standard input cannot be told twice: name a file")
     if arguments.tell is None:
         common.check_truth(arguments)
+    if arguments.proxy is not None and arguments.columns:
+        raise UsageError("--proxy computes the columns of all candidates, --columns reads them: give one of them")
+    if arguments.then is None and arguments.then_share is not None:
+        raise UsageError("--then-share is the largest share of candidates with the columns of --then: give these")
+    if arguments.then is not None and arguments.strategy != "process":
+        raise UsageError("--then: only --strategy process says what can still win")
+    if arguments.then is not None and not (arguments.columns or arguments.proxy or arguments.settings):
+        raise UsageError("--then: nothing cheap says what can still win: give --columns FILE, or --proxy rank_sum")
+    if not (arguments.proxy or arguments.then or arguments.settings):
+        for flag in ("images", "weight_seed", "num_classes"):
+            if getattr(arguments, flag) is not None:
+                raise UsageError(
+                    f"--{flag.replace('_', '-')}: nothing is computed here: it goes with --proxy or --then"
+                )
 
 
 def _space(arguments: argparse.Namespace, overrides: Sequence[str]) -> SearchSpace:
+    if arguments.columns and arguments.then is not None and arguments.space is None and arguments.config is None:
+        raise UsageError("--then computes columns: name the --config of the files of --columns, for sizes and images")
     if arguments.columns:
         return fit.space_of(arguments, overrides)
     common.check_source(arguments, overrides)
     return common.space_of(arguments, overrides)
 
 
-def _candidates(arguments: argparse.Namespace, space: SearchSpace, truth: Any) -> Any:
-    """Return the columns of the candidates, those with values if a table answers; None searches the whole space."""
-    from eproxy_jax.progress import announce
-    from eproxy_jax.runs import gathering
+def _candidates(
+    arguments: argparse.Namespace, overrides: Sequence[str], space: SearchSpace, truth: Any, workdir: Path
+) -> _Candidates:
+    """Return the candidates with their columns, those with values if a table answers."""
+    from eproxy_jax.runs.search_columns import FITTED
+    from eproxy_jax.runs.searching import Growing
 
-    with_graph_counts = not arguments.no_graph_counts
+    saved = search_inputs.saved_fit(arguments)
+    sources = search_inputs.sources(arguments, overrides, space, workdir, saved)
+    columns_of = sources.candidates(space, saved, not arguments.no_graph_counts)
+    listed_ones = arguments.archs is not None or arguments.sample is not None or arguments.all
+    whole = not (arguments.columns or listed_ones or arguments.proxy or saved)
+    pool = arguments.pool or _POOL
+    growing = Growing()
     if arguments.columns:
-        # A table may hold the values beside columns: what is asked for is no evidence.
-        measured = {} if truth is None or arguments.truth == "-" else {Path(arguments.truth): truth.column}
-        columns = gathering.gather(
-            arguments.columns,
-            space,
-            with_graph_counts=with_graph_counts,
-            dataset=arguments.dataset,
-            leave_out=arguments.leave_out,
-            values=measured,
-        ).columns
-    elif arguments.archs is not None or arguments.sample is not None or arguments.all:
-        announce("without --columns, only sizes and graph counts tell candidates apart")
-        archs = common.architectures(arguments, space)
-        columns = gathering.of_space(space, archs, with_graph_counts).columns
-    elif arguments.strategy in ("evolution", "random"):
-        return None
-    else:
+        columns = _of_files(arguments, space, truth, saved)
+    elif listed_ones:
+        columns = columns_of(common.architectures(arguments, space))
+    elif whole and arguments.strategy in ("evolution", "random"):
+        return _Candidates(None, None, growing, {})
+    elif space.num_archs is not None:
         raise UsageError(
             "give columns by --columns FILE, candidates by --archs FILE, --sample N or --all, or --strategy evolution"
         )
-    if truth is None:
-        return columns
+    elif truth is not None:
+        columns = columns_of([arch for arch in truth if space.is_connected(arch)])
+    else:
+        columns = columns_of(_first(arguments, space, pool - pool // 2))
+        growing = Growing(columns_of, pool)
+    if growing.columns_of is None and arguments.pool is not None:
+        raise UsageError("--pool is for spaces too large to list: --columns, a list or --truth say what is searched")
+    if columns is not None and truth is not None:
+        columns = _measured(columns, space, truth)
+    share = arguments.then_share or _THEN_SHARE
+    growing = sources.growing(growing, columns, share)
+    more = {"pool": pool} if growing.columns_of else {}
+    more |= {"then": [*sources.dear, share]} if sources.dear else {}
+    return _Candidates(columns, (FITTED,) if saved else None, growing, more)
+
+
+def _of_files(arguments: argparse.Namespace, space: SearchSpace, truth: Any, saved: Any) -> Columns:
+    from eproxy_jax.runs import gathering, search_columns
+
+    # A table may hold the values beside columns: what is asked for is no evidence.
+    measured = {} if truth is None or arguments.truth == "-" else {Path(arguments.truth): truth.column}
+    gathered = gathering.gather(
+        arguments.columns,
+        space,
+        with_graph_counts=not arguments.no_graph_counts,
+        dataset=arguments.dataset,
+        leave_out=arguments.leave_out,
+        values=measured,
+    )
+    if saved is None:
+        return gathered.columns
+    known = {name: value for name, value in saved.made_with.items() if name in gathered.made_with}
+    gathering.check_same(arguments.settings, known, gathered.made_with)
+    return search_columns.with_fit(gathered.columns, saved)
+
+
+def _measured(columns: Columns, space: SearchSpace, truth: Any) -> Columns:
+    from eproxy_jax.progress import announce
+
     known = {space.format(space.canonical(arch)) for arch in truth}
     kept = [arch for arch in columns.archs if arch in known]
     if not kept:
@@ -193,29 +291,44 @@ def _candidates(arguments: argparse.Namespace, space: SearchSpace, truth: Any) -
     return columns.rows(kept)
 
 
-def _start(arguments: argparse.Namespace, space: SearchSpace, columns: Any) -> State:
+def _first(arguments: argparse.Namespace, space: SearchSpace, num: int) -> tuple[str, ...]:
+    """Return random architectures of a large space that keep the constraints on sizes."""
     from eproxy_jax import search
-    from eproxy_jax.errors import check_known
 
+    limits = {name: pair for name, pair in _limits(arguments).items() if name in ("macs", "params")}
+    return search.ask(search.init(space, None, "random", constraints=limits, seed=arguments.seed), num)[0]
+
+
+def _limits(arguments: argparse.Namespace) -> dict[str, tuple[float | None, float | None]]:
     lows, highs = dict(arguments.min), dict(arguments.max)
     for name, value in (("macs", arguments.max_macs), ("params", arguments.max_params)):
         if value is not None:
             highs[name] = min(value, highs.get(name, math.inf))
-    constraints = {name: (lows.get(name), highs.get(name)) for name in {**lows, **highs}}
+    return {name: (lows.get(name), highs.get(name)) for name in {**lows, **highs}}
+
+
+def _start(arguments: argparse.Namespace, space: SearchSpace, found: _Candidates) -> State:
+    from eproxy_jax import search
+    from eproxy_jax.errors import check_known
+
+    columns = found.columns
     known = dict.fromkeys(["macs", "params", *(() if columns is None else columns.names)])
     check_known(arguments.minimize, known, "--minimize", "column")
     value = "-value" if arguments.lower_is_better else "value"
+    strategy = search.make_strategy(arguments.strategy)
+    if found.prior is not None and isinstance(strategy, (search.Process, search.ByProxy)):
+        strategy = dataclasses.replace(strategy, prior=found.prior)
     return search.init(
         space,
         columns,
-        arguments.strategy,
+        strategy,
         objectives=[value, *(f"-{name}" for name in arguments.minimize)],
-        constraints=constraints,
+        constraints=_limits(arguments),
         seed=arguments.seed,
     )
 
 
-def _step(arguments: argparse.Namespace, file: SearchFile, values: Any, told: Any) -> tuple[str, ...]:
+def _step(arguments: argparse.Namespace, file: SearchFile, values: Any, told: Any, growing: Growing) -> tuple[str, ...]:
     """Play, tell and ask as the flags say; returns what is asked for."""
     from eproxy_jax.progress import Progress, announce
     from eproxy_jax.runs import searching
@@ -230,14 +343,24 @@ def _step(arguments: argparse.Namespace, file: SearchFile, values: Any, told: An
                 failed = len(state.results) - len(state.measured)
                 shown.update(len(state.asked), None, f", {failed} failed" if failed else "", value)
 
-            searching.play(file, values, total, show)
+            searching.play(file, values, total, show, growing)
     if told is not None:
         new = searching.new_results(file.state, told)
         if new:
             file.tell([arch for arch, _ in new], [value for _, value in new])
         known = len(told) - len(new)
         announce(f"{len(new)} values told" + (f"; {known} were told before" if known else ""))
-    return () if arguments.ask is None else file.ask(arguments.ask)
+    if arguments.ask is None:
+        if values is None and told is None and growing.columns_of is not None:
+            growing.before_ask(file)  # the best by proxy alone is one that evolution has found
+        return ()
+    if growing.columns_of is None and growing.dear_of is None:
+        return file.ask(arguments.ask)
+    asked: list[str] = []
+    for _ in range(arguments.ask):
+        growing.before_ask(file)
+        asked += file.ask(1)
+    return tuple(asked)
 
 
 def _report(

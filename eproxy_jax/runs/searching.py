@@ -1,6 +1,7 @@
 """This module keeps a search on disk: an append-only file of asks and tells, a record of the answer, a figure.
 
-* ``search.jsonl``: the first line says what the search is; then a line for each ask and each tell
+* ``search.jsonl``: the first line says what the search is; then a line for each ask, each tell, and each time that
+  candidates or dear columns are added
 * ``result.json``: the best architecture, the top, the front, the history, what waits for a value
 * ``result.png``: the best so far against queries; of several objectives the front as well
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -24,19 +26,22 @@ import numpy as np
 
 from eproxy_jax import files, search
 from eproxy_jax.errors import check_known, listed, quoted
+from eproxy_jax.fits.columns import Columns
 from eproxy_jax.jsonlines import ANOTHER_OUT, HeadedLines, fingerprint
 from eproxy_jax.runs import archs as archs_lib
 from eproxy_jax.runs import contents, outputs
 from eproxy_jax.runs.entries import VALUE
 from eproxy_jax.runs.session import versions
 from eproxy_jax.search.acquisition import AUTO, label_free
-from eproxy_jax.search.state import Result, State, ask_row, tell_row
+from eproxy_jax.search.state import GROW, SUPPLY, Result, State, ask_row, columns_row, tell_row
 from eproxy_jax.spaces import SearchSpace
 
 WHAT = "file of a search"
 MARK = "search"
 _KIND = "eproxy_search"
 _FAILED = re.compile(r"(?<![a-z])(?:nan|failed)(?![a-z])", re.IGNORECASE)
+_EVERY = 10  # measurements, after which a large space is explored again
+_AT_ONCE = 16  # candidates that get dear columns at a time
 _LINE = re.compile(r":(\d+)$")
 
 
@@ -47,6 +52,7 @@ class SearchFile(HeadedLines):
       path: the file; its folder is made.
       start: the beginning of the search.
       truth: fingerprint of the table that answers; None if a person does.
+      more: what the search depends on besides, as plain data.
 
     Attributes:
       state: the search as far as the file goes.
@@ -58,8 +64,8 @@ class SearchFile(HeadedLines):
       OSError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, start: State, truth: str | None = None):
-        identity = json.loads(json.dumps({**start.identity(), "truth": truth}))
+    def __init__(self, path: Path, start: State, truth: str | None = None, more: Mapping[str, Any] | None = None):
+        identity = json.loads(json.dumps({**start.identity(), "truth": truth, **(more or {})}))
         self.mark = fingerprint(identity)
 
         def differs(other: dict[str, Any]) -> str:
@@ -93,6 +99,50 @@ class SearchFile(HeadedLines):
         told = state.told[len(self.state.told) :]
         self.append([json.dumps(tell_row([state.problem.spelling(one.key) for one in told], told))])
         self.state = state
+
+    def supply(self, columns: Columns) -> None:
+        """Add dear columns of some candidates."""
+        state = search.supply(self.state, columns)
+        self.append([json.dumps(columns_row(SUPPLY, columns))])
+        self.state = state
+
+    def explore(self, columns_of: Callable[[Sequence[str]], Columns], num: int) -> None:
+        """Add candidates that the search expects much of."""
+        before = len(self.state.problem.keys)
+        columns = search.explore(self.state, columns_of, num).problem.columns
+        assert columns is not None
+        new = columns.rows(columns.archs[before:])
+        self.append([json.dumps(columns_row(GROW, new))])
+        self.state = search.grow(self.state, new)
+
+
+@dataclasses.dataclass(frozen=True)
+class Growing:
+    """How a search comes to know more before it asks: candidates of a space too large to list, dear columns.
+
+    Attributes:
+      columns_of: function of architectures -> the columns that all candidates have; None if the list is fixed.
+      pool: how many candidates a search begins with; half of them are random.
+      dear_of: function of architectures -> their dear columns; None without a cascade.
+      share: largest share of the candidates that get dear columns.
+    """
+
+    columns_of: Callable[[Sequence[Any]], Columns] | None = None
+    pool: int = 0
+    dear_of: Callable[[Sequence[Any]], Columns] | None = None
+    share: float = 1.0
+
+    def before_ask(self, file: SearchFile) -> None:
+        """Add what the next ask should know; a killed search adds the same again."""
+        state = file.state
+        if self.columns_of is not None:
+            learns = state.strategy.name == "process"
+            if state.grown < 1 + learns * (len(state.measured) // _EVERY):
+                file.explore(self.columns_of, self.pool // 2 if not state.grown else max(self.pool // 5, 1))
+        if self.dear_of is not None:
+            most = math.ceil(self.share * int(file.state.problem.feasible.sum()))
+            while wanted := search.wanting(file.state, _AT_ONCE, most):
+                file.supply(self.dear_of(wanted))
 
 
 # --- values ----------------------------------------------------------------------------------------------------
@@ -191,6 +241,7 @@ def play(
     values: Mapping[str, float],
     num_evaluations: int,
     progress: Callable[[State], None] | None = None,
+    growing: Growing = Growing(),
 ) -> None:
     """Let a table answer until so many architectures have been asked for, or none is left.
 
@@ -199,12 +250,15 @@ def play(
       values: a value for every key that may be asked for; NaN if the table has none.
       num_evaluations: queries, those of earlier sessions included.
       progress: called with the state after each query.
+      growing: how the search comes to know more before it asks.
     """
     if pending := file.state.pending:  # a kill came between the two lines
         file.tell(pending, [values.get(file.state.problem.key(arch), math.nan) for arch in pending])
-    problem = file.state.problem
-    most = num_evaluations if problem.columns is None else min(num_evaluations, int(problem.feasible.sum()))
-    while len(file.state.asked) < most:
+    while len(file.state.asked) < num_evaluations:
+        growing.before_ask(file)
+        problem = file.state.problem
+        if problem.columns is not None and len(file.state.asked) >= int(problem.feasible.sum()):
+            break
         archs = file.ask(1)
         file.tell(archs, [values.get(problem.key(arch), math.nan) for arch in archs])
         if progress is not None:
@@ -261,6 +315,7 @@ def record_of(state: State, mark: str, top: int, command: str | None) -> dict[st
         MARK: mark,
         **{name: value for name, value in state.identity().items() if name != "columns"},
         "candidates": None if problem.columns is None else int(problem.feasible.sum()),
+        "with_dear_columns": None if state.dear is None else len(state.dear),
         "queries": len(state.asked) - len(state.pending),
         "failed": [one.arch for one in state.results if one.failed],
         "pending": list(state.pending),

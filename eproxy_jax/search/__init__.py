@@ -4,9 +4,11 @@
 functions; ``state.best`` and ``state.front`` are the answers, ``to_rows`` and ``replay`` keep a search in a file.
 """
 
+from eproxy_jax.search.cascade import wanting
 from eproxy_jax.search.pareto import front, hypervolume, non_dominated_ranks
-from eproxy_jax.search.state import Result, State, ask, evolve, init, replay, tell, to_rows
-from eproxy_jax.search.strategies import ByProxy, Evolution, Process, Random, Strategy
+from eproxy_jax.search.pool import explore
+from eproxy_jax.search.state import Result, State, ask, evolve, grow, init, replay, supply, tell, to_rows
+from eproxy_jax.search.strategies import ByProxy, Evolution, Process, Random, Strategy, make_strategy
 
 __all__ = [
     "ByProxy",
@@ -18,11 +20,16 @@ __all__ = [
     "Strategy",
     "ask",
     "evolve",
+    "explore",
     "front",
+    "grow",
     "hypervolume",
     "init",
+    "make_strategy",
     "non_dominated_ranks",
     "replay",
+    "supply",
     "tell",
     "to_rows",
+    "wanting",
 ]

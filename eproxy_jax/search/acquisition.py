@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from eproxy_jax.fits.aggregates import RankSum, aggregate_columns
+from eproxy_jax.fits.columns import Columns
 from eproxy_jax.fits.process import Priors, fit_process
 from eproxy_jax.fits.transforms import Features, vector_scores
 from eproxy_jax.search import pareto
@@ -72,6 +74,27 @@ def _inputs(problem: Problem) -> Float64[np.ndarray, "A D"]:
     return Features.of(problem.columns)(problem.columns)
 
 
+@functools.lru_cache(maxsize=4)
+def _dear_inputs(problem: Problem, dear: Columns | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return rows [K] of candidates whose dear columns are known, and what a process sees of them, [K, D].
+
+    Ranks and scales are among these K. None where they tell no two of them apart.
+    """
+    if dear is None or len(dear) < _FEWEST:
+        return None
+    assert problem.columns is not None
+    rows = np.asarray([problem.place[key] for key in dear.archs])
+    texts = [problem.columns.archs[row] for row in rows]
+    both = problem.columns.rows(texts).join(Columns(tuple(texts), dear.names, dear.values, dear.blocks))
+    if not _differs(dear):
+        return None
+    return rows, Features.of(both)(both)
+
+
+def _differs(columns: Columns) -> bool:
+    return bool(sum(len(np.unique(column[~np.isnan(column)])) > 1 for column in columns.values.T))
+
+
 @dataclasses.dataclass(frozen=True)
 class Bounds:
     """Upper confidence bounds of all candidates, objective by objective; higher is better in each.
@@ -113,13 +136,14 @@ def bounds_of(state: State, prior: str | tuple[str, ...], beta: float) -> Bounds
 
     A process is fitted to the normal scores of the measurements of each measured objective. Candidates that wait for a
     value are put to it at their expected one, with the same hyperparameters: the deviation falls around them.
+    Candidates with dear columns are predicted by a second process, which sees these as well.
     """
     problem = state.problem
     measured = [one for one in state.results if one.values is not None]
     waiting = [one for one in state.results if one.values is None and not one.failed]
     rows = [problem.place[one.key] for one in measured]
     ahead = [problem.place[one.key] for one in waiting]
-    inputs, free = _inputs(problem), label_free(problem, prior)
+    inputs, free, dear = _inputs(problem), label_free(problem, prior), _dear_inputs(problem, state.dear)
     upper, reached, number = [], [], 0
     for objective in problem.objectives:
         if not objective.measured:
@@ -134,16 +158,50 @@ def bounds_of(state: State, prior: str | tuple[str, ...], beta: float) -> Bounds
             return None
         targets = vector_scores(values)
         # A single column is evidence like any other; a sum of two already ranks better than either.
-        centre = free.normal - free.normal[rows].mean() if len(free.names) > 1 else None
-        process, weight = fit_process(inputs[rows], targets, None, Priors(), None if centre is None else centre[rows])
-        mean, deviation = process.predict(inputs)
-        if centre is not None:
-            mean = mean + weight * centre
-        if ahead:
-            more = dataclasses.replace(
-                process, inputs=inputs[[*rows, *ahead]], targets=np.zeros(len(rows) + len(ahead))
-            )
-            deviation = more.predict(inputs)[1]
+        used = len(free.names) > 1 or prior != AUTO
+        centre = free.normal - free.normal[rows].mean() if used and free.names else None
+        mean, deviation = _predict(inputs, rows, ahead, targets, centre)
+        if dear is not None:
+            _see(dear, rows, ahead, targets, centre, mean, deviation)
         upper.append(mean + beta * deviation)
         reached.append(mean[[*rows, *ahead]])
     return Bounds(np.stack(upper, 1), np.stack(reached, 1), np.flatnonzero(problem.feasible))
+
+
+def _predict(
+    inputs: np.ndarray, rows: Sequence[int], ahead: Sequence[int], targets: np.ndarray, centre: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a process to the targets [N] of some rows; return mean and deviation of all inputs [A, D]."""
+    rows, ahead = list(rows), list(ahead)
+    process, weight = fit_process(inputs[rows], targets, None, Priors(), None if centre is None else centre[rows])
+    mean, deviation = process.predict(inputs)
+    if centre is not None:
+        mean = mean + weight * centre
+    if ahead:
+        more = dataclasses.replace(process, inputs=inputs[[*rows, *ahead]], targets=np.zeros(len(rows) + len(ahead)))
+        deviation = more.predict(inputs)[1]
+    return mean, deviation
+
+
+def _see(
+    dear: tuple[np.ndarray, np.ndarray],
+    rows: Sequence[int],
+    ahead: Sequence[int],
+    targets: np.ndarray,
+    centre: np.ndarray | None,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+) -> None:
+    """Replace mean and deviation of the candidates whose dear columns are known by those of a process that sees them.
+
+    It is fitted to the measurements of such candidates, in the same normal scores.
+    """
+    known, inputs = dear
+    place = {row: i for i, row in enumerate(known.tolist())}
+    mine = [i for i, row in enumerate(rows) if row in place]
+    if len(np.unique(targets[mine])) < _FEWEST:
+        return
+    own = [place[rows[i]] for i in mine]
+    waiting = [place[row] for row in ahead if row in place]
+    middle = None if centre is None else centre[known]
+    mean[known], deviation[known] = _predict(inputs, own, waiting, targets[mine], middle)

@@ -184,6 +184,14 @@ class Problem:
             return False
         return all(bound.excess(np.asarray([self.known_of(key, bound.name)]))[0] == 0 for bound in self.bounds)
 
+    def may_join(self, key: str) -> bool:
+        """Say if an architecture is no candidate yet, is connected, and keeps what is known of it without columns."""
+        if key in self.place or not self.space.is_connected(self.space.parse(key)):
+            return False
+        known = [bound for bound in self.bounds if bound.name in _SIZES or bound.name in self.measures]
+        whole = dataclasses.replace(self, columns=None, keys=())
+        return all(bound.excess(np.asarray([whole.known_of(key, bound.name)]))[0] == 0 for bound in known)
+
     def check_feasible(self, keys: Sequence[str] | None = None) -> None:
         """Check that some candidate keeps the constraints.
 
@@ -210,6 +218,25 @@ class Problem:
             f"constraints: {what} exclude{'s' if len(which) == 1 else ' together'} all of {len(keys):,} candidates; "
             f"the closest is {quoted(self.spelling(keys[closest]))} with {numbers}"
         )
+
+    def with_candidates(self, columns: Columns) -> Problem:
+        """Return the problem with further candidates; known functions and disconnected ones are left out.
+
+        Raises:
+          ValueError: an architecture cannot be read, other names, or a problem without columns.
+        """
+        own = self.columns
+        if own is None or columns.names != own.names:
+            what = "no columns" if own is None else listed(own.names)
+            raise ValueError(f"candidates: the search has {what}, the new rows have {listed(columns.names)}")
+        rows = {key: row for key, row in _functions(self.space, columns).items() if key not in self.place}
+        joined = Columns(
+            (*own.archs, *(columns.archs[row] for row in rows.values())),
+            own.names,
+            np.concatenate([own.values, columns.values[list(rows.values())]]),
+            own.blocks,
+        )
+        return dataclasses.replace(self, columns=joined, keys=(*self.keys, *rows))
 
     def identity(self) -> dict[str, Any]:
         """Return, as plain data, what a search depends on; functions of a user by their names only."""
@@ -267,6 +294,9 @@ def make_problem(
     keys: tuple[str, ...] = ()
     if columns is not None:
         rows = _functions(space, columns)
+        if not rows:
+            what = f"none of {len(columns)} rows is a connected network"
+            raise ValueError(f"columns: {what}, so there is nothing to search")
         columns, keys = columns.rows(columns.archs[row] for row in rows.values()), tuple(rows)
     problem = Problem(space, columns, keys, tuple(found), bounds, measures)
     if columns is not None:
@@ -284,6 +314,4 @@ def _functions(space: SearchSpace, columns: Columns) -> dict[str, int]:
             raise ValueError(f"columns: row {row + 1} is no architecture of {space.name}: {error}") from error
         if space.is_connected(arch):
             rows.setdefault(space.format(arch), row)
-    if not rows:
-        raise ValueError(f"columns: none of {len(columns)} rows is a connected network, so there is nothing to search")
     return rows

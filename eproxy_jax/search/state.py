@@ -24,7 +24,7 @@ from eproxy_jax.search.strategies import Strategy, make_strategy
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
-ASK, TELL = "ask", "tell"  # keys of rows
+ASK, TELL, SUPPLY, GROW = "ask", "tell", "supply", "grow"  # keys of rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,8 @@ class State:
       seed: of all draws.
       asked: keys in the order asked; none stands there twice.
       told: measurements in the order told.
+      dear: columns that are known of some candidates only, by key; None before the first :func:`supply`.
+      grown: how many times candidates were added.
     """
 
     problem: Problem
@@ -74,6 +76,8 @@ class State:
     seed: int
     asked: tuple[str, ...] = ()
     told: tuple[Told, ...] = ()
+    dear: Columns | None = None
+    grown: int = 0
 
     @functools.cached_property
     def results(self) -> tuple[Result, ...]:
@@ -249,6 +253,54 @@ def _numbers(arch: Any, row: Sequence[Any]) -> tuple[float, ...]:
     return tuple(math.nan for _ in numbers) if any(map(math.isnan, numbers)) else numbers
 
 
+# --- columns that come later ---------------------------------------------------------------------------------
+
+
+def supply(state: State, columns: Columns) -> State:
+    """Add dear columns of some candidates; the process sees them beside those that all candidates have.
+
+    Args:
+      state: the search.
+      columns: rows of candidates in any notation. Later rows have the names of the first; what is known stays.
+
+    Raises:
+      ValueError: no candidate, a name of the search's own columns, or other names than before.
+    """
+    problem, before = state.problem, state.dear
+    if problem.columns is None:
+        raise ValueError("supply: a search of the whole space has no columns: begin it with columns of candidates")
+    if both := [name for name in columns.names if name in problem.columns.names]:
+        raise ValueError(f"supply: all candidates have the column {quoted(both[0])}: supply others")
+    if before is not None and before.names != columns.names:
+        raise ValueError(f"supply: expected the columns {listed(before.names)}, got {listed(columns.names)}")
+    known = set() if before is None else set(before.archs)
+    rows: dict[str, int] = {}
+    for row, arch in enumerate(columns.archs):
+        key = problem.key(arch)
+        if key not in problem.place:
+            raise ValueError(f"supply: {quoted(arch)} is no candidate of this search")
+        if key not in known:
+            rows.setdefault(key, row)
+    values = columns.values[list(rows.values())]
+    if before is not None:
+        values = np.concatenate([before.values, values])
+    keys = (*(() if before is None else before.archs), *rows)
+    return dataclasses.replace(state, dear=Columns(keys, columns.names, values, columns.blocks))
+
+
+def grow(state: State, columns: Columns) -> State:
+    """Add candidates; those of a function that is a candidate already, and disconnected ones, are left out.
+
+    Args:
+      state: the search; it has columns.
+      columns: rows of new candidates, with the names of the search's columns.
+
+    Raises:
+      ValueError: an architecture cannot be read, or the names are others.
+    """
+    return dataclasses.replace(state, problem=state.problem.with_candidates(columns), grown=state.grown + 1)
+
+
 # --- rows, for files of JSON lines ---------------------------------------------------------------------------
 
 
@@ -268,12 +320,22 @@ def tell_row(archs: Sequence[Any], told: Sequence[Told]) -> dict[str, Any]:
     return {TELL: list(archs), "values": values}
 
 
+def columns_row(what: str, columns: Columns) -> dict[str, Any]:
+    """Return the row of one :func:`supply` or :func:`grow`, for JSON: null for unknown, "-inf" for the worst."""
+    values = [["-inf" if x == -math.inf else None if math.isnan(x) else x for x in row] for row in columns.values]
+    return {what: list(columns.archs), "names": list(columns.names), "blocks": list(columns.blocks), "values": values}
+
+
 def to_rows(state: State) -> list[dict[str, Any]]:
-    """Return what was asked and told, for JSON; :func:`replay` inverts it."""
+    """Return what was asked, told and supplied, for JSON; :func:`replay` inverts it.
+
+    Candidates that were added (:func:`grow`) are those of the state that ``replay`` begins with.
+    """
     spelling = state.problem.spelling
     return [
         ask_row([spelling(key) for key in state.asked]),
         tell_row([spelling(one.key) for one in state.told], state.told),
+        *([] if state.dear is None else [columns_row(SUPPLY, state.dear)]),
     ]
 
 
@@ -282,7 +344,7 @@ def replay(state: State, rows: Iterable[Any]) -> State:
 
     Args:
       state: the beginning of the same search, see :func:`init`.
-      rows: of :func:`ask_row` and :func:`tell_row`.
+      rows: of :func:`ask_row`, :func:`tell_row` and :func:`columns_row`.
 
     Raises:
       ValueError: a row is neither, or holds what this search cannot have asked for. The message has its number.
@@ -294,11 +356,28 @@ def replay(state: State, rows: Iterable[Any]) -> State:
             elif isinstance(row, dict) and isinstance(archs := row.get(TELL), list):
                 values = row.get("values")
                 state = tell(state, archs, values if archs else np.zeros((0, len(state.problem.measured))))
+            elif isinstance(row, dict) and SUPPLY in row:
+                state = supply(state, _columns(row, SUPPLY))
+            elif isinstance(row, dict) and GROW in row:
+                state = grow(state, _columns(row, GROW))
             else:
-                raise ValueError(f"expected {ASK!r} or {TELL!r}, got {quoted(row)}")
+                raise ValueError(f"expected {ASK!r}, {TELL!r}, {SUPPLY!r} or {GROW!r}, got {quoted(row)}")
         except (TypeError, ValueError) as error:
             raise ValueError(f"row {number}: {error}") from error
     return state
+
+
+def _columns(row: Mapping[str, Any], what: str) -> Columns:
+    """Return the columns of a row of :func:`columns_row`."""
+    fields = row[what], row.get("names"), row.get("blocks")
+    if not all(isinstance(field, list) and all(isinstance(one, str) for one in field) for field in fields):
+        raise ValueError(f"{what!r}: expected lists of strings and their values, got {quoted(row)}")
+    archs, names, blocks = fields
+    try:
+        values = np.asarray(row.get("values"), np.float64)  # null is NaN
+    except OverflowError as error:
+        raise ValueError(f"{what!r}: {error}") from error
+    return Columns(archs, names, values.reshape(len(archs), len(names)), blocks)
 
 
 def _asked(state: State, archs: Sequence[Any]) -> State:

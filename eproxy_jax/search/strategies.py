@@ -48,7 +48,7 @@ class Random(Strategy):
 
     def propose(self, state: State) -> str | None:
         """Return a random candidate."""
-        return _draw(state, _generator(state))
+        return _draw(state, generator_of(state))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Evolution(Strategy):
 
     def propose(self, state: State) -> str | None:
         """Return a mutant, or a random candidate at the beginning and where no mutant is new."""
-        rng, measured = _generator(state), state.measured
+        rng, measured = generator_of(state), state.measured
         if len(state.asked) >= self.population_size and measured:
             problem, asked = state.problem, set(state.asked)
             latest = list(dict.fromkeys(one.key for one in reversed(state.told)))[: self.population_size]
@@ -122,7 +122,8 @@ class Process(Strategy):
 
     Attributes:
       num_initial: candidates drawn before the process chooses.
-      initial_top: the best of the sum, from which they are drawn.
+      initial_top: the best of the sum, from which they are drawn; at most a tenth of the candidates, unless that is
+        less than twice ``num_initial``.
       beta: standard deviations in the bound.
       prior: an aggregate's name or names of columns; by default those columns of ``rank_sum`` that are there.
 
@@ -153,10 +154,11 @@ class Process(Strategy):
         bounds = None if len(state.asked) < self.num_initial else bounds_of(state, self.prior, self.beta)
         if bounds is None:
             free = label_free(problem, self.prior)
-            first = free.order[: self.initial_top] if free.names else free.order
+            most = max(len(free.order) // 10, 2 * self.num_initial)
+            first = free.order[: min(self.initial_top, most)] if free.names else free.order
             order = [*np.random.default_rng(state.seed).permutation(first), *free.order]
             return problem.keys[next(row for row in order if left[row])]
-        return problem.keys[int(np.argmax(np.where(left, bounds.scalar(_generator(state)), -np.inf)))]
+        return problem.keys[int(np.argmax(np.where(left, bounds.scalar(generator_of(state)), -np.inf)))]
 
 
 STRATEGIES: dict[str, type[Strategy]] = {one.name: one for one in (Process, Evolution, Random, ByProxy)}
@@ -181,7 +183,7 @@ def _check_counts(strategy: Strategy, *names: str) -> None:
             raise ValueError(f"strategy {strategy.name!r}: {name}: expected an integer >= 1, got {quoted(value)}")
 
 
-def _generator(state: State) -> np.random.Generator:
+def generator_of(state: State) -> np.random.Generator:
     """Return the generator of this step; that of the seed alone draws the first candidates of a process."""
     return np.random.default_rng([state.seed, 1 + len(state.asked)])
 

@@ -46,6 +46,16 @@ COMMANDS = {
          "--no-plot"],
         "predictions.jsonl",
     ),
+    "search": (
+        ["search", *CONFIG, "--columns", "{inputs}/mine.csv", "--truth", "{inputs}/truth.json", "--num-evaluations", "12",
+         "--no-plot"],
+        "search.jsonl",
+    ),
+    "search, cascade": (
+        ["search", *CONFIG, "--archs", "{inputs}/truth.json", "--proxy", "drawn", "--then", "eproxy", "--then-share", "0.6",
+         "--truth", "{inputs}/truth.json", "--num-evaluations", "11", "--chunk-size", "2", "--no-plot"],
+        "search.jsonl",
+    ),
     "score, fit": (
         ["score", *CONFIG, "--sample", "10", "--seed", "1", "--chunk-size", "2", "--settings", "{inputs}/fit.json",
          "--no-plot"],
@@ -56,8 +66,8 @@ COMMANDS = {
         "report.html",
     ),
 }  # fmt: skip
-AT_ONCE = ("fit", "report")  # no moment at which a second writer meets them
-KILLED_ELSEWHERE = ("search",)  # tests/cli/test_cli_search.py
+AT_ONCE = ("fit", "report", "search")  # no moment at which a second writer meets them
+KILLED_ELSEWHERE = ()
 WRITE_NOTHING = ("plan", "spaces", "proxies", "convert", "suggest", "export")  # on standard output, or again and whole
 
 

@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import os
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -27,7 +28,9 @@ import eproxy_jax as ep
 from eproxy_jax import jsonlines, spaces
 from eproxy_jax.cli import common, config, main
 from eproxy_jax.dps import loss_bank, search
-from eproxy_jax.runs import columns_file, hosts, results
+from eproxy_jax.exports import export
+from eproxy_jax.fits.suggest import suggest
+from eproxy_jax.runs import columns_file, fitting, gathering, hosts, results, searching
 from eproxy_jax.runs.archs import read_archs
 from eproxy_jax.runs.truth import read_truth
 
@@ -380,7 +383,8 @@ FLAGS = (
     "--workdir", "--truth", "--truth-column", "--top", "--no-plot", "--json", "--num-settings", "--num-mutations",
     "--settings-seed", "--labels", "--num-labels", "--num-eval", "--num-evaluations", "--max-seconds", "--no-macs",
     "--random-search", "--bank", "--ensemble", "--nonsense", "--lower-is-better", "--coordinator", "--num-processes",
-    "--process-id", "--wait",
+    "--process-id", "--wait", "--columns", "--proxy", "--then", "--then-share", "--pool", "--ask", "--tell", "--strategy",
+    "--max", "--min", "--max-macs", "--minimize", "--method", "--prior", "--by", "--keep", "--arch", "--format",
 )  # fmt: skip
 ARGUMENTS = (
     "tiny", "nasbench201", TINY_CONFIG, f"{TINY_CONFIG}:smoke", f"{ROOT}/configs/nasbench201.py:smoke", "one_over_f", "1",
@@ -388,6 +392,8 @@ ARGUMENTS = (
     "truth.json", "settings.json", "bank.jsonl", "none.json", "folder", ".", "/dev/full", "/dev/null", "/dev/zero", "~",
     "~nobody/x", "a" * 300, "x" * 10_000, "\ud800", "-", "localhost:1", "value", "acc",
     "drawn", "macs,label_sum,,", "eproxy:settings.json", "eproxy:folder", "eproxy:", "drown",
+    "told.csv", "columns.csv", "fit.json", "1-2-3", "torch", "process", "random", "top", "rank_sum", "none", "macs=5",
+    "columns:one=2", "=", "macs",
 )  # fmt: skip
 flag = st.one_of(
     st.tuples(st.sampled_from(FLAGS), st.sampled_from(ARGUMENTS)),
@@ -395,9 +401,13 @@ flag = st.one_of(
     st.tuples(st.sampled_from(OVERRIDES).map(lambda text: f"--config.{text}")),
     st.tuples(piece),
 )
-COMMANDS = ("score", "plan", "dps", "bank", "spaces", "proxies", "convert")
+COMMANDS = (
+    "score", "plan", "dps", "bank", "spaces", "proxies", "convert", "fit", "suggest", "search", "export",
+)  # fmt: skip
 SOURCES = ([], ["--space", "nasbench201"], ["--config", TINY_CONFIG, "--proxy", "macs,drawn,eproxy"], ["--config", TINY_CONFIG], ["--config", TINY_CONFIG, "--archs", "archs.txt"],
-           ["--config", TINY_CONFIG, "--truth", "truth.json", "--num-labels", "3"])  # fmt: skip
+           ["--config", TINY_CONFIG, "--truth", "truth.json", "--num-labels", "3"],
+           ["--config", TINY_CONFIG, "--columns", "columns.csv", "--truth", "truth.json"],
+           ["--config", TINY_CONFIG, "--columns", "columns.csv"], ["--config", TINY_CONFIG, "--arch", "1-2-3"])  # fmt: skip
 command_lines = st.tuples(st.sampled_from(COMMANDS), st.sampled_from(SOURCES), st.lists(flag, max_size=4)).map(
     lambda parts: [parts[0], *parts[1], *(word for words in parts[2] for word in words)]
 )
@@ -420,6 +430,9 @@ def read_command_line(words: list[str], folder: Path) -> Any:
     archs = [space.format(arch) for arch in space.sample(9, 0)]
     (folder / "archs.txt").write_text("\n".join(archs) + "\n")
     (folder / "truth.json").write_text(json.dumps([[arch, i] for i, arch in enumerate(archs)]))
+    (folder / "columns.csv").write_text("arch,one\n" + "".join(f"{arch},{i}\n" for i, arch in enumerate(archs)))
+    (folder / "told.csv").write_text(f"arch,value\n{archs[0]},1\n{archs[1]},nan\n")
+    (folder / "fit.json").write_text(json.dumps(FIT))
     (folder / "settings.json").write_text("{}")
     (folder / "bank.jsonl").write_text('{"bank": "x"}\n')
     (folder / "folder").mkdir()
@@ -495,6 +508,58 @@ def read_history(path: Path) -> Any:
         file.close()
 
 
+def _fit() -> dict[str, Any]:
+    """A fit to two columns of one's own."""
+    archs = [tiny.Tiny().format(arch) for arch in tiny.Tiny().sample(9, 0)]
+    columns = ep.Columns.of(archs, {"columns": range(9), "two": [3, 1, 4, 1, 5, 9, 2, 6, 5]})
+    fitted = ep.fit(columns, dict(zip(archs, (0.1, 0.4, 0.2, 0.8, 0.5), strict=False)))
+    needs = {name: {"file": "columns.csv"} for name in columns.names}
+    return fitting.SavedFit(fitted, needs, {"space": "tiny"}, RUN).to_dict()
+
+
+FIT = _fit()
+_POOL = ep.Columns.of([f"{i}-1-{j}" for i in range(4) for j in range(3)], {"macs": range(12), "one": range(12, 0, -1)})
+
+
+def _begun() -> Any:
+    return ep.search.init(tiny.Tiny(), _POOL)
+
+
+def read_search(path: Path) -> Any:
+    """A search as far as its file goes, and what it asks for next."""
+    file = searching.SearchFile(path, _begun())
+    try:
+        return file.state.results, file.ask(1), searching.record_of(file.state, file.mark, 3, None)
+    finally:
+        file.close()
+
+
+def _search_lines() -> list[str]:
+    """Lines of a search: asks, tells, dear columns, further candidates."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "search.jsonl"
+        file = searching.SearchFile(path, _begun())
+        try:
+            archs = file.ask(3)
+            file.tell(archs[:2], [0.5, None])
+            file.supply(ep.Columns.of(archs, {"eproxy": [0.5, np.nan, -np.inf]}))
+            file.explore(lambda texts: ep.Columns.of(texts, {"macs": [1] * len(texts), "one": [2] * len(texts)}), 2)
+        finally:
+            file.close()
+        return path.read_text().splitlines()
+
+
+def read_told(path: Path) -> Any:
+    """Values that a person wrote beside architectures."""
+    return searching.read_results(path, tiny.Tiny())
+
+
+def read_gathered(path: Path) -> Any:
+    """Columns of any file, and suggestions out of them."""
+    columns = gathering.gather([path], tiny.Tiny()).columns
+    return suggest(columns, 1)
+
+
 def good_lines() -> dict[str, list[str]]:
     """Lines of a result file, a bank, a history."""
     genes = _NARROW.encode(ep.ProxySettings(
@@ -516,6 +581,7 @@ def good_lines() -> dict[str, list[str]]:
             json.dumps({"search": RUN}), json.dumps({"genes": genes, "fitness": 0.5, "losses": [[0.1, "nan", "inf"]]}),
             json.dumps({"genes": genes, "fitness": "-inf", "losses": [[0.1, 0.2, 0.3]]}),
         ],
+        "search": _search_lines(),
     }  # fmt: skip
 
 
@@ -574,6 +640,20 @@ def targets() -> dict[str, Target]:
         "results": Target(line_files("results"), written(read_results)),
         "columns": Target(line_files("columns"), written(read_columns)),
         "bank": Target(line_files("bank"), written(read_bank)),
+        "search": Target(line_files("search"), written(read_search)),
+        "told": Target(
+            st.one_of(damaged(b"arch,value\n1-2-3,0.5\n4-4-4,nan\n0-0-0,\n"), arch_files(ALL_SPACES["tiny"])),
+            written(read_told),
+        ),
+        "fit": Target(damaged_values(FIT) | values(keys=keys), lambda v, _: fitting.SavedFit.from_dict(v)),
+        "fit file": Target(damaged(as_text(FIT).encode()), written(fitting.load)),
+        "gathered": Target(
+            st.one_of(damaged(b"arch,one,two\n1-2-3,0.5,1\n4-4-4,nan,2\n0-0-0,,3\n"), line_files("columns")),
+            written(read_gathered),
+        ),
+        "export": Target(
+            architectures(ALL_SPACES["nasbench201"]), lambda one, _: export(ALL_SPACES["nasbench201"], one, "strings")
+        ),
         "history": Target(line_files("history"), written(read_history, "history.random.jsonl")),
         "arrays": Target(
             st.one_of(values(), st.sampled_from([[1.0, 2.0], ["nan", "inf"], [[1, 2]], [None, True]])),

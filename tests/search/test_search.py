@@ -170,7 +170,7 @@ def test_what_is_wrong_is_said():
     for row, words in (
         ({"ask": list(archs)}, "asked for twice"),
         ({"ask": ["9"]}, "not an architecture"),
-        ({"told": 1}, "expected 'ask' or 'tell'"),
+        ({"told": 1}, "expected 'ask', 'tell', 'supply' or 'grow'"),
         ({"tell": [stranger], "values": [[1]]}, "never asked"),
     ):
         with pytest.raises(ValueError, match=f"row 1: .*{words}"):
