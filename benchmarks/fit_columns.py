@@ -6,9 +6,9 @@ r"""This benchmark fits rankings to columns and a few labels, and measures the r
   python benchmarks/fit_columns.py --summary
 
 FILES are columns of ``eproxy score --proxy`` and a loss bank, each of as many networks as there are; a network that a
-bank lacks is left out. Graph counts and sizes come from the space, measured values from EPROXY_DATA. Each draw of labels
-gives every method the same networks. Held-out networks are the same for all numbers of labels, and disjoint from the
-labelled ones as functions. All choices (kernel, hyperparameters, scale of blocks, columns of the prior, portfolio) were
+bank lacks is left out. Graph counts and sizes come from the space, measured values from EPROXY_DATA. Each draw of
+labels gives every method the same networks. Held-out networks are the same for all numbers of labels, and disjoint from
+the labelled ones as functions. All choices (kernel, hyperparameters, scale of blocks, columns of the prior, portfolio) were
 made on NAS-Bench-201 with CIFAR-10 and on NAS-Bench-101 alone; all other tasks confirm.
 
 It writes benchmarks/results/fit_columns_SPACE.md and .jsonl after every task. ``--summary`` makes fit_columns.md of the
@@ -181,7 +181,7 @@ def measure(case: Case, task: str, counts: Sequence[int], draws: int) -> list[di
         labelled, held_out = (kept[one] for one in draw_labels(functions, count, seed, most))
         labels = {case.columns.archs[i]: float(truth[i]) for i in labelled}
         chosen = methods(case) | (ablations(case) if count == MAIN else {})
-        for name, fit in {**{name: None for name in free}, **chosen}.items():
+        for name, fit in {**dict.fromkeys(free), **chosen}.items():
             start = time.perf_counter()
             score = free[name] if fit is None else fit(labels)
             seconds = time.perf_counter() - start
@@ -279,7 +279,9 @@ def page(case: Case, rows: Sequence[Mapping[str, Any]], paths: Sequence[Path]) -
     text += f"\n## What each block of columns is worth, {MAIN} labels\n\n{table(own, 'method')}"
     if chosen := [row for row in rows if "labels_chosen" in row]:
         text += f"\n## Which {MAIN} networks to measure: `eproxy suggest` against random draws\n\n"
-        text += f"{table(chosen, 'labels_chosen')}\nTop-10 % precision\n\n{table(chosen, 'labels_chosen', 'top_precision')}"
+        text += (
+            f"{table(chosen, 'labels_chosen')}\nTop-10 % precision\n\n{table(chosen, 'labels_chosen', 'top_precision')}"
+        )
     return text
 
 
