@@ -8,8 +8,8 @@ r"""This benchmark fits rankings to columns and a few labels, and measures the r
 FILES are columns of ``eproxy score --proxy`` and a loss bank, each of as many networks as there are; a network that a
 bank lacks is left out. Graph counts and sizes come from the space, measured values from EPROXY_DATA. Each draw of
 labels gives every method the same networks. Held-out networks are the same for all numbers of labels, and disjoint from
-the labelled ones as functions. All choices (kernel, hyperparameters, scale of blocks, columns of the prior, portfolio) were
-made on NAS-Bench-201 with CIFAR-10 and on NAS-Bench-101 alone; all other tasks confirm.
+the labelled ones as functions. All choices (kernel, hyperparameters, scale of blocks, columns of the prior, portfolio)
+were made on NAS-Bench-201 with CIFAR-10 and on NAS-Bench-101 alone; all other tasks confirm.
 
 It writes benchmarks/results/fit_columns_SPACE.md and .jsonl after every task. ``--summary`` makes fit_columns.md of the
 pages that are there.
