@@ -101,10 +101,9 @@ def portfolio_of(names: Sequence[str], bank: Any) -> list[str]:
     """Return the columns of a bank whose settings are in the package's portfolio."""
     from eproxy_jax.dps.genes import GeneTable
 
-    if not hasattr(ep, "portfolio"):
-        return []
     table, wanted = GeneTable.from_dict(bank.made_with["genes"]), list(ep.portfolio().values())
-    return [name for name in names if table.decode(bank.needs[name]["genome"]) in wanted]
+    settings = {name: table.decode(np.asarray(bank.needs[name]["genome"])) for name in names}
+    return [name for name, one in settings.items() if dataclasses.replace(one, alpha=0.0) in wanted]
 
 
 # --- methods -------------------------------------------------------------------------------------------------
