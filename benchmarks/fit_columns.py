@@ -249,7 +249,7 @@ def table(rows: Sequence[Mapping[str, Any]], key: str, metric: str = "spearman")
     return markdown_table(lines)
 
 
-def page(case: Case, rows: Sequence[Mapping[str, Any]], paths: Sequence[Path]) -> str:
+def page(case: Case, rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the page of a space."""
     blocks = {block: case.columns.blocks.count(block) for block in dict.fromkeys(case.columns.blocks)}
     text = header(f"Rankings fitted to columns and a few labels, {case.space.name}")
@@ -302,6 +302,7 @@ def summary() -> str:
     rows = [
         json.loads(line)
         for path in sorted(RESULTS.glob("fit_columns_*.jsonl"))
+        if path.stem.removeprefix("fit_columns_") in POOLS  # pages of another --name stand for themselves
         for line in path.read_text().splitlines()
     ]
     rows = [row for row in rows if "labels_chosen" not in row and row["labels"] == MAIN]
@@ -338,6 +339,7 @@ def main() -> None:
     parser.add_argument("--variant", default="small", help="of the configuration that the columns were made with")
     parser.add_argument("--columns", nargs="+", type=Path, help="columns.jsonl, and bank.jsonl if there is one")
     parser.add_argument("--task", nargs="+", help="some tasks; default: all")
+    parser.add_argument("--name", help="of the page; default: the space")
     parser.add_argument("--num-labels", type=int, nargs="+", default=list(COUNTS))
     parser.add_argument("--num-draws", type=int, default=20)
     parser.add_argument("--summary", action="store_true", help="make the page of all spaces")
@@ -353,7 +355,7 @@ def main() -> None:
         rows += measure(case, task, args.num_labels, args.num_draws)
         if len(case.columns) >= 10 * MAIN:
             rows += suggested(case, task, args.num_draws)
-        write_page(f"fit_columns_{args.space}", page(case, rows, args.columns), rows)
+        write_page(f"fit_columns_{args.name or args.space}", page(case, rows), rows)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def test_rows_of_a_task(case):
     assert default["spearman"] > quality[20, "fitted sizes"]["spearman"]
     assert default["held_out"] == quality[5, "MACs"]["held_out"] < default["networks"] == len(ARCHS)
     assert set(fit_columns.METRICS) <= default.keys()
-    text = fit_columns.page(case, rows, [])
+    text = fit_columns.page(case, rows)
     assert "What each block of columns is worth, 20 labels" in text
     json.dumps(rows)
 
