@@ -41,7 +41,7 @@ def aggregate_columns(names: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class RankSum:
     """A sum of ranks among a reference.
 

@@ -91,9 +91,9 @@ class ProcessModel:
 
     def predict(self, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation, both [A]; the deviation counts what the processes differ by."""
-        inputs, normal = self.features(columns), np.zeros(len(columns))
+        inputs, normal = _inputs(self.features, columns), np.zeros(len(columns))
         if self.prior and self.weight:
-            normal = self.prior.normal(columns) - self.centre
+            normal = _normal(self.prior, columns) - self.centre
         shares = np.asarray([part.share for part in self.parts])
         found = [part.process.predict(inputs) for part in self.parts]
         means = np.stack([one + part.weight * normal for part, (one, _) in zip(self.parts, found, strict=True)])
@@ -327,20 +327,35 @@ def _prior(columns: Columns, prior: str | Sequence[str] | None) -> RankSum | Non
     if isinstance(prior, str) and prior == AUTO:
         # A sum of two already ranks better than either; a single column is evidence like any other.
         present = [name for name in aggregate_columns("rank_sum") if name in columns.names]
-        return RankSum.of(columns, present) if len(present) > 1 else None
+        return _rank_sum(columns, tuple(present)) if len(present) > 1 else None
     names = aggregate_columns(prior)
     if absent := [name for name in names if name not in columns.names]:
         raise ValueError(
             f"fit: prior {quoted(prior)} needs {listed(map(quoted, absent))}: add them to the columns, "
             "or give the names of columns, or None"
         )
+    return _rank_sum(columns, names)
+
+
+# Draws of labels, and searches, fit the same columns again and again, and predict what they fit.
+@functools.lru_cache(maxsize=4)
+def _features(columns: Columns) -> Features:
+    return Features.of(columns)
+
+
+@functools.lru_cache(maxsize=4)
+def _rank_sum(columns: Columns, names: tuple[str, ...]) -> RankSum:
     return RankSum.of(columns, names)
 
 
-@functools.lru_cache(maxsize=2)
-def _features(columns: Columns) -> Features:
-    """Return the features of a reference: draws of labels, and searches, fit the same columns again and again."""
-    return Features.of(columns)
+@functools.lru_cache(maxsize=4)
+def _inputs(features: Features, columns: Columns) -> np.ndarray:
+    return features(columns)
+
+
+@functools.lru_cache(maxsize=4)
+def _normal(prior: RankSum, columns: Columns) -> np.ndarray:
+    return prior.normal(columns)
 
 
 def _fit_processes(
@@ -353,8 +368,9 @@ def _fit_processes(
 ) -> tuple[ProcessModel, np.ndarray]:
     """Return the model and the predictions of left-out labels, [N]."""
     features = _features(columns)
-    inputs, groups = features(labelled), features.groups if length_per_block else None
-    normal = np.zeros(len(labelled)) if prior is None else prior.normal(labelled)
+    rows = _rows(columns, labelled)
+    inputs, groups = _inputs(features, columns)[rows], features.groups if length_per_block else None
+    normal = np.zeros(len(labelled)) if prior is None else _normal(prior, columns)[rows]
     centre = float(normal.mean())
     found, evidence = [], []
     for priors, around in processes:
@@ -367,6 +383,12 @@ def _fit_processes(
     parts = tuple(Part(*one, float(share)) for one, share in zip(found, shares, strict=True) if share)
     left_out = sum(part.share * (part.process.leave_one_out() + part.weight * (normal - centre)) for part in parts)
     return ProcessModel(features, parts, prior, centre), np.asarray(left_out)
+
+
+def _rows(columns: Columns, some: Columns) -> list[int]:
+    """Return where the architectures of some columns are in others that have them all."""
+    place = {arch: i for i, arch in enumerate(columns.archs)}
+    return [place[arch] for arch in some.archs]
 
 
 def _fit_score(

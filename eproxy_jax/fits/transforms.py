@@ -175,7 +175,7 @@ def differing(columns: Columns) -> tuple[str, ...]:
     return kept
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Features:
     """What a fit sees: normal scores, centred, scaled by block, all together with the variance 1.
 
