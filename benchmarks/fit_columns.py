@@ -85,12 +85,14 @@ def read_case(space: spaces.SearchSpace, paths: Sequence[Path]) -> Case:
     joined = ep.Columns.of(archs, columns)
     portfolio, plain = [], "eproxy" if "eproxy" in columns else None
     for bank in trained:
-        losses = bank.columns.block(LOSSES).rows(texts[arch] for arch in archs)
-        enough = (np.isfinite(losses.values) | np.isneginf(losses.values)).mean(0) >= KNOWN
-        losses = losses.select([name for name, ok in zip(losses.names, enough, strict=True) if ok])
-        joined = joined.join(ep.Columns(tuple(archs), losses.names, losses.values, losses.blocks))
-        plain = losses.names[0]  # a bank begins with the configuration's settings
-        portfolio += portfolio_of(losses.names, bank)
+        losses = bank.columns.block(LOSSES)
+        place = {text: i for i, text in enumerate(losses.archs)}
+        values = losses.values[[place[texts[arch]] for arch in archs]]  # equal functions have a row each
+        enough = [i for i in range(len(losses.names)) if (~np.isnan(values[:, i])).mean() >= KNOWN]
+        names = [losses.names[i] for i in enough]
+        joined = joined.join(ep.Columns.of(archs, dict(zip(names, values[:, enough].T, strict=True)), LOSSES))
+        plain = names[0]  # a bank begins with the configuration's settings
+        portfolio += portfolio_of(names, bank)
     numbers: dict[str, int] = {}
     functions = np.asarray([numbers.setdefault(texts[arch], len(numbers)) for arch in archs])
     truths = truths_of(space, [parsed[arch] for arch in archs])
@@ -195,6 +197,7 @@ def measure(case: Case, task: str, counts: Sequence[int], draws: int) -> list[di
             if metric == "spearman":
                 row["deviation"] = round(float(np.std(values)), 4)
         row |= {"draws": draws, "networks": len(kept), "held_out": qualities[0][0].count}
+        row["settings"] = len(case.columns.block(LOSSES).names)  # of Eproxy, in all columns
         rows.append(row | {"fit_seconds": round(float(np.median([seconds for _, seconds in qualities])), 3)})
     return rows
 

@@ -3,8 +3,9 @@ r"""This benchmark chooses the Eproxy settings that add most to the cheap column
   python benchmarks/portfolio.py --columns DIR/columns.jsonl DIR/bank.jsonl --write
 
 DIR holds columns and a bank of NAS-Bench-201, see fit_columns.py. One after the other, it takes the setting whose
-column adds most to the mean Spearman of the default fit with 20 labels, on CIFAR-10 alone, over draws of labels. Other
-tasks are printed beside it and decide nothing; pages of fit_columns.py show the portfolio on other spaces.
+column adds most to the mean Spearman of the default fit with 20 labels, on CIFAR-10 alone, over draws of labels. After
+the first, only the better half of the settings is looked at. Other tasks stand beside it and decide nothing; pages
+of fit_columns.py show the portfolio on other spaces.
 
 It writes benchmarks/results/portfolio_nasbench201.md and .jsonl, and eproxy_jax/found/portfolio.json with ``--write``.
 """
@@ -19,10 +20,11 @@ from typing import Any
 
 import fit_columns  # first: it sets the number of threads
 import numpy as np
-from common import ROOT, draw_labels, header, markdown_table, write_page
+from common import ROOT, config_source, draw_labels, header, markdown_table, write_page
 
 import eproxy_jax as ep
-from eproxy_jax import ranks, spaces
+from eproxy_jax import ranks
+from eproxy_jax.cli import config
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.fits.columns import LOSSES
 from eproxy_jax.runs.gathering import gather
@@ -44,17 +46,18 @@ def quality(case: fit_columns.Case, columns: ep.Columns, task: str, draws: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--columns", nargs="+", type=Path, required=True)
+    parser.add_argument("--variant", default="small", help="of the configuration that the bank was made with")
     parser.add_argument("--bank", type=Path, help="which of them holds the settings; default: the last")
     parser.add_argument("--first", type=int, default=25, help="of the bank's settings, those that other banks have too")
     parser.add_argument("--size", type=int, default=6)
     parser.add_argument("--num-draws", type=int, default=24)
     parser.add_argument("--write", action="store_true", help="write the package's portfolio")
     args = parser.parse_args()
-    space = spaces.get("nasbench201")
+    space = config.space_of_config(config.load_config(config_source("nasbench201", args.variant)))
     case = fit_columns.read_case(space, args.columns)
     losses = list(case.columns.block(LOSSES).names)
     cheap = [name for name in case.columns.names if name not in losses]
-    bank = gather([args.bank or args.columns[-1]], None, with_graph_counts=False)
+    bank = gather([args.bank or args.columns[-1]], space, with_graph_counts=False)
     candidates = [name for name in losses if name in bank.needs][: args.first]
     chosen: list[str] = []
     rows: list[dict[str, Any]] = []
@@ -71,7 +74,10 @@ def main() -> None:
         gains = {
             name: quality(case, case.columns.select([*cheap, *chosen, name]), TASK, args.num_draws) for name in rest
         }
-        chosen.append(max(rest, key=lambda name: gains[name]))
+        rest.sort(key=lambda name: -gains[name])
+        chosen.append(rest[0])
+        if len(chosen) == 1:
+            candidates = rest[: (len(rest) + 1) // 2]
         add_row(f"+ {chosen[-1].partition(':')[2]}", chosen)
         print(rows[-1], flush=True)
     add_row("plain Eproxy instead", [losses[0]])
