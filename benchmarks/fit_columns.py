@@ -262,7 +262,8 @@ def page(case: Case, rows: Sequence[Mapping[str, Any]]) -> str:
         + f". {rows[0]['draws']} draws of labels; labelled and held-out networks are disjoint as functions.\n"
     )
     plain = [row for row in rows if "labels_chosen" not in row]
-    everywhere = {row["method"] for row in plain if row["labels"] != MAIN}
+    of_blocks = set(ablations(case))
+    everywhere = {row["method"] for row in plain} - of_blocks
     counts = list(dict.fromkeys(row["labels"] for row in plain))
     for count in counts:
         own = [row for row in plain if row["labels"] == count and row["method"] in everywhere]

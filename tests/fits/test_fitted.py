@@ -170,9 +170,15 @@ def test_labels_may_be_the_best_of_the_list():
 
 
 def test_a_prior_is_an_aggregate_or_names_of_columns():
-    assert ep.fit(COLUMNS, labels(9)).model.prior.names == ("macs", "jacov")
+    default = ep.fit(COLUMNS, labels(9)).model.prior  # the losses count as one column
+    assert dict(zip(default.names, default.weights, strict=True)) == {
+        "macs": 1,
+        "jacov": 1,
+        "eproxy:a": 0.5,
+        "eproxy:b": 0.5,
+    }
     assert ep.fit(COLUMNS, labels(9), prior=["jacov"]).model.prior.names == ("jacov",)
-    assert ep.fit(COLUMNS.select(["macs", "eproxy:a"]), labels(9)).model.prior is None
+    assert ep.fit(COLUMNS.select(["macs", "naswot"]), labels(9)).model.prior is None
     with pytest.raises(ValueError, match="prior 'az_nas' needs 'expressivity', 'progressivity', 'trainability'"):
         ep.fit(COLUMNS, labels(9), prior="az_nas")
     with pytest.raises(ValueError, match="unknown aggregate 'rank'"):
