@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--variant", default="small", help="of the configuration that the bank was made with")
     parser.add_argument("--bank", type=Path, help="which of them holds the settings; default: the last")
     parser.add_argument("--first", type=int, default=25, help="of the bank's settings, those that other banks have too")
-    parser.add_argument("--size", type=int, default=6)
+    parser.add_argument("--size", type=int, default=4)
     parser.add_argument("--num-draws", type=int, default=24)
     parser.add_argument("--write", action="store_true", help="write the package's portfolio")
     args = parser.parse_args()
