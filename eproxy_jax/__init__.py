@@ -38,6 +38,7 @@ _HOMES = {
     "found_names": "dps.fitted",
     "load_images": "image_files.loading",
     "load_labelled": "image_files.loading",
+    "portfolio": "columns",
     "rank_quality": "ranks",
     "score": "columns",
     "search_proxy": "dps.search",
@@ -76,6 +77,7 @@ __all__ = [
     "load_images",
     "load_labelled",
     "nn",
+    "portfolio",
     "proxies",
     "rank_quality",
     "report",
@@ -90,7 +92,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from eproxy_jax import nn, proxies, report, runs, search, spaces
-    from eproxy_jax.columns import ColumnsResult, score
+    from eproxy_jax.columns import ColumnsResult, portfolio, score
     from eproxy_jax.dps.evolution import SearchSpec
     from eproxy_jax.dps.fitted import FittedProxy, Member, found, found_names
     from eproxy_jax.dps.genes import GeneTable

@@ -329,6 +329,19 @@ def test_found_settings_load_by_name():
         ep.found("nasbench201", "cifar1")
 
 
+def test_the_portfolio_is_settings_by_name():
+    from eproxy_jax.columns import wanted_columns
+
+    settings = ep.portfolio()
+    assert 4 <= len(settings) <= 8
+    assert len(set(settings.values())) == len(settings)
+    for one in settings.values():
+        assert one.alpha == 0
+        assert one.num_steps == 10
+    columns = {column.name: column.settings for column in wanted_columns("macs,portfolio")}
+    assert columns == {"macs": None, **{f"eproxy:{name}": one for name, one in settings.items()}}
+
+
 def test_configure_after_jax_has_started():
     jax.devices()
     configuration.configure(devices=2, compile_cache="off")  # what runs already

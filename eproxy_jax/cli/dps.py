@@ -19,6 +19,8 @@ examples:
   eproxy dps --config configs/nasbench201.py:small --truth accuracy.json --num-labels 20 --seed 0 --workdir runs/dps
   eproxy dps --config configs/nasbench201.py:small --labels twenty.json --truth accuracy.json --workdir runs/dps
   eproxy score --config configs/nasbench201.py:small --settings runs/dps/settings.json --all --workdir runs/all
+  eproxy dps --config configs/nasbench201.py:small --truth accuracy.json --proxy cheap --workdir runs/dps
+  eproxy score --config configs/nasbench201.py:small --settings runs/dps/fit/settings.json --all --workdir runs/all
 
 Labelled and evaluation architectures are always disjoint, as functions. A killed run, started again with the same
 flags, resumes. Sizes of the search are fields of the configuration: --config.dps.population_size=20,
@@ -58,6 +60,12 @@ def add_parser(commands: common.Commands) -> None:
     search.add_argument(
         "--ensemble", type=common.positive, default=8, metavar="K", help="settings combined (default 8)"
     )
+    fit = dps.add_argument_group("fit to columns, after the search")
+    fit.add_argument(
+        "--proxy",
+        metavar="NAME[,NAME...]",
+        help="also compute these, such as cheap, and fit a ranking to them and to the settings found: DIR/fit",
+    )
     output = dps.add_argument_group("output")
     output.add_argument(
         "--workdir", metavar="DIR", default=".", help="folder for settings, history, figures (default .)"
@@ -77,14 +85,24 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from eproxy_jax import files
 
     spec = _spec(arguments, overrides)
+    labelled_images = None
+    if arguments.proxy is not None:
+        from eproxy_jax import columns
+        from eproxy_jax.proxies.inputs import NUM_IMAGES
+
+        columns.wanted_columns(arguments.proxy)  # tells unknown names before hours of search
+        labelled_images = common.run_spec(arguments, overrides, NUM_IMAGES)
     workdir = files.folder(arguments.workdir)
     message = f"{workdir}: another search is running in this folder: wait for it, or choose another --workdir"
     with files.locked_folder(workdir, message):
-        return _run_in(workdir, arguments, spec)
+        return _run_in(workdir, arguments, spec, labelled_images)
 
 
-def _run_in(workdir: Path, arguments: argparse.Namespace, spec: Any) -> int:
-    """Search, compare and report in a folder that no other search uses."""
+def _run_in(workdir: Path, arguments: argparse.Namespace, spec: Any, labelled_images: Any) -> int:
+    """Search, compare, fit and report in a folder that no other search uses.
+
+    ``labelled_images`` is the specification that holds the images of --proxy, or None.
+    """
     from eproxy_jax import files, images
     from eproxy_jax.dps import comparison, loss_bank
     from eproxy_jax.dps.search import Kind, Problem, fitted_proxy, prepare, show_progress
@@ -149,6 +167,8 @@ def _run_in(workdir: Path, arguments: argparse.Namespace, spec: Any) -> int:
     files.write_atomically(workdir / "search.json", json.dumps(record, indent=1) + "\n")
     files.write_atomically(workdir / "settings.json", json.dumps(settings, indent=1) + "\n")
     _report(workdir, record, rows, spec)
+    if labelled_images is not None:
+        _fit(workdir, arguments, labelled_images, problem, found["evolution"], evaluation, execution)
     if not arguments.no_plot:
         from eproxy_jax.runs import printed
 
@@ -170,6 +190,10 @@ def _check_outputs(
     records = [workdir / name for name in ("search.json", "settings.json")]
     figure, evaluation = workdir / "search.png", workdir / "evaluation.jsonl"
     written = [*records, *(history_path(workdir, kind) for kind in kinds), figure, evaluation]
+    if arguments.proxy is not None:
+        from eproxy_jax.runs import searched
+
+        written += searched.written_files(workdir)
     common.check_outputs(arguments, written)
     for kind in kinds:
         HistoryFile(workdir, kind, fingerprint(problem.identity(kind, execution))).close()
@@ -252,3 +276,35 @@ def _report(workdir: Path, record: dict[str, Any], rows: dict[str, Any], spec: A
     print()
     print(f"settings: {workdir / 'settings.json'}  (eproxy score --settings)")
     print(f"history:  {workdir / 'search.json'}")
+
+
+def _fit(
+    workdir: Path,
+    arguments: argparse.Namespace,
+    spec: Any,
+    problem: Any,
+    proxy: Any,
+    evaluation: dict[Any, float],
+    execution: Any,
+) -> None:
+    """Fit a ranking to the settings found and to the columns of --proxy, and print its quality."""
+    from eproxy_jax.runs import report, searched
+
+    result = searched.fit_members(
+        problem,
+        proxy,
+        evaluation,
+        arguments.proxy,
+        spec.images,
+        spec.labels,
+        spec.num_classes,
+        plain=spec.settings,
+        workdir=workdir,
+        execution=execution,
+        command=common.command_line(),
+    )
+    print()
+    print(f"fit to {len(result.saved.fitted.names)} columns:")
+    print(report.quality_table({"left out": result.saved.fitted.quality, **result.quality}))
+    print()
+    print(f"settings: {workdir / searched.FOLDER / 'settings.json'}  (eproxy score --settings)")

@@ -41,31 +41,35 @@ def aggregate_columns(names: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class RankSum:
     """A sum of ranks among a reference.
 
     Attributes:
       transform: the references of its columns.
+      weights: of each column in the sum.
       sums: the reference of the sum itself.
     """
 
     transform: RankTransform
+    weights: tuple[float, ...]
     sums: Reference
 
     @classmethod
-    def of(cls, columns: Columns, names: str | Sequence[str]) -> RankSum:
+    def of(cls, columns: Columns, names: str | Sequence[str], weights: Sequence[float] | None = None) -> RankSum:
         """Return the sum over some columns whose reference is all architectures of ``columns``.
 
         Args:
           columns: the columns, higher is better in each.
           names: the name of an aggregate, or names of columns.
+          weights: of each column in the sum; 1 by default.
 
         Raises:
           ValueError: a column or the aggregate is unknown.
         """
         transform = RankTransform.of(columns.select(aggregate_columns(names)))
-        return cls(transform, Reference.of(_sum(transform, columns)))
+        weights = (1.0,) * len(transform.names) if weights is None else tuple(weights)
+        return cls(transform, weights, Reference.of(_sum(transform, weights, columns)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,7 +82,7 @@ class RankSum:
         Raises:
           ValueError: a column is absent.
         """
-        return _sum(self.transform, columns)
+        return _sum(self.transform, self.weights, columns)
 
     def normal(self, columns: Columns) -> Float64[np.ndarray, " A"]:
         """Return the normal scores [A] of the sums among those of the reference."""
@@ -86,13 +90,14 @@ class RankSum:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists and numbers, for JSON."""
-        return {"columns": self.transform.to_dict(), "sums": self.sums.to_dict()}
+        return {"columns": self.transform.to_dict(), "weights": list(self.weights), "sums": self.sums.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RankSum:
         """Invert :meth:`to_dict`."""
-        return cls(RankTransform.from_dict(values["columns"]), Reference.from_dict(values["sums"]))
+        weights = tuple(map(float, values["weights"]))
+        return cls(RankTransform.from_dict(values["columns"]), weights, Reference.from_dict(values["sums"]))
 
 
-def _sum(transform: RankTransform, columns: Columns) -> np.ndarray:
-    return np.log(transform.ranks(columns) / transform.counts).sum(1)
+def _sum(transform: RankTransform, weights: Sequence[float], columns: Columns) -> np.ndarray:
+    return (np.log(transform.ranks(columns) / transform.counts) * np.asarray(weights)).sum(1)

@@ -42,8 +42,8 @@ class Columns:
       archs: A distinct strings, for example canonical ones.
       names: C distinct names.
       values: [A, C]; NaN is unknown, ``-inf`` is the worst. The array is read-only.
-      blocks: the block of each column, such as "losses", "proxies", "sizes" or "graph". A fit gives every block the
-        same total variance, so that 200 counts of a graph do not outweigh two sizes.
+      blocks: the block of each column, such as "losses", "proxies", "sizes" or "graph". A fit scales every block as a
+        whole, so that 200 counts of a graph do not outweigh two sizes.
     """
 
     archs: tuple[str, ...]

@@ -215,3 +215,30 @@ def fit_process(
         np.asarray(inputs), targets - best[0] * centre, blocks_of, signal, linear, tuple(lengths.tolist()), noise
     )
     return process, float(best[0])
+
+
+def log_evidence(
+    process: Process, priors: Priors, mean: Float64[np.ndarray, " N"] | None = None, weight: float = 0.0
+) -> float:
+    """Return how well a fitted process explains its labels: the logarithm of likelihood times prior of what was fitted.
+
+    Only differences between processes of the same labels mean anything. The weight of a prior mean is integrated over:
+    otherwise a process that may choose it would always explain more than one without.
+
+    Args:
+      process: what :func:`fit_process` returned.
+      priors: the priors of that fit.
+      mean: [N], the prior mean of that fit.
+      weight: its weight.
+
+    Source: MacKay, Neural Computation 1992, Bayesian interpolation (the Occam factor of the weight).
+    """
+    fitted = [(priors.signal, process.signal), (priors.linear, process.linear), (priors.noise, process.noise)]
+    fitted += [(priors.length, length) for length in process.lengths]
+    shifts = [np.log(value / prior.median) / prior.spread for prior, value in fitted if prior and prior.spread]
+    factor = process._factor
+    value = -0.5 * process.targets @ linalg.cho_solve(factor, process.targets) - np.log(np.diag(factor[0])).sum()
+    if mean is not None:
+        shifts.append((weight - priors.weight[0]) / priors.weight[1])
+        value -= 0.5 * np.log1p(priors.weight[1] ** 2 * mean @ linalg.cho_solve(factor, mean))
+    return float(value - 0.5 * np.square(shifts).sum())

@@ -7,6 +7,7 @@ architectures of its list, and what is saved ranks any other one.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -174,11 +175,13 @@ def differing(columns: Columns) -> tuple[str, ...]:
     return kept
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Features:
-    """What a fit sees: normal scores, centred, every block with the same total variance, and all together with 1.
+    """What a fit sees: normal scores, centred, scaled by block, all together with the variance 1.
 
-    Columns are not scaled one by one. Where a column has few different values its ranks vary less, and it weighs less.
+    The variance of a block grows with the square root of the number of its columns: two sizes say less than twenty
+    proxies, and a hundred counts of a graph less than fifty times as much as two sizes. Columns are not scaled one by
+    one. Where a column has few different values its ranks vary less, and it weighs less.
 
     Attributes:
       transform: the references of the D columns that differ between architectures.
@@ -199,8 +202,13 @@ class Features:
         """
         transform = RankTransform.of(columns.select(differing(columns)))
         normal, blocks = transform.normal(columns), np.asarray(transform.blocks)
-        totals = {block: normal[:, blocks == block].var(0).sum() for block in set(transform.blocks)}
-        scales = [float(1 / np.sqrt(len(totals) * totals[block])) for block in transform.blocks]
+        wanted, scale = {}, {}
+        for block in dict.fromkeys(transform.blocks):
+            own = normal[:, blocks == block]
+            wanted[block] = math.sqrt(own.shape[1])
+            scale[block] = math.sqrt(wanted[block] / own.var(0).sum())
+        total = math.sqrt(sum(wanted.values()))
+        scales = [scale[block] / total for block in transform.blocks]
         return cls(transform, tuple(normal.mean(0).tolist()), tuple(scales))
 
     @property

@@ -555,8 +555,7 @@ def _to_compute(saved: SavedFit, job: ColumnJob) -> tuple[list[str], dict[str, P
     """
     identity = json.loads(json.dumps(job.identity()))
     if EPROXY_IMAGES in saved.made_with:
-        batch = default_images() if job.images is None else job.images[:BATCH_SIZE]
-        identity[EPROXY_IMAGES] = batch_identity(standardize(batch))
+        identity[EPROXY_IMAGES] = batch_identity(_eproxy_batch(saved, job))
     wanted = {name: value for name, value in saved.made_with.items() if name not in OF_BANK}
     if what := other_than({name: identity.get(name) for name in wanted}, wanted):
         raise ValueError(f"the columns of this fit were made with {what}: use those of the fit")
@@ -573,6 +572,16 @@ def _to_compute(saved: SavedFit, job: ColumnJob) -> tuple[list[str], dict[str, P
     return names, settings
 
 
+def _eproxy_batch(saved: SavedFit, job: ColumnJob) -> Any:
+    """Return the standardised images of the fit's Eproxy columns; those of a bank may be fewer than 16."""
+    images = default_images() if job.images is None else job.images
+    made = saved.made_with[EPROXY_IMAGES]
+    shape = made.get("shape") if isinstance(made, dict) else None
+    own = any("settings" in need for need in saved.needs.values())
+    fewer = isinstance(shape, list) and shape and shape[0] in range(1, BATCH_SIZE) and not own
+    return standardize(images[: shape[0] if fewer else BATCH_SIZE])
+
+
 def bank_path(out: Path) -> Path:
     """Return the loss bank beside a result file of :func:`rank`."""
     return out.with_name("bank.jsonl") if out.name == "scores.jsonl" else outputs.derived(out, ".bank.jsonl")
@@ -583,8 +592,7 @@ def _of_bank(
 ) -> dict[str, np.ndarray]:
     """Train the settings of a bank that a fit needs, in a bank; returns their columns, [A] each."""
     space, table = job.space, GeneTable.from_dict(saved.made_with["genes"])
-    batch = standardize(default_images() if job.images is None else job.images[:BATCH_SIZE])
-    spec = loss_bank.BankSpec(space, table, batch, job.key, int(saved.made_with["num_steps"]))
+    spec = loss_bank.BankSpec(space, table, _eproxy_batch(saved, job), job.key, int(saved.made_with["num_steps"]))
     genomes = [np.asarray(saved.needs[name][GENOME], np.int32) for name in names]
     archs = parse_all(result.archs, space)
     with loss_bank.LossBank(bank_path(out), spec.identity(job.execution)) as bank:

@@ -98,6 +98,16 @@ def test_columns_of_settings_files(tmp_path):
     np.testing.assert_array_equal(scores, np.float32([row[names[2]] for row in rows(tmp_path / "columns.jsonl")]))
 
 
+def test_columns_of_the_portfolio(tmp_path, monkeypatch):
+    one = ep.ProxySettings.from_dict({**SETTINGS, "lr": 1.5})
+    monkeypatch.setattr("eproxy_jax.columns.portfolio", lambda: {"portfolio#0": one})
+    assert run(*TINY, "--sample", 4, "--proxy", "portfolio", "--workdir", tmp_path) == 0
+    found = rows(tmp_path / "columns.jsonl")
+    archs = [row["arch"] for row in found]
+    scores = ep.score(archs, SPACE, one, ep.default_images("one_over_f", 128, 8)[:16]).score
+    np.testing.assert_array_equal(scores, np.float32([row["eproxy:portfolio#0"] for row in found]))
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -232,3 +232,35 @@ def test_bad_settings_files(content, message, tmp_path, capsys):
     (tmp_path / "s.json").write_text(content)
     assert run("score", *TINY, "--settings", tmp_path / "s.json", "--sample", 2, "--workdir", tmp_path) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_search_ends_with_a_fit_to_its_members_and_other_columns(searched, truth, tmp_path, capsys):
+    """What it saves ranks other architectures, by exactly the columns that it needs."""
+    again = [*SEARCH, "--truth", truth, "--num-eval", 10, "--random-search", "--workdir", searched, "--no-plot"]
+    assert run(*again, "--proxy", "drawn,label_sum") == 0
+    printed = capsys.readouterr().out
+    assert printed.index("left out") < printed.index("fitted (process)")
+    saved = json.loads((searched / "fit" / "settings.json").read_text())
+    members = [name for name, need in saved["columns"].items() if "genome" in need]
+    assert len(members) == 2
+    assert set(saved["columns"]) - set(members) == {"macs", "params", "drawn", "label_sum"}
+    others = ["score", *TINY, "--settings", searched / "fit" / "settings.json", "--all", "--workdir", tmp_path]
+    assert run(*others, "--no-plot") == 0
+    found = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert len(found) == SPACE.num_archs
+    expected = {
+        row["arch"]: row["score"]
+        for row in map(json.loads, (searched / "fit" / "predictions.jsonl").read_text().splitlines())
+    }
+    by_arch = {row["arch"]: row["score"] for row in found}
+    np.testing.assert_allclose([by_arch[arch] for arch in expected], list(expected.values()), rtol=1e-4, atol=1e-4)
+
+
+def test_a_search_without_evaluation_fits_among_drawn_architectures(searched, truth, tmp_path, capsys):
+    del searched
+    flags = ["--truth", truth, "--num-eval", 0, "--workdir", tmp_path, "--no-plot", "--proxy", "drawn"]
+    assert run(*SEARCH, *flags) == 0
+    assert "fitted (process)" not in capsys.readouterr().out
+    assert len((tmp_path / "fit" / "predictions.jsonl").read_text().splitlines()) > 50
+    assert run(*SEARCH, *flags[:-1], "drwn") == 2
+    assert "drwn" in capsys.readouterr().err

@@ -127,7 +127,7 @@ def test_many_values_are_thinned_and_rank_nearly_the_same():
     assert np.abs(reference.rank(values) - stats.rankdata(values)).max() < 0.003 * len(values)
 
 
-def test_features_give_every_block_the_same_variance():
+def test_the_variance_of_a_block_grows_with_the_root_of_its_columns():
     rng = np.random.default_rng(0)
     columns = Columns.of(
         [str(i) for i in range(50)],
@@ -137,8 +137,8 @@ def test_features_give_every_block_the_same_variance():
     assert features.transform.names == columns.names[:-1]  # what nobody knows is no evidence
     values = features(columns)
     np.testing.assert_allclose(values.mean(0), 0, atol=1e-12)
-    np.testing.assert_allclose(values[:, :1].var(0).sum(), 0.5)
-    np.testing.assert_allclose(values[:, 1:].var(0).sum(), 0.5)
+    np.testing.assert_allclose(values[:, :1].var(0).sum(), 1 / (1 + 7**0.5))
+    np.testing.assert_allclose(values.var(0).sum(), 1)
     assert features.groups == (0,) + (1,) * 7
     again = Features.from_dict(json.loads(json.dumps(features.to_dict())))
     np.testing.assert_array_equal(again(columns), values)

@@ -129,6 +129,28 @@ def test_the_prior_weighs_what_the_labels_say():
     assert ep.fit(COLUMNS, labels(20), prior=None).prior_weight == 0
 
 
+def test_processes_count_by_how_well_they_explain_the_labels():
+    def share(truth):
+        parts = ep.fit(COLUMNS, labels(20, truth)).model.parts
+        assert sum(part.share for part in parts) == pytest.approx(1)
+        return sum(part.share for part in parts if part.weight)
+
+    assert share(TRUTH) > 0.5 > share(-TRUTH)
+
+
+def test_the_deviation_counts_what_the_processes_differ_by():
+    model = ep.fit(COLUMNS, labels(5)).model
+    assert len(model.parts) > 1
+    mean, deviation = model.predict(COLUMNS)
+    normal, inputs = model.prior.normal(COLUMNS) - model.centre, model.features(COLUMNS)
+    own = [part.process.predict(inputs) for part in model.parts]
+    means = np.stack([one[0] + part.weight * normal for part, one in zip(model.parts, own, strict=True)])
+    shares = np.asarray([part.share for part in model.parts])
+    np.testing.assert_allclose(mean, shares @ means, rtol=1e-10, atol=1e-12)
+    second = shares @ (means**2 + np.stack([one[1] for one in own]) ** 2)
+    np.testing.assert_allclose(deviation**2, second - mean**2, rtol=1e-6)
+
+
 def test_few_labels_lean_on_the_prior():
     qualities = [held_out(ep.fit(COLUMNS, labels(3, seed=seed))) for seed in range(8)]
     without = [held_out(ep.fit(COLUMNS, labels(3, seed=seed), prior=None)) for seed in range(8)]
@@ -148,9 +170,15 @@ def test_labels_may_be_the_best_of_the_list():
 
 
 def test_a_prior_is_an_aggregate_or_names_of_columns():
-    assert ep.fit(COLUMNS, labels(9)).model.prior.names == ("macs", "jacov")
+    default = ep.fit(COLUMNS, labels(9)).model.prior  # the losses count as one column
+    assert dict(zip(default.names, default.weights, strict=True)) == {
+        "macs": 1,
+        "jacov": 1,
+        "eproxy:a": 0.5,
+        "eproxy:b": 0.5,
+    }
     assert ep.fit(COLUMNS, labels(9), prior=["jacov"]).model.prior.names == ("jacov",)
-    assert ep.fit(COLUMNS.select(["macs", "eproxy:a"]), labels(9)).model.prior is None
+    assert ep.fit(COLUMNS.select(["macs", "naswot"]), labels(9)).model.prior is None
     with pytest.raises(ValueError, match="prior 'az_nas' needs 'expressivity', 'progressivity', 'trainability'"):
         ep.fit(COLUMNS, labels(9), prior="az_nas")
     with pytest.raises(ValueError, match="unknown aggregate 'rank'"):

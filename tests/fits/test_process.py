@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eproxy_jax.fits.process import LogNormal, Priors, Process, fit_process
+from eproxy_jax.fits.process import LogNormal, Priors, Process, fit_process, log_evidence
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(12, 5)) / np.sqrt(5), RNG.normal(size=12)
@@ -67,6 +67,23 @@ def test_hyperparameters_are_at_a_maximum(groups, priors):
 def vars_of(process):
     names = ("inputs", "targets", "groups", "signal", "linear", "lengths", "noise")
     return {name: getattr(process, name) for name in names}
+
+
+def test_evidence_is_the_likelihood_with_the_weight_of_the_mean_integrated_over():
+    """But for the priors of the hyperparameters, and a constant of the number of labels."""
+    priors, mean = Priors(weight=(0.4, 0.5)), X[:, 0] - X[:, 0].mean()
+    values = []
+    for slope in (0.3, 0.7):  # the best weight is within its bounds, or the integral would be cut
+        targets = slope * mean + 0.1 * Y
+        process, weight = fit_process(X, targets, None, priors, mean)
+        assert 0 < weight < 1
+        fitted = [(priors.signal, process.signal), (priors.length, process.lengths[0]), (priors.noise, process.noise)]
+        shifts = [np.log(value / prior.median) / prior.spread for prior, value in fitted]
+        covariance = process._kernel(X) + process.noise * np.eye(12) + 0.5**2 * np.outer(mean, mean)
+        integral = stats.multivariate_normal(0.4 * mean, covariance).logpdf(targets)
+        own = log_evidence(process, priors, mean, weight)
+        values.append(own - (integral - 0.5 * np.square(shifts).sum()))
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-6)
 
 
 def test_three_labels_and_duplicates_do_not_run_away():

@@ -37,10 +37,11 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     archs = folder / "archs.txt"
     archs.write_text("".join(SPACE.format(arch) + "\n" for arch in ARCHS))
+    # First a command that reads the configuration, which registers the proxies of these tests.
+    assert eproxy("score", *TINY, "--archs", archs, "--workdir", folder, "--no-plot") == 0
     ep.runs.score_columns(
         ARCHS, SPACE, "drawn,label_sum,macs,eproxy", IMAGES, settings=SETTINGS, workdir=folder, say=str
     )
-    assert eproxy("score", *TINY, "--archs", archs, "--workdir", folder, "--no-plot") == 0
     assert eproxy("bank", *TINY, "--archs", archs, "--num-settings", 2, "--workdir", folder) == 0
     lines = [f"{SPACE.format(a)},{a[1] + i / 100},{a[2]}" for i, a in enumerate(ARCHS)]
     (folder / "mine.csv").write_text("arch,one,two\n" + "\n".join(lines))
