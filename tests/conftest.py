@@ -31,6 +31,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(ROOT / "tests"))
 
+# These are no tests: pytest imports every module for its doctests, and these two register spaces when it does.
+collect_ignore = ["tiny_config.py", "large_config.py"]
+
 # Files whose tests share compiled programs or fixtures that are dear to build: one worker runs all of such a file.
 # The longest come first, and all before the groups of the spaces, so that both workers end at about the same time.
 _FILES_OF_ONE_WORKER = (

@@ -13,7 +13,8 @@ _TEXT = {".py": "py", ".toml": "toml", ".txt": "text"}
 
 def generated() -> dict[str, str]:
     """Return the Markdown of the pages that are written by code, by their place below docs/."""
-    found = {f"spaces/{name}.md": space_pages.page(name) for name in spaces.names()}
+    built_in = [name for name in spaces.names() if type(spaces.get(name)).__module__.startswith("eproxy_jax.")]
+    found = {f"spaces/{name}.md": space_pages.page(name) for name in built_in}  # no space of a configuration
     found |= {f"examples/{path.stem}.md": example_pages.page(path) for path in example_pages.examples()}
     return found | {"examples/index.md": example_pages.index()} | api_pages.pages()
 

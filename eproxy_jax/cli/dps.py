@@ -288,7 +288,7 @@ def _fit(
     execution: Any,
 ) -> None:
     """Fit a ranking to the settings found and to the columns of --proxy, and print its quality."""
-    from eproxy_jax.runs import report, searched
+    from eproxy_jax.runs import printed, searched
 
     result = searched.fit_members(
         problem,
@@ -305,6 +305,6 @@ def _fit(
     )
     print()
     print(f"fit to {len(result.saved.fitted.names)} columns:")
-    print(report.quality_table({"left out": result.saved.fitted.quality, **result.quality}))
+    print(printed.quality_table({"left out": result.saved.fitted.quality, **result.quality}))
     print()
     print(f"settings: {workdir / searched.FOLDER / 'settings.json'}  (eproxy score --settings)")

@@ -77,8 +77,10 @@ def of_fit(fitted: Fitted) -> tuple[str, ...]:
         else:
             names = " + ".join(model.prior.names)
             found.append(f"The label-free sum of ranks {names} counts with the weight {model.weight:.2f} of 1.")
-        process = model.process
-        shares = {"smooth part": process.signal, "linear part": process.linear, "noise of a label": process.noise}
+        shares = {
+            name: sum(part.share * getattr(part.process, field) for part in model.parts)
+            for name, field in (("smooth part", "signal"), ("linear part", "linear"), ("noise of a label", "noise"))
+        }
         total = sum(shares.values())
         said = ", ".join(f"{name} {value / total:.0%}" for name, value in shares.items() if value > 0)
         found.append(f"What the labels add is a Gaussian process; its variance: {said}.")

@@ -371,12 +371,12 @@ def _columns(row: Mapping[str, Any], what: str) -> Columns:
     """Return the columns of a row of :func:`columns_row`."""
     fields = row[what], row.get("names"), row.get("blocks")
     if not all(isinstance(field, list) and all(isinstance(one, str) for one in field) for field in fields):
-        raise ValueError(f"{what!r}: expected lists of strings and their values, got {quoted(row)}")
+        raise ValueError(f"{quoted(what)}: expected lists of strings and their values, got {quoted(row)}")
     archs, names, blocks = fields
     try:
         values = np.asarray(row.get("values"), np.float64)  # null is NaN
     except OverflowError as error:
-        raise ValueError(f"{what!r}: {error}") from error
+        raise ValueError(f"{quoted(what)}: {error}") from error
     return Columns(archs, names, values.reshape(len(archs), len(names)), blocks)
 
 

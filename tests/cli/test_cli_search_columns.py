@@ -9,11 +9,19 @@ import tiny
 from helpers import ROOT
 
 from eproxy_jax.cli import main
+from eproxy_jax.spaces import base
 
 SPACE = tiny.Tiny()
 ARCHS = [SPACE.format(arch) for arch in SPACE.enumerate()]
 TINY = ["search", "--config", f"{ROOT}/tests/tiny_config.py", "--no-plot"]
 LARGE = ["search", "--config", f"{ROOT}/tests/large_config.py", "--no-plot"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_the_large_space():
+    """It reads what ``tiny`` reads: other tests would hear that two spaces know a notation."""
+    yield
+    base._REGISTRY.pop("tiny_large", None)
 
 
 def value(arch):
