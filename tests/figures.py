@@ -227,7 +227,7 @@ def means(path):
         row = json.loads(line)
         if "task" in row and "method" in row:
             number = row.get("Spearman", row.get("mean", row.get("spearman")))
-            key = row["method"], row.get("labels"), "Spearman" in row
+            key = row["method"], row.get("labels"), row.get("labels_chosen"), "Spearman" in row
             values.setdefault(key, []).append(float(str(number).split(" ")[0]))
     return [f"{MEAN} {method} | {sum(own) / len(own):.4f}" for (method, *_), own in values.items()]
 

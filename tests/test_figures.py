@@ -14,7 +14,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CONSTANTS = {
     "defaults, genes and constants of the method, which the code holds": {
         "docs/method.md": ["1.2", "0.9", "0.01", "0.5", "1.5", "2.5", "3.5", "0.6", "-0.5", "-0.4", "0.2", "0.1"],
-        "docs/cli.md": [".25"],
+        "docs/cli.md": [".25", "3 MB"],
         "docs/execution.md": ["1.2", "80 %", "30 %", "10 minutes"],
         "docs/spaces.md": ["1.2", "0.1"],
         "docs/proxies.md": ["32 times"],
