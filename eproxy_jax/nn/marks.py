@@ -94,6 +94,15 @@ def unmarked(*names: str) -> Iterator[None]:
         _silent.reset(token)
 
 
+def replaceable(name: str, *operands: Array) -> Any:
+    """Mark operands that rules may replace, also in what backward passes compute again.
+
+    Where :func:`unmarked` silences the name itself, the mark is called ``NAME_again``: who only looks does not see it
+    twice, and who replaces something does so there as well.
+    """
+    return mark(f"{name}_again" if name in _silent.get() else name, *operands)
+
+
 def collecting() -> bool:
     """Say if a collection is tracing: code that cannot be marked as it stands may run in another form then."""
     return _collecting.get()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from eproxy_jax.nn.marks import mark
+from eproxy_jax.nn.marks import mark, replaceable
 
 BATCH_NORM_EPSILON = 1e-5  # PyTorch's default, which the protocol inherits.
 
@@ -27,7 +27,7 @@ def standardize(x: Array, epsilon: float = BATCH_NORM_EPSILON) -> tuple[Array, A
     """Standardise each channel over the batch; return (normalised [B, H, W, C], reciprocal deviation [C])."""
     centred = x - jnp.mean(x, (0, 1, 2), keepdims=True)
     rstd = lax.rsqrt(jnp.mean(centred * centred, (0, 1, 2)) + epsilon)
-    _, normalized, rstd = mark("norm", x, centred * per_channel(rstd), rstd)
+    _, normalized, rstd = replaceable("norm", x, centred * per_channel(rstd), rstd)
     return normalized, rstd
 
 

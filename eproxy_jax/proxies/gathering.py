@@ -68,7 +68,7 @@ def replaced_norm(factor: float) -> dict[str, marks.Rule]:
     def backward(state: Any, grad: Array, through: Array, *others: Array) -> tuple[Any, Any]:
         return state, (grad, grad * jnp.asarray(factor, grad.dtype), *others)
 
-    return {"norm": forward, "norm_gradient": backward}
+    return {"norm": forward, "norm_again": forward, "norm_gradient": backward}
 
 
 FIXED_STATISTICS = (1 + norms.BATCH_NORM_EPSILON) ** -0.5  # of a batch norm in evaluation mode that saw nothing

@@ -380,4 +380,6 @@ def test_fisher_spectrum(case):
     values = torch.linalg.svdvals(fisher)
     deciles = torch.quantile(values, torch.arange(1, 10, dtype=torch.float64) / 10)
     shares = deciles / (deciles.sum() + 1e-10)
-    close(own, -(shares * torch.log(shares + 1e-10)).sum().item(), 1e-4)
+    # Of many more parameters than images times classes, all deciles but rounding are zero: so it is with DARTS.
+    expected = -(shares * torch.log(shares + 1e-10)).sum().item()
+    np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-6)

@@ -194,7 +194,7 @@ class _Block(NamedTuple):
         kept = Kept(x, first, rstd[0])
         grad_x, grads = steps[0].backward(weights, places[0], kept, grad_hidden * (hidden > 0), grads)
         if self.shape.projects:
-            with marks.unmarked():
+            with marks.unmarked("kernel", "relu", "norm"):  # the forward pass has shown them
                 kept = steps[2].forward(weights, places[2], x)
             grad, grads = steps[2].backward(weights, places[2], kept, grad, grads)
         grad_x = marks.mark("block_input_gradient", grad_x + grad, out=self._out)
