@@ -185,7 +185,8 @@ def figures(page):
         where = {"page": name, "section": heading}
         lines = block.splitlines()
         if not lines[0].lstrip().startswith("|"):
-            yield from figures_in(" ".join(lines), context=" ".join(lines), files=whole, **where)
+            text = " ".join(lines)
+            yield from figures_in(text, context=text, files=references(text, page) or whole, **where)
             continue
         mean = (MEAN,) if any(re.search(r"(^|\s)Mean\s+Spearman", one) for one in sections[heading]) else ()
         header = [cell.strip() for cell in lines[0].strip().strip("|").split("|")]
