@@ -74,6 +74,21 @@ def _figure(figure: blocks.Figure) -> dict[str, Any]:
     return own
 
 
+def vl_convert() -> Any:
+    """Return the module vl_convert, which holds the scripts of Vega and draws pictures.
+
+    Raises:
+      ValueError: it is not installed.
+    """
+    try:
+        import vl_convert as module
+    except ModuleNotFoundError:
+        raise ValueError(
+            f"report: figures need vl-convert, which is not installed: {EXTRA}, or --no-plot for a page without figures"
+        ) from None
+    return module
+
+
 @functools.cache
 def vega() -> str:
     """Return the script of Vega, Vega-Lite and Vega-Embed, which sets ``vegaEmbed``; it takes some seconds.
@@ -81,13 +96,7 @@ def vega() -> str:
     Raises:
       ValueError: vl-convert is not installed.
     """
-    try:
-        import vl_convert
-    except ModuleNotFoundError:
-        raise ValueError(
-            f"report: figures need vl-convert, which is not installed: {EXTRA}, or --no-plot for a page without figures"
-        ) from None
-    script = vl_convert.javascript_bundle()
+    script = vl_convert().javascript_bundle()
     return script.replace("</script", "<\\/script")
 
 

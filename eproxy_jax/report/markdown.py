@@ -11,7 +11,7 @@ import numpy as np
 
 from eproxy_jax.report import blocks
 from eproxy_jax.report.blocks import Page
-from eproxy_jax.report.html import EXTRA
+from eproxy_jax.report.html import vl_convert
 from eproxy_jax.report.numbers import kept
 
 MARK = "<!-- made by eproxy_jax report -->"
@@ -118,10 +118,4 @@ def picture(spec: Mapping[str, Any]) -> bytes:
     Raises:
       ValueError: vl-convert is not installed.
     """
-    try:
-        import vl_convert
-    except ModuleNotFoundError:
-        raise ValueError(
-            f"report: figures need vl-convert, which is not installed: {EXTRA}, or --no-plot for a page without figures"
-        ) from None
-    return vl_convert.vegalite_to_png(dict(spec), scale=1.5)
+    return vl_convert().vegalite_to_png(dict(spec), scale=1.5)
