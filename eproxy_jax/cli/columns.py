@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         spec.images,
         spec.weight_seed,
         labels=spec.labels,
-        num_classes=spec.num_classes if arguments.num_classes is None else arguments.num_classes,
+        num_classes=common.num_classes_of(arguments, spec),
         settings=settings,
         out=out,
         execution=common.execution_of(arguments),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from eproxy_jax.cli.config import RunSpec
     from eproxy_jax.dps.fitted import FittedProxy
     from eproxy_jax.execution.execution import Execution
+    from eproxy_jax.runs.gathering import Gathered
     from eproxy_jax.runs.hosts import Process
     from eproxy_jax.runs.truth import Matched, Truth
     from eproxy_jax.spaces import SearchSpace
@@ -454,6 +455,33 @@ def read_truth(arguments: argparse.Namespace, path: str, space: SearchSpace) -> 
         dataset=arguments.dataset,
         lower_is_better=arguments.lower_is_better,
     )
+
+
+def gather_columns(
+    arguments: argparse.Namespace, space: SearchSpace, values: Mapping[Path, str] | None = None
+) -> Gathered:
+    """Read the files of --columns, without the columns of --leave-out.
+
+    Args:
+      arguments: of a command with --columns, --dataset, --leave-out and --no-graph-counts.
+      space: the search space.
+      values: columns of these files that hold measured values, and so are no evidence.
+    """
+    from eproxy_jax.runs import gathering
+
+    return gathering.gather(
+        arguments.columns,
+        space,
+        with_graph_counts=not arguments.no_graph_counts,
+        dataset=arguments.dataset,
+        leave_out=arguments.leave_out,
+        values=values,
+    )
+
+
+def num_classes_of(arguments: argparse.Namespace, spec: RunSpec) -> int | None:
+    """Return the number of classes: that of --num-classes, else that of the images; None if neither tells it."""
+    return spec.num_classes if arguments.num_classes is None else arguments.num_classes
 
 
 def announce_truth(truth: Truth, *more: str) -> None:

@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Run the command and return the exit status."""
     _check_choices(arguments)
     from eproxy_jax import files, runs
-    from eproxy_jax.runs import fitting, gathering, outputs, printed
+    from eproxy_jax.runs import fitting, outputs, printed
 
     space = space_of(arguments, overrides)
     workdir = files.folder(arguments.workdir)
@@ -103,14 +103,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         outputs.check_figure(figure, written[0])
     truth, labels = (_values(arguments, path, space) for path in (arguments.truth, arguments.labels))
     measured = [(path, one.column) for path, one in ((arguments.truth, truth), (arguments.labels, labels)) if one]
-    gathered = gathering.gather(
-        arguments.columns,
-        space,
-        with_graph_counts=not arguments.no_graph_counts,
-        dataset=arguments.dataset,
-        leave_out=arguments.leave_out,
-        values={Path(path): column for path, column in measured if path != "-"},
-    )
+    gathered = common.gather_columns(arguments, space, {Path(path): column for path, column in measured if path != "-"})
     result = runs.fit(
         gathered,
         truth,

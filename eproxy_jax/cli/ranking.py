@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], values: dict[st
 
     out, figure, process = common.destination_of(arguments, "scores.jsonl", written, arguments.truth is not None)
     truth = None if arguments.truth is None else common.match_truth(arguments, archs, spec.space).values
-    num_classes = spec.num_classes if arguments.num_classes is None else arguments.num_classes
+    num_classes = common.num_classes_of(arguments, spec)
     ranked = runs.rank(
         saved,
         archs,

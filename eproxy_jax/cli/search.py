@@ -264,14 +264,7 @@ def _of_files(arguments: argparse.Namespace, space: SearchSpace, truth: Any, sav
 
     # A table may hold the values beside columns: what is asked for is no evidence.
     measured = {} if truth is None or arguments.truth == "-" else {Path(arguments.truth): truth.column}
-    gathered = gathering.gather(
-        arguments.columns,
-        space,
-        with_graph_counts=not arguments.no_graph_counts,
-        dataset=arguments.dataset,
-        leave_out=arguments.leave_out,
-        values=measured,
-    )
+    gathered = common.gather_columns(arguments, space, measured)
     if saved is None:
         return gathered.columns
     known = {name: value for name, value in saved.made_with.items() if name in gathered.made_with}

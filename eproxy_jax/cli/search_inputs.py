@@ -106,7 +106,7 @@ def sources(
         names, own, _ = ([], {}, []) if text is None else columns_flags.proxies_of(text, spec)
         settings |= own
         chosen.append(tuple(one.name for one in columns.wanted_columns(names, settings)) if text is not None else ())
-    num_classes = spec.num_classes if arguments.num_classes is None else arguments.num_classes
+    num_classes = common.num_classes_of(arguments, spec)
     inputs = search_columns.Inputs(
         space,
         workdir,

@@ -85,22 +85,15 @@ def _gathered(arguments: argparse.Namespace, overrides: Sequence[str]) -> Gather
     """Return the columns of the files, or those that the space gives to the architectures of the flags."""
     from eproxy_jax.runs import gathering
 
-    with_graph_counts = not arguments.no_graph_counts
     if not arguments.columns:
         common.check_source(arguments, overrides)
         space = common.space_of(arguments, overrides)
-        return gathering.of_space(space, _archs(arguments, space), with_graph_counts)
+        return gathering.of_space(space, _archs(arguments, space), not arguments.no_graph_counts)
     listed = {"--archs": arguments.archs, "--sample": arguments.sample, "--all": arguments.all}
     if given := [flag for flag, value in listed.items() if value]:
         raise UsageError(f"{given[0]}: the files of --columns say which architectures there are: leave it out")
     space = fit.space_of(arguments, overrides)
-    return gathering.gather(
-        arguments.columns,
-        space,
-        with_graph_counts=with_graph_counts,
-        dataset=arguments.dataset,
-        leave_out=arguments.leave_out,
-    )
+    return common.gather_columns(arguments, space)
 
 
 def _archs(arguments: argparse.Namespace, space: SearchSpace) -> list[Any]:
