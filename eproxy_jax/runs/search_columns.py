@@ -150,7 +150,8 @@ def _with_held(archs: Sequence[Any], path: Path, space: SearchSpace) -> list[Any
             held.append(space.parse(json.loads(line)["arch"]))
         except (LookupError, TypeError, ValueError, RecursionError):
             continue  # a half-written last line, or a file of somebody else: who reads it in earnest says so
-    return [*parsed, *(arch for arch in dict.fromkeys(held) if arch not in set(parsed))]
+    own = set(parsed)
+    return [*parsed, *(arch for arch in dict.fromkeys(held) if arch not in own)]
 
 
 def with_fit(columns: Columns, saved: fitting.SavedFit) -> Columns:
