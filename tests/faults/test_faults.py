@@ -4,6 +4,7 @@ Trainings are replaced by a fast function; everything else is real. ``make fuzz`
 """
 
 import os
+import shutil
 import signal
 import time
 
@@ -23,14 +24,19 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server, tmp_path_factory):
-    """Content of the folder of each command, by name."""
+def folders(server, tmp_path_factory):
+    """What each command leaves when nothing disturbs it: its folder, by name."""
     found = {}
     for name in COMMANDS:
-        folder = tmp_path_factory.mktemp("whole")
-        assert server.run(name, folder) == 0, server.log()
-        found[name] = content(folder)
+        found[name] = tmp_path_factory.mktemp("whole")
+        assert server.run(name, found[name]) == 0, server.log()
     return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folders):
+    """Content of the folder of each command, by name."""
+    return {name: content(folder) for name, folder in folders.items()}
 
 
 def test_every_command_that_writes_is_tried():
@@ -87,13 +93,14 @@ def places(whole, count):
 
 
 @pytest.mark.parametrize(("name", "count"), [("score", 1), *slow_unless((), [(name, 6) for name in COMMANDS])])
-def test_cut_files_are_completed(server, undisturbed, tmp_path, name, count):
+def test_cut_files_are_completed(server, folders, undisturbed, tmp_path, name, count):
     result = COMMANDS[name][1]
-    for length in places(undisturbed[name][result], count):
-        for file, held in undisturbed[name].items():
-            if isinstance(held, bytes):
-                (tmp_path / file).write_bytes(held[:length] if file == result else held)
-        goes_on(server, name, tmp_path, undisturbed)
+    whole = undisturbed[name][result]
+    for length in places(whole, count):
+        folder = tmp_path / str(length)
+        shutil.copytree(folders[name], folder)
+        (folder / result).write_bytes(whole[:length])
+        goes_on(server, name, folder, undisturbed)
 
 
 @pytest.mark.parametrize("name", slow_unless(("bank",), [name for name in COMMANDS if name not in AT_ONCE]))
