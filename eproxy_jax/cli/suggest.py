@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     common.check_archs(arguments)
     common.check_truth(arguments)
     from eproxy_jax.fits.suggest import suggest
+    from eproxy_jax.progress import announce
     from eproxy_jax.runs import fitting, gathering
 
     gathered = _gathered(arguments, overrides)
@@ -72,6 +73,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     chosen = suggest(
         columns, arguments.num_labels, arguments.by, measured, fitted, keep=arguments.keep, seed=arguments.seed
     )
+    if arguments.by == "top" and not measured:
+        announce("labels of good architectures alone make a poor fit: measure as many of --by diverse as well")
     if arguments.json:
         for arch in chosen:
             print(json.dumps({"arch": arch, "value": None}))
