@@ -6,6 +6,10 @@ Networks are canonical forms of distinct functions, so neither side gains from r
 see 64 images or noise of 32x32. PyTorch runs in both memory formats, and the better one counts. Blocks of networks
 alternate, so that a change of the machine's speed affects both. Compilation is not in the seconds. ``agreement`` is the
 Spearman correlation between the two sides' values: their weights are not the same.
+
+A list holds more than that: ``the whole space`` compares what all strings cost. A PyTorch loop runs each string as it is
+written (as many strings, drawn at random, are timed); we run each function once, without dead edges. ``GFLOP/s`` are
+multiply-accumulates of the forward pass, times two, over seconds of ``naswot``, which is little more than that pass.
 """
 
 from __future__ import annotations
@@ -29,6 +33,18 @@ CASES = {
 }
 
 
+def matmul_rate(size: int = 2048, repeats: int = 5) -> float:
+    """GFLOP/s of the product of two square matrices: what the machine can do at most."""
+    x = jax.random.normal(jax.random.key(0), (size, size))
+    product = jax.jit(lambda x: x @ x)
+    best = np.inf
+    for _ in range(repeats + 1):
+        begin = time.perf_counter()
+        jax.block_until_ready(product(x))
+        best = min(best, time.perf_counter() - begin)
+    return 2 * size**3 / best / 1e9
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="nasbench201")
@@ -50,20 +66,23 @@ def main() -> None:
     from eproxy_jax.proxies.synflow import Synflow
 
     space = spaces.get(arguments.space)
-    distinct = list(dict.fromkeys(map(space.canonical, space.sample(8 * arguments.num, arguments.seed))))
-    archs = [arch for arch in distinct if space.is_connected(arch)][: arguments.num]
+    strings = [arch for arch in space.enumerate() if space.is_connected(arch)]
+    rng = np.random.default_rng(arguments.seed)
+    functions = list(dict.fromkeys(map(space.canonical, strings)))
+    archs = [functions[i] for i in rng.permutation(len(functions))[: arguments.num]]
+    written = [strings[i] for i in rng.permutation(len(strings))[: arguments.num]]
     job = columns.ColumnJob.of(space)
     inputs, size = job.inputs, registry.BATCH
     images, labels, noise = inputs.images[:size], inputs.labels[:size], inputs.noise[:size]
     ones = np.ones_like(images[:1])
-    functions = {
+    proxies = {
         "naswot": (Jacobians(CASES["naswot"], job.num_classes), (images, labels)),
         "jacov": (Jacobians(CASES["jacov"], job.num_classes), (images, labels)),
         "synflow": (Synflow(job.num_classes), (ones,)),
         "AZ-NAS three": (Spectra(CASES["AZ-NAS three"]), (noise,)),
     }
     key = jax.random.key(0)
-    ours = {name: Evaluation.of(fn, space, key, shared, job.execution) for name, (fn, shared) in functions.items()}
+    ours = {name: Evaluation.of(fn, space, key, shared, job.execution) for name, (fn, shared) in proxies.items()}
     peers = {
         "naswot": torch_proxies.naswot,
         "jacov": torch_proxies.jacov,
@@ -93,6 +112,8 @@ def main() -> None:
         compiled[name] = time.perf_counter() - begin
         theirs(name, archs[0], True)
     forms = ("ours", "PyTorch, NCHW", "PyTorch, channels_last")
+    as_written = {name: [] for name in CASES}
+    peak = matmul_rate()
     seconds = {name: {form: [] for form in forms} for name in CASES}
     values = {name: {form: [] for form in forms} for name in CASES}
     for start in range(0, len(archs), arguments.block):
@@ -103,6 +124,10 @@ def main() -> None:
                 got = own(name, block) if form == "ours" else [theirs(name, arch, form != forms[1]) for arch in block]
                 seconds[name][form].append((time.perf_counter() - begin) / len(block))
                 values[name][form] += list(got)
+            begin = time.perf_counter()
+            for arch in written[start : start + arguments.block]:
+                theirs(name, arch, np.mean(seconds[name][forms[2]]) < np.mean(seconds[name][forms[1]]))
+            as_written[name].append((time.perf_counter() - begin) / len(block))
         print(f"{start + len(block)}/{len(archs)}", file=sys.stderr, flush=True)
     table = []
     for name in CASES:
@@ -114,12 +139,22 @@ def main() -> None:
                 "proxy": name,
                 **{f"{form}, s a network": f"{mean[form]:.3f}" for form in forms},
                 "times the better PyTorch": f"{min(mean[f] for f in forms[1:]) / mean['ours']:.2f}",
+                "as written, PyTorch, s a string": f"{np.mean(as_written[name]):.3f}",
+                "the whole space": f"{np.mean(as_written[name]) * len(strings) / mean['ours'] / len(functions):.2f}",
                 "compilation, s": f"{compiled[name]:.1f}",
                 "agreement": " / ".join(f"{r:.3f}" for r in rho),
             }
         )
     text = header(f"Seconds per network of proxies, {space.name}, {len(archs)} networks")
     text += markdown_table(table) + f"\n{__doc__.split('size, 24 networks')[1].strip()}\n"
+    work = 2 * size * float(np.mean([space.macs(arch) for arch in archs])) / 1e9
+    rates = {form: work / np.mean(seconds["naswot"][form]) for form in forms}
+    text += f"\nThe {len(strings):,} strings whose network sees the image are {len(functions):,} functions. GFLOP/s: "
+    text += ", ".join(f"{form} {rate:.0f}" for form, rate in rates.items())
+    text += (
+        f"; a product of two matrices of 2048 x 2048 runs at {peak:.0f}. What bounds a network alone: both sides run "
+    )
+    text += "their convolutions, batch norms and ReLUs at a small share of that, waiting for memory.\n"
     write_page(page_name("proxy_speed", space.name), text, table)
 
 
