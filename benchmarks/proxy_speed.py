@@ -7,8 +7,8 @@ see 64 images or noise of 32x32. PyTorch runs in both memory formats, and the be
 alternate, so that a change of the machine's speed affects both. Compilation is not in the seconds. ``agreement`` is the
 Spearman correlation between the two sides' values: their weights are not the same.
 
-A list holds more than that: ``the whole space`` compares what all strings cost. A PyTorch loop runs each string as it is
-written (as many strings, drawn at random, are timed); we run each function once, without dead edges. ``GFLOP/s`` are
+A list holds more than that: ``the whole space`` compares what all strings cost. A PyTorch loop runs each string as it
+is written (as many strings, drawn at random, are timed); we run each function once, without dead edges. ``GFLOP/s`` are
 multiply-accumulates of the forward pass, times two, over seconds of ``naswot``, which is little more than that pass.
 """
 
