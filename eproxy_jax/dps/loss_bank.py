@@ -26,6 +26,7 @@ from eproxy_jax import proxy, scoring, spaces
 from eproxy_jax.dps import fitted, selection, tiered
 from eproxy_jax.dps.genes import GeneTable, mutated_settings, random_settings, without_alpha
 from eproxy_jax.dps.labels import connected_labels
+from eproxy_jax.errors import one_line
 from eproxy_jax.execution import programs
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import GroupInput, distinct_networks, group_inputs
@@ -114,8 +115,10 @@ class LossBank:
                     if len(one) != self._num_steps:
                         raise ValueError(f"losses: {len(one)} of them, where the bank has {self._num_steps} steps")
                 self._add_losses(setting, start, row["losses"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.path}:{number}: not a line of a loss bank ({error}): {ANOTHER_OUT}") from error
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.path}:{number}: not a line of a loss bank ({one_line(error, 300)}): {ANOTHER_OUT}"
+            ) from error
 
     def _add_archs(self, archs: Sequence[str]) -> None:
         for arch in archs:

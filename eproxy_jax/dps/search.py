@@ -22,6 +22,7 @@ from eproxy_jax.dps import evolution, fitted, tiered
 from eproxy_jax.dps.evolution import SearchSpec, SearchState
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.dps.labels import Labels, connected_labels, fitness_of, make_labels
+from eproxy_jax.errors import one_line
 from eproxy_jax.execution import programs
 from eproxy_jax.execution.execution import Execution, candidates_mesh, matmul_precision
 from eproxy_jax.execution.grouping import parse_all
@@ -303,7 +304,7 @@ class HistoryFile:
                 host.fitness[number] = decode_array(row["fitness"], (), host.fitness.dtype)
                 host.losses[number] = decode_array(row["losses"], host.losses.shape[1:], host.losses.dtype)
             except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-                where = f"{self._file.path}:{number + 2}: not an evaluation of this search ({error})"
+                where = f"{self._file.path}:{number + 2}: not an evaluation of this search ({one_line(error, 300)})"
                 if number == len(rows) - 1:
                     warnings.warn(f"{where}: the lines before it count", RuntimeWarning, stacklevel=2)
                     self._file.rewrite(rows[:-1])

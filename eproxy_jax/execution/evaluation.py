@@ -22,7 +22,7 @@ from jax import Array
 
 from eproxy_jax import proxy, spaces
 from eproxy_jax._version import __version__
-from eproxy_jax.errors import check_known
+from eproxy_jax.errors import check_known, one_line
 from eproxy_jax.execution import memory
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import by_group, check_has_nan, distinct_networks, group_inputs, parse_all
@@ -293,7 +293,7 @@ class _ColumnFile:
                     self.known[row["arch"]] = jax.tree.unflatten(self._treedef, arrays)
                 except (KeyError, OverflowError, TypeError, ValueError) as error:
                     raise ValueError(
-                        f"{path}:{number}: not a line of an evaluation ({error}): {ANOTHER_OUT}"
+                        f"{path}:{number}: not a line of an evaluation ({one_line(error, 300)}): {ANOTHER_OUT}"
                     ) from error
         except ValueError:
             self._file.close()

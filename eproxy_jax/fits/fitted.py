@@ -252,7 +252,7 @@ class Fitted:
             if not np.isfinite(model.predict(Columns(("",), model.names, zeros, ("",) * zeros.size))).all():
                 raise ValueError("it predicts no number")
             return cls(method, tuple(map(str, values["archs"])), labels, left_out, model)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(
                 f"a fitted ranking: it cannot be read ({type(error).__name__}: {quoted(str(error))}): fit it again"
             ) from error

@@ -22,7 +22,7 @@ def found(sources: Sequence[Source]) -> Section:
         elif source.kind == "dps":
             try:
                 said = words.of_proxy(source.record["settings"])
-            except (KeyError, TypeError, ValueError) as error:
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
                 raise ValueError(f"{source.path}: settings: {error}") from error
             blocks.append(Text((f"{source.label}: settings that Discrete Proxy Search found.", *said), is_list=True))
             if table := _record_table(source.record.get("evaluation"), f"{source.label}: on held-out architectures."):

@@ -211,7 +211,7 @@ def _checked(source: Source) -> Source:
         history = record["history"]
         good["history"] = isinstance(history, dict) and all(
             isinstance(rows, list)
-            and all(isinstance(one, dict) and results.is_number(one.get("fitness")) for one in rows)
+            and all(isinstance(one, dict) and "fitness" in one and results.is_number(one["fitness"]) for one in rows)
             for rows in history.values()
         )
     if source.kind == "fit" and "labels" in record:
@@ -229,7 +229,7 @@ def _is_query(row: Any) -> bool:
     return (
         isinstance(row, dict)
         and isinstance(row.get("arch"), str)
-        and all(results.is_number(row.get(name)) for name in ("value", "best"))
+        and all(name in row and results.is_number(row[name]) for name in ("value", "best"))
     )
 
 

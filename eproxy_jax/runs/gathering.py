@@ -26,7 +26,7 @@ from eproxy_jax import files, progress, spaces
 from eproxy_jax.columns import EPROXY
 from eproxy_jax.dps.genes import GeneTable
 from eproxy_jax.dps.loss_bank import LossBank
-from eproxy_jax.errors import did_you_mean, listed, quoted
+from eproxy_jax.errors import did_you_mean, listed, one_line, quoted
 from eproxy_jax.fits.columns import GRAPH, LOSSES, MACS, PARAMS, PROXIES, SIZES, Columns
 from eproxy_jax.proxies import graph_counts, registry
 from eproxy_jax.runs import archs as archs_lib
@@ -274,8 +274,8 @@ def _of_bank(path: Path, header: Mapping[str, Any], space: SearchSpace) -> _Part
         num_steps = int(identity["num_steps"])
         GeneTable.from_dict(identity["genes"])
         images, seed = identity["images"], identity["weight_seed"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}:1: not the first line of a loss bank ({error})") from error
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}:1: not the first line of a loss bank ({one_line(error, 300)})") from error
     with LossBank(path, identity, read_only=True) as bank:
         losses, computed, genes = bank.losses(num_steps)[..., -1], bank.computed(), bank.genes
         archs = progress.track(bank.archs, "architectures read")

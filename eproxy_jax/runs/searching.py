@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from eproxy_jax import files, search
-from eproxy_jax.errors import check_known, listed, quoted
+from eproxy_jax.errors import check_known, listed, one_line, quoted
 from eproxy_jax.fits.columns import Columns
 from eproxy_jax.jsonlines import ANOTHER_OUT, HeadedLines, fingerprint
 from eproxy_jax.runs import archs as archs_lib
@@ -190,7 +190,7 @@ def _filled_in(text: str, name: str, space: SearchSpace, column: str) -> Iterato
             arch = space.format(space.parse(row["arch"]))
             value = math.nan if _FAILED.fullmatch(cell) else float(cell)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            raise ValueError(f"{where}: {one_line(error, 300)}") from error
         yield arch, value
 
 

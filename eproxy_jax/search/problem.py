@@ -50,7 +50,7 @@ class Bound:
         pair = limits if isinstance(limits, (tuple, list)) else (None, limits)
         try:
             low, high = (default if x is None else float(x) for x, default in zip(pair, (-math.inf, math.inf)))  # noqa: B905
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             low, high = math.nan, math.nan
         if len(pair) != 2 or not low <= high:
             raise ValueError(

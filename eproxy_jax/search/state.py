@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eproxy_jax import spaces
-from eproxy_jax.errors import check_seed, listed, quoted
+from eproxy_jax.errors import check_seed, listed, one_line, quoted
 from eproxy_jax.fits.columns import Columns
 from eproxy_jax.search import pareto
 from eproxy_jax.search.problem import VALUE, Problem, make_problem
@@ -246,7 +246,7 @@ def tell(state: State, archs: Sequence[Any], values: Any) -> State:
 def _numbers(arch: Any, row: Sequence[Any]) -> tuple[float, ...]:
     try:
         numbers = tuple(math.nan if value is None else float(value) for value in row)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         numbers = (math.inf,)
     if any(map(math.isinf, numbers)):
         raise ValueError(f"tell: {quoted(arch)}: expected finite numbers, or NaN if it failed, got {quoted(row)}")
@@ -362,8 +362,8 @@ def replay(state: State, rows: Iterable[Any]) -> State:
                 state = grow(state, _columns(row, GROW))
             else:
                 raise ValueError(f"expected {ASK!r}, {TELL!r}, {SUPPLY!r} or {GROW!r}, got {quoted(row)}")
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"row {number}: {error}") from error
+        except (OverflowError, TypeError, ValueError) as error:
+            raise ValueError(f"row {number}: {one_line(error, 300)}") from error
     return state
 
 
@@ -373,10 +373,7 @@ def _columns(row: Mapping[str, Any], what: str) -> Columns:
     if not all(isinstance(field, list) and all(isinstance(one, str) for one in field) for field in fields):
         raise ValueError(f"{quoted(what)}: expected lists of strings and their values, got {quoted(row)}")
     archs, names, blocks = fields
-    try:
-        values = np.asarray(row.get("values"), np.float64)  # null is NaN
-    except OverflowError as error:
-        raise ValueError(f"{quoted(what)}: {error}") from error
+    values = np.asarray(row.get("values"), np.float64)  # null is NaN
     return Columns(archs, names, values.reshape(len(archs), len(names)), blocks)
 
 

@@ -184,7 +184,7 @@ def test_all_architectures_are_listed_a_part_at_a_time_found_and_sorted(opened):
     browser = opened(1280)
     box = browser.find_element("css selector", "#all-archs")
     assert len(box.find_elements("css selector", "tbody tr")) == 20
-    box.find_element("css selector", '[data-more="all"]').click()
+    box.find_element("css selector", '[data-more="1000"]').click()
     assert len(box.find_elements("css selector", "tbody tr")) == 40
     assert box.find_element("css selector", "[role=status]").text == "40 of 40 shown"
     button = box.find_element("css selector", '[data-column="jacov"]')

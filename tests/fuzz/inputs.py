@@ -25,7 +25,7 @@ from helpers import CELLS, ROOT, SPACES
 from hypothesis import strategies as st
 
 import eproxy_jax as ep
-from eproxy_jax import jsonlines, spaces
+from eproxy_jax import jsonlines, report, spaces
 from eproxy_jax.cli import common, config, main
 from eproxy_jax.dps import loss_bank, search
 from eproxy_jax.exports import export
@@ -560,6 +560,44 @@ def read_gathered(path: Path) -> Any:
     return suggest(columns, 1)
 
 
+def read_report(given: tuple[bytes, str], folder: Path) -> Any:
+    """A page of one result: a file of lines with its record beside it, or a file of JSON."""
+    content, name = given
+    (folder / name).write_bytes(content)
+    if name.endswith("l"):
+        record = {"run": RUN, "out": name, "space": "tiny", "finished": True, "seconds": {"own": 1.0}}
+        (folder / name).with_suffix(".run.json").write_text(json.dumps(record))
+    return report.write([folder / name], folder / "page.md", space=tiny.Tiny(), draws=0, with_figures=False)
+
+
+def reports() -> st.SearchStrategy[tuple[bytes, str]]:
+    """(content, name) of files that a report may be made of."""
+    state = ep.search.tell(*_told())
+    dps = {"search": RUN, "history": {"evolution": [{"fitness": 0.5, "genes": [1, 2]}]}, "members": [{"settings": {}}]}
+    whole = [
+        (searching.record_of(state, RUN, 3, None), "result.json"),
+        (dps, "search.json"),
+        (FIT, "settings.json"),
+    ]
+    lines = [st.tuples(line_files(kind), st.just(f"{kind}.jsonl")) for kind in ("results", "columns")]
+    values_of = [
+        st.tuples(
+            damaged_values(json.loads(json.dumps(value))).filter(_is_plain).map(as_text).map(_bytes), st.just(name)
+        )
+        for value, name in whole
+    ]
+    return st.one_of(*lines, *values_of)
+
+
+def _told() -> tuple[Any, Any, Any]:
+    archs, state = ep.search.ask(_begun(), 3)
+    return state, archs, [0.5, None, 0.25]
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, Nested)
+
+
 def good_lines() -> dict[str, list[str]]:
     """Lines of a result file, a bank, a history."""
     genes = _NARROW.encode(ep.ProxySettings(
@@ -651,6 +689,7 @@ def targets() -> dict[str, Target]:
             st.one_of(damaged(b"arch,one,two\n1-2-3,0.5,1\n4-4-4,nan,2\n0-0-0,,3\n"), line_files("columns")),
             written(read_gathered),
         ),
+        "report": Target(reports(), read_report),
         "export": Target(
             architectures(ALL_SPACES["nasbench201"]), lambda one, _: export(ALL_SPACES["nasbench201"], one, "strings")
         ),

@@ -235,7 +235,7 @@
     place.querySelector("input").addEventListener("input", again);
     place.addEventListener("click", (event) => {
       const more = event.target.dataset.more;
-      if (more) show(more === "all" ? kept.length : Number(more));
+      if (more) show(Number(more));
     });
     sort([...table.tHead.querySelectorAll("button")].find((one) => one.dataset.column === place.dataset.by));
   }
