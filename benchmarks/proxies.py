@@ -183,6 +183,13 @@ def peer_rows(space: Any, archs: list[Any], columns: dict[str, np.ndarray]) -> l
     return rows
 
 
+def shrunk(images: np.ndarray, factor: int) -> np.ndarray:
+    """Means of ``factor`` x ``factor`` pixels, [N, H, W, 3] -> [N, H / factor, W / factor, 3]."""
+    count, height, width, channels = images.shape
+    tiles = (count, height // factor, factor, width // factor, factor, channels)
+    return images.reshape(tiles).mean((2, 4), dtype=np.float32)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="nasbench201", choices=sorted(POOLS))
@@ -191,6 +198,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--proxy", default="all", help="comma-separated names, as of eproxy score")
     parser.add_argument("--images", help="images and labels, FILE.npz below EPROXY_DATA; made by code by default")
+    parser.add_argument("--shrink", type=int, default=1, help="average so many pixels of the images in each direction")
     parser.add_argument("--workdir", type=Path, help="default runs/proxies_SPACE")
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
@@ -208,6 +216,8 @@ def main() -> None:
     if arguments.images:
         read = ep.load_labelled(DATA / arguments.images, NUM_IMAGES, 0, size)
         images, labels = read.images, read.labels
+    if arguments.shrink > 1:
+        images = shrunk(np.asarray(images), arguments.shrink)
     ep.runs.score_columns(archs, space, arguments.proxy, images, labels=labels, workdir=workdir)
     record = json.loads((workdir / "columns.run.json").read_text())
     known = read_columns(workdir / "columns.jsonl")
