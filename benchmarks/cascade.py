@@ -34,9 +34,9 @@ from eproxy_jax.dps.loss_bank import LossBank
 _ROWS = ("cheap columns alone", "all columns on all", "cascade")
 
 
-def losses_of(space: spaces.SearchSpace, path: str) -> ep.Columns:
+def losses_of(space: spaces.SearchSpace, path: Path) -> ep.Columns:
     """Return minus the final losses of a bank, for the settings that are trained on all its architectures."""
-    identity = json.loads(Path(path).read_text().partition("\n")[0])
+    identity = json.loads(path.read_text().partition("\n")[0])
     del identity["bank"]
     with LossBank(path, identity, read_only=True) as bank:
         losses, done = bank.losses(int(identity["num_steps"]))[..., -1], bank.computed().all(1)
@@ -48,7 +48,7 @@ def losses_of(space: spaces.SearchSpace, path: str) -> ep.Columns:
 
 def dear_columns(space: spaces.SearchSpace, bank: str | None, own: ep.Columns, names: list[str]) -> ep.Columns:
     """Return the dear columns of the networks that have all of them, by canonical string."""
-    columns = own.select(names) if bank is None else losses_of(space, bank)
+    columns = own.select(names) if bank is None else losses_of(space, Path(bank))
     whole = [arch for arch, row in zip(columns.archs, columns.values, strict=True) if not np.isnan(row).any()]
     return columns.rows(whole)
 

@@ -54,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from peer import torch_proxies
     from peer import torch_reference as reference
 
@@ -126,7 +126,7 @@ def main() -> None:
                 values[name][form] += list(got)
             begin = time.perf_counter()
             for arch in written[start : start + arguments.block]:
-                theirs(name, arch, np.mean(seconds[name][forms[2]]) < np.mean(seconds[name][forms[1]]))
+                theirs(name, arch, bool(np.mean(seconds[name][forms[2]]) < np.mean(seconds[name][forms[1]])))
             as_written[name].append((time.perf_counter() - begin) / len(block))
         print(f"{start + len(block)}/{len(archs)}", file=sys.stderr, flush=True)
     table = []
@@ -146,7 +146,7 @@ def main() -> None:
             }
         )
     text = header(f"Seconds per network of proxies, {space.name}, {len(archs)} networks")
-    text += markdown_table(table) + f"\n{__doc__.split('size, 24 networks')[1].strip()}\n"
+    text += markdown_table(table) + f"\n{(__doc__ or '').split('size, 24 networks')[1].strip()}\n"
     work = 2 * size * float(np.mean([space.macs(arch) for arch in archs])) / 1e9
     rates = {form: work / np.mean(seconds["naswot"][form]) for form in forms}
     text += f"\nThe {len(strings):,} strings whose network sees the image are {len(functions):,} functions. GFLOP/s: "

@@ -99,7 +99,7 @@ def main() -> None:
             )
     text = header("Report of all 15,625 strings of NAS-Bench-201: building, opening and scrolling")
     text += markdown_table(table) + f"\nBuilt in {built:.1f} s, {size:.2f} MB.\n\n"
-    text += f"{__doc__.split('report_speed.py')[1].strip()}\n"
+    text += f"{(__doc__ or '').split('report_speed.py')[1].strip()}\n"
     write_page("report_speed_nasbench201", text, table)
 
 

@@ -38,7 +38,7 @@ def torch_scorer(space, settings, task):
 
     The peer runs on JAX's default platform: on a GPU if JAX does.
     """
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from peer import torch_reference as reference
 
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"

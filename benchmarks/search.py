@@ -33,8 +33,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import fit_columns
 import numpy as np
+import stored
 from common import DATA, POOLS, RESULTS, header, markdown_table, task_name, write_page
 from proxies import read_columns
 
@@ -78,9 +78,9 @@ class Game:
 def games(benchmark: str, proxies: bool, files: Sequence[str], epochs: int = 200) -> Iterator[Game]:
     """Yield the tasks of a benchmark."""
     space = spaces.get(benchmark)
-    for task, values, stored in TABLES[benchmark](space, epochs):
+    for task, values, own_proxies in TABLES[benchmark](space, epochs):
         if proxies and not files:
-            columns = stored()
+            columns = own_proxies()
         else:
             own = own_columns(space, files) if files else of_space(space, list(map(space.parse, values))).columns
             rows = spelled_in(space, own, list(values))
@@ -99,11 +99,10 @@ def games(benchmark: str, proxies: bool, files: Sequence[str], epochs: int = 200
 
 
 def _nasbench201(space: spaces.SearchSpace, epochs: int) -> Iterator[tuple[str, dict[str, float], Any]]:
-    cases = fit_columns.nasbench201()
     for file in POOLS["nasbench201"][0]:
         task = next(own for own in _TEST if own in file)
-        values = fit_columns.read_truth(space, file) if epochs == 200 else _after_12_epochs(space, task)
-        yield task, values, lambda task=task: next(case.columns for case in cases if case.task == task)
+        values = stored.read_truth(space, file) if epochs == 200 else _after_12_epochs(space, task)
+        yield task, values, lambda task=task: stored.nasbench201_columns(space, task)
 
 
 def _after_12_epochs(space: spaces.SearchSpace, task: str) -> dict[str, float]:
@@ -125,13 +124,13 @@ def _nasbench101(space: spaces.SearchSpace, epochs: int) -> Iterator[tuple[str, 
 def _transnas(space: spaces.SearchSpace, epochs: int) -> Iterator[tuple[str, dict[str, float], Any]]:
     del epochs
     size = space.name.removeprefix("transnas_")
-    stored = json.loads((DATA / "proxy_scores" / f"zc_transbench101_{size}.json").read_text())
+    scores = json.loads((DATA / "proxy_scores" / f"zc_transbench101_{size}.json").read_text())
     for file in POOLS[space.name][0]:
-        task, values = task_name(space.name, file), fit_columns.read_truth(space, file)
-        rows = stored[task]
+        task, values = task_name(space.name, file), stored.read_truth(space, file)
+        rows = scores[task]
 
-        def columns(task: str = task, rows: Any = rows, values: Any = values) -> ep.Columns:
-            return fit_columns.make_case(space, task, list(rows), list(rows.values()), values).columns
+        def columns(rows: Any = rows) -> ep.Columns:
+            return stored.columns_of(space, list(rows), list(rows.values()))
 
         yield task, values, columns
 
@@ -223,7 +222,7 @@ def measure_fronts(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return the share of the hypervolume after each query, [seeds, most], by measure and strategy."""
     file = DATA / "nasbench201" / f"hw_{_HARDWARE[game.task]}.csv"
-    strings = {row["net"]: row["net_str"] for row in fit_columns.read_rows("nb201_zc_proxies.csv")}
+    strings = {row["net"]: row["net_str"] for row in stored.read_rows("nb201_zc_proxies.csv")}
     with file.open(newline="") as lines:
         rows = {strings[row["net"]]: float(row[latency]) for row in csv.DictReader(lines) if row["net"] in strings}
     known = {space.format(space.parse(arch)): value for arch, value in rows.items()}

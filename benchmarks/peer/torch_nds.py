@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-import torch.nn.functional as F  # noqa: N812
-from torch import nn
+import torch  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]  # noqa: N812
+from torch import nn  # pyright: ignore[reportMissingImports]
 
 
 def norm(channels: int) -> nn.BatchNorm2d:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 from peer import torch_reference as reference
-from torch import nn
+from torch import nn  # pyright: ignore[reportMissingImports]
 
 CLASSES = 10
 _LAST_OF_BLOCK = ("stage", "reduce", "module", "stack")  # names of blocks in the reference's networks

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F  # noqa: N812
+import torch  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]  # noqa: N812
 from peer.torch_anynet import ResNet, ResNeXt, Vanilla
 from peer.torch_nds import NdsCells
-from torch import nn
+from torch import nn  # pyright: ignore[reportMissingImports]
 
 NONE, SKIP, CONV1X1, CONV3X3, POOL = range(5)
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))

@@ -95,7 +95,7 @@ class _Names:
         else:
             self._fresh += 1
             name = self._new(f"y{self._fresh if self._fresh > 1 else ''}")
-        self.of[item.outputs[0]] = name
+        self.of[item.outputs[0]] = name  # pyright: ignore[reportGeneralTypeIssues]
         return name
 
     def _new(self, name: str) -> str:

@@ -348,7 +348,8 @@ class _Reader:
         (kind, value), (other, divisor) = operands
         last = self.steps[-1] if self.steps else None
         is_number = kind == "value" and other == "constant" and divisor is not None and divisor.ndim == 0
-        if is_number and last and (last.op, last.output, last.form) == ("pixel_sum", value, (int(divisor),)):
+        pixels = int(divisor) if is_number and divisor is not None else None
+        if pixels is not None and last and (last.op, last.output, last.form) == ("pixel_sum", value, (pixels,)):
             self.steps.pop()
             return self._step("mean", [("value", last.inputs[0])], equation, here)
         raise _unknown(equation, here)
@@ -356,21 +357,21 @@ class _Reader:
 
 def _convolution(name: str, static: tuple[Any, ...], shapes: Sequence[tuple[int, ...]]) -> tuple[Any, Any]:
     """Return (height, width) of a kernel and (strides, padding, dilation, groups) of a convolution of ``nn/``."""
-    kernel = shapes[1]
+    height, width, channels = shapes[1][:3]
     if name == "conv":
-        return kernel[:2], static
+        return (height, width), static
     if name == "conv2d":
         stride = static[0] if static else 1
-        return kernel[:2], _static(*kernel[:2], stride, stride, 1, 1)
+        return (height, width), _static(height, width, stride, stride, 1, 1)
     if name == "grouped_conv2d":
         stride = static[1] if len(static) > 1 else 1
-        return kernel[:2], _static(*kernel[:2], stride, stride, 1, static[0])
+        return (height, width), _static(height, width, stride, stride, 1, static[0])
     if name == "depthwise_conv2d":
         stride, dilation = (*static, 1, 1)[:2]
-        return kernel[:2], _static(*kernel[:2], stride, stride, dilation, kernel[2])
+        return (height, width), _static(height, width, stride, stride, dilation, channels)
     if name == "line_conv":
         axis, stride = (*static, 1)[:2]
-        size = (kernel[0], 1) if axis == 1 else (1, kernel[0])
+        size = (height, 1) if axis == 1 else (1, height)
         strides = (stride, 1) if axis == 1 else (1, stride)
         return size, _static(*size, *strides, 1, 1)
     raise ExportError(f"the operation {name!r} has no printer")

@@ -103,6 +103,8 @@ def main():
     """Train, evaluate after each epoch, and write a checkpoint."""
     flags = parse_flags()
     spec = importlib.util.spec_from_file_location("network", flags.network)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     (x, y), (test_x, test_y) = load(flags.data)

@@ -384,7 +384,7 @@ def _fit_processes(
         evidence.append(log_evidence(process, priors, mean, weight))
     shares = np.exp(np.asarray(evidence) - max(evidence))
     shares = np.where(shares < _LEAST * shares.sum(), 0, shares) / shares[shares >= _LEAST * shares.sum()].sum()
-    parts = tuple(Part(*one, float(share)) for one, share in zip(found, shares, strict=True) if share)
+    parts = tuple(Part(one, weight, float(share)) for (one, weight), share in zip(found, shares, strict=True) if share)
     left_out = sum(part.share * (part.process.leave_one_out() + part.weight * (normal - centre)) for part in parts)
     return ProcessModel(features, parts, prior, centre), np.asarray(left_out)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
+from jax import core as jax_core
 from jax.extend import core
 
 _whole: contextvars.ContextVar[bool] = contextvars.ContextVar("_whole", default=False)
@@ -60,7 +61,7 @@ def whole(function: Callable[..., Any], *arguments: Any, name: str = "", static:
     arrays, rest = arguments[:count], arguments[count:]
     with _set(False):
         shape = jax.eval_shape(lambda *arrays: function(*arrays, *rest), *arrays)
-    aval = jax.core.ShapedArray(shape.shape, shape.dtype)
+    aval = jax_core.ShapedArray(shape.shape, shape.dtype)
     return OPERATION.bind(*arrays, name=name or function.__name__, static=(*rest, *static), aval=aval)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +216,7 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 10000 else f"{value:.4g}"
 
 
-def plain(values: Sequence[float], digits: int = 5) -> list[float | int | None]:
+def plain(values: Sequence[float] | np.ndarray, digits: int = 5) -> list[float | int | None]:
     """Return numbers for JSON: so many digits, null for what is not finite, whole numbers without a point."""
     found: list[float | int | None] = []
     for value in values:

@@ -52,7 +52,7 @@ def draw(graph: Graph, ops: Sequence[str], name: str) -> str:
         paths.append((source, target, rise, colour))
     top = _MARGIN + _RADIUS - above
     width, height = _STEP * (count - 1) + 2 * (_MARGIN + _RADIUS), top + below + _MARGIN + _RADIUS
-    drawn = "".join(_edge(*path, top) for path in paths)
+    drawn = "".join(_edge(*path, top) for path in paths)  # pyright: ignore[reportCallIssue]
     drawn += "".join(_vertex(graph, vertex, top) for vertex in range(count))
     about = escape(f"{name}: {describe(graph, ops)}")
     return (

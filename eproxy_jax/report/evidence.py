@@ -180,8 +180,9 @@ def _take_scores(source: Source, rows: _Rows, raw: dict, losses: dict, runs: dic
 
 def _take_columns(source: Source, rows: _Rows, raw: dict, runs: dict) -> None:
     record = source.record
-    described = record.get("columns") if isinstance(record.get("columns"), dict) else {}
-    seconds = record.get("seconds") if isinstance(record.get("seconds"), dict) else {}
+    described, seconds = (
+        part if isinstance(part, dict) else {} for part in (record.get("columns"), record.get("seconds"))
+    )
     held = [columns_file.columns_of(row) for row in source.rows]
     vectors = {own for row in held for own, value in row.items() if isinstance(value, list)}
     for row, values in zip(source.rows, held, strict=True):

@@ -108,7 +108,7 @@ def loss_curves(archs: Sequence[str], losses: Float64[np.ndarray, "A S"], colour
     if len(order) > _MOST_CURVES:
         order = order[np.linspace(0, len(order) - 1, _MOST_CURVES).round().astype(int)]
     values = [
-        {"arch": archs[i], "step": step, "loss": loss, "colour": plain([colour[i]])[0]}
+        {"arch": archs[i], "step": step, "loss": loss, "colour": plain(colour[i : i + 1])[0]}
         for i in order
         for step, loss in enumerate(plain(losses[i]), start=1)
     ]

@@ -307,9 +307,10 @@ def _front(evidence: Evidence, leading: Column) -> Section:
     )  # fmt: skip
     rows = tuple(
         (
-            Cell(evidence.archs[i], evidence.archs[i], is_code=True), number(cost[i] / _MILLION, ".2f"),
-            number(evidence.columns[PARAMS].values[i] / _MILLION, ".3f"), Cell(short(value[i]), float(value[i])),
-            *(_short(evidence.columns[one].values[i]) for one in shown),
+            Cell(evidence.archs[i], evidence.archs[i], is_code=True), number(float(cost[i]) / _MILLION, ".2f"),
+            number(float(evidence.columns[PARAMS].values[i]) / _MILLION, ".3f"),
+            Cell(short(float(value[i])), float(value[i])),
+            *(_short(float(evidence.columns[one].values[i])) for one in shown),
         )
         for i in order
     )  # fmt: skip

@@ -578,8 +578,8 @@ def _eproxy_batch(saved: SavedFit, job: ColumnJob) -> Any:
     made = saved.made_with[EPROXY_IMAGES]
     shape = made.get("shape") if isinstance(made, dict) else None
     own = any("settings" in need for need in saved.needs.values())
-    fewer = isinstance(shape, list) and shape and shape[0] in range(1, BATCH_SIZE) and not own
-    return standardize(images[: shape[0] if fewer else BATCH_SIZE])
+    few = shape[0] if isinstance(shape, list) and shape and not own else BATCH_SIZE
+    return standardize(images[: few if few in range(1, BATCH_SIZE) else BATCH_SIZE])
 
 
 def bank_path(out: Path) -> Path:

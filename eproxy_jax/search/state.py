@@ -369,7 +369,7 @@ def replay(state: State, rows: Iterable[Any]) -> State:
 
 def _columns(row: Mapping[str, Any], what: str) -> Columns:
     """Return the columns of a row of :func:`columns_row`."""
-    fields = row[what], row.get("names"), row.get("blocks")
+    fields: Any = row[what], row.get("names"), row.get("blocks")
     if not all(isinstance(field, list) and all(isinstance(one, str) for one in field) for field in fields):
         raise ValueError(f"{quoted(what)}: expected lists of strings and their values, got {quoted(row)}")
     archs, names, blocks = fields

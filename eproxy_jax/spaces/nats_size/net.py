@@ -163,7 +163,7 @@ class PaddedSkip(nn.Module):
         same = choice.linear_op(
             lambda x: _as_wide_as(x, self.features), lambda x, grad: _as_wide_as(grad, x.shape[-1]), affine=True
         )
-        projects = choice.conv_bn_op(convolution.conv2d, affine=True)
+        projects = choice.conv_bn_op(convolution.conv2d, affine=True)  # pyright: ignore[reportArgumentType]
         # What is not chosen must not run: proxies count its convolution and its batch norm.
         chosen: Any = choice.switch_op((same, projects), (inputs != features).astype(jnp.int32), x, weights)
         return chosen

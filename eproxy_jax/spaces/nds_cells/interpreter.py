@@ -282,7 +282,7 @@ class _InputOfStage(NamedTuple):
 
         return lax.fori_loop(0, count, add, jnp.zeros(out, values.dtype))
 
-    def _show(self) -> shown.Inputs:
+    def _show(self) -> shown.InputUnit:
         return shown.InputUnit(self.layout, self.source, self.linear, *self.shapes)
 
     def forward(self, weights: Weights, at: Input, state: _Forward) -> _Forward:
