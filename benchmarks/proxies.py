@@ -2,6 +2,7 @@
 
   python benchmarks/proxies.py --space nasbench201 --num-archs 1000 --proxy all
   python benchmarks/proxies.py --space nds_darts --variant small --num-archs 120 --proxy all
+  python benchmarks/proxies.py --summary        # proxies.md: the sums of ranks on all spaces whose page is there
 
 It computes the columns into WORKDIR/columns.jsonl, as ``eproxy score --proxy`` does, and compares each with the
 measured values of every task (EPROXY_DATA, default ../shared/data) by Spearman's correlation. Architectures are drawn
@@ -25,6 +26,7 @@ import jax
 import numpy as np
 from common import DATA, POOLS, RESULTS, ROOT, config_source, header, markdown_table, page_name, task_name, write_page
 
+from eproxy_jax.proxies import AGGREGATES
 from eproxy_jax.ranks import spearman_rows
 
 FEWEST = 20  # architectures that a correlation is printed of
@@ -145,7 +147,7 @@ def quality_rows(
       once: [A], True once for each function.
       seconds: a network, by column.
     """
-    from eproxy_jax.proxies import AGGREGATES, rank_sum
+    from eproxy_jax.proxies import rank_sum
 
     sums = {name: members for name, members in AGGREGATES.items() if set(members) <= set(columns)}
     rows = []
@@ -183,6 +185,44 @@ def peer_rows(space: Any, archs: list[Any], columns: dict[str, np.ndarray]) -> l
     return rows
 
 
+_IN_SUMMARY = ("rank_sum", "az_nas", "vkdnw_agg", "eproxy", "macs", "params")
+_NO_TASK = ("ranking", "mean", "architectures", "s a network, whole pass", "command")
+
+
+def summary() -> None:
+    """Write a page of all spaces: what the sums of ranks reach without labels, and sizes."""
+    table = []
+    for space in POOLS:
+        for page in (f"proxies_{space}", f"proxies_{space}_small"):
+            if not (path := RESULTS / f"{page}.jsonl").exists():
+                continue
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            rows = {row["ranking"]: row for row in rows if "ranking" in row}
+            tasks = [name for name in rows["macs"] if name not in _NO_TASK]
+            mean = {
+                name: float(np.mean([float(row[task].split(" / ")[0]) for task in tasks]))
+                for name, row in rows.items()
+                if all(task in row and row[task][0] != "n" for task in tasks)
+            }
+            single = max((name for name in mean if name not in AGGREGATES), key=mean.__getitem__)
+            table.append(
+                {
+                    "page": f"[{space}]({page}.md)",
+                    "size": "small" if page.endswith("_small") else "paper",
+                    "tasks": len(tasks),
+                    "networks": rows["macs"]["architectures"],
+                    **{name: f"{mean[name]:.3f}" if name in mean else "-" for name in _IN_SUMMARY},
+                    "best column, known afterwards": f"{single} {mean[single]:.3f}",
+                }
+            )
+    text = header("Proxies without labels: all spaces")
+    text += (
+        "Spearman over the networks as listed, mean over tasks. `rank_sum` was chosen on NAS-Bench-201 with CIFAR-10\n"
+    )
+    text += "alone; `macs` and `params` are those of the network without its dead parts.\n\n"
+    write_page("proxies", text + markdown_table(table), table)
+
+
 def shrunk(images: np.ndarray, factor: int) -> np.ndarray:
     """Means of ``factor`` x ``factor`` pixels, [N, H, W, 3] -> [N, H / factor, W / factor, 3]."""
     count, height, width, channels = images.shape
@@ -192,6 +232,7 @@ def shrunk(images: np.ndarray, factor: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--summary", action="store_true", help="write proxies.md out of the pages that are there")
     parser.add_argument("--space", default="nasbench201", choices=sorted(POOLS))
     parser.add_argument("--variant", default="paper")
     parser.add_argument("--num-archs", type=int, default=1000, help="distinct functions of each list")
@@ -201,6 +242,9 @@ def main() -> None:
     parser.add_argument("--shrink", type=int, default=1, help="average so many pixels of the images in each direction")
     parser.add_argument("--workdir", type=Path, help="default runs/proxies_SPACE")
     arguments = parser.parse_args()
+    if arguments.summary:
+        summary()
+        return
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
     import eproxy_jax as ep
