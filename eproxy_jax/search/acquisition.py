@@ -157,9 +157,9 @@ def bounds_of(state: State, prior: str | tuple[str, ...], beta: float) -> Bounds
         if len(np.unique(values)) < _FEWEST:
             return None
         targets = vector_scores(values)
-        # A single column is evidence like any other; a sum of two already ranks better than either.
-        used = len(free.names) > 1 or prior != AUTO
-        centre = free.normal - free.normal[rows].mean() if used and free.names else None
+        # The default sum of ranks is good in the middle of a list and draws a search away from its top: on NAS-Bench-201
+        # the process without it in its mean finds the best network in half the queries. It only draws the first ones.
+        centre = free.normal - free.normal[rows].mean() if prior != AUTO and free.names else None
         mean, deviation = _predict(inputs, rows, ahead, targets, centre)
         if dear is not None:
             _see(dear, rows, ahead, targets, centre, mean, deviation)

@@ -114,9 +114,9 @@ class Evolution(Strategy):
 
 @dataclasses.dataclass(frozen=True)
 class Process(Strategy):
-    """A Gaussian process around a label-free sum of ranks, with an upper confidence bound over all candidates.
+    """A Gaussian process over the columns, with an upper confidence bound over all candidates.
 
-    The first candidates are drawn from the top of the sum; without a sum, from all. Candidates that wait for a value
+    The first candidates are drawn from the top of a label-free sum of ranks; without a sum, from all. Candidates that wait for a value
     count as measured at their expected one: the bound falls around them, and a batch spreads out. Of two objectives the
     next candidate's bound adds most hypervolume; of more, it is best by a weighted Chebyshev norm of random weights.
 
@@ -125,7 +125,8 @@ class Process(Strategy):
       initial_top: the best of the sum, from which they are drawn; at most a tenth of the candidates, unless that is
         less than twice ``num_initial``.
       beta: standard deviations in the bound.
-      prior: an aggregate's name or names of columns; by default those columns of ``rank_sum`` that are there.
+      prior: an aggregate's name or names of columns; by default those columns of ``rank_sum`` that are there. One that
+        is named is the mean of the process as well.
 
     Source: Srinivas, Krause, Kakade and Seeger, ICML 2010 (the bound); Desautels, Krause and Burdick, JMLR 2014
     (batches); Knowles, ParEGO, IEEE TEC 2006 (random weights).
@@ -133,7 +134,7 @@ class Process(Strategy):
 
     num_initial: int = 8
     initial_top: int = 200
-    beta: float = 1.0
+    beta: float = 2.0
     prior: str | tuple[str, ...] = AUTO
 
     name: ClassVar[str] = "process"
