@@ -134,6 +134,18 @@ def test_tutorial_prints_what_it_shows(tmp_path):
         assert not pages.disagreements(printed, match[2])
 
 
+@pytest.mark.slow  # quick: test_commands_parse; tests/cli runs each command
+def test_commands_of_the_search_tutorial_run(tmp_path):
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    folder = str(Path(sys.executable).parent)
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    pages.run((ROOT / "docs" / "tutorial-search.md").read_text(), tmp_path, environment)
+    asked, told = (tmp_path / "two.csv").read_text().splitlines(), (tmp_path / "next.csv").read_text().splitlines()
+    assert len(asked) == 3
+    assert len(told) == 2
+    assert not {line.split(",")[0] for line in asked[1:]} & {line.split(",")[0] for line in told[1:]}
+
+
 @pytest.mark.slow  # quick: the tests of links above
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="the site needs MkDocs: pip install '.[docs]', or make docs")
