@@ -227,7 +227,7 @@ OURS = (
         "robot_201",
         "`eproxy search`",
         False,
-        "20 queries; this package's columns; candidates: a random sample of the 9,445 strings",
+        "20 queries; this package's columns; candidates: all functions",
         of_search("search_nasbench201_columns", _TEST, 20, False),
     ),
     Ours(
