@@ -116,9 +116,10 @@ class Evolution(Strategy):
 class Process(Strategy):
     """A Gaussian process over the columns, with an upper confidence bound over all candidates.
 
-    The first candidates are drawn from the top of a label-free sum of ranks; without a sum, from all. Candidates that wait for a value
-    count as measured at their expected one: the bound falls around them, and a batch spreads out. Of two objectives the
-    next candidate's bound adds most hypervolume; of more, it is best by a weighted Chebyshev norm of random weights.
+    The first candidates are drawn from the top of a label-free sum of ranks; without a sum, from all. Candidates that
+    wait for a value count as measured at their expected one: the bound falls around them, and a batch spreads out. Of
+    two objectives the next candidate's bound adds most hypervolume; of more, it is best by a weighted Chebyshev norm of
+    random weights.
 
     Attributes:
       num_initial: candidates drawn before the process chooses.
