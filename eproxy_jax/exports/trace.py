@@ -365,7 +365,7 @@ def _convolution(name: str, static: tuple[Any, ...], shapes: Sequence[tuple[int,
         return (height, width), _static(height, width, stride, stride, 1, 1)
     if name == "grouped_conv2d":
         stride = static[1] if len(static) > 1 else 1
-        return (height, width), _static(height, width, stride, stride, 1, static[0])
+        return (height, width), _static(height, width, stride, stride, 1, static[0])  # pyright: ignore[reportGeneralTypeIssues]
     if name == "depthwise_conv2d":
         stride, dilation = (*static, 1, 1)[:2]
         return (height, width), _static(height, width, stride, stride, dilation, channels)
