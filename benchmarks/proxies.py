@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 from common import DATA, POOLS, RESULTS, ROOT, config_source, header, markdown_table, page_name, task_name, write_page
+from shrink_images import shrunk
 
 from eproxy_jax.proxies import AGGREGATES
 from eproxy_jax.ranks import spearman_rows
@@ -186,48 +187,40 @@ def peer_rows(space: Any, archs: list[Any], columns: dict[str, np.ndarray]) -> l
 
 
 _IN_SUMMARY = ("rank_sum", "az_nas", "vkdnw_agg", "eproxy", "macs", "params")
-_NO_TASK = ("ranking", "mean", "architectures", "s a network, whole pass", "command")
+_NO_TASK = ("ranking", "architectures", "s a network, whole pass", "command")
 
 
-def summary() -> None:
-    """Write a page of all spaces: what the sums of ranks reach without labels, and sizes."""
-    table = []
-    for space in POOLS:
-        for page in (f"proxies_{space}", f"proxies_{space}_small"):
-            if not (path := RESULTS / f"{page}.jsonl").exists():
-                continue
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
-            rows = {row["ranking"]: row for row in rows if "ranking" in row}
-            tasks = [name for name in rows["macs"] if name not in _NO_TASK]
-            mean = {
-                name: float(np.mean([float(row[task].split(" / ")[0]) for task in tasks]))
-                for name, row in rows.items()
-                if all(task in row and row[task][0] != "n" for task in tasks)
+def summary_rows() -> list[dict[str, Any]]:
+    """Return a row for each page of a space that is there: what the sums of ranks reach without labels, and sizes."""
+    found = []
+    for page in (f"proxies_{space}{end}" for space in POOLS for end in ("", "_small")):
+        if not (path := RESULTS / f"{page}.jsonl").exists():
+            continue
+        rows = {row["ranking"]: row for row in map(json.loads, path.read_text().splitlines()) if "ranking" in row}
+        tasks = [name for name in rows["macs"] if name not in _NO_TASK]
+        mean = {name: float(row[tasks[-1]].split(" / ")[0]) for name, row in rows.items()}  # "mean" is last, of several
+        mean = {name: value for name, value in mean.items() if not np.isnan(value)}
+        single = max((name for name in mean if name not in AGGREGATES), key=mean.__getitem__)
+        found.append(
+            {
+                "page": f"[{page.removeprefix('proxies_').removesuffix('_small')}]({page}.md)",
+                "size": "small" if page.endswith("_small") else "paper",
+                "tasks": len(tasks) - ("mean" in tasks),
+                "networks": rows["macs"]["architectures"],
+                **{name: f"{mean[name]:.3f}" if name in mean else "-" for name in _IN_SUMMARY},
+                "best column, known afterwards": f"{single} {mean[single]:.3f}",
             }
-            single = max((name for name in mean if name not in AGGREGATES), key=mean.__getitem__)
-            table.append(
-                {
-                    "page": f"[{space}]({page}.md)",
-                    "size": "small" if page.endswith("_small") else "paper",
-                    "tasks": len(tasks),
-                    "networks": rows["macs"]["architectures"],
-                    **{name: f"{mean[name]:.3f}" if name in mean else "-" for name in _IN_SUMMARY},
-                    "best column, known afterwards": f"{single} {mean[single]:.3f}",
-                }
-            )
+        )
+    return found
+
+
+def summarize() -> None:
+    """Write the page of all spaces."""
     text = header("Proxies without labels: all spaces")
-    text += (
-        "Spearman over the networks as listed, mean over tasks. `rank_sum` was chosen on NAS-Bench-201 with CIFAR-10\n"
-    )
-    text += "alone; `macs` and `params` are those of the network without its dead parts.\n\n"
-    write_page("proxies", text + markdown_table(table), table)
-
-
-def shrunk(images: np.ndarray, factor: int) -> np.ndarray:
-    """Means of ``factor`` x ``factor`` pixels, [N, H, W, 3] -> [N, H / factor, W / factor, 3]."""
-    count, height, width, channels = images.shape
-    tiles = (count, height // factor, factor, width // factor, factor, channels)
-    return images.reshape(tiles).mean((2, 4), dtype=np.float32)
+    text += "Spearman over the networks as listed, mean over tasks. `rank_sum` was chosen on NAS-Bench-201 with\n"
+    text += "CIFAR-10 alone; `macs` and `params` are those of the network without its dead parts.\n\n"
+    rows = summary_rows()
+    write_page("proxies", text + markdown_table(rows), rows)
 
 
 def main() -> None:
@@ -243,7 +236,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, help="default runs/proxies_SPACE")
     arguments = parser.parse_args()
     if arguments.summary:
-        summary()
+        summarize()
         return
     jax.config.update("jax_num_cpu_devices", os.cpu_count())
 
@@ -261,7 +254,7 @@ def main() -> None:
         read = ep.load_labelled(DATA / arguments.images, NUM_IMAGES, 0, size)
         images, labels = read.images, read.labels
     if arguments.shrink > 1:
-        images = shrunk(np.asarray(images), arguments.shrink)
+        images = shrunk(images, arguments.shrink)
     ep.runs.score_columns(archs, space, arguments.proxy, images, labels=labels, workdir=workdir)
     record = json.loads((workdir / "columns.run.json").read_text())
     known = read_columns(workdir / "columns.jsonl")

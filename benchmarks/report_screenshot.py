@@ -7,22 +7,25 @@ Selenium is in the extra ``test``; ``apt-get install chromium chromium-driver`` 
 """
 
 import argparse
+import contextlib
 import io
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
 READY = "return document.documentElement.dataset.ready === 'true'"
 DRAWN = "return [...document.querySelectorAll('.chart')].every((chart) => chart.dataset.drawn)"
 
 
-def take(page: Path, width: int, height: int, hidden: str) -> bytes:
-    """Return a PNG of a page's beginning; elements of the selector ``hidden`` are left out."""
+@contextlib.contextmanager
+def opened(page: Path, width: int, height: int) -> Iterator[Any]:
+    """Open a page in Chromium at a size in pixels, and yield the browser once the page's data are there."""
     from selenium import webdriver
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
-    from selenium.webdriver.support.ui import WebDriverWait
 
     options = Options()
     options.binary_location = shutil.which("chromium") or ""
@@ -34,17 +37,29 @@ def take(page: Path, width: int, height: int, hidden: str) -> bytes:
             size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             browser.get(page.resolve().as_uri())
-            wait = WebDriverWait(browser, 60)
-            wait.until(lambda one: one.execute_script(READY))
-            style = "document.head.append(Object.assign(document.createElement('style'), {textContent: arguments[0]}))"
-            browser.execute_script(style, f"{hidden} {{ display: none !important }}")
-            for chart in browser.find_elements("css selector", ".chart"):
-                browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", chart)
-            wait.until(lambda one: one.execute_script(DRAWN))
-            browser.execute_script("scrollTo({top: 0, behavior: 'instant'})")
-            return browser.get_screenshot_as_png()
+            wait(browser, READY)
+            yield browser
         finally:
             browser.quit()
+
+
+def wait(browser: Any, script: str) -> None:
+    """Wait until a script returns true."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 60, 0.05).until(lambda one: one.execute_script(script))
+
+
+def take(page: Path, width: int, height: int, hidden: str) -> bytes:
+    """Return a PNG of a page's beginning; elements of the selector ``hidden`` are left out."""
+    with opened(page, width, height) as browser:
+        style = "document.head.append(Object.assign(document.createElement('style'), {textContent: arguments[0]}))"
+        browser.execute_script(style, f"{hidden} {{ display: none !important }}")
+        for chart in browser.find_elements("css selector", ".chart"):
+            browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", chart)
+        wait(browser, DRAWN)
+        browser.execute_script("scrollTo({top: 0, behavior: 'instant'})")
+        return browser.get_screenshot_as_png()
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ moves by 120 px a frame or more, from the top of the page to its bottom, once al
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,8 +17,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import report_screenshot
 from common import DATA, POOLS, header, markdown_table, write_page
-from report_screenshot import FLAGS, READY
 
 # Calls back with the milliseconds of each frame.
 SCROLL = """
@@ -39,34 +38,21 @@ requestAnimationFrame(frame);
 
 
 def scrolled(page: Path, width: int, thousands: int) -> tuple[float, np.ndarray, int]:
-    """Open a page; return seconds until its data are there, milliseconds of the frames of scrolling, and its height."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-    from selenium.webdriver.support.ui import WebDriverWait
+    """Open a page and scroll it, with so many thousand rows more.
 
-    options = Options()
-    options.binary_location = shutil.which("chromium") or ""
-    with tempfile.TemporaryDirectory() as profile:
-        for flag in (*FLAGS, f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-        try:
-            browser.set_script_timeout(110)
-            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-            begin = time.perf_counter()
-            browser.get(page.resolve().as_uri())
-            WebDriverWait(browser, 60, 0.05).until(lambda one: one.execute_script(READY))
-            seconds = time.perf_counter() - begin
-            button = browser.find_element("css selector", '[data-more="1000"]')
-            for _ in range(thousands):
-                browser.execute_script("arguments[0].click()", button)
-            browser.execute_async_script(SCROLL)  # figures are drawn when they are first seen
-            frames, height = browser.execute_async_script(SCROLL)
-            return seconds, np.asarray(frames), int(height)
-        finally:
-            browser.quit()
+    Returns:
+      Seconds until its data are there, the browser's start included, milliseconds of each frame, and pixels to scroll.
+    """
+    begin = time.perf_counter()
+    with report_screenshot.opened(page, width, 900) as browser:
+        seconds = time.perf_counter() - begin
+        browser.set_script_timeout(110)
+        button = browser.find_element("css selector", '[data-more="1000"]')
+        for _ in range(thousands):
+            browser.execute_script("arguments[0].click()", button)
+        browser.execute_async_script(SCROLL)  # figures are drawn when they are first seen
+        frames, height = browser.execute_async_script(SCROLL)
+        return seconds, np.asarray(frames), int(height)
 
 
 def main() -> None:

@@ -347,9 +347,9 @@ class _Reader:
     def _div(self, equation: Any, operands: list[_Held], here: str) -> _Held:
         (kind, value), (other, divisor) = operands
         last = self.steps[-1] if self.steps else None
-        is_number = kind == "value" and other == "constant" and divisor is not None and divisor.ndim == 0
-        pixels = int(divisor) if is_number and divisor is not None else None
-        if pixels is not None and last and (last.op, last.output, last.form) == ("pixel_sum", value, (pixels,)):
+        is_number = other == "constant" and divisor is not None and divisor.ndim == 0
+        form = (int(divisor),) if is_number else None  # pyright: ignore[reportArgumentType]
+        if kind == "value" and form and last and (last.op, last.output, last.form) == ("pixel_sum", value, form):
             self.steps.pop()
             return self._step("mean", [("value", last.inputs[0])], equation, here)
         raise _unknown(equation, here)

@@ -143,7 +143,10 @@ def bounds_of(state: State, prior: str | tuple[str, ...], beta: float) -> Bounds
     waiting = [one for one in state.results if one.values is None and not one.failed]
     rows = [problem.place[one.key] for one in measured]
     ahead = [problem.place[one.key] for one in waiting]
-    inputs, free, dear = _inputs(problem), label_free(problem, prior), _dear_inputs(problem, state.dear)
+    inputs, dear = _inputs(problem), _dear_inputs(problem, state.dear)
+    # The default sum of ranks is good in the middle of a list and draws a search away from its top, see
+    # benchmarks/results/search_process.md: it draws the first candidates only.
+    named = None if prior == AUTO else label_free(problem, prior)
     upper, reached, number = [], [], 0
     for objective in problem.objectives:
         if not objective.measured:
@@ -157,9 +160,7 @@ def bounds_of(state: State, prior: str | tuple[str, ...], beta: float) -> Bounds
         if len(np.unique(values)) < _FEWEST:
             return None
         targets = vector_scores(values)
-        # The default sum of ranks is good in the middle of a list and draws a search away from its top: without it in
-        # the mean, the best network of NAS-Bench-201 takes half the queries. It only draws the first ones.
-        centre = free.normal - free.normal[rows].mean() if prior != AUTO and free.names else None
+        centre = named.normal - named.normal[rows].mean() if named is not None else None
         mean, deviation = _predict(inputs, rows, ahead, targets, centre)
         if dear is not None:
             _see(dear, rows, ahead, targets, centre, mean, deviation)

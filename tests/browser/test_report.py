@@ -195,6 +195,15 @@ def test_all_architectures_are_listed_a_part_at_a_time_found_and_sorted(opened):
     assert [one.text for one in box.find_elements("css selector", "tbody code")] == [name]
 
 
+def test_the_benchmark_of_scrolling_reaches_the_bottom(page):
+    import report_speed
+
+    seconds, frames, height = report_speed.scrolled(page, 1280, 1)
+    assert seconds > 0
+    assert height > 0
+    assert 5 < len(frames) < 2000
+
+
 def test_keyboard_reaches_the_content_first(opened):
     from selenium.webdriver.common.keys import Keys
 

@@ -9,6 +9,9 @@ import tiny
 
 import eproxy_jax as ep
 from eproxy_jax import search
+from eproxy_jax.fits.process import fit_process
+from eproxy_jax.fits.transforms import Features, vector_scores
+from eproxy_jax.search.acquisition import bounds_of
 
 SPACE = tiny.Tiny()
 ARCHS = [SPACE.format(arch) for arch in SPACE.enumerate()]
@@ -97,6 +100,23 @@ def test_the_process_finds_the_best_and_beats_random_draws():
 
     process, random = ([regret(name, seed) for seed in range(5)] for name in ("process", "random"))
     assert np.mean(process) < 0.1 < np.mean(random)
+
+
+def test_the_default_sum_draws_the_first_and_is_not_in_the_mean():
+    sums = ("auto", ("macs", "jacov"))  # the same columns, by default and by name
+    told = []
+    for prior in sums:
+        archs, state = search.ask(start(search.Process(4, 20, prior=prior)), 4)
+        told.append(search.tell(state, archs, [TRUTH[arch] for arch in archs]))
+    assert told[0].asked == told[1].asked  # both begin at the top of the sum
+    problem = told[0].problem
+    rows = [problem.place[one.key] for one in told[0].results]
+    targets = vector_scores(np.asarray([one.values[0] for one in told[0].results]))
+    process, _ = fit_process(Features.of(problem.columns)(problem.columns)[rows], targets)
+    mean, deviation = process.predict(Features.of(problem.columns)(problem.columns))
+    default, named = (bounds_of(state, prior, 2.0).upper[:, 0] for state, prior in zip(told, sums, strict=True))
+    np.testing.assert_allclose(default, mean + 2 * deviation)
+    assert abs(named - default).max() > 0.1
 
 
 def test_failures_repeats_and_other_spellings():
