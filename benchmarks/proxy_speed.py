@@ -152,9 +152,9 @@ def main() -> None:
     text += f"\nThe {len(strings):,} strings whose network sees the image are {len(functions):,} functions. GFLOP/s: "
     text += ", ".join(f"{form} {rate:.0f}" for form, rate in rates.items())
     text += (
-        f"; a product of two matrices of 2048 x 2048 runs at {peak:.0f}. What bounds a network alone: both sides run "
+        f"; a product of two matrices of 2048 x 2048 runs at {peak:.0f}. Both sides' networks run at a small share of "
     )
-    text += "their convolutions, batch norms and ReLUs at a small share of that, waiting for memory.\n"
+    text += "that, and at nearly the same: two times the speed of a network alone would need other convolutions.\n"
     write_page(page_name("proxy_speed", space.name), text, table)
 
 
