@@ -2,6 +2,7 @@
 
   python benchmarks/proxies.py --space nasbench201 --num-archs 1000 --proxy all
   python benchmarks/proxies.py --space nds_darts --variant small --num-archs 120 --proxy all
+  python benchmarks/proxies.py --space nasbench101 --variant small --num-archs 150 --stored --proxy cheap
   python benchmarks/proxies.py --summary        # proxies.md: the sums of ranks on all spaces whose page is there
 
 It computes the columns into WORKDIR/columns.jsonl, as ``eproxy score --proxy`` does, and compares each with the
@@ -9,7 +10,8 @@ measured values of every task (EPROXY_DATA, default ../shared/data) by Spearman'
 at random from the benchmark's list (NAS-Bench-201: the 9,445 strings without unreachable duplicates), and each task has
 two figures: over the architectures as listed, and with each function once. ``rank_sum`` was chosen on NAS-Bench-201
 with CIFAR-10 alone; everywhere else it is shown as it is. Columns of another implementation stand beside ours where
-EPROXY_DATA has them (proxy_scores). The figure shows the rank correlations between the columns.
+EPROXY_DATA has them (proxy_scores); ``--stored`` draws networks of that list alone, for a page of its own
+(proxies_SPACE_stored). The figure shows the rank correlations between the columns.
 """
 
 from __future__ import annotations
@@ -99,14 +101,17 @@ def read_columns(path: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def drawn(space: Any, num: int, seed: int) -> list[Any]:
+def drawn(space: Any, num: int, seed: int, stored: bool = False) -> list[Any]:
     """Draw connected architectures of each list of a benchmark in random order, until they are ``num`` functions.
 
-    So they are a uniform sample of the list as the field ranks it, with equal functions in it.
+    So they are a uniform sample of the list as the field ranks it, with equal functions in it. ``stored`` draws from
+    the networks whose columns an independent implementation has.
     """
     from eproxy_jax.runs.archs import read_archs
 
-    if space.name == "nasbench201":  # the field's list without unreachable duplicates
+    if stored:
+        lists = [list(dict.fromkeys(arch for _, known in peer_scores(space) for arch in known))]
+    elif space.name == "nasbench201":  # the field's list without unreachable duplicates
         with (DATA / "proxy_scores" / "nb201_zc_proxies.csv").open() as file:
             lists = [[space.parse(row["net_str"]) for row in csv.DictReader(file)]]
     else:
@@ -121,6 +126,17 @@ def drawn(space: Any, num: int, seed: int) -> list[Any]:
                 functions.add(space.canonical(archs[i]))
                 found.setdefault(archs[i])
     return list(found)
+
+
+def stored_truths(space: Any, archs: list[Any]) -> dict[str, np.ndarray]:
+    """Return the validation accuracies [A] that stand beside another implementation's columns, by images."""
+    truths = {}
+    for images, known in peer_scores(space):
+        rows = [known.get(space.canonical(arch), {}) for arch in archs]
+        truth = np.asarray([row.get("val_accuracy", np.nan) for row in rows])
+        if np.isfinite(truth).sum() >= FEWEST:
+            truths[images] = truth
+    return truths
 
 
 def truths_of(space: Any, archs: list[Any]) -> dict[str, np.ndarray]:
@@ -233,6 +249,7 @@ def main() -> None:
     parser.add_argument("--proxy", default="all", help="comma-separated names, as of eproxy score")
     parser.add_argument("--images", help="images and labels, FILE.npz below EPROXY_DATA; made by code by default")
     parser.add_argument("--shrink", type=int, default=1, help="average so many pixels of the images in each direction")
+    parser.add_argument("--stored", action="store_true", help="networks whose columns another implementation has")
     parser.add_argument("--workdir", type=Path, help="default runs/proxies_SPACE")
     arguments = parser.parse_args()
     if arguments.summary:
@@ -246,9 +263,9 @@ def main() -> None:
 
     loaded = config.load_config(config_source(arguments.space, arguments.variant))
     space, size = config.space_of_config(loaded), loaded.images.size
-    page = page_name("proxies", arguments.space, arguments.variant)
+    page = page_name("proxies", arguments.space + "_stored" * arguments.stored, arguments.variant)
     workdir = arguments.workdir or ROOT / "runs" / page
-    archs = drawn(space, arguments.num_archs, arguments.seed)
+    archs = drawn(space, arguments.num_archs, arguments.seed, arguments.stored)
     labels, images = None, ep.default_images(num=NUM_IMAGES, size=size)
     if arguments.images:
         read = ep.load_labelled(DATA / arguments.images, NUM_IMAGES, 0, size)
@@ -272,13 +289,13 @@ def main() -> None:
         if how["pass"] in record["seconds"]
     }
 
-    rows = quality_rows(columns, truths_of(space, archs), once, seconds)
+    truths = stored_truths(space, archs) if arguments.stored else truths_of(space, archs)
+    rows = quality_rows(columns, truths, once, seconds)
     peers = peer_rows(space, archs, columns)
     text = header(f"Proxies without labels, {arguments.space}")
     text += f"Spearman's correlation with each task's measured values: over {len(archs)} architectures drawn from the "
-    text += (
-        f"benchmark's list / with each of their {once.sum()} functions once. `rank_sum` was chosen on NAS-Bench-201 "
-    )
+    text += "list of another implementation's columns" if arguments.stored else "benchmark's list"
+    text += f" / with each of their {once.sum()} functions once. `rank_sum` was chosen on NAS-Bench-201 "
     text += "with CIFAR-10 alone. Seconds are those of the computation, whose compilation is left out.\n\n"
     text += markdown_table(rows)
     if peers:
