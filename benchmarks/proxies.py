@@ -250,6 +250,7 @@ def main() -> None:
     parser.add_argument("--images", help="images and labels, FILE.npz below EPROXY_DATA; made by code by default")
     parser.add_argument("--shrink", type=int, default=1, help="average so many pixels of the images in each direction")
     parser.add_argument("--stored", action="store_true", help="networks whose columns another implementation has")
+    parser.add_argument("--page", help="name of the page, where a space has several; default proxies_SPACE_VARIANT")
     parser.add_argument("--workdir", type=Path, help="default runs/proxies_SPACE")
     arguments = parser.parse_args()
     if arguments.summary:
@@ -263,7 +264,7 @@ def main() -> None:
 
     loaded = config.load_config(config_source(arguments.space, arguments.variant))
     space, size = config.space_of_config(loaded), loaded.images.size
-    page = page_name("proxies", arguments.space + "_stored" * arguments.stored, arguments.variant)
+    page = arguments.page or page_name("proxies", arguments.space + "_stored" * arguments.stored, arguments.variant)
     workdir = arguments.workdir or ROOT / "runs" / page
     archs = drawn(space, arguments.num_archs, arguments.seed, arguments.stored)
     labels, images = None, ep.default_images(num=NUM_IMAGES, size=size)

@@ -1,0 +1,55 @@
+"""What holds for proxies in every space: both execution forms agree, values are finite, dead networks are worst."""
+
+import jax
+import numpy as np
+import pytest
+from helpers import CELLS, SPACES, pattern, pattern_images, slow_unless
+
+import eproxy_jax as ep
+from eproxy_jax.proxies import registry
+from eproxy_jax.proxies.jacobians import Jacobians
+from eproxy_jax.proxies.spectra import Spectra
+from eproxy_jax.proxies.synflow import Synflow
+
+CLASSES, BATCH, SIZE = 5, 6, 16
+LABELS = np.asarray([0, 1, 2, 0, 1, 4])
+DEAD = {
+    "nasbench201": "|none~0|+|none~0|nor_conv_3x3~1|+|none~0|skip_connect~1|nor_conv_1x1~2|",
+    "transnas_micro": "64-41414-0_00_000",
+}
+
+
+def cheap(network, key, encoded, images, labels, noise):
+    """What runs networks in the set ``cheap``, in one program: it compiles once."""
+    jacobians = Jacobians(("naswot", "jacov", "epe_nas"), CLASSES)(network, key, encoded, images, labels)
+    names = ("expressivity", "progressivity", "trainability", "entropy_taps", "entropy_last", "num_layers")
+    spectra = Spectra(names)(network, key, encoded, noise)
+    return {**jacobians, **spectra, **Synflow(CLASSES)(network, key, encoded, np.ones_like(images[:1]))}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", slow_unless((), SPACES))
+def test_both_execution_forms_agree(name):
+    space = SPACES[name]
+    archs = [arch for arch in CELLS[name] if space.is_connected(arch)][:2]
+    images = np.asarray(pattern_images(BATCH, SIZE)) + np.asarray(pattern((BATCH, SIZE, SIZE, 3), 77))
+    noise = np.asarray(jax.random.normal(jax.random.key(1), (BATCH, SIZE, SIZE, 3)))
+    found = [
+        ep.evaluate(cheap, archs, space, shared=(images, LABELS, noise), execution=execution, dtype=np.float64)
+        for execution in (ep.Execution.of(form="map"), ep.Execution.of(form="vmap", vmap_width=2))
+    ]
+    assert set(found[0]) == {one.name for one in registry.resolve("cheap")} - {"params", "macs", "graph_counts"}
+    for column, values in found[0].items():
+        assert not np.isnan(values[values != -np.inf]).any(), column
+        np.testing.assert_allclose(found[1][column], values, rtol=1e-6, err_msg=column)
+
+
+@pytest.mark.parametrize("name", DEAD)
+def test_a_disconnected_network_is_worst_in_every_column_that_runs_it(name):
+    """Nothing is run for it, so this is fast for all proxies."""
+    space = SPACES[name]
+    assert not space.is_connected(space.parse(DEAD[name]))
+    result = ep.score([DEAD[name]], space, proxy="all", images=np.asarray(pattern_images(BATCH, SIZE)))
+    ran = {column: values for column, values in result.scalars().items() if column not in ("params", "macs")}
+    assert {"naswot", "trainability", "zico", "vkdnw", "eproxy"} < set(ran)
+    assert all(np.all(values == -np.inf) for values in ran.values())
