@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], values: dict[st
     from eproxy_jax import runs
     from eproxy_jax.proxies.inputs import NUM_IMAGES
     from eproxy_jax.runs import columns as columns_lib
-    from eproxy_jax.runs import fitting, outputs, printed
+    from eproxy_jax.runs import outputs, printed, ranking
 
     try:
         saved = runs.SavedFit.from_dict(values)
@@ -37,8 +37,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], values: dict[st
     archs = common.architectures(arguments, spec.space)
 
     def written(out: Path, process: Process) -> list[Path]:
-        columns = columns_lib.written_files(fitting.columns_path(out), process)
-        return [out, fitting.bank_path(out), outputs.record_path(out), *columns]
+        columns = columns_lib.written_files(ranking.columns_path(out), process)
+        return [out, ranking.bank_path(out), outputs.record_path(out), *columns]
 
     out, figure, process = common.destination_of(arguments, "scores.jsonl", written, arguments.truth is not None)
     truth = None if arguments.truth is None else common.match_truth(arguments, archs, spec.space).values
@@ -70,5 +70,5 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], values: dict[st
             print(common.draw(figure, lambda: printed.quality_plot(figure, rows, title, out)))
     print()
     print(f"scores:  {out}")
-    print(f"columns: {fitting.columns_path(out)}")
+    print(f"columns: {ranking.columns_path(out)}")
     return 0

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     common.check_truth(arguments)
     from eproxy_jax.fits.suggest import suggest
     from eproxy_jax.progress import announce
-    from eproxy_jax.runs import fitting, gathering
+    from eproxy_jax.runs import gathering, saved_fits
 
     gathered = _gathered(arguments, overrides)
     space, columns = gathered.space, gathered.columns
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         measured |= {space.format(space.canonical(arch)) for arch in truth}
     fitted = None
     if arguments.settings is not None:
-        saved = fitting.load(arguments.settings)
+        saved = saved_fits.load(arguments.settings)
         known = {name: value for name, value in saved.made_with.items() if name in gathered.made_with}
         gathering.check_same(arguments.settings, known, gathered.made_with)
         fitted = saved.fitted

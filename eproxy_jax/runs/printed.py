@@ -16,7 +16,7 @@ from eproxy_jax.runs import outputs
 from eproxy_jax.types import STATUS_DISCONNECTED, STATUS_DIVERGED, ScoreResult
 
 if TYPE_CHECKING:
-    from eproxy_jax.runs.fitting import Ranked
+    from eproxy_jax.runs.ranking import Ranked
 
 _RANK_SUM = next(iter(AGGREGATES))  # ours, the default ranking of columns
 

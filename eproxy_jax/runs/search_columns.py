@@ -20,7 +20,7 @@ from eproxy_jax.errors import listed, quoted
 from eproxy_jax.execution.execution import Execution
 from eproxy_jax.fits.columns import MACS, PARAMS, PROXIES, Columns
 from eproxy_jax.runs import columns as columns_lib
-from eproxy_jax.runs import fitting, gathering, hosts
+from eproxy_jax.runs import gathering, hosts, ranking, saved_fits
 from eproxy_jax.runs.gathering import GRAPH_COUNTS
 from eproxy_jax.spaces import SearchSpace
 from eproxy_jax.types import STATUS_OK, ProxySettings
@@ -87,11 +87,11 @@ class Inputs:
         assert result is not None, "a search is one process"
         return self._rows(archs, result)
 
-    def fitted(self, archs: Sequence[Any], saved: fitting.SavedFit) -> Columns:
+    def fitted(self, archs: Sequence[Any], saved: saved_fits.SavedFit) -> Columns:
         """Compute the columns of a fit, and what it expects, in the column ``fitted``."""
         num_classes = saved.made_with.get("num_classes") if self.num_classes is None else self.num_classes
         path = self.workdir / "fitted.jsonl"
-        ranked = fitting.rank(
+        ranked = ranking.rank(
             saved,
             _with_held(archs, path, self.space),
             self.space,
@@ -119,7 +119,7 @@ class Inputs:
         return Columns.of(list(rows), numbers)
 
     def candidates(
-        self, names: Sequence[str], saved: fitting.SavedFit | None, with_graph_counts: bool = True
+        self, names: Sequence[str], saved: saved_fits.SavedFit | None, with_graph_counts: bool = True
     ) -> Callable[[Sequence[Any]], Columns]:
         """Return a function of architectures -> the columns that all candidates have: space, proxies, fit.
 
@@ -154,7 +154,7 @@ def _with_held(archs: Sequence[Any], path: Path, space: SearchSpace) -> list[Any
     return [*parsed, *(arch for arch in dict.fromkeys(held) if arch not in own)]
 
 
-def with_fit(columns: Columns, saved: fitting.SavedFit) -> Columns:
+def with_fit(columns: Columns, saved: saved_fits.SavedFit) -> Columns:
     """Return columns with what a fit expects of their rows, in the column ``fitted``.
 
     Raises:

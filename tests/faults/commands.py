@@ -18,8 +18,8 @@ from eproxy_jax.columns import ColumnJob
 from eproxy_jax.fits.columns import Columns
 from eproxy_jax.fits.fitted import fit
 from eproxy_jax.images import batch_identity, default_images, standardize
-from eproxy_jax.runs.fitting import SavedFit
 from eproxy_jax.runs.results import lines_of
+from eproxy_jax.runs.saved_fits import SavedFit
 from eproxy_jax.types import ScoreResult
 
 CONFIG = ["--config", f"{ROOT}/tests/tiny_config.py"]

@@ -30,7 +30,7 @@ from eproxy_jax.cli import common, config, main
 from eproxy_jax.dps import loss_bank, search
 from eproxy_jax.exports import export
 from eproxy_jax.fits.suggest import suggest
-from eproxy_jax.runs import columns_file, fitting, gathering, hosts, results, searching
+from eproxy_jax.runs import columns_file, gathering, hosts, results, saved_fits, searching
 from eproxy_jax.runs.archs import read_archs
 from eproxy_jax.runs.truth import read_truth
 
@@ -514,7 +514,7 @@ def _fit() -> dict[str, Any]:
     columns = ep.Columns.of(archs, {"columns": range(9), "two": [3, 1, 4, 1, 5, 9, 2, 6, 5]})
     fitted = ep.fit(columns, dict(zip(archs, (0.1, 0.4, 0.2, 0.8, 0.5), strict=False)))
     needs = {name: {"file": "columns.csv"} for name in columns.names}
-    return fitting.SavedFit(fitted, needs, {"space": "tiny"}, RUN).to_dict()
+    return saved_fits.SavedFit(fitted, needs, {"space": "tiny"}, RUN).to_dict()
 
 
 FIT = _fit()
@@ -677,8 +677,8 @@ def targets() -> dict[str, Target]:
             st.one_of(damaged(b"arch,value\n1-2-3,0.5\n4-4-4,nan\n0-0-0,\n"), arch_files(ALL_SPACES["tiny"])),
             written(read_told),
         ),
-        "fit": Target(damaged_values(FIT) | values(keys=keys), lambda v, _: fitting.SavedFit.from_dict(v)),
-        "fit file": Target(damaged(as_text(FIT).encode()), written(fitting.load)),
+        "fit": Target(damaged_values(FIT) | values(keys=keys), lambda v, _: saved_fits.SavedFit.from_dict(v)),
+        "fit file": Target(damaged(as_text(FIT).encode()), written(saved_fits.load)),
         "gathered": Target(
             st.one_of(damaged(b"arch,one,two\n1-2-3,0.5,1\n4-4-4,nan,2\n0-0-0,,3\n"), line_files("columns")),
             written(read_gathered),
