@@ -309,12 +309,14 @@ def summary() -> str:
         if path.stem.removeprefix("fit_columns_") in POOLS  # pages of another --name stand for themselves
         for line in path.read_text().splitlines()
     ]
-    rows = [row for row in rows if "labels_chosen" not in row and row["labels"] == MAIN]
-    value = {(row["space"], row["task"], row["method"]): row["spearman"] for row in rows}
+    rows = [row for row in rows if "labels_chosen" not in row]
+    value = {(row["space"], row["task"], row["method"]): row["spearman"] for row in rows if row["labels"] == MAIN}
+    more = {(row["space"], row["task"], row["labels"]): row["spearman"] for row in rows if row["method"] == DEFAULT}
     cases = list(dict.fromkeys((row["space"], row["task"]) for row in rows))
     methods_shown = ("fitted sizes", "best single column", "rank blend", "process", f"{DEFAULT}, portfolio", DEFAULT)
     text = header("Rankings fitted to columns and a few labels: all spaces")
-    text += f"Spearman with {MAIN} labels, mean over draws; of several tasks the mean. A page a space has the rest.\n\n"
+    text += f"Spearman with {MAIN} labels, mean over draws; of several tasks the mean. A page a space has the rest.\n"
+    text += f"The last columns have `{DEFAULT}` with more labels: they tell what the number of labels bounds.\n\n"
     lines = []
     for ((space, task), goal), before in zip(GOALS.items(), BEFORE, strict=True):
         own = [case for case in cases if case[0].startswith(space) and task in (None, case[1])]
@@ -323,6 +325,9 @@ def summary() -> str:
             for name in methods_shown:
                 found = [value[*case, name] for case in own if (*case, name) in value]
                 line[name] = f"{np.mean(found):.3f}" if len(found) == len(own) else ""
+            for count in (count for count in COUNTS if count > MAIN):
+                found = [more[*case, count] for case in own if (*case, count) in more]
+                line[f"{count} labels"] = f"{np.mean(found):.3f}" if len(found) == len(own) else ""
             lines.append(line)
     text += markdown_table(lines) + "\n## Every task\n\n"
     lines = [

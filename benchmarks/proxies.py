@@ -209,7 +209,7 @@ _NO_TASK = ("ranking", "architectures", "s a network, whole pass", "command")
 def summary_rows() -> list[dict[str, Any]]:
     """Return a row for each page of a space that is there: what the sums of ranks reach without labels, and sizes."""
     found = []
-    for page in (f"proxies_{space}{end}" for space in POOLS for end in ("", "_small")):
+    for page in (f"proxies_{space}{end}" for space in POOLS for end in ("", "_more", "_small")):
         if not (path := RESULTS / f"{page}.jsonl").exists():
             continue
         rows = {row["ranking"]: row for row in map(json.loads, path.read_text().splitlines()) if "ranking" in row}
@@ -219,7 +219,7 @@ def summary_rows() -> list[dict[str, Any]]:
         single = max((name for name in mean if name not in AGGREGATES), key=mean.__getitem__)
         found.append(
             {
-                "page": f"[{page.removeprefix('proxies_').removesuffix('_small')}]({page}.md)",
+                "page": f"[{page.removeprefix('proxies_').removesuffix('_small').removesuffix('_more')}]({page}.md)",
                 "size": "small" if page.endswith("_small") else "paper",
                 "tasks": len(tasks) - ("mean" in tasks),
                 "networks": rows["macs"]["architectures"],

@@ -144,7 +144,7 @@ class Ours:
     why: str = ""
 
 
-_LISTED = ("proxies_nasbench201",)
+_LISTED = ("proxies_nasbench201", "proxies_nasbench201_more")
 _101 = ("proxies_nasbench101", "proxies_nasbench101_small")
 _MICRO = ("proxies_transnas_micro", "proxies_transnas_micro_small")
 _DRAWN = "a random sample of the 9,445 strings, paper's size, no labels"
