@@ -36,7 +36,8 @@ TASKS = {
     "imagenet16120": ("imagenet16120", "tinyimagenet"),
     "imagenet": ("nasbench1imgnet",),
 }
-MEAN = "mean over tasks:"  # a label of tables in sections that begin with "Mean Spearman"
+# A label of tables in sections that speak of "Mean Spearman", with the number of labels where they say it.
+MEAN = "mean over tasks:"
 # Words of a table's row that say of which benchmark it is, and what names of files hold then.
 BENCHMARKS = {
     "nasbench101": "nasbench101",
@@ -188,7 +189,11 @@ def figures(page):
             text = " ".join(lines)
             yield from figures_in(text, context=text, files=references(text, page) or whole, **where)
             continue
-        mean = (MEAN,) if any(re.search(r"(^|\s)Mean\s+Spearman", one) for one in sections[heading]) else ()
+        said = next(
+            filter(None, (re.search(r"(?:^|\s)Mean\s+Spearman([^:]*)", one) for one in sections[heading])), None
+        )
+        count = said and re.search(r"(\d+)\s+labels", said[1])
+        mean = () if said is None else (f"{MEAN} {count[1]} labels" if count else MEAN,)
         header = [cell.strip() for cell in lines[0].strip().strip("|").split("|")]
         for line in lines[2:]:
             cells = [cell.strip() for cell in line.strip().strip("|").replace("\\|", "/").split("|")]
@@ -230,7 +235,9 @@ def means(path):
             number = row.get("Spearman", row.get("mean", row.get("spearman")))
             key = row["method"], row.get("labels"), row.get("labels_chosen"), "Spearman" in row
             values.setdefault(key, []).append(float(str(number).split(" ")[0]))
-    return [f"{MEAN} {method} | {sum(own) / len(own):.4f}" for (method, *_), own in values.items()]
+    return [
+        f"{MEAN} {labels} labels | {method} | {sum(own) / len(own):.4f}" for (method, labels, *_), own in values.items()
+    ]
 
 
 @functools.cache
@@ -240,8 +247,9 @@ def numbers_of(files, labels):
         files = [path for path in files if BENCHMARKS.get(label, "") in path.stem] or files
     rows = [row for path in files for row in rows_of(path)]
     for label in labels:
-        if label == MEAN:
-            rows = [row for row in rows if row[0].startswith(plain(MEAN))] or rows
+        if label.startswith(MEAN):
+            said = (plain(label), plain(f"{MEAN} None labels"))  # or the file has one number of labels, and no field
+            rows = [row for row in rows if row[0].startswith(said)] or rows
         rows = [row for row in rows if any(one in row[0] for one in TASKS.get(label, ("",)))] or rows
     text = "\n".join(line for _, line in rows)
     pairs = [(float(m["mean"]), float(m["spread"])) for m in PAIR.finditer(text)]
