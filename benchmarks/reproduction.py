@@ -30,12 +30,21 @@ _NDS = ("darts", "enas", "pnas", "nasnet", "amoeba", "resnext_a", "resnext_b")
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What the files say: values in the order of the tasks, the page, its command, seconds a network."""
+    """What the files say.
+
+    Attributes:
+      values: in the order of the tasks.
+      page: its name.
+      command: that wrote it.
+      seconds: a network.
+      count: how many networks each correlation is over.
+    """
 
     values: tuple[float, ...]
     page: str
     command: str
     seconds: float | None = None
+    count: int | None = None
 
 
 Reader = Callable[[Path], Found | None]
@@ -63,7 +72,8 @@ def of_proxies(pages: Sequence[str], name: str, tasks: Sequence[str] | None = No
                     shown = ("mean",) if tasks is None else tasks
                     values = tuple(_number(row[task]) for task in shown)
                     seconds = cost(AGGREGATES.get(name, (name,)), seconds_by_pass(rows))
-                    return Found(values, page, row["command"], seconds)
+                    count = None if tasks is None else int(row["architectures"])  # a mean is of more than these
+                    return Found(values, page, row["command"], seconds, count)
         return None
 
     return read
@@ -272,6 +282,14 @@ def shown(values: Sequence[float], measure: str) -> str:
     return " / ".join(text.replace("0.", ".", 1) if measure == SPEARMAN else text for text in texts)
 
 
+def standard_error(value: float, count: int) -> float:
+    """Return the standard error of Spearman's correlation over so many networks.
+
+    Source: Bonett and Wright, Sample size requirements for estimating Pearson, Kendall and Spearman correlations, 2000.
+    """
+    return float((1 - value**2) * np.sqrt((1 + value**2 / 2) / (count - 3)))
+
+
 def verdict(ours: Ours, found: Found | None) -> str:
     """Say whether a figure agrees, or by how much it differs, on the task where it differs most to its disadvantage."""
     if found is None:
@@ -285,7 +303,10 @@ def verdict(ours: Ours, found: Found | None) -> str:
         if largest <= CLOSE + 1e-9:
             return f"agrees, within {largest:.{digits}f}"
         text = f"differs, by up to {largest:.{digits}f}"
-        return text + (f": {ours.why}" if ours.why else ": not explained")
+        if ours.why or found.count is None:
+            return text + f": {ours.why or 'not explained'}"
+        value = found.values[int(np.argmax(np.abs(gaps)))]
+        return text + f"; over {found.count} networks one standard error is {standard_error(value, found.count):.3f}"
     if worst >= -1e-9:
         text = "better" if worst > 0 else "as good"
         return text + (f", by {worst:.{digits}f}" if worst > 0 else "")

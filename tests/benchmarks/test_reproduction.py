@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 import reproduction
 from published import PUBLISHED
+from scipy import stats
 
 
 def test_the_page_is_what_the_files_say():
@@ -69,3 +71,14 @@ def test_new_files_get_in(tmp_path):
 def test_verdicts(published, same, values, expected):
     ours = reproduction.Ours(published, "", same, "", lambda _: None)
     assert reproduction.verdict(ours, reproduction.Found(values, "", "")) == expected
+
+
+def test_a_difference_has_its_standard_error():
+    rng = np.random.default_rng(0)
+    drawn = rng.multivariate_normal((0, 0), ((1, 0.8), (0.8, 1)), (400, 200))
+    found = [float(stats.spearmanr(*pairs.T)[0]) for pairs in drawn]
+    assert np.std(found) == pytest.approx(reproduction.standard_error(np.mean(found), 200), rel=0.1)
+    ours = reproduction.Ours("az_nas", "", True, "", lambda _: None)
+    row = reproduction.Found((0.80, 0.88, 0.85), "", "", None, 200)
+    text = "differs, by up to 0.092; over 200 networks one standard error is 0.029"
+    assert reproduction.verdict(ours, row) == text
