@@ -17,7 +17,7 @@ CONSTANTS = {
         "docs/cli.md": [".25", "3 MB"],
         "docs/execution.md": ["1.2", "80 %", "30 %", "10 minutes"],
         "docs/spaces.md": ["1.2", "0.1"],
-        "docs/proxies.md": ["32 times"],
+        "docs/proxies.md": ["4 times"],
     },
     "part of a definition or of an example": {
         "docs/cli.md": ["91.5"],
