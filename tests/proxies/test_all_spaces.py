@@ -1,17 +1,21 @@
-"""What holds for proxies in every space: both execution forms agree, values are finite, dead networks are worst."""
+"""What holds for proxies in all spaces: both execution forms agree, values are finite, dead networks are worst."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CELLS, SPACES, pattern, pattern_images, slow_unless
+from helpers import CELLS, SPACES, pattern, pattern_images
 
 import eproxy_jax as ep
 from eproxy_jax.proxies import registry
 from eproxy_jax.proxies.jacobians import Jacobians
 from eproxy_jax.proxies.spectra import Spectra
 from eproxy_jax.proxies.synflow import Synflow
+from eproxy_jax.spaces.cells import net
 
 CLASSES, BATCH, SIZE = 5, 6, 16
+# Spaces of several kinds of programs, those that compile in a minute.
+KINDS = ("nasbench101", "nasbench201", "nats_size", "nds_resnext_a", "nds_darts")
 LABELS = np.asarray([0, 1, 2, 0, 1, 4])
 DEAD = {
     "nasbench201": "|none~0|+|none~0|nor_conv_3x3~1|+|none~0|skip_connect~1|nor_conv_1x1~2|",
@@ -24,11 +28,12 @@ def cheap(network, key, encoded, images, labels, noise):
     jacobians = Jacobians(("naswot", "jacov", "epe_nas"), CLASSES)(network, key, encoded, images, labels)
     names = ("expressivity", "progressivity", "trainability", "entropy_taps", "entropy_last", "num_layers")
     spectra = Spectra(names)(network, key, encoded, noise)
-    return {**jacobians, **spectra, **Synflow(CLASSES)(network, key, encoded, np.ones_like(images[:1]))}
+    return {**jacobians, **spectra, **Synflow(CLASSES)(network, key, encoded, jnp.ones_like(images[:1]))}
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", slow_unless((), SPACES))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
 def test_both_execution_forms_agree(name):
     space = SPACES[name]
     archs = [arch for arch in CELLS[name] if space.is_connected(arch)][:2]
@@ -53,3 +58,12 @@ def test_a_disconnected_network_is_worst_in_every_column_that_runs_it(name):
     ran = {column: values for column, values in result.scalars().items() if column not in ("params", "macs")}
     assert {"naswot", "trainability", "zico", "vkdnw", "eproxy"} < set(ran)
     assert all(np.all(values == -np.inf) for values in ran.values())
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_classifiers_of_proxies_and_of_trained_networks_have_the_same_head(name):
+    """Without a batch norm and ReLU before the average, a sum of batch norms is constant: its Jacobian is rounding."""
+    space, arch = SPACES[name], CELLS[name][0]
+    universal = space.group(space.canonical(arch)).universal()
+    normed = isinstance(space.to_flax(arch), net.NormedNet)
+    assert getattr(universal, "norm_before_pooling", False) == normed

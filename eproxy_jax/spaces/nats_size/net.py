@@ -9,7 +9,7 @@ and stays there: such kernels are zero, batch norm of zeros is zero, and gradien
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -233,6 +233,8 @@ class UniversalNatsSize(nn.Module):
     step: int
     most: int
     dtype: Any = jnp.float32
+
+    norm_before_pooling: ClassVar[bool] = True  # of a classifier behind it
 
     @nn.compact
     def __call__(self, images: Array, widths: Array, init: Array | int = 0) -> list[layers.PaddedTap]:
