@@ -310,10 +310,11 @@ def summary() -> str:
         for line in path.read_text().splitlines()
     ]
     rows = [row for row in rows if "labels_chosen" not in row]
-    value = {(row["space"], row["task"], row["method"]): row["spearman"] for row in rows if row["labels"] == MAIN}
-    more = {(row["space"], row["task"], row["labels"]): row["spearman"] for row in rows if row["method"] == DEFAULT}
+    value = {(row["space"], row["task"], row["labels"], row["method"]): row["spearman"] for row in rows}
     cases = list(dict.fromkeys((row["space"], row["task"]) for row in rows))
     methods_shown = ("fitted sizes", "best single column", "rank blend", "process", f"{DEFAULT}, portfolio", DEFAULT)
+    shown = {name: (MAIN, name) for name in methods_shown}
+    shown_more = {f"{count} labels": (count, DEFAULT) for count in COUNTS if count > MAIN}
     text = header("Rankings fitted to columns and a few labels: all spaces")
     text += f"Spearman with {MAIN} labels, mean over draws; of several tasks the mean. A page a space has the rest.\n"
     text += f"The last columns have `{DEFAULT}` with more labels: they tell what the number of labels bounds.\n\n"
@@ -322,19 +323,16 @@ def summary() -> str:
         own = [case for case in cases if case[0].startswith(space) and task in (None, case[1])]
         if own:
             line = {"": f"{space} {task or f'mean of {len(own)}'}", "goal": goal, "before": before}
-            for name in methods_shown:
-                found = [value[*case, name] for case in own if (*case, name) in value]
+            for name, which in {**shown, **shown_more}.items():
+                found = [value[*case, *which] for case in own if (*case, *which) in value]
                 line[name] = f"{np.mean(found):.3f}" if len(found) == len(own) else ""
-            for count in (count for count in COUNTS if count > MAIN):
-                found = [more[*case, count] for case in own if (*case, count) in more]
-                line[f"{count} labels"] = f"{np.mean(found):.3f}" if len(found) == len(own) else ""
             lines.append(line)
     text += markdown_table(lines) + "\n## Every task\n\n"
     lines = [
         {
             "space": space,
             "task": task,
-            **{name: f"{value[space, task, name]:.3f}" for name in methods_shown if (space, task, name) in value},
+            **{name: f"{value[space, task, *key]:.3f}" for name, key in shown.items() if (space, task, *key) in value},
         }
         for space, task in cases
     ]

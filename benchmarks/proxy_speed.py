@@ -22,6 +22,8 @@ import dataclasses
 import os
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,16 +41,22 @@ CASES = {
 }
 
 
+def shortest(run: Callable[[], Any], repeats: int) -> float:
+    """The least seconds of several runs; the one before them compiles."""
+    jax.block_until_ready(run())
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(run())
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
 def matmul_rate(size: int = 2048, repeats: int = 5) -> float:
     """GFLOP/s of the product of two square matrices: what the machine can do at most."""
     x = jax.random.normal(jax.random.key(0), (size, size))
     product = jax.jit(lambda x: x @ x)
-    best = np.inf
-    for _ in range(repeats + 1):
-        begin = time.perf_counter()
-        jax.block_until_ready(product(x))
-        best = min(best, time.perf_counter() - begin)
-    return 2 * size**3 / best / 1e9
+    return 2 * size**3 / shortest(lambda: product(x), repeats) / 1e9
 
 
 def convolution_rate(channels: tuple[int, ...] = (16, 32, 64), repeats: int = 5) -> float:
@@ -60,13 +68,8 @@ def convolution_rate(channels: tuple[int, ...] = (16, 32, 64), repeats: int = 5)
         kernels = jax.random.normal(jax.random.key(1), (20, 3, 3, width, width)) / (9 * width) ** 0.5
         run = jax.jit(lambda x, kernels: jax.lax.scan(lambda x, one: (convolution.conv2d(x, one), None), x, kernels)[0])
         placed = [jax.device_put((x, kernels), device) for device in jax.devices()]
-        best = np.inf
-        for _ in range(repeats + 1):
-            begin = time.perf_counter()
-            jax.block_until_ready([run(*arrays) for arrays in placed])
-            best = min(best, time.perf_counter() - begin)
+        seconds += shortest(lambda run=run, placed=placed: [run(*arrays) for arrays in placed], repeats)
         work += len(placed) * 2 * len(kernels) * x.size * 9 * width / 1e9
-        seconds += best
     return work / seconds
 
 

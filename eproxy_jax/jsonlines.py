@@ -33,6 +33,19 @@ def json_number(value: float) -> float | None:
     return float(str(np.float32(rounded))) if math.isfinite(rounded) else None
 
 
+def as_json(values: Any, indent: int | None = None) -> str:
+    """Return plain data as the text of a JSON file, with null for what is not finite: JSON has no such number."""
+    return json.dumps(_finite(values), indent=indent) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def as_float32(values: Any) -> np.ndarray:
     """Return numbers rounded to float32, as float64: what a file of :func:`json_number` holds of them."""
     with np.errstate(over="ignore"):  # beyond float32 is infinite, hence null

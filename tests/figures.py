@@ -189,9 +189,7 @@ def figures(page):
             text = " ".join(lines)
             yield from figures_in(text, context=text, files=references(text, page) or whole, **where)
             continue
-        said = next(
-            filter(None, (re.search(r"(?:^|\s)Mean\s+Spearman([^:]*)", one) for one in sections[heading])), None
-        )
+        said = re.search(r"(?:^|\s)Mean\s+Spearman([^:\f]*)", "\f".join(sections[heading]))
         count = said and re.search(r"(\d+)\s+labels", said[1])
         mean = () if said is None else (f"{MEAN} {count[1]} labels" if count else MEAN,)
         header = [cell.strip() for cell in lines[0].strip().strip("|").split("|")]

@@ -276,3 +276,10 @@ def test_what_is_no_number_is_quoted_in_short():
     with pytest.raises(ValueError, match="expected numbers of shape") as error:
         jsonlines.decode_array(["x" * 10_000], (1,), np.float32)
     assert len(str(error.value)) < 200
+
+
+def test_plain_data_keeps_its_digits_and_what_is_not_finite_is_null():
+    held = {"a": [0.1, np.nan, (np.inf, "x")], "b": {"c": -np.inf, "d": 3, "e": True, "f": None}}
+    text = jsonlines.as_json(held)
+    assert text.endswith("\n")
+    assert json.loads(text) == {"a": [0.1, None, [None, "x"]], "b": {"c": None, "d": 3, "e": True, "f": None}}

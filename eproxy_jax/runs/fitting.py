@@ -26,12 +26,12 @@ from eproxy_jax.execution.grouping import parse_all
 from eproxy_jax.fits import fitted as fits
 from eproxy_jax.fits.aggregates import RankSum
 from eproxy_jax.fits.columns import MACS, PARAMS, SIZES
-from eproxy_jax.jsonlines import fingerprint
+from eproxy_jax.jsonlines import as_json, fingerprint
 from eproxy_jax.progress import announce
 from eproxy_jax.proxies.aggregates import AGGREGATES
 from eproxy_jax.runs import outputs
 from eproxy_jax.runs.gathering import Gathered, gather, need_of
-from eproxy_jax.runs.saved_fits import MARK, SavedFit, as_json, as_lines, check_lines
+from eproxy_jax.runs.saved_fits import MARK, SavedFit, as_lines, check_lines
 from eproxy_jax.runs.session import versions
 from eproxy_jax.sampling import draw_distinct
 

@@ -21,12 +21,12 @@ from eproxy_jax.execution.execution import Execution
 from eproxy_jax.execution.grouping import parse_all
 from eproxy_jax.fits.columns import MACS, PARAMS, Columns
 from eproxy_jax.images import BATCH_SIZE, batch_identity, default_images, standardize
-from eproxy_jax.jsonlines import fingerprint
+from eproxy_jax.jsonlines import as_json, fingerprint
 from eproxy_jax.progress import announce
 from eproxy_jax.runs import columns as columns_lib
 from eproxy_jax.runs import hosts, outputs
 from eproxy_jax.runs.gathering import EPROXY_IMAGES, GENOME, OF_BANK, gather, other_than, proxies_in_order
-from eproxy_jax.runs.saved_fits import MARK, SavedFit, as_json, as_lines, check_lines, load
+from eproxy_jax.runs.saved_fits import MARK, SavedFit, as_lines, check_lines, load
 from eproxy_jax.runs.session import versions
 from eproxy_jax.types import STATUS_OK, ProxySettings
 

@@ -85,20 +85,6 @@ def load(path: str | os.PathLike[str]) -> SavedFit:
         raise ValueError(f"{path}: {error}") from error
 
 
-def as_json(values: Any, indent: int | None = None) -> str:
-    """Return plain data as the text of a JSON file, with null for what is not finite."""
-    return json.dumps(_finite(values), indent=indent) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """Return plain data with null for what is not finite: JSON has no such number."""
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
 def as_lines(archs: Sequence[str], score: np.ndarray, deviation: np.ndarray, more: Mapping[str, Any]) -> list[str]:
     """Return one JSON line an architecture: arch, score, std, status; null for disconnected networks."""
     lines = []

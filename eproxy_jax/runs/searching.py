@@ -27,7 +27,7 @@ import numpy as np
 from eproxy_jax import files, search
 from eproxy_jax.errors import check_known, listed, one_line, quoted
 from eproxy_jax.fits.columns import Columns
-from eproxy_jax.jsonlines import ANOTHER_OUT, HeadedLines, fingerprint
+from eproxy_jax.jsonlines import ANOTHER_OUT, HeadedLines, as_json, fingerprint
 from eproxy_jax.runs import archs as archs_lib
 from eproxy_jax.runs import contents, outputs
 from eproxy_jax.runs.entries import VALUE
@@ -383,16 +383,7 @@ def check_outputs(workdir: Path, plots: bool) -> None:
 
 def write_result(workdir: Path, record: Mapping[str, Any]) -> None:
     """Write ``result.json`` as a whole; null stands for what is no number."""
-    text = json.dumps(_finite(record), indent=1)
-    files.write_atomically(written_files(workdir)[1], text + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    files.write_atomically(written_files(workdir)[1], as_json(record, indent=1))
 
 
 def plot(workdir: Path, state: State, title: str) -> None:

@@ -1,16 +1,13 @@
 """What holds for proxies in all spaces: both execution forms agree, values are finite, dead networks are worst."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import CELLS, SPACES, pattern, pattern_images
 
 import eproxy_jax as ep
 from eproxy_jax.proxies import registry
-from eproxy_jax.proxies.jacobians import Jacobians
-from eproxy_jax.proxies.spectra import Spectra
-from eproxy_jax.proxies.synflow import Synflow
+from eproxy_jax.proxies.inputs import Inputs
 from eproxy_jax.spaces.cells import net
 
 CLASSES, BATCH, SIZE = 5, 6, 16
@@ -23,12 +20,16 @@ DEAD = {
 }
 
 
-def cheap(network, key, encoded, images, labels, noise):
-    """What runs networks in the set ``cheap``, in one program: it compiles once."""
-    jacobians = Jacobians(("naswot", "jacov", "epe_nas"), CLASSES)(network, key, encoded, images, labels)
-    names = ("expressivity", "progressivity", "trainability", "entropy_taps", "entropy_last", "num_layers")
-    spectra = Spectra(names)(network, key, encoded, noise)
-    return {**jacobians, **spectra, **Synflow(CLASSES)(network, key, encoded, jnp.ones_like(images[:1]))}
+CHEAP = registry.resolve("cheap")
+PASSES = tuple(dict.fromkeys(one.made_by for one in CHEAP if one.made_by.make is not None))
+
+
+def cheap(network, key, encoded, inputs):
+    """All passes of the set ``cheap`` that run networks, in one program: it compiles once."""
+    found = {}
+    for one in PASSES:
+        found |= one.make(CLASSES)(network, key, encoded, inputs)
+    return found
 
 
 @pytest.mark.usefixtures("x64")
@@ -39,11 +40,12 @@ def test_both_execution_forms_agree(name):
     archs = [arch for arch in CELLS[name] if space.is_connected(arch)][:2]
     images = np.asarray(pattern_images(BATCH, SIZE)) + np.asarray(pattern((BATCH, SIZE, SIZE, 3), 77))
     noise = np.asarray(jax.random.normal(jax.random.key(1), (BATCH, SIZE, SIZE, 3)))
+    inputs = Inputs(images, LABELS, noise)
     found = [
-        ep.evaluate(cheap, archs, space, shared=(images, LABELS, noise), execution=execution, dtype=np.float64)
+        ep.evaluate(cheap, archs, space, shared=(inputs,), execution=execution, dtype=np.float64)
         for execution in (ep.Execution.of(form="map"), ep.Execution.of(form="vmap", vmap_width=2))
     ]
-    assert set(found[0]) == {one.name for one in registry.resolve("cheap")} - {"params", "macs", "graph_counts"}
+    assert set(found[0]) == {one.name for one in CHEAP} - {"params", "macs", "graph_counts"}
     for column, values in found[0].items():
         assert not np.isnan(values[values != -np.inf]).any(), column
         np.testing.assert_allclose(found[1][column], values, rtol=1e-6, err_msg=column)
