@@ -124,10 +124,13 @@ def spectrum_entropy(rows: Array, logits: Array, number: Array) -> Array:
     """
     classes = logits.shape[-1]
     p = (1 - _SMOOTHING) * jax.nn.softmax(logits) + _SMOOTHING / classes
-    covariance = jax.vmap(jnp.diag)(p) - p[:, :, None] * p[:, None]
-    # The covariance is singular along the ones: its square root by eigenvalues, which a Cholesky factor would not be.
-    fisher = jnp.einsum("kpb,bkl,lqb->pq", rows, covariance, rows) / len(logits)
-    values = jnp.maximum(jnp.linalg.eigvalsh(fisher), 0)
+    # diag(p) - p p' is the matrix of a weighted variance: rows less their mean are a root of the Fisher matrix. The squares
+    # of its singular values keep small eigenvalues that rounding would drown in the matrix.
+    mean = jnp.einsum("kpb,bk->pb", rows, p)
+    root = (rows - mean[None]) * jnp.sqrt(p.T / len(logits))[:, None]  # [K, P, B]
+    root = jnp.moveaxis(root, 1, 0).reshape(rows.shape[1], -1)
+    found = jnp.linalg.svd(root, compute_uv=False)[::-1] ** 2
+    values = jnp.concatenate([jnp.zeros(len(root) - len(found), found.dtype), found])
     unused = values.shape[0] - number  # zeros of what pads the matrix come first
     places = unused + jnp.arange(1, _DECILES + 1) / (_DECILES + 1) * (number - 1)
     deciles = jnp.interp(places, jnp.arange(values.shape[0]), values)
