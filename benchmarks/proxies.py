@@ -41,21 +41,26 @@ PEER_FILES = {
 }
 
 
+def as_built(space: Any, arch: Any) -> Any:
+    """Return what a benchmark builds of an architecture: NAS-Bench-101 prunes it, the others run dead parts as well."""
+    return space.canonical(arch) if space.name == "nasbench101" else arch
+
+
 def peer_scores(space: Any) -> Iterator[tuple[str, dict[Any, dict[str, float]]]]:
-    """Yield (images, columns by canonical architecture) of an independent implementation."""
+    """Yield (images, columns by architecture as built) of an independent implementation."""
     folder = DATA / "proxy_scores"
     if space.name == "nasbench201":
         for task, name in (("cifar10", ""), ("imagenet16-120", "ImageNet16-120_")):
             with (folder / f"nb201_{name}zc_proxies.csv").open() as file:
                 rows = list(csv.DictReader(file))
-            yield task, {space.canonical(space.parse(row["net"])): _numbers(row) for row in rows}
+            yield task, {as_built(space, space.parse(row["net"])): _numbers(row) for row in rows}
     if space.name in PEER_FILES:
         tasks = json.loads((folder / PEER_FILES[space.name]).read_text())
         for task, rows in tasks.get(space.name, tasks).items():
             known = {}
             for arch, row in rows.items():
                 scores = {k: v["score"] if isinstance(v, dict) else v for k, v in row.items()}
-                known[space.canonical(space.parse(arch))] = _numbers(scores)
+                known[as_built(space, space.parse(arch))] = _numbers(scores)
             yield task, known
 
 
@@ -132,7 +137,7 @@ def stored_truths(space: Any, archs: list[Any]) -> dict[str, np.ndarray]:
     """Return the validation accuracies [A] that stand beside another implementation's columns, by images."""
     truths = {}
     for images, known in peer_scores(space):
-        rows = [known.get(space.canonical(arch), {}) for arch in archs]
+        rows = [known.get(as_built(space, arch), {}) for arch in archs]
         truth = np.asarray([row.get("val_accuracy", np.nan) for row in rows])
         if np.isfinite(truth).sum() >= FEWEST:
             truths[images] = truth
@@ -190,15 +195,27 @@ def quality_rows(
 
 
 def peer_rows(space: Any, archs: list[Any], columns: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Return the rank correlation of each column with an independent implementation's."""
+    """Return the rank correlation of each column with an independent implementation's.
+
+    Theirs are of networks as written, ours of networks without dead parts. So the correlation over networks that have
+    none stands beside that over all.
+    """
     rows = []
+    whole = (columns["MACs as written"] == columns["macs"]) & (columns["parameters as written"] == columns["params"])
+    written = {"MACs as written": "macs", "parameters as written": "params"}
     for images, theirs in peer_scores(space) if (DATA / "proxy_scores").is_dir() else ():
         for name, values in columns.items():
-            others = np.asarray([theirs.get(space.canonical(arch), {}).get(name, np.nan) for arch in archs])
+            own = [theirs.get(as_built(space, arch), {}).get(written.get(name, name), np.nan) for arch in archs]
+            others = np.asarray(own)
             use = ~np.isnan(others) & ~np.isnan(values)
-            if use.sum() >= FEWEST:
-                rho = f"{float(spearman_rows(values[use], others[use])):.3f}"
-                rows.append({"images": images, "proxy": name, "architectures": int(use.sum()), "Spearman": rho})
+            if use.sum() < FEWEST:
+                continue
+            row: dict[str, Any] = {"images": images, "proxy": name}
+            for few, of in (("", use), (" without dead parts", use & whole)):
+                row[f"architectures{few}"] = int(of.sum())
+                varies = of.sum() >= FEWEST and np.ptp(np.clip(others[of], -1e30, 1e30)) > 0
+                row[f"Spearman{few}"] = f"{float(spearman_rows(values[of], others[of])):.3f}" if varies else "-"
+            rows.append(row)
     return rows
 
 
@@ -250,6 +267,7 @@ def main() -> None:
     parser.add_argument("--images", help="images and labels, FILE.npz below EPROXY_DATA; made by code by default")
     parser.add_argument("--shrink", type=int, default=1, help="average so many pixels of the images in each direction")
     parser.add_argument("--stored", action="store_true", help="networks whose columns another implementation has")
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="fields of the configuration")
     parser.add_argument("--page", help="name of the page, where a space has several; default proxies_SPACE_VARIANT")
     parser.add_argument("--workdir", type=Path, help="default runs/proxies_SPACE")
     arguments = parser.parse_args()
@@ -262,7 +280,8 @@ def main() -> None:
     from eproxy_jax.cli import config
     from eproxy_jax.proxies.inputs import NUM_IMAGES
 
-    loaded = config.load_config(config_source(arguments.space, arguments.variant))
+    source = config_source(arguments.space, arguments.variant)
+    loaded = config.load_config(source, [f"--config.{field}" for field in arguments.set])
     space, size = config.space_of_config(loaded), loaded.images.size
     page = arguments.page or page_name("proxies", arguments.space + "_stored" * arguments.stored, arguments.variant)
     workdir = arguments.workdir or ROOT / "runs" / page

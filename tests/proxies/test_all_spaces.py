@@ -7,7 +7,9 @@ from helpers import CELLS, SPACES, pattern, pattern_images
 
 import eproxy_jax as ep
 from eproxy_jax.proxies import registry
+from eproxy_jax.proxies.classifier import Classifier
 from eproxy_jax.proxies.inputs import Inputs
+from eproxy_jax.proxies.jacobians import Jacobians
 from eproxy_jax.spaces.cells import net
 
 CLASSES, BATCH, SIZE = 5, 6, 16
@@ -60,6 +62,28 @@ def test_a_disconnected_network_is_worst_in_every_column_that_runs_it(name):
     ran = {column: values for column, values in result.scalars().items() if column not in ("params", "macs")}
     assert {"naswot", "trainability", "zico", "vkdnw", "eproxy"} < set(ran)
     assert all(np.all(values == -np.inf) for values in ran.values())
+
+
+@pytest.mark.parametrize("cell", ["64-41414-1_02_333", "64-41414-3_33_313"])
+def test_jacobians_do_not_hang_on_rounding_where_batch_norms_come_last(cell):
+    """All cells of TransNAS micro end so: the two precisions would disagree if rounding made the columns."""
+    space = ep.spaces.get("transnas_micro", stem_channels=4, macro="414")
+    arch = space.canonical(space.parse(cell))
+    group = space.group(arch)
+    encoded = group.encode([arch])[0]
+    images = np.asarray(pattern_images(BATCH, SIZE)) + np.asarray(pattern((BATCH, SIZE, SIZE, 3), 77))
+    proxy = Jacobians(("jacov", "epe_nas"), CLASSES)
+    params = Classifier(group.universal(np.float32), CLASSES).init(
+        jax.random.key(0), images.astype(np.float32), encoded
+    )["params"]
+    found = []
+    for dtype in (np.float32, np.float64):
+        with jax.enable_x64(dtype == np.float64):
+            cast = jax.tree.map(lambda leaf, dtype=dtype: np.asarray(leaf, dtype), params)
+            of_params = jax.jit(proxy.of_params, static_argnums=0)
+            found.append(of_params(group.universal(dtype), cast, encoded, images.astype(dtype), LABELS))
+    for column in ("jacov", "epe_nas"):
+        np.testing.assert_allclose(found[0][column], found[1][column], rtol=1e-3, err_msg=column)
 
 
 @pytest.mark.parametrize("name", SPACES)
