@@ -2,8 +2,8 @@
 
   python benchmarks/proxy_batches.py --num-archs 200
 
-It computes each family on random NAS-Bench-201 networks at the size ``small``: with 64 images or 32 initialisations,
-with another key (the floor that no saving can beat), and with smaller batches or fewer repeats. A row has Spearman's
+It computes each family on random NAS-Bench-201 networks at the size ``small``: with 64 images or of noise or 32
+initialisations, with another key (the floor that no saving can beat), and with smaller batches or fewer repeats. A row has Spearman's
 correlation with the first row's column, the column's correlation with CIFAR-10 validation accuracy, and seconds a
 network without compilation. A saving is worth having where it ranks alike (.98) or no worse than another key does.
 """
@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from common import DATA, config_source, header, markdown_table, write_page
 
+WHOLE = 64  # images of one run through a network, as published
 BATCHES = (32, 16, 8)
 PUBLISHED = 32  # initialisations of zen and swap
 REPEATS = (8, 4, 1)
@@ -27,19 +28,40 @@ REPEATS = (8, 4, 1)
 
 def variants(inputs: Any, other: Any, classes: int) -> Iterator[tuple[str, str, Callable[..., Any], Any]]:
     """Yield (family, what is changed, function of one candidate, its arrays): the whole batch first."""
+    from eproxy_jax.proxies.fisher_spectrum import FisherSpectrum
+    from eproxy_jax.proxies.gradients import WeightGradients
     from eproxy_jax.proxies.jacobians import Jacobians
     from eproxy_jax.proxies.perturbations import Perturbations
-    from eproxy_jax.proxies.registry import BATCH
     from eproxy_jax.proxies.spectra import Spectra
 
-    jacobians = Jacobians(("naswot", "jacov", "epe_nas"), classes)
-    spectra = Spectra(("expressivity", "progressivity", "trainability", "entropy_taps", "entropy_last"))
-    for size in (BATCH, *BATCHES):
-        yield "jacobians", f"{size} images", jacobians, (inputs.images[:size], inputs.labels[:size])
-        yield "spectra", f"{size} of noise", spectra, (inputs.noise[:size],)
-        if size == BATCH:
-            yield "jacobians", "other images and key", jacobians, (other.images[:size], other.labels[:size])
-            yield "spectra", "other noise and key", spectra, (other.noise[:size],)
+    def images(each: Any, size: int) -> tuple[Any, ...]:
+        return each.images[:size], each.labels[:size]
+
+    def batches(each: Any, size: int) -> tuple[Any, ...]:
+        return tuple(array[: 2 * size].reshape(2, size, *array.shape[1:]) for array in (each.images, each.labels))
+
+    def noise(each: Any, size: int) -> tuple[Any, ...]:
+        return (each.noise[:size],)
+
+    gradients = ("grad_norm", "snip", "plain", "l2_norm", "fisher")
+    families: dict[str, tuple[Callable[..., Any], Callable[..., tuple[Any, ...]]]] = {
+        "jacobians": (Jacobians(("naswot", "jacov", "epe_nas"), classes), images),
+        "spectra": (
+            Spectra(("expressivity", "progressivity", "trainability", "entropy_taps", "entropy_last")),
+            noise,
+        ),
+        "norm_spectra": (Spectra(("entropy_norms",)), noise),
+        "vkdnw": (FisherSpectrum(classes), noise),
+        "gradients": (WeightGradients(gradients, classes), batches),
+        "grasp": (WeightGradients(("grasp",), classes), batches),
+        "zico": (WeightGradients(("zico",), classes), batches),
+    }
+    for family, (function, arrays) in families.items():
+        what = "of noise" if arrays is noise else "images"
+        for size in (WHOLE, *BATCHES):
+            yield family, f"{size} {what}", function, arrays(inputs, size)
+            if size == WHOLE:
+                yield family, f"other {what} and key", function, arrays(other, size)
     few = [(each.noise[:32].reshape(2, 16, *each.noise.shape[1:]), each.images[:16]) for each in (inputs, other)]
     for column in ("zen", "swap"):
         default = Perturbations((column,), PUBLISHED)

@@ -124,8 +124,8 @@ def spectrum_entropy(rows: Array, logits: Array, number: Array) -> Array:
     """
     classes = logits.shape[-1]
     p = (1 - _SMOOTHING) * jax.nn.softmax(logits) + _SMOOTHING / classes
-    # diag(p) - p p' is the matrix of a weighted variance: rows less their mean are a root of the Fisher matrix. The squares
-    # of its singular values keep small eigenvalues that rounding would drown in the matrix.
+    # diag(p) - p p' is the matrix of a weighted variance: rows less their mean are a root of the Fisher matrix. The
+    # squares of its singular values keep small eigenvalues that rounding would drown in the matrix.
     mean = jnp.einsum("kpb,bk->pb", rows, p)
     root = (rows - mean[None]) * jnp.sqrt(p.T / len(logits))[:, None]  # [K, P, B]
     root = jnp.moveaxis(root, 1, 0).reshape(rows.shape[1], -1)

@@ -88,8 +88,8 @@ def weights_of(logits: Array) -> Array:
     """Weights of the images in the sum of logits whose gradient is the Jacobian, [B, K] -> [B, 1].
 
     They are ones, as published. Where a batch norm comes last, each class has mean 0 over the batch whatever the images
-    are: the published gradient is zero, and rounding would decide. There every other image counts negatively. That ranks
-    networks of TransNAS-Bench-101 as the rounding of published columns does, and it does not depend on a machine.
+    are: the published gradient is zero, and rounding would decide. There every other image counts negatively. That
+    ranks networks of TransNAS-Bench-101 as the rounding of published columns does, and depends on no machine.
     """
     least = jnp.finfo(logits.dtype).eps ** 0.5
     constant = jnp.all(jnp.abs(jnp.mean(logits, 0)) <= least * jnp.std(logits, 0))
