@@ -286,7 +286,8 @@ def main() -> None:
     page = arguments.page or page_name("proxies", arguments.space + "_stored" * arguments.stored, arguments.variant)
     workdir = arguments.workdir or ROOT / "runs" / page
     archs = drawn(space, arguments.num_archs, arguments.seed, arguments.stored)
-    labels, images = None, ep.default_images(num=NUM_IMAGES, size=size)
+    labels: Any = None
+    images: Any = ep.default_images(num=NUM_IMAGES, size=size)
     if arguments.images:
         read = ep.load_labelled(DATA / arguments.images, NUM_IMAGES, 0, size)
         images, labels = read.images, read.labels

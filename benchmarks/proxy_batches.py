@@ -2,10 +2,11 @@
 
   python benchmarks/proxy_batches.py --num-archs 200
 
-It computes each family on random NAS-Bench-201 networks at the size ``small``: with 64 images or of noise or 32
-initialisations, with another key (the floor that no saving can beat), and with smaller batches or fewer repeats. A row has Spearman's
-correlation with the first row's column, the column's correlation with CIFAR-10 validation accuracy, and seconds a
-network without compilation. A saving is worth having where it ranks alike (.98) or no worse than another key does.
+It computes each family on random NAS-Bench-201 networks at the size ``small``: with 64 images, 64 of noise or 32
+initialisations, with another key (the floor that no saving can beat), and with smaller batches or fewer repeats. A row
+has Spearman's correlation with the first row's column, the column's correlation with CIFAR-10 validation accuracy, and
+seconds a network without compilation. A saving is worth having where it ranks alike (.98) or no worse than another key
+does.
 """
 
 from __future__ import annotations

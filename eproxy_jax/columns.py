@@ -197,7 +197,7 @@ class ColumnJob:
         return {**found, "images": images, "labels": labels, "num_classes": self.num_classes}
 
     def identity_of(self, column: Column, archs: Sequence[Any]) -> dict[str, Any]:
-        """Return what one column depends on besides: settings and images of Eproxy, the source of a user's function.
+        """Return what one column depends on besides: Eproxy's settings and images, a source, a version.
 
         Args:
           column: the column.
@@ -209,6 +209,8 @@ class ColumnJob:
             found = {"settings": column.settings.to_dict(), "images": batch_identity(images)}
         elif column.made_by.make is not None and column.made_by not in registry.PASSES:
             found = {"source": source_fingerprint(column.made_by.make(self.num_classes))}
+        elif column.made_by.version > 1:
+            found = {"version": column.made_by.version}
         if self.execution.auto_width and (evaluation := self.evaluation(column)) is not None:
             found["form"] = evaluation.widened(archs).execution.label
         return found

@@ -42,12 +42,14 @@ class Pass:
       needs: what it reads, out of ``NEEDS``.
       make: number of classes -> function of one candidate, (network, key, encoded, inputs) -> scalars by column. None
         for columns of the architecture alone, which no device computes.
+      version: one more each time its values change, so that files of before are not continued with others.
     """
 
     name: str
     columns: tuple[str, ...]
     needs: tuple[str, ...]
     make: Callable[[int], PassFn] | None
+    version: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Proxy:
 
 # --- passes --------------------------------------------------------------------------------------------------
 
-BATCH = 64  # images of one run through a network
+BATCH = 64  # images, or of noise, of one run through a network
+_NOISE = 32  # of spectra: they rank networks as with 64
 _FEW = 16  # images of zen and swap, as published
 REPEATS = 4  # initialisations of zen and swap: they rank networks as the 32 published ones do
 
@@ -111,6 +114,10 @@ def _noise(inputs: Inputs) -> tuple[Array]:
     return (inputs.noise[:BATCH],)
 
 
+def _little_noise(inputs: Inputs) -> tuple[Array]:
+    return (inputs.noise[:_NOISE],)
+
+
 def _perturbed(inputs: Inputs) -> tuple[Array, Array]:
     size = min(_FEW, len(inputs.noise) // 2)
     noise = inputs.noise[: 2 * size]
@@ -135,8 +142,15 @@ PASSES = (
         _JACOBIANS,
         ("images", "labels"),
         lambda classes: _OnInputs(Jacobians(_JACOBIANS, classes), _labelled),
+        version=2,  # where batch norms come last
     ),
-    Pass("spectra", _SPECTRA, ("noise",), lambda classes: _OnInputs(Spectra(_SPECTRA), _noise)),
+    Pass(
+        "spectra",
+        _SPECTRA,
+        ("noise",),
+        lambda classes: _OnInputs(Spectra(_SPECTRA), _little_noise),
+        version=2,  # 64 of noise before
+    ),
     Pass("synflow", ("synflow",), (), lambda classes: _OnInputs(Synflow(classes), _ones)),
     Pass(
         "gradients",
@@ -156,11 +170,16 @@ PASSES = (
         ("images", "labels"),
         lambda classes: _OnInputs(WeightGradients(("zico",), classes), _batches),
     ),
-    Pass("zen", ("zen",), ("noise",), lambda classes: _OnInputs(Perturbations(("zen",), REPEATS), _perturbed)),
-    Pass("swap", ("swap",), ("images",), lambda classes: _OnInputs(Perturbations(("swap",), REPEATS), _perturbed)),
+    # 32 repeats before
+    Pass("zen", ("zen",), ("noise",), lambda classes: _OnInputs(Perturbations(("zen",), REPEATS), _perturbed), 2),
+    Pass("swap", ("swap",), ("images",), lambda classes: _OnInputs(Perturbations(("swap",), REPEATS), _perturbed), 2),
     Pass("vkdnw", ("vkdnw",), ("noise",), lambda classes: _OnInputs(FisherSpectrum(classes), _noise)),
     Pass(
-        "norm_spectra", ("entropy_norms",), ("noise",), lambda classes: _OnInputs(Spectra(("entropy_norms",)), _noise)
+        "norm_spectra",
+        ("entropy_norms",),
+        ("noise",),
+        lambda classes: _OnInputs(Spectra(("entropy_norms",)), _little_noise),
+        version=2,  # 64 of noise before
     ),
 )
 

@@ -267,6 +267,21 @@ def test_a_column_made_with_something_else_is_refused(tmp_path, computed):
     assert {"draw", "eproxy", "gap"} <= set(rows(tmp_path)[0])
 
 
+def test_a_column_of_another_version_is_refused(tmp_path, computed, monkeypatch):
+    score(tmp_path, "swap,zen", archs=LIST[:2])
+    before, other = contents(tmp_path), registry.get("swap").made_by
+    newer = dataclasses.replace(other, version=other.version + 1)
+    monkeypatch.setattr(registry, "PASSES", tuple(newer if one is other else one for one in registry.PASSES))
+    swap = dataclasses.replace(registry.get("swap"), made_by=newer)
+    monkeypatch.setattr(registry, "_BUILT_IN", {**registry._BUILT_IN, "swap": swap})
+    computed.clear()
+    with pytest.raises(ValueError, match=r"column 'swap' was made with .* other version \(3, there 2\)"):
+        score(tmp_path, "swap,zen", archs=LIST[:2])
+    assert contents(tmp_path) == before
+    score(tmp_path, "zen", archs=LIST[:2])
+    assert not computed
+
+
 def test_columns_name_the_width_that_memory_allowed(tmp_path, monkeypatch):
     """Rounding depends on it, and each pass has its own."""
     ways = ep.Execution.of(form="vmap", vmap_width="auto")
