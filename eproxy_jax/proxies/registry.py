@@ -77,7 +77,7 @@ class Proxy:
 # --- passes --------------------------------------------------------------------------------------------------
 
 BATCH = 64  # images, or of noise, of one run through a network
-_NOISE = 32  # of spectra: they rank networks as with 64
+_HALF = 32  # of noise of spectra, images of each of zico's batches: they rank networks as with 64
 _FEW = 16  # images of zen and swap, as published
 REPEATS = 4  # initialisations of zen and swap: they rank networks as the 32 published ones do
 
@@ -103,19 +103,23 @@ def _labelled(inputs: Inputs) -> tuple[Array, Array]:
     return inputs.images[:BATCH], inputs.labels[:BATCH]
 
 
-def _batches(inputs: Inputs) -> tuple[Array, Array]:
+def _batches(inputs: Inputs, most: int = BATCH) -> tuple[Array, Array]:
     """Two batches, [2, B, H, W, 3] and [2, B]: the images are split in halves."""
-    size = min(BATCH, len(inputs.images) // 2)
+    size = min(most, len(inputs.images) // 2)
     images, labels = inputs.images[: 2 * size], inputs.labels[: 2 * size]
     return images.reshape(2, size, *images.shape[1:]), labels.reshape(2, size)
+
+
+def _half_batches(inputs: Inputs) -> tuple[Array, Array]:
+    return _batches(inputs, _HALF)
 
 
 def _noise(inputs: Inputs) -> tuple[Array]:
     return (inputs.noise[:BATCH],)
 
 
-def _little_noise(inputs: Inputs) -> tuple[Array]:
-    return (inputs.noise[:_NOISE],)
+def _half_noise(inputs: Inputs) -> tuple[Array]:
+    return (inputs.noise[:_HALF],)
 
 
 def _perturbed(inputs: Inputs) -> tuple[Array, Array]:
@@ -148,7 +152,7 @@ PASSES = (
         "spectra",
         _SPECTRA,
         ("noise",),
-        lambda classes: _OnInputs(Spectra(_SPECTRA), _little_noise),
+        lambda classes: _OnInputs(Spectra(_SPECTRA), _half_noise),
         version=2,  # 64 of noise before
     ),
     Pass("synflow", ("synflow",), (), lambda classes: _OnInputs(Synflow(classes), _ones)),
@@ -168,7 +172,8 @@ PASSES = (
         "zico",
         ("zico",),
         ("images", "labels"),
-        lambda classes: _OnInputs(WeightGradients(("zico",), classes), _batches),
+        lambda classes: _OnInputs(WeightGradients(("zico",), classes), _half_batches),
+        version=2,  # 64 images before
     ),
     # 32 repeats before
     Pass("zen", ("zen",), ("noise",), lambda classes: _OnInputs(Perturbations(("zen",), REPEATS), _perturbed), 2),
@@ -178,7 +183,7 @@ PASSES = (
         "norm_spectra",
         ("entropy_norms",),
         ("noise",),
-        lambda classes: _OnInputs(Spectra(("entropy_norms",)), _little_noise),
+        lambda classes: _OnInputs(Spectra(("entropy_norms",)), _half_noise),
         version=2,  # 64 of noise before
     ),
 )
