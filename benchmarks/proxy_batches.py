@@ -58,11 +58,11 @@ def variants(inputs: Any, other: Any, classes: int) -> Iterator[tuple[str, str, 
         "zico": (WeightGradients(("zico",), classes), batches),
     }
     for family, (function, arrays) in families.items():
-        what = "of noise" if arrays is noise else "images"
+        what = ("of noise", "noise") if arrays is noise else ("images", "images")
         for size in (WHOLE, *BATCHES):
-            yield family, f"{size} {what}", function, arrays(inputs, size)
+            yield family, f"{size} {what[0]}", function, arrays(inputs, size)
             if size == WHOLE:
-                yield family, f"other {what} and key", function, arrays(other, size)
+                yield family, f"other {what[1]} and key", function, arrays(other, size)
     few = [(each.noise[:32].reshape(2, 16, *each.noise.shape[1:]), each.images[:16]) for each in (inputs, other)]
     for column in ("zen", "swap"):
         default = Perturbations((column,), PUBLISHED)
