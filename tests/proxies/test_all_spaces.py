@@ -1,6 +1,7 @@
 """What holds for proxies in all spaces: both execution forms agree, values are finite, dead networks are worst."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import CELLS, SPACES, pattern, pattern_images
@@ -30,6 +31,7 @@ def cheap(network, key, encoded, inputs):
     """All passes of the set ``cheap`` that run networks, in one program: it compiles once."""
     found = {}
     for one in PASSES:
+        assert one.make is not None
         found |= one.make(CLASSES)(network, key, encoded, inputs)
     return found
 
@@ -42,7 +44,7 @@ def test_both_execution_forms_agree(name):
     archs = [arch for arch in CELLS[name] if space.is_connected(arch)][:2]
     images = np.asarray(pattern_images(BATCH, SIZE)) + np.asarray(pattern((BATCH, SIZE, SIZE, 3), 77))
     noise = np.asarray(jax.random.normal(jax.random.key(1), (BATCH, SIZE, SIZE, 3)))
-    inputs = Inputs(images, LABELS, noise)
+    inputs = Inputs(*map(jnp.asarray, (images, LABELS, noise)))
     found = [
         ep.evaluate(cheap, archs, space, shared=(inputs,), execution=execution, dtype=np.float64)
         for execution in (ep.Execution.of(form="map"), ep.Execution.of(form="vmap", vmap_width=2))
