@@ -201,7 +201,8 @@ def peer_rows(space: Any, archs: list[Any], columns: dict[str, np.ndarray]) -> l
     none stands beside that over all.
     """
     rows = []
-    whole = (columns["MACs as written"] == columns["macs"]) & (columns["parameters as written"] == columns["params"])
+    counts = [[(space.macs(one), space.params(one)) for one in (arch, space.canonical(arch))] for arch in archs]
+    whole = np.asarray([written == without for written, without in counts])
     written = {"MACs as written": "macs", "parameters as written": "params"}
     for images, theirs in peer_scores(space) if (DATA / "proxy_scores").is_dir() else ():
         for name, values in columns.items():

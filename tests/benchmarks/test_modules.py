@@ -54,3 +54,21 @@ def test_stored_proxies_join_sizes_and_failures_are_worst():
     assert {"naswot", "zen", "macs", "params"} <= set(columns.names)
     assert columns.column("naswot").tolist() == [1.5] * 3
     assert np.isneginf(columns.column("zen")).all()
+
+
+def test_stored_columns_are_of_networks_as_written(monkeypatch, tmp_path):
+    """Another spelling of the same function has more dead parts: its stored columns are not those of this one."""
+    space = spaces.get("transnas_micro")
+    archs = [arch for arch in space.sample(400, 0) if space.is_connected(arch)]
+    stored_scores = {arch: {"params": space.params(arch), "macs": space.macs(arch)} for arch in archs}
+    monkeypatch.setattr(proxies, "DATA", tmp_path)
+    (tmp_path / "proxy_scores").mkdir()
+    monkeypatch.setattr(proxies, "peer_scores", lambda space: [("images", stored_scores)])
+    written = {"MACs as written": space.macs, "parameters as written": space.params}
+    columns = {name: np.asarray([count(arch) for arch in archs], float) for name, count in written.items()}
+    columns["params"] = np.asarray([space.params(space.canonical(arch)) for arch in archs], float)
+    rows = {row["proxy"]: row for row in proxies.peer_rows(space, archs, columns)}
+    assert rows["parameters as written"]["Spearman"] == rows["MACs as written"]["Spearman"] == "1.000"
+    assert rows["params"]["Spearman without dead parts"] == "1.000" > rows["params"]["Spearman"]
+    assert proxies.FEWEST < rows["params"]["architectures without dead parts"] < rows["params"]["architectures"]
+    assert len({space.canonical(arch) for arch in archs}) < len(set(archs))
