@@ -204,10 +204,10 @@ def peer_rows(space: Any, archs: list[Any], columns: dict[str, np.ndarray]) -> l
     counts = [[(space.macs(one), space.params(one)) for one in (arch, space.canonical(arch))] for arch in archs]
     whole = np.asarray([written == without for written, without in counts])
     written = {"MACs as written": "macs", "parameters as written": "params"}
+    built = [as_built(space, arch) for arch in archs]
     for images, theirs in peer_scores(space) if (DATA / "proxy_scores").is_dir() else ():
         for name, values in columns.items():
-            own = [theirs.get(as_built(space, arch), {}).get(written.get(name, name), np.nan) for arch in archs]
-            others = np.asarray(own)
+            others = np.asarray([theirs.get(one, {}).get(written.get(name, name), np.nan) for one in built])
             use = ~np.isnan(others) & ~np.isnan(values)
             if use.sum() < FEWEST:
                 continue

@@ -33,13 +33,11 @@ def variants(inputs: Any, other: Any, classes: int) -> Iterator[tuple[str, str, 
     from eproxy_jax.proxies.gradients import WeightGradients
     from eproxy_jax.proxies.jacobians import Jacobians
     from eproxy_jax.proxies.perturbations import Perturbations
+    from eproxy_jax.proxies.registry import batches
     from eproxy_jax.proxies.spectra import Spectra
 
     def images(each: Any, size: int) -> tuple[Any, ...]:
         return each.images[:size], each.labels[:size]
-
-    def batches(each: Any, size: int) -> tuple[Any, ...]:
-        return tuple(array[: 2 * size].reshape(2, size, *array.shape[1:]) for array in (each.images, each.labels))
 
     def noise(each: Any, size: int) -> tuple[Any, ...]:
         return (each.noise[:size],)

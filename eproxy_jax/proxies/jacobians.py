@@ -66,7 +66,7 @@ class Jacobians:
 
         def jacobians(images: Array) -> Array:
             logits, pull_back = jax.vjp(run, images)
-            return pull_back(jnp.broadcast_to(weights_of(logits), logits.shape))[0]
+            return pull_back(jnp.broadcast_to(image_weights(logits), logits.shape))[0]
 
         # One forward pass shows the patterns and leads to the Jacobians.
         function = jacobians if {"jacov", "epe_nas"} & set(self.columns) else run
@@ -84,7 +84,7 @@ class Jacobians:
         return out
 
 
-def weights_of(logits: Array) -> Array:
+def image_weights(logits: Array) -> Array:
     """Weights of the images in the sum of logits whose gradient is the Jacobian, [B, K] -> [B, 1].
 
     They are ones, as published. Where a batch norm comes last, each class has mean 0 over the batch whatever the images

@@ -76,7 +76,7 @@ class Proxy:
 
 # --- passes --------------------------------------------------------------------------------------------------
 
-BATCH = 64  # images, or of noise, of one run through a network
+BATCH = 64  # images of one run through a network, real ones or noise
 _HALF = 32  # of noise of spectra, images of each of zico's batches: they rank networks as with 64
 _FEW = 16  # images of zen and swap, as published
 REPEATS = 4  # initialisations of zen and swap: they rank networks as the 32 published ones do
@@ -103,7 +103,7 @@ def _labelled(inputs: Inputs) -> tuple[Array, Array]:
     return inputs.images[:BATCH], inputs.labels[:BATCH]
 
 
-def _batches(inputs: Inputs, most: int = BATCH) -> tuple[Array, Array]:
+def batches(inputs: Inputs, most: int = BATCH) -> tuple[Array, Array]:
     """Two batches, [2, B, H, W, 3] and [2, B]: the images are split in halves."""
     size = min(most, len(inputs.images) // 2)
     images, labels = inputs.images[: 2 * size], inputs.labels[: 2 * size]
@@ -111,7 +111,7 @@ def _batches(inputs: Inputs, most: int = BATCH) -> tuple[Array, Array]:
 
 
 def _half_batches(inputs: Inputs) -> tuple[Array, Array]:
-    return _batches(inputs, _HALF)
+    return batches(inputs, _HALF)
 
 
 def _noise(inputs: Inputs) -> tuple[Array]:
@@ -160,13 +160,13 @@ PASSES = (
         "gradients",
         _GRADIENTS,
         ("images", "labels"),
-        lambda classes: _OnInputs(WeightGradients(_GRADIENTS, classes), _batches),
+        lambda classes: _OnInputs(WeightGradients(_GRADIENTS, classes), batches),
     ),
     Pass(
         "grasp",
         ("grasp",),
         ("images", "labels"),
-        lambda classes: _OnInputs(WeightGradients(("grasp",), classes), _batches),
+        lambda classes: _OnInputs(WeightGradients(("grasp",), classes), batches),
     ),
     Pass(
         "zico",
@@ -178,7 +178,8 @@ PASSES = (
     # 32 repeats before
     Pass("zen", ("zen",), ("noise",), lambda classes: _OnInputs(Perturbations(("zen",), REPEATS), _perturbed), 2),
     Pass("swap", ("swap",), ("images",), lambda classes: _OnInputs(Perturbations(("swap",), REPEATS), _perturbed), 2),
-    Pass("vkdnw", ("vkdnw",), ("noise",), lambda classes: _OnInputs(FisherSpectrum(classes), _noise)),
+    # eigenvalues of the matrix, with their rounding, before
+    Pass("vkdnw", ("vkdnw",), ("noise",), lambda classes: _OnInputs(FisherSpectrum(classes), _noise), 2),
     Pass(
         "norm_spectra",
         ("entropy_norms",),
